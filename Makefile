@@ -1,0 +1,67 @@
+# Everything here makes the virtual environments that it needs, from the pinned lists in requirements/.
+PYTHON ?= python3
+LATEST := 2.60.0
+# The version of the report that started this project, and the oldest supported one.
+OLDER := 2.55.1 2.50.0
+
+VENV := .venv
+
+.PHONY: help demo test check unit integration compat lint types bench lock clean
+
+help:  ## What there is to make
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+demo: $(VENV)/.ready  ## A real sweep without and with MemGuard, side by side (under five minutes)
+	$(VENV)/bin/python -m examples.demo
+
+test: lint types unit integration compat  ## All checks and tests, on the latest and two older Rays
+
+check: lint types unit  ## The quick part of the tests
+
+lint: $(VENV)/.ready
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+
+types: $(VENV)/.ready
+	$(VENV)/bin/mypy
+
+unit: $(VENV)/.ready
+	$(VENV)/bin/pytest -q tests/unit
+
+integration: $(VENV)/.ready
+	$(VENV)/bin/pytest -q tests/integration
+
+compat: $(OLDER:%=compat-%)  ## The integration tests on older Rays
+
+compat-%: .venv-ray-%/.ready
+	.venv-ray-$*/bin/pytest -q tests/integration
+
+bench: $(VENV)/.ready  ## All benchmarks (about an hour)
+	$(VENV)/bin/python -m benchmarks all
+
+lock:  ## Pin anew what is installed (needs uv)
+	for version in $(LATEST) $(OLDER); do \
+	  { cat requirements/dev.in; echo "ray[tune]==$$version"; } | \
+	    uv pip compile --quiet --universal --python-version 3.10 --no-annotate --no-header \
+	      --output-file requirements/dev-ray-$$version.txt - ; \
+	done
+
+clean:  ## Remove the environments and what the demo wrote
+	rm -rf .venv .venv-ray-* demo-output
+
+$(VENV)/.ready: requirements/dev-ray-$(LATEST).txt pyproject.toml
+	$(call make-venv,$(VENV),$<)
+
+.venv-ray-%/.ready: requirements/dev-ray-%.txt pyproject.toml
+	$(call make-venv,.venv-ray-$*,$<)
+
+.PRECIOUS: .venv-ray-%/.ready
+
+define make-venv
+	@echo "Setting up $(1) from $(2) (a few minutes the first time)"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or later is needed, this is " + sys.version)'
+	@$(PYTHON) -m venv --clear $(1)
+	@$(1)/bin/python -m pip install --quiet --disable-pip-version-check --only-binary :all: --requirement $(2)
+	@$(1)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+endef

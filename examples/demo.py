@@ -1,0 +1,143 @@
+"""``make demo``: the same sweep on real actors by Ray alone and with MemGuard, side by side.
+
+Runs ``leak_repro`` twice, shows how far it is, prints both RSS series with their slopes and the RSS
+after ``fit()``, and draws the picture.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from ray_tune_memguard import read_rss_series
+from ray_tune_memguard.memory.series import FILE_PATTERN, least_squares_slope
+
+MIB = 2**20
+ROOT = Path(__file__).resolve().parent.parent
+# The first trials fill caches and pools, in both runs.
+WARM_UP_TRIALS = 200
+
+
+@dataclass
+class Run:
+    """One finished run: its RSS series and the RSS after ``fit()``, in bytes."""
+
+    name: str
+    series: pd.DataFrame
+    rss_after_fit: int
+    seconds: float
+
+    def bytes_per_trial(self) -> float:
+        steady = self.series[self.series.trials >= min(WARM_UP_TRIALS, self.series.trials.max())]
+        return least_squares_slope(zip(steady.trials, steady.rss_bytes, strict=True)) or 0.0
+
+
+def sweep(name: str, switch: str, trials: int, interval: int) -> Run:
+    """Run ``leak_repro`` in a process of its own, with a progress line."""
+    with tempfile.TemporaryDirectory(prefix="memguard-demo-") as folder:
+        storage, summary = Path(folder, "results"), Path(folder, "summary.json")
+        log = Path(folder, "log.txt")
+        command = [sys.executable, "-m", "examples.leak_repro", switch, "--reuse-actors"]
+        command += ["--trials", str(trials), "--report-interval", str(interval)]
+        command += ["--storage", str(storage), "--summary", str(summary)]
+        started = time.monotonic()
+        with log.open("w") as output:
+            process = subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT)
+            while process.poll() is None:
+                show_progress(name, storage, trials, time.monotonic() - started)
+                time.sleep(0.5)
+        if process.returncode != 0:
+            sys.exit(f"\n{name} failed:\n{log.read_text()}")
+        seconds = time.monotonic() - started
+        show_progress(name, storage, trials, seconds)
+        print()
+        figures = json.loads(summary.read_text())
+        series = read_rss_series(figures["experiment"])
+        return Run(name, series, figures["rss_after_fit"], seconds)
+
+
+def show_progress(name: str, storage: Path, trials: int, seconds: float) -> None:
+    """One line that is written over: how many trials are done, and the RSS."""
+    done, rss = 0, ""
+    for file in storage.glob(f"*/memguard/{FILE_PATTERN}"):
+        last = file.read_text().splitlines()[-1].split(",")
+        if last[0] != "time":
+            done, rss = int(last[1]), f"RSS {int(last[4]) / MIB:.0f} MiB"
+    bar = "#" * (30 * done // trials)
+    line = f"{name:<14} [{bar:<30}] {done}/{trials} trials  {seconds:3.0f} s  {rss}"
+    print(f"\r{line}" if sys.stdout.isatty() else line, end="", flush=True)
+    if not sys.stdout.isatty():
+        print()
+
+
+def table(plain: Run, guarded: Run) -> str:
+    """Both series side by side."""
+    both = plain.series[["trials", "rss_bytes"]].merge(
+        guarded.series[["trials", "rss_bytes"]], on="trials", suffixes=("_plain", "_guarded")
+    )
+    both = both.drop_duplicates("trials", keep="last")
+    lines = [f"{'finished trials':>16} {plain.name:>14} {guarded.name:>14}"]
+    for row in both.itertuples():
+        lines.append(
+            f"{row.trials:>16} {row.rss_bytes_plain / MIB:>10.1f} MiB "
+            f"{row.rss_bytes_guarded / MIB:>10.1f} MiB"
+        )
+    for label, values in (
+        ("slope", [f"{run.bytes_per_trial() / 1024:+.1f} KiB/trial" for run in (plain, guarded)]),
+        ("after fit()", [f"{run.rss_after_fit / MIB:.1f} MiB" for run in (plain, guarded)]),
+        ("wall-clock", [f"{run.seconds:.0f} s" for run in (plain, guarded)]),
+    ):
+        lines.append(f"{label:>16} {values[0]:>14} {values[1]:>14}")
+    return "\n".join(lines)
+
+
+def draw(plain: Run, guarded: Run, path: Path) -> None:
+    """The picture: RSS against finished trials, and the RSS after ``fit()`` as a mark."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
+    for run, color in ((plain, "tab:red"), (guarded, "tab:blue")):
+        axes.plot(run.series.trials, run.series.rss_bytes / MIB, color=color, label=run.name)
+        end = run.series.trials.max()
+        axes.plot([end], [run.rss_after_fit / MIB], "o", color=color)
+        axes.annotate(
+            "after fit()", (end, run.rss_after_fit / MIB), (6, 0), textcoords="offset points"
+        )
+    axes.set_xlabel("finished trials")
+    axes.set_ylabel("driver RSS [MiB]")
+    axes.set_title("Ray Tune driver memory, reused actors")
+    axes.margins(x=0.12)
+    axes.grid(alpha=0.3)
+    axes.legend(loc="upper left")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=120)
+
+
+def main() -> None:
+    """Run both, print and draw."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--trials", type=int, default=1500, help="trials of each run (1500)")
+    parser.add_argument("--interval", type=int, default=100, help="trials between points (100)")
+    parser.add_argument("--output", type=Path, default=ROOT / "demo-output" / "rss.png")
+    options = parser.parse_args()
+    print(f"Two sweeps of {options.trials} trials each, on real actors that are reused.\n")
+    plain = sweep("Ray alone", "--no-memguard", options.trials, options.interval)
+    guarded = sweep("with MemGuard", "--memguard", options.trials, options.interval)
+    print(f"\nRSS of the driver\n\n{table(plain, guarded)}\n")
+    draw(plain, guarded, options.output)
+    print(f"The picture: {options.output}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,92 @@
+"""What all callbacks of this package have in common: they pickle, and they never end a sweep."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from ray.tune import Callback
+
+from ray_tune_memguard.notices import Notices, show_lines
+
+Hook = TypeVar("Hook", bound=Callable[..., Any])
+
+# A pickled callback (Ray's tuner.pkl holds them) must open where this package is missing, and then
+# do nothing. Only an expression can ask first, without a function of this package to import.
+_OPEN = (
+    "__import__('importlib').import_module('ray_tune_memguard.callbacks.base').reopen"
+    " if __import__('importlib.util').util.find_spec('ray_tune_memguard')"
+    " else lambda *_: __import__('ray.tune').tune.Callback()"
+)
+
+
+class GuardCallback(Callback):
+    """A Tune callback whose options survive pickling and whose state of a run does not.
+
+    Subclasses keep their options in ``self.options`` (picklable, by argument name) and make the
+    rest anew in :meth:`begin`.
+    """
+
+    options: dict[str, Any]
+
+    def setup(self, **info: Any) -> None:
+        """Begin a sweep. Called by Ray; what was left of an earlier one is forgotten."""
+        show_lines()
+        self.notices = Notices()
+        self.active = True
+        self.begin_safely()
+
+    def begin(self) -> None:
+        """Make the state of a run. An error here steps back, as in any hook."""
+
+    def begin_safely(self) -> None:
+        _guarded(type(self).begin)(self)
+
+    def step_back(self, error: Exception) -> None:
+        """Do nothing more in this sweep, and say so once."""
+        self.active = False
+        self.notices.warn(
+            "step back",
+            f"{type(self).__name__} met an error of its own and does nothing more in this sweep; "
+            f"the sweep itself goes on: {error!r}",
+        )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        name = f"{type(self).__module__}:{type(self).__qualname__}"
+        return _Reopened(), (name, self.options)
+
+
+class _Reopened:
+    """Pickles as the function that makes a callback again, or a stand-in for it."""
+
+    def __call__(self, name: str, options: dict[str, Any]) -> Any:
+        return reopen(name, options)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return eval, (_OPEN,)
+
+
+def reopen(name: str, options: dict[str, Any]) -> Any:
+    """Make the callback that was pickled: ``module:Class`` with its options."""
+    module, _, class_name = name.partition(":")
+    return getattr(importlib.import_module(module), class_name)(**options)
+
+
+def _guarded(hook: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(hook)
+    def safe_hook(self: GuardCallback, *args: Any, **kwargs: Any) -> None:
+        # Ray calls setup first; somebody who drives hooks by hand may not.
+        if getattr(self, "active", False):
+            try:
+                hook(self, *args, **kwargs)
+            except Exception as error:
+                self.step_back(error)
+
+    return safe_hook
+
+
+def guarded(hook: Hook) -> Hook:
+    """Make a hook do nothing once its callback stepped aside, and step back on any error."""
+    return _guarded(hook)  # type: ignore[return-value]

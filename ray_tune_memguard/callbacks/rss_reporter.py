@@ -1,0 +1,128 @@
+"""Reports the driver's memory while the sweep runs, and keeps the series with the experiment."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from ray_tune_memguard import options as opt
+from ray_tune_memguard.callbacks.base import GuardCallback, guarded
+from ray_tune_memguard.memory.process import rss_bytes
+from ray_tune_memguard.memory.series import RssPoint, RssSeries
+from ray_tune_memguard.notices import logger
+from ray_tune_memguard.tune_internals import entry
+
+#: Often enough to see a slope within minutes, seldom enough to cost nothing.
+EVERY_TRIALS = 100
+#: For sweeps of long trials: a line every ten minutes.
+EVERY_SECONDS = 600.0
+
+
+class RssReporter(GuardCallback):
+    """Logs a line with the driver's resident memory (RSS) at intervals::
+
+        trial#400  RSS 231 MiB  (+0.1 KiB/trial over the last 300)
+
+    The number counts finished trials, completed and errored ones, those before a resume included.
+    The slope is by least squares over the latest points. The whole series is kept in the
+    experiment's directory; read it with :func:`ray_tune_memguard.read_rss_series`.
+
+    Args:
+        every_trials: a line after so many finished trials, or None. Default 100, or
+            ``TUNE_MEMGUARD_EVERY_TRIALS``.
+        every_seconds: a line after so many seconds without one, or None. Default 600, or
+            ``TUNE_MEMGUARD_EVERY_SECONDS``.
+
+    Raises:
+        ValueError, TypeError: an argument, or its environment variable, is not allowed.
+    """
+
+    def __init__(
+        self,
+        every_trials: int | opt.Unset | None = opt.UNSET,
+        every_seconds: float | opt.Unset | None = opt.UNSET,
+    ) -> None:
+        self.every_trials = opt.resolve(
+            "every_trials", every_trials, EVERY_TRIALS, opt.count_or_none
+        )
+        self.every_seconds = opt.resolve(
+            "every_seconds", every_seconds, EVERY_SECONDS, opt.seconds_or_none
+        )
+        self.options = {"every_trials": self.every_trials, "every_seconds": self.every_seconds}
+
+    def begin(self) -> None:
+        self._completed = self._errored = 0
+        self._ended: dict[str, bool] = {}
+        self._counted_before = False
+        self._last_trials = 0
+        self._last_time = time.monotonic()
+        self._series: RssSeries | None = None
+        if not entry.claim("RSS reports", self):
+            self.active = False
+            self.notices.remark(
+                "second", "RssReporter: another one reports on this sweep; this one steps aside."
+            )
+
+    @guarded
+    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        if not self._counted_before:
+            self._counted_before = True
+            self._count(trials)
+            self._last_trials = self._trials
+
+    @guarded
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._ended.setdefault(trial.trial_id, False)
+
+    @guarded
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        # A trial can fail while it is being completed; then it counts as failed, once.
+        self._ended[trial.trial_id] = True
+
+    @guarded
+    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        if self._ended:
+            failed = sum(self._ended.values())
+            self._errored += failed
+            self._completed += len(self._ended) - failed
+            self._ended.clear()
+        if self._is_due():
+            self._report()
+
+    @guarded
+    def on_experiment_end(self, trials: list[Any], **info: Any) -> None:
+        # Stopping the experiment ends trials without a word to callbacks, so count once more.
+        self._count(trials)
+        self._report()
+
+    @property
+    def _trials(self) -> int:
+        return self._completed + self._errored
+
+    def _count(self, trials: list[Any]) -> None:
+        statuses = [trial.status for trial in trials]
+        self._completed = statuses.count("TERMINATED")
+        self._errored = statuses.count("ERROR")
+
+    def _is_due(self) -> bool:
+        if self.every_trials is not None and self._trials - self._last_trials >= self.every_trials:
+            return True
+        waited = time.monotonic() - self._last_time
+        return self.every_seconds is not None and waited >= self.every_seconds
+
+    def _report(self) -> None:
+        point = RssPoint(time.time(), self._trials, self._completed, self._errored, rss_bytes())
+        self._last_trials = self._trials
+        self._last_time = time.monotonic()
+        if self._series is None:
+            self._series = RssSeries(entry.rss_series_path())
+        try:
+            self._series.add(point)
+            self.notices.again("series")
+        except OSError as error:
+            self.notices.warn(
+                "series",
+                f"RssReporter cannot write {self._series.path} ({error}); its lines go on, points "
+                "until there is room again will be missing from the file.",
+            )
+        logger.info(self._series.line())

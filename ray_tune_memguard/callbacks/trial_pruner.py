@@ -1,0 +1,166 @@
+"""Keeps the driver's memory flat: spills finished trials to disk and lets go of them in memory."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ray_tune_memguard import options as opt
+from ray_tune_memguard.callbacks.base import GuardCallback, guarded
+from ray_tune_memguard.memory import allocator
+from ray_tune_memguard.tune_internals import entry
+
+if TYPE_CHECKING:
+    from ray_tune_memguard.tune_internals.sweep import Sweep
+
+#: How often slack is looked at: trims cost milliseconds, trials a few tens of KB of slack.
+TRIM_EVERY_TRIALS = 50
+#: Slack that is left alone: the allocator will want it back at once.
+TRIM_SLACK_MIB = 4.0
+# A running trial that reports often is to be looked at, too, though no trial finishes.
+_RESULTS_PER_TRIAL_OF_TRIM = 10
+_FIRST_RETRY_S = 1.0
+_LONGEST_RETRY_S = 30.0
+
+
+class TrialPruner(GuardCallback):
+    """Writes each finished trial to disk as soon as Ray is done with it, then frees its memory.
+
+    Nothing is lost by it: results, resume and analysis read a spilled trial back when asked for it,
+    and whoever still holds the ``Trial`` object can go on using it. What changes in a sweep is
+    listed in ``docs/changes.md``.
+
+    If the disk does not take a trial, the trial stays in memory, a warning says so once, and the
+    spill is tried again until it succeeds. A trial that cannot be serialised stays in memory.
+
+    Args:
+        spill_dir: directory for the trial stores, one file a sweep. Default None: ``memguard/`` in
+            the experiment's directory; for remote storage beside Ray's local staging directory.
+            Or ``TUNE_MEMGUARD_SPILL_DIR``.
+        trim_every_trials: look at the allocator's slack after so many spilled trials, or None for
+            never. Default 50, or ``TUNE_MEMGUARD_TRIM_EVERY_TRIALS``.
+        trim_slack_mib: give slack back to the system when it exceeds so many MiB; None for never.
+            Default 4, or ``TUNE_MEMGUARD_TRIM_SLACK_MIB``. Without glibc nothing is trimmed.
+
+    Raises:
+        ValueError, TypeError: an argument, or its environment variable, is not allowed.
+    """
+
+    def __init__(
+        self,
+        spill_dir: str | os.PathLike[str] | opt.Unset | None = opt.UNSET,
+        trim_every_trials: int | opt.Unset | None = opt.UNSET,
+        trim_slack_mib: float | opt.Unset | None = opt.UNSET,
+    ) -> None:
+        self.spill_dir: Path | None = opt.resolve(
+            "spill_dir", spill_dir, None, opt.directory_or_none
+        )
+        self.trim_every_trials = opt.resolve(
+            "trim_every_trials", trim_every_trials, TRIM_EVERY_TRIALS, opt.count_or_none
+        )
+        self.trim_slack_mib = opt.resolve(
+            "trim_slack_mib", trim_slack_mib, TRIM_SLACK_MIB, opt.mebibytes_or_none
+        )
+        self.options = {
+            "spill_dir": self.spill_dir,
+            "trim_every_trials": self.trim_every_trials,
+            "trim_slack_mib": self.trim_slack_mib,
+        }
+
+    def begin(self) -> None:
+        self._sweep: Sweep | None = None
+        self._since_trim = 0
+        self._results_since_trim = 0
+        self._retry_at = 0.0
+        self._retry_after = _FIRST_RETRY_S
+        unknown = entry.unknown_ray()
+        if unknown is not None:
+            self.active = False
+            self.notices.warn("unknown", f"TrialPruner leaves this sweep alone: {unknown}")
+        elif not entry.claim("spilling", self):
+            self.active = False
+            self.notices.remark(
+                "second", "TrialPruner: another one prunes this sweep; this one steps aside."
+            )
+        else:
+            self._controller = entry.controller()
+            self._try_to(self._open)
+
+    @guarded
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        if self._sweep is not None:
+            self._sweep.release_consumed_results(trial)
+        self._results_since_trim += 1
+
+    @guarded
+    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        if time.monotonic() >= self._retry_at:
+            self._try_to(self._spill)
+        self._maybe_trim()
+
+    @guarded
+    def on_experiment_end(self, trials: list[Any], **info: Any) -> None:
+        # Trials that ended after Ray's last checkpoint stay in memory: for Ray's restore they are
+        # unfinished, and the store must not say otherwise.
+        sweep, self._sweep, self._controller = self._sweep, None, None
+        self.active = False
+        if sweep is not None:
+            self._try_to(sweep.close)
+        if self.trim_slack_mib is not None:
+            allocator.trim()
+
+    def _try_to(self, act: Any) -> None:
+        """Do what needs the disk; if the disk refuses, say so once and set a time to try again."""
+        try:
+            act()
+        except entry.disk_errors() as error:
+            where = self._sweep.store_path if self._sweep else self._directory()
+            self.notices.warn(
+                "disk",
+                f"TrialPruner cannot write to {where} ({error}). Finished trials stay in memory "
+                "until it can; it goes on trying.",
+            )
+            self._retry_at = time.monotonic() + self._retry_after
+            self._retry_after = min(2 * self._retry_after, _LONGEST_RETRY_S)
+        else:
+            self._retry_after = _FIRST_RETRY_S
+
+    def _directory(self) -> Path:
+        return self.spill_dir or entry.store_directory(self._controller)
+
+    def _open(self) -> None:
+        self._sweep = entry.open_sweep(self._controller, self._directory(), self.notices)
+
+    def _spill(self) -> None:
+        if self._sweep is None:
+            self._open()
+        assert self._sweep is not None
+        spilled = self._sweep.spill_settled()
+        if spilled.count:
+            self._since_trim += spilled.count
+            self.notices.again("disk")
+        for trial, error in spilled.refused:
+            self.notices.warn(
+                "refused",
+                f"TrialPruner keeps trial {trial} in memory, because its state cannot be "
+                f"serialised ({error!r}). Others like it will be kept without a word.",
+            )
+
+    def _maybe_trim(self) -> None:
+        every = self.trim_every_trials
+        if every is None or (
+            self._since_trim < every
+            and self._results_since_trim < every * _RESULTS_PER_TRIAL_OF_TRIM
+        ):
+            return
+        self._since_trim = self._results_since_trim = 0
+        if self._sweep is not None:
+            self._sweep.release_shared()
+        if self.trim_slack_mib is not None:
+            slack = allocator.slack_bytes()
+            if slack is None or slack > self.trim_slack_mib * 2**20:
+                allocator.trim()

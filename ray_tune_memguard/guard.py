@@ -1,0 +1,74 @@
+"""MemGuard: the callbacks of this package composed, with defaults that suit most sweeps."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from ray_tune_memguard import options as opt
+from ray_tune_memguard.callbacks.base import GuardCallback
+from ray_tune_memguard.callbacks.rss_reporter import RssReporter
+from ray_tune_memguard.callbacks.trial_pruner import TrialPruner
+
+
+class MemGuard(GuardCallback):
+    """Keeps the memory of a Tune driver flat, however many trials finish::
+
+        tune.Tuner(train_fn, run_config=tune.RunConfig(callbacks=[MemGuard()]))
+
+    or, without a change of code, ``RAY_TUNE_CALLBACKS=ray_tune_memguard.MemGuard``. It is a
+    :class:`TrialPruner` and a :class:`RssReporter`; see there for what each argument means, its
+    default with the reason, and its environment variable.
+
+    Raises:
+        ValueError, TypeError: an argument, or its environment variable, is not allowed.
+    """
+
+    def __init__(
+        self,
+        *,
+        every_trials: int | opt.Unset | None = opt.UNSET,
+        every_seconds: float | opt.Unset | None = opt.UNSET,
+        spill_dir: str | os.PathLike[str] | opt.Unset | None = opt.UNSET,
+        trim_every_trials: int | opt.Unset | None = opt.UNSET,
+        trim_slack_mib: float | opt.Unset | None = opt.UNSET,
+    ) -> None:
+        self.pruner = TrialPruner(
+            spill_dir=spill_dir, trim_every_trials=trim_every_trials, trim_slack_mib=trim_slack_mib
+        )
+        self.reporter = RssReporter(every_trials=every_trials, every_seconds=every_seconds)
+        self.options = {**self.pruner.options, **self.reporter.options}
+        # In this order: what is reported is what is left after spilling.
+        self._parts: tuple[GuardCallback, ...] = (self.pruner, self.reporter)
+
+    def setup(self, **info: Any) -> None:
+        for part in self._parts:
+            part.setup(**info)
+
+    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        for part in self._parts:
+            part.on_step_begin(iteration=iteration, trials=trials, **info)
+
+    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        for part in self._parts:
+            part.on_step_end(iteration=iteration, trials=trials, **info)
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        for part in self._parts:
+            part.on_trial_result(
+                iteration=iteration, trials=trials, trial=trial, result=result, **info
+            )
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        for part in self._parts:
+            part.on_trial_complete(iteration=iteration, trials=trials, trial=trial, **info)
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        for part in self._parts:
+            part.on_trial_error(iteration=iteration, trials=trials, trial=trial, **info)
+
+    def on_experiment_end(self, trials: list[Any], **info: Any) -> None:
+        for part in self._parts:
+            part.on_experiment_end(trials=trials, **info)

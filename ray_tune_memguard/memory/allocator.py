@@ -1,0 +1,64 @@
+"""The C allocator's slack: memory that was freed but not given back to the system.
+
+Only glibc tells and trims (``mallinfo2``, since 2.33, and ``malloc_trim``; see their manual pages).
+Elsewhere the functions here say that there is nothing to tell and do nothing.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import sys
+
+
+class _Mallinfo2(ctypes.Structure):
+    """``struct mallinfo2`` of <malloc.h>: ten counters of type ``size_t``."""
+
+    _fields_ = [
+        (name, ctypes.c_size_t)
+        for name in (
+            "arena",
+            "ordblks",
+            "smblks",
+            "hblks",
+            "hblkhd",
+            "usmblks",
+            "fsmblks",
+            "uordblks",
+            "fordblks",
+            "keepcost",
+        )
+    ]
+
+
+@functools.cache
+def _glibc() -> ctypes.CDLL | None:
+    if not sys.platform.startswith("linux"):
+        return None
+    library = ctypes.CDLL(None)
+    if not hasattr(library, "gnu_get_libc_version") or not hasattr(library, "malloc_trim"):
+        return None
+    library.malloc_trim.argtypes = [ctypes.c_size_t]
+    if hasattr(library, "mallinfo2"):
+        library.mallinfo2.restype = _Mallinfo2
+    return library
+
+
+def can_trim() -> bool:
+    """Whether this platform's allocator can be asked to give slack back."""
+    return _glibc() is not None
+
+
+def slack_bytes() -> int | None:
+    """Freed bytes that the allocator keeps; None where it does not tell."""
+    library = _glibc()
+    if library is None or not hasattr(library, "mallinfo2"):
+        return None
+    return int(library.mallinfo2().fordblks)
+
+
+def trim() -> None:
+    """Give slack back to the system where the platform can."""
+    library = _glibc()
+    if library is not None:
+        library.malloc_trim(0)

@@ -1,0 +1,10 @@
+"""How much memory this process has."""
+
+from __future__ import annotations
+
+import psutil
+
+
+def rss_bytes() -> int:
+    """Resident set size of this process in bytes (``psutil.Process.memory_info().rss``)."""
+    return int(psutil.Process().memory_info().rss)

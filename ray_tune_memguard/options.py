@@ -1,0 +1,109 @@
+"""Options of the callbacks: from an argument, else from the environment, else the default.
+
+Ray makes callbacks named in ``RAY_TUNE_CALLBACKS`` without arguments, so each option can be set by
+a variable ``TUNE_MEMGUARD_<OPTION>`` as well. An argument wins.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable
+from enum import Enum
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+ENVIRONMENT_PREFIX = "TUNE_MEMGUARD_"
+T = TypeVar("T")
+
+
+class Unset(Enum):
+    """The default of every option: look at the environment, then at the documented default."""
+
+    UNSET = "unset"
+
+    def __repr__(self) -> str:
+        return "UNSET"
+
+
+UNSET: Final = Unset.UNSET
+
+
+def resolve(name: str, given: Any, default: T, parse: Callable[[str, Any], T]) -> T:
+    """The value of option ``name``.
+
+    Raises:
+        ValueError, TypeError: what was given is not allowed. The message names the argument or the
+            environment variable, the value and what is allowed.
+    """
+    if given is not UNSET:
+        return parse(name, given)
+    variable = ENVIRONMENT_PREFIX + name.upper()
+    text = os.environ.get(variable, "")
+    return parse(variable, _from_text(text)) if text else default
+
+
+def _from_text(text: str) -> Any:
+    """A number if it reads as one, None for ``none``, otherwise the text."""
+    if text.lower() == "none":
+        return None
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def count_or_none(name: str, value: Any) -> int | None:
+    """A positive whole number, or None for never."""
+    if value is None:
+        return None
+    allowed = "a whole number of at least 1, or None"
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be {allowed}; got {value!r}")
+    if value < 1:
+        raise ValueError(f"{name} must be {allowed}; got {value!r}")
+    return value
+
+
+def seconds_or_none(name: str, value: Any) -> float | None:
+    """A positive, finite number of seconds, or None for never."""
+    if value is None:
+        return None
+    allowed = "a positive number of seconds, or None"
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} must be {allowed}; got {value!r}")
+    if not math.isfinite(value) or value <= 0:
+        raise ValueError(f"{name} must be {allowed}; got {value!r}")
+    return float(value)
+
+
+def mebibytes_or_none(name: str, value: Any) -> float | None:
+    """A number of MiB of at least 0, or None for never."""
+    if value is None:
+        return None
+    allowed = "a number of MiB of at least 0, or None"
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} must be {allowed}; got {value!r}")
+    if not math.isfinite(value) or value < 0:
+        raise ValueError(f"{name} must be {allowed}; got {value!r}")
+    return float(value)
+
+
+def directory_or_none(name: str, value: Any) -> Path | None:
+    """A directory that can be written, or be made; None to choose one. Checked by trying."""
+    if value is None:
+        return None
+    allowed = "the path of a writable directory, or None"
+    if not isinstance(value, (str, os.PathLike)):
+        raise TypeError(f"{name} must be {allowed}; got {value!r}")
+    path = Path(value).expanduser().absolute()
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        probe = path / f".memguard-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise ValueError(f"{name} must be {allowed}; got {str(value)!r} ({error})") from error
+    return path

@@ -1,0 +1,50 @@
+"""What a trial is turned into, as the spill room sees it.
+
+The spill room stores and wakes objects without knowing what is inside them. Whoever knows the
+object (for Ray's ``Trial``: ``tune_internals.trial_state``) hands in a :class:`TrialCodec`.
+"""
+
+from __future__ import annotations
+
+import zlib
+from typing import Any, Protocol
+
+#: Deflate looks at most 32 KiB back, so a longer dictionary would not be used.
+DICTIONARY_BYTES = 32 * 1024
+# Level 3 packs a trial's state nearly as small as level 6 in 60 % of the time.
+_LEVEL = 3
+_RAW_DEFLATE = -zlib.MAX_WBITS
+
+
+class TrialCodec(Protocol):
+    """Takes a finished trial apart and puts it together again, in this process."""
+
+    trial_class: type
+
+    def dump(self, trial: Any) -> bytes:
+        """The whole state of ``trial``. Raises whatever its parts raise when they do not pickle."""
+
+    def has_error(self, trial: Any) -> bool:
+        """Whether ``trial`` ever failed, though it may have ended well since."""
+
+    def load(self, raw: bytes) -> dict[str, Any]:
+        """The attributes that ``dump`` wrote."""
+
+
+class Packer:
+    """Compresses states that look alike against the first of them.
+
+    A trial's state repeats nearly the same text every time; with one earlier state as the
+    dictionary it shrinks to a few hundred bytes, without one to a few thousand.
+    """
+
+    def __init__(self, dictionary: bytes) -> None:
+        self.dictionary = dictionary[-DICTIONARY_BYTES:]
+
+    def pack(self, raw: bytes) -> bytes:
+        deflate = zlib.compressobj(_LEVEL, zlib.DEFLATED, _RAW_DEFLATE, zdict=self.dictionary)
+        return deflate.compress(raw) + deflate.flush()
+
+    def unpack(self, packed: bytes) -> bytes:
+        inflate = zlib.decompressobj(_RAW_DEFLATE, zdict=self.dictionary)
+        return inflate.decompress(packed) + inflate.flush()

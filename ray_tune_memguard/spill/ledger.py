@@ -1,0 +1,95 @@
+"""What is remembered of spilled trials, so that progress reports need not read them all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from numbers import Number
+from typing import Any
+
+# Sweeps report tens of keys. One that makes up new keys for ever must not make the ledger grow.
+_MOST_KEYS = 1024
+
+Lookup = Callable[[str, dict[str, Any]], Any]
+
+
+@dataclass
+class _Best:
+    value: float
+    seq: int
+    trial_id: str
+
+
+class ProgressLedger:
+    """What is remembered of spilled trials: the first one with each key, and the best ones.
+
+    Its size depends on how many different metrics the sweep has, not on the number of trials.
+
+    ``lookup``: finds a metric, nested ones by ``a/b``, in a result; None where there is none.
+    """
+
+    def __init__(self, lookup: Lookup) -> None:
+        self._lookup = lookup
+        # (key, sort of value) to the place and id of the first trial that has it.
+        self._first_with: dict[tuple[str, str], tuple[int, str]] = {}
+        self._best: dict[str, dict[str, _Best]] = {}
+
+    def note(self, seq: int, trial: Any) -> None:
+        """Take in a trial that is about to be spilled."""
+        result = trial.last_result
+        if not result:
+            return
+        for key, value in _flat(result):
+            feature = (key, _sort_of(value))
+            known = self._first_with.get(feature)
+            if (known is None and len(self._first_with) < _MOST_KEYS) or (
+                known is not None and seq < known[0]
+            ):
+                self._first_with[feature] = (seq, trial.trial_id)
+        for metric in self._best:
+            self._compare(metric, seq, trial.trial_id, result)
+
+    def follow(self, metric: str, spilled: Iterable[tuple[int, Any]]) -> None:
+        """Keep the best trials by ``metric`` from now on; ``spilled`` are those so far."""
+        if metric in self._best:
+            return
+        self._best[metric] = {}
+        for seq, trial in spilled:
+            self._compare(metric, seq, trial.trial_id, trial.last_result)
+
+    def _compare(self, metric: str, seq: int, trial_id: str, result: dict[str, Any]) -> None:
+        value = self._lookup(metric, result)
+        # Whatever else a user reports under the metric, Ray's own comparison has to say to it.
+        if not isinstance(value, Number) or value != value:
+            return
+        best = self._best[metric]
+        for mode, sign in (("max", 1.0), ("min", -1.0)):
+            score = value * sign  # type: ignore[operator]
+            held = best.get(mode)
+            # The first of equals wins, in order of the sweep and not of the spill.
+            if held is None or score > held.value or (score == held.value and seq < held.seq):
+                best[mode] = _Best(score, seq, trial_id)
+
+    def trial_ids(self, metric: str | None) -> set[str]:
+        """The spilled trials that decide columns and, by ``metric``, the best trial."""
+        ids = {trial_id for _, trial_id in self._first_with.values()}
+        ids.update(best.trial_id for best in self._best.get(metric or "", {}).values())
+        return ids
+
+    def follows(self, metric: str) -> bool:
+        return metric in self._best
+
+
+def _flat(result: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in result.items():
+        if isinstance(value, dict) and value:
+            # The config is the one entry whose keys no report looks for as metrics.
+            if prefix or key != "config":
+                yield from _flat(value, f"{prefix}{key}/")
+        yield f"{prefix}{key}", value
+
+
+def _sort_of(value: Any) -> str:
+    if value is None:
+        return "none"
+    return "number" if isinstance(value, Number) else "other"

@@ -1,0 +1,98 @@
+"""The few trials that a progress report needs, so that it need not read all of them.
+
+A report shows counts, the best trial, the first trials of each status, those that failed, and the
+columns that any trial has a value for. :class:`ProgressDigest` is a list that has the length of the
+whole sweep but walks only over trials that can decide one of these. Which these are, the ledger
+(``ledger``) has noted while trials were spilled.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import Any
+
+from ray_tune_memguard.spill.trials import SpilledTrials
+
+#: Finished statuses, the only ones that spilled trials have.
+FINISHED = ("TERMINATED", "ERROR")
+# Reports treat sweeps of at most twenty trials in their own way: those are given whole.
+_SMALL_SWEEP = 20
+
+
+class ProgressDigest(list[Any]):
+    """Stands for all trials in a progress report, but walks only over those that decide it.
+
+    :meth:`by_status` gives the whole sweep. ``errors``: walk over every trial that ever failed.
+    """
+
+    def __init__(self, trials: SpilledTrials, metric: str | None, errors: bool) -> None:
+        self._trials = trials
+        super().__init__(_deciding(trials, metric, errors))
+
+    def __len__(self) -> int:
+        return len(self._trials)
+
+    def __bool__(self) -> bool:
+        return len(self._trials) > 0
+
+    def by_status(self) -> dict[str, list[Any]]:
+        """All trials grouped by status, statuses in order of their first trial."""
+        first: dict[str, Any] = {}
+        for trial in self:
+            first.setdefault(trial.status, trial)
+        residents = defaultdict(dict)
+        for seq, trial in self._trials.resident_by_seq().items():
+            residents[trial.status][seq] = trial
+        # A defaultdict, because that is what Ray's own grouping returns.
+        groups: dict[str, list[Any]] = defaultdict(list)
+        for status in first:
+            groups[status] = StatusGroup(self._trials, status, residents[status])
+        return groups
+
+
+class StatusGroup(list[Any]):
+    """The trials of one status, in order, read from the store as they are walked over."""
+
+    def __init__(self, trials: SpilledTrials, status: str, residents: dict[int, Any]) -> None:
+        super().__init__()
+        self._trials = trials
+        self._status = status
+        self._residents = residents
+
+    def __len__(self) -> int:
+        return len(self._residents) + self._trials.residency.store.count(self._status)
+
+    def __bool__(self) -> bool:
+        return len(self) > 0
+
+    def __iter__(self) -> Iterator[Any]:
+        residents = sorted(self._residents.items())
+        place = 0
+        after = -1
+        while rows := self._trials.residency.store.with_status(self._status, after, 512):
+            for row in rows:
+                while place < len(residents) and residents[place][0] < row.seq:
+                    yield residents[place][1]
+                    place += 1
+                yield self._trials.residency.ghost(row)
+            after = rows[-1].seq
+        for _, trial in residents[place:]:
+            yield trial
+
+    def __getitem__(self, index: Any) -> Any:
+        return list(self)[index]
+
+
+def _deciding(trials: SpilledTrials, metric: str | None, errors: bool) -> list[Any]:
+    if len(trials) <= _SMALL_SWEEP:
+        return list(trials)
+    store, ledger = trials.residency.store, trials.ledger
+    if metric and not ledger.follows(metric):
+        ledger.follow(metric, ((trials.place(trial), trial) for trial in trials.spilled()))
+    rows = [row for status in FINISHED for row in store.with_status(status, after=-1, limit=1)]
+    if errors:
+        rows += store.with_error()
+    rows += [row for trial_id in ledger.trial_ids(metric) if (row := store.row(trial_id))]
+    by_seq = trials.ghosts(rows) | trials.resident_by_seq()
+    return [by_seq[seq] for seq in sorted(by_seq)]

@@ -1,0 +1,139 @@
+"""The experiment state file: complete at every moment, written at the cost of what is new.
+
+Ray rewrites this JSON file whole at every experiment checkpoint. Here its front part, the entries
+of finished trials, only ever grows, and the rest (unfinished trials, the controller's own state)
+follows it::
+
+    {"trial_data": [ENTRY, ENTRY, …, | UNFINISHED, …], "runner_data": …, "stats": …}
+                    front            | tail
+
+Two files take turns. The *spare* is brought up to date out of sight (the missing entries are
+copied from the published one, the tail is written behind them) and then takes the published one's
+name in one atomic step; that one becomes the spare. So whoever opens the name, Ray's own restore
+included, at any moment, a killed driver's too, finds one whole file.
+
+Knows nothing of what an entry means.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+HEAD = '{"trial_data": ['
+_COPY_BYTES = 1 << 20
+
+
+class ExperimentStateFile:
+    """Writes the state file ``published``; keeps its spare in ``work_dir``, on the same disk.
+
+    Invariants: the published file, once there, is whole; what was added is in the spare, or in the
+    published file from where the spare is brought up to date.
+    """
+
+    def __init__(self, published: Path, work_dir: Path) -> None:
+        self._published = published
+        self._spare_path = work_dir / f"{published.name}.spare"
+        self._retired_path = work_dir / f"{published.name}.retired"
+        work_dir.mkdir(parents=True, exist_ok=True)
+        self._spare: int | None = None
+        self._public: int | None = None
+        self._front_end = len(HEAD)
+        # How much of the front the spare holds, and how much of it the published file does.
+        self._spare_has = 0
+        self._public_has = 0
+
+    def add(self, entries: Iterable[str]) -> None:
+        """Append entries of finished trials, all or none. They show at the next :meth:`publish`.
+
+        Raises:
+            OSError: for example, no room. The entries are as before.
+        """
+        text = ",\n".join(entries)
+        if not text:
+            return
+        spare = self._ready_spare()
+        block = (self._separator() + text).encode()
+        _write_all(spare, block, self._front_end)
+        self._front_end += len(block)
+        self._spare_has = self._front_end
+
+    def mark(self) -> int:
+        """Where the entries end now, for :meth:`rewind`."""
+        return self._front_end
+
+    def rewind(self, mark: int) -> None:
+        """Take back what was added after ``mark``; the surplus bytes are written over."""
+        self._front_end = self._spare_has = mark
+
+    def publish(self, tail: str, *, keep_old: bool = False) -> None:
+        """Show all entries, and ``tail`` behind them, under the name.
+
+        ``tail`` is the rest of the file after the opening ``[``. ``keep_old``: somebody is reading
+        the file that is published now, so it must not become the next spare; a copy of the new one
+        will, at the cost of its whole size.
+
+        Raises:
+            OSError: for example, no room. The published file is as before.
+        """
+        spare = self._ready_spare()
+        separator = "" if tail.lstrip().startswith("]") else self._separator()
+        block = (separator + tail).encode()
+        _write_all(spare, block, self._front_end)
+        os.ftruncate(spare, self._front_end + len(block))
+        # Without it a power cut could leave the new name on a file without its bytes.
+        os.fsync(spare)
+        recycle = self._public is not None and not keep_old and self._link_public()
+        os.replace(self._spare_path, self._published)
+        outgoing, outgoing_has = self._public, self._public_has
+        self._public, self._public_has = spare, self._front_end
+        self._spare, self._spare_has = None, 0
+        if outgoing is not None and recycle:
+            os.replace(self._retired_path, self._spare_path)
+            self._spare, self._spare_has = outgoing, outgoing_has
+        elif outgoing is not None:
+            os.close(outgoing)
+
+    def _separator(self) -> str:
+        return ",\n" if self._front_end > len(HEAD) else ""
+
+    def _link_public(self) -> bool:
+        """Give the published file a second name, under which it outlives its replacement."""
+        try:
+            self._retired_path.unlink(missing_ok=True)
+            os.link(self._published, self._retired_path)
+        except OSError:  # Some file systems have no links.
+            return False
+        return True
+
+    def _ready_spare(self) -> int:
+        """The spare, with the whole front in it."""
+        if self._spare is None:
+            self._spare = os.open(self._spare_path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644)
+            _write_all(self._spare, HEAD.encode(), 0)
+            self._spare_has = len(HEAD)
+        while self._spare_has < self._front_end:
+            assert self._public is not None
+            size = min(_COPY_BYTES, self._front_end - self._spare_has)
+            block = os.pread(self._public, size, self._spare_has)
+            _write_all(self._spare, block, self._spare_has)
+            self._spare_has += len(block)
+        return self._spare
+
+    def close(self) -> None:
+        """Drop the spare. The published file stays."""
+        for file in (self._spare, self._public):
+            if file is not None:
+                os.close(file)
+        self._spare = self._public = None
+        for path in (self._spare_path, self._retired_path):
+            path.unlink(missing_ok=True)
+
+
+def _write_all(file: int, block: bytes, offset: int) -> None:
+    view = memoryview(block)
+    while view:
+        written = os.pwrite(file, view, offset)
+        view = view[written:]
+        offset += written

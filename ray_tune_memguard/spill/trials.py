@@ -1,0 +1,251 @@
+"""The list of all trials of a sweep, of which only the unspilled ones are in memory.
+
+It stands in for the list that Ray keeps and hands to every callback, reporter and result: the same
+order, length, indices and identities; a spilled trial is handed out as its ghost.
+"""
+
+from __future__ import annotations
+
+import logging
+from bisect import bisect_right, insort
+from collections.abc import Iterable, Iterator
+from typing import Any, SupportsIndex, overload
+
+from ray_tune_memguard.spill.ghost import Residency
+from ray_tune_memguard.spill.ledger import ProgressLedger
+from ray_tune_memguard.spill.store import SpilledRow
+
+logger = logging.getLogger(__name__)
+
+# Rows fetched at a time while walking: small enough to hold, large enough to be fast.
+_WINDOW = 512
+
+
+class SpilledTrials(list[Any]):
+    """A list of trials in the order in which Ray added them.
+
+    Each trial has a ``seq``, counted up as trials are appended and never used again; ``seq`` of
+    removed trials (Ray moves a retried trial to the end) are remembered as holes, 8 bytes each.
+    The base list stays empty: elements are either in ``_resident`` (by ``seq``) or in the store.
+
+    Reordering (``sort``, ``reverse``, ``insert``, assignment) is not carried out: order is Ray's.
+    It is said once in the log.
+    """
+
+    def __init__(self, trials: Iterable[Any], residency: Residency, ledger: ProgressLedger) -> None:
+        super().__init__()
+        self.residency = residency
+        self.ledger = ledger
+        self._resident: dict[int, Any] = {}
+        self._seq_by_id: dict[str, int] = {}
+        self._holes: list[int] = []
+        self._next_seq = 0
+        self._said_fixed_order = False
+        for trial in trials:
+            self.append(trial)
+
+    # What the pruner uses.
+
+    def resident(self) -> list[Any]:
+        """The trials that are in memory, in order: all unfinished ones and those yet to spill."""
+        return list(self._resident.values())
+
+    def seq(self, trial: Any) -> int:
+        """The place of a trial that is in memory. Raises KeyError for any other."""
+        return self._seq_by_id[trial.trial_id]
+
+    def release(self, trial: Any) -> None:
+        """Let go of a trial whose row is durable in the store; it goes on as a ghost."""
+        seq = self._seq_by_id.pop(trial.trial_id)
+        del self._resident[seq]
+        self.ledger.note(seq, trial)
+        self.residency.release(trial)
+
+    def find(self, trial_id: str) -> Any | None:
+        """The trial with this id, wherever it is."""
+        seq = self._seq_by_id.get(trial_id)
+        if seq is not None:
+            return self._resident[seq]
+        row = self.residency.store.row(trial_id)
+        return self.residency.ghost(row) if row else None
+
+    def place(self, trial: Any) -> int:
+        """The ``seq`` of any trial, spilled or not. Raises ValueError when it is not one of these."""
+        seq = self._seq_by_id.get(trial.trial_id)
+        if seq is None:
+            row = self.residency.store.row(trial.trial_id)
+            if row is None:
+                raise ValueError(f"{trial} is not in list")
+            seq = row.seq
+        return seq
+
+    def spilled(self) -> Iterator[Any]:
+        """The trials whose state is in the store, in order."""
+        return (trial for trial in self if trial.trial_id not in self._seq_by_id)
+
+    def ghosts(self, rows: Iterable[SpilledRow]) -> dict[int, Any]:
+        """Ghosts for store rows, by ``seq``."""
+        return {row.seq: self.residency.ghost(row) for row in rows}
+
+    def resident_by_seq(self) -> dict[int, Any]:
+        return dict(self._resident)
+
+    # Reading, as a list.
+
+    def __len__(self) -> int:
+        return self._next_seq - len(self._holes)
+
+    def __bool__(self) -> bool:
+        return len(self) > 0
+
+    def __iter__(self) -> Iterator[Any]:
+        start = 0
+        while start < self._next_seq:
+            stop = start + _WINDOW
+            rows = {row.seq: row for row in self.residency.store.rows(start, stop)}
+            # Taken now: a trial may be spilled while the caller looks at the one before it.
+            residents = {
+                seq: self._resident[seq] for seq in range(start, stop) if seq in self._resident
+            }
+            for seq in range(start, stop):
+                if seq in residents:
+                    yield residents[seq]
+                elif seq in rows:
+                    yield self.residency.ghost(rows[seq])
+            start = stop
+
+    def __reversed__(self) -> Iterator[Any]:
+        return (self[index] for index in range(len(self) - 1, -1, -1))
+
+    def __contains__(self, trial: object) -> bool:
+        trial_id = getattr(trial, "trial_id", None)
+        return trial_id is not None and self.find(trial_id) is trial
+
+    @overload
+    def __getitem__(self, index: SupportsIndex) -> Any: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Any]: ...
+    def __getitem__(self, index: SupportsIndex | slice) -> Any:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        return self._at(self._seq_at(index))
+
+    def _seq_at(self, index: SupportsIndex) -> int:
+        place = index.__index__()
+        if place < 0:
+            place += len(self)
+        if not 0 <= place < len(self):
+            raise IndexError("list index out of range")
+        # Before the n-th hole h there are h - n trials, so the holes below `place` are these.
+        ranks = _HoleRanks(self._holes)
+        return place + bisect_right(ranks, place)
+
+    def _at(self, seq: int) -> Any:
+        if seq in self._resident:
+            return self._resident[seq]
+        [row] = self.residency.store.rows(seq, seq + 1)
+        return self.residency.ghost(row)
+
+    def index(self, trial: Any, start: SupportsIndex = 0, stop: SupportsIndex = 2**63) -> int:
+        if trial not in self:
+            raise ValueError(f"{trial} is not in list")
+        seq = self.place(trial)
+        index = seq - bisect_right(self._holes, seq)
+        if not start.__index__() <= index < stop.__index__():
+            raise ValueError(f"{trial} is not in list")
+        return index
+
+    def count(self, trial: Any) -> int:
+        return int(trial in self)
+
+    def copy(self) -> list[Any]:
+        return list(self)
+
+    def __add__(self, other: Any) -> list[Any]:
+        return list(self) + list(other)
+
+    def __radd__(self, other: Any) -> list[Any]:
+        return list(other) + list(self)
+
+    def __mul__(self, times: SupportsIndex) -> list[Any]:
+        return list(self) * times
+
+    __rmul__ = __mul__
+
+    def __eq__(self, other: object) -> bool:
+        if self is other:
+            return True
+        if not isinstance(other, list) or len(self) != len(other):
+            return False
+        return all(mine is theirs for mine, theirs in zip(self, other, strict=True))
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return repr(list(self))
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> tuple[Any, ...]:
+        # A pickle must open without this package and without the store.
+        return list, (list(self),)
+
+    # Changing, as Ray does it.
+
+    def append(self, trial: Any) -> None:
+        seq = self._next_seq
+        self._next_seq += 1
+        self._resident[seq] = trial
+        self._seq_by_id[trial.trial_id] = seq
+
+    def extend(self, trials: Iterable[Any]) -> None:
+        for trial in trials:
+            self.append(trial)
+
+    def __iadd__(self, trials: Iterable[Any]) -> SpilledTrials:  # type: ignore[override,misc]
+        self.extend(trials)
+        return self
+
+    def pop(self, index: SupportsIndex = -1) -> Any:
+        seq = self._seq_at(index)
+        trial = self._at(seq)
+        if self._resident.pop(seq, None) is not None:
+            del self._seq_by_id[trial.trial_id]
+        else:
+            self.residency.store.delete(trial.trial_id)
+        insort(self._holes, seq)
+        return trial
+
+    def remove(self, trial: Any) -> None:
+        self.pop(self.index(trial))
+
+    def __delitem__(self, index: SupportsIndex | slice) -> None:
+        if isinstance(index, slice):
+            for place in sorted(range(*index.indices(len(self))), reverse=True):
+                self.pop(place)
+        else:
+            self.pop(index)
+
+    def clear(self) -> None:
+        del self[:]
+
+    def _keep_order(self, *_: Any, **__: Any) -> None:
+        if not self._said_fixed_order:
+            self._said_fixed_order = True
+            logger.warning(
+                "Something tried to reorder Ray Tune's own list of trials. MemGuard keeps the "
+                "order; sort a copy instead: sorted(trials, key=...)."
+            )
+
+    sort = reverse = insert = __setitem__ = _keep_order  # type: ignore[assignment]
+
+
+class _HoleRanks:
+    """How many trials lie before each hole, as a sequence that can be bisected."""
+
+    def __init__(self, holes: list[int]) -> None:
+        self._holes = holes
+
+    def __len__(self) -> int:
+        return len(self._holes)
+
+    def __getitem__(self, number: int) -> int:
+        return self._holes[number] - number

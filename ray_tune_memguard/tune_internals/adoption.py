@@ -1,0 +1,143 @@
+"""Makes a running ``TuneController`` work with spilled trials.
+
+The controller keeps its class's code: its instance is given a subclass that overrides the few
+methods that walk over all trials or write them out, and its list of trials is replaced by one that
+spills. No Ray class is changed here.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from ray.tune.execution.tune_controller import TuneController
+
+from ray_tune_memguard.notices import Notices
+from ray_tune_memguard.spill.state_file import HEAD, ExperimentStateFile
+from ray_tune_memguard.spill.trials import SpilledTrials
+from ray_tune_memguard.tune_internals import paths
+from ray_tune_memguard.tune_internals.trial_state import TrialStateCodec
+
+_adopted_classes: dict[type, type] = {}
+_ADOPTION = "_memguard_adoption"
+
+
+class Adoption:
+    """What an adopted controller carries: its trials, and the state file that it extends."""
+
+    def __init__(
+        self,
+        trials: SpilledTrials,
+        codec: TrialStateCodec,
+        state_file: ExperimentStateFile,
+        notices: Notices,
+    ) -> None:
+        self.trials = trials
+        self.codec = codec
+        self.state_file = state_file
+        self.notices = notices
+        # True while Ray asks the scheduler which trial to run next.
+        self.choosing = False
+        # Where the part of the state file that Ray writes goes until it is joined.
+        self.redirect_state_to: Path | None = None
+
+
+def adopt(controller: TuneController, adoption: Adoption) -> None:
+    """Swap the controller's class and its list of trials. The list must hold the same trials."""
+    plain = type(controller)
+    if plain not in _adopted_classes:
+        _adopted_classes[plain] = type(
+            plain.__name__, (_AdoptedController, plain), {"__module__": plain.__module__}
+        )
+    setattr(controller, _ADOPTION, adoption)
+    controller._trials = adoption.trials
+    controller.__class__ = _adopted_classes[plain]  # type: ignore[assignment]
+
+
+class _AdoptedController(TuneController):
+    """Overrides of methods whose cost or memory grows with the number of finished trials."""
+
+    _memguard_adoption: Adoption
+
+    def is_finished(self) -> bool:
+        # Spilled trials are finished; Ray would ask each of them whenever no trial is live.
+        unspilled = self._memguard_adoption.trials.resident()
+        return all(trial.is_finished() for trial in unspilled) and self._search_alg.is_finished()
+
+    def get_trial(self, tid: str) -> Any | None:
+        return self._memguard_adoption.trials.find(tid)
+
+    def get_trials(self) -> Any:
+        if self._memguard_adoption.choosing:
+            return self._memguard_adoption.trials.resident()
+        return super().get_trials()
+
+    def _maybe_add_actors(self) -> None:
+        # Ray's own schedulers look for a trial that waits, in all trials, on every step. Anybody
+        # else's may look at finished ones, too.
+        self._memguard_adoption.choosing = _chooses_among_unfinished(self._scheduler_alg)
+        try:
+            super()._maybe_add_actors()
+        finally:
+            self._memguard_adoption.choosing = False
+
+    def _get_trial_checkpoints(self) -> dict[str, Any]:
+        codec = self._memguard_adoption.codec
+        for trial in self._trials_to_cache:
+            self._trial_metadata[trial.trial_id] = codec.json_state(trial)
+        self._trials_to_cache.clear()
+        return self._trial_metadata
+
+    @property
+    def experiment_state_file_name(self) -> str:
+        redirected = self._memguard_adoption.redirect_state_to
+        if redirected is not None:
+            staging = self._storage.experiment_driver_staging_path
+            return os.path.relpath(redirected, staging)
+        return super().experiment_state_file_name
+
+    def save_to_dir(self) -> None:
+        notices = self._memguard_adoption.notices
+        try:
+            self._save_joined()
+            notices.again("checkpoint")
+        except OSError as error:
+            # Ray alone would end the sweep here, with all its trials.
+            notices.warn(
+                "checkpoint",
+                f"MemGuard cannot write the experiment state ({error}). The sweep goes on; it is "
+                "tried again at the next experiment checkpoint.",
+            )
+
+    def _save_joined(self) -> None:
+        """Ray writes the state of what is in memory, beside; then it is joined to the rest."""
+        adoption = self._memguard_adoption
+        published = Path(self.experiment_state_path)
+        partial = paths.work_directory(self) / f"{published.name}.partial"
+        partial.parent.mkdir(parents=True, exist_ok=True)
+        adoption.redirect_state_to = partial
+        try:
+            super().save_to_dir()
+        finally:
+            adoption.redirect_state_to = None
+        text = partial.read_text()
+        if not text.startswith(HEAD):
+            raise RuntimeError(f"Ray's experiment state does not begin with {HEAD!r}: {partial}")
+        adoption.state_file.publish(text[len(HEAD) :], keep_old=self._is_uploading())
+        partial.unlink()
+
+    def _is_uploading(self) -> bool:
+        process = getattr(self._storage.syncer, "_sync_process", None)
+        return bool(process and process.is_running)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # It goes into the experiment state, which must open without this package.
+        state: dict[str, Any] = super().__getstate__()
+        state.pop(_ADOPTION, None)
+        return state
+
+
+def _chooses_among_unfinished(scheduler: Any) -> bool:
+    """Whether the code that chooses the next trial is Ray's own."""
+    return type(scheduler).choose_trial_to_run.__module__.startswith("ray.tune.schedulers.")

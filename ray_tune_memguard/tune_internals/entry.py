@@ -1,0 +1,80 @@
+"""The door to Ray's private parts: all that the callbacks use of this room.
+
+Importing it needs nothing private of Ray's; the rest of the room is imported once the probe has
+said that this Ray is known.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import weakref
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ray_tune_memguard.notices import Notices
+from ray_tune_memguard.tune_internals import probe
+
+if TYPE_CHECKING:
+    from ray_tune_memguard.tune_internals.sweep import Sweep
+
+# By controller: which of our parts serve it. So two guards on one sweep do not both act.
+_claims: weakref.WeakKeyDictionary[Any, dict[str, Any]] = weakref.WeakKeyDictionary()
+
+
+def controller() -> Any | None:
+    """The controller of the sweep whose hook is being called; None on a Ray we do not know."""
+    try:
+        from ray_tune_memguard.tune_internals.paths import calling_controller
+    except ImportError:
+        return None
+    return calling_controller()
+
+
+def claim(part: str, owner: object) -> bool:
+    """Whether ``owner`` is the one that does ``part`` for the calling sweep; the first is."""
+    sweep = controller()
+    if sweep is None:
+        return True
+    return _claims.setdefault(sweep, {}).setdefault(part, owner) is owner
+
+
+def unknown_ray() -> str | None:
+    """Why this Ray's sweeps are left alone; None if it is one that we know."""
+    sweep = controller()
+    if sweep is None:
+        missing = ["a TuneController that calls Callback.setup"]
+    else:
+        missing = probe.missing_names(sweep)
+    if not missing:
+        return None
+    return (
+        f"Ray {probe.ray_version()} is not one that this version knows; it lacks "
+        f"{', '.join(missing)}. Finished trials are not spilled and memory grows as it does "
+        "without MemGuard; RSS is still reported."
+    )
+
+
+def store_directory(sweep_controller: Any) -> Path:
+    from ray_tune_memguard.tune_internals import paths
+
+    return paths.store_directory(sweep_controller)
+
+
+def open_sweep(sweep_controller: Any, directory: Path, notices: Notices) -> Sweep:
+    """Adopt the sweep. Raises one of :func:`disk_errors` if its store cannot be made."""
+    from ray_tune_memguard.tune_internals.sweep import Sweep
+
+    return Sweep(sweep_controller, directory, notices)
+
+
+def disk_errors() -> tuple[type[Exception], ...]:
+    """What a disk that is full, gone or read-only raises, here or inside SQLite."""
+    return (OSError, sqlite3.OperationalError)
+
+
+def rss_series_path() -> Path:
+    """Where the RSS series of the calling sweep goes."""
+    from ray_tune_memguard.tune_internals import paths
+
+    sweep = controller()
+    return paths.report_directory(sweep) / f"rss-{paths.session_name(sweep)}.csv"

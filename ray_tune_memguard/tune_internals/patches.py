@@ -1,0 +1,109 @@
+"""Wraps the few Ray functions that no instance of ours can reach in time.
+
+Each wrapper acts only when it is handed the trials of an adopted sweep; for everything else the
+call goes to Ray's function unchanged. They are put in place at the first adoption in a process and
+stay, because results are looked at long after a sweep.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+from ray.tune import progress_reporter
+from ray.tune.analysis.experiment_analysis import ExperimentAnalysis
+from ray.tune.experimental import output
+from ray.tune.result_grid import ResultGrid
+
+from ray_tune_memguard.spill.progress import ProgressDigest
+from ray_tune_memguard.spill.results import LateDict, LateList
+from ray_tune_memguard.spill.trials import SpilledTrials
+
+Original = Callable[..., Any]
+
+
+def install() -> None:
+    """Put the wrappers in place, once."""
+    for module in (output, progress_reporter):
+        _wrap(module, "_get_trials_by_state", _trials_by_state)
+    _wrap(output, "_get_trials_with_error", _trials_with_error)
+    _wrap(output.TuneReporterBase, "_get_heartbeat", _heartbeat)
+    _wrap(progress_reporter.TuneReporterBase, "_progress_str", _old_report)
+    _wrap(progress_reporter.JupyterNotebookReporter, "_progress_html", _old_report)
+    _wrap(ExperimentAnalysis, "_fetch_trial_dataframes", _dataframes)
+    _wrap(ExperimentAnalysis, "get_all_configs", _configs)
+    _wrap(ResultGrid, "__init__", _result_grid)
+
+
+def _wrap(owner: Any, name: str, around: Callable[..., Any]) -> None:
+    original = getattr(owner, name)
+    if getattr(original, "_memguard_wraps", None) is around:
+        return
+
+    @functools.wraps(original)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        return around(original, *args, **kwargs)
+
+    wrapper._memguard_wraps = around  # type: ignore[attr-defined]
+    setattr(owner, name, wrapper)
+
+
+# Progress output.
+
+
+def _trials_by_state(original: Original, trials: Any) -> Any:
+    return trials.by_status() if isinstance(trials, ProgressDigest) else original(trials)
+
+
+def _trials_with_error(original: Original, trials: Any) -> Any:
+    if isinstance(trials, SpilledTrials):
+        trials = ProgressDigest(trials, metric=None, errors=True)
+    return original(trials)
+
+
+def _heartbeat(original: Original, reporter: Any, trials: Any, *args: Any, **kwargs: Any) -> Any:
+    if isinstance(trials, SpilledTrials):
+        trials = ProgressDigest(trials, metric=reporter._metric, errors=False)
+    return original(reporter, trials, *args, **kwargs)
+
+
+def _old_report(original: Original, reporter: Any, trials: Any, *args: Any, **kwargs: Any) -> Any:
+    # A table sorted by metric needs the metric of every trial, so it gets them all.
+    if isinstance(trials, SpilledTrials) and not reporter._sort_by_metric:
+        inferred = list(reporter._inferred_metrics)
+        only = inferred[0] if len(inferred) == 1 else None
+        trials = ProgressDigest(trials, metric=reporter._metric or only, errors=True)
+    return original(reporter, trials, *args, **kwargs)
+
+
+# Results.
+
+
+def _dataframes(original: Original, analysis: Any) -> Any:
+    if isinstance(analysis.trials, SpilledTrials):
+        return LateDict(analysis.trials, functools.partial(_dataframe, analysis))
+    return original(analysis)
+
+
+def _dataframe(analysis: Any, trial: Any) -> Any:
+    """A trial's DataFrame as Ray reads it, failures included."""
+    one = ExperimentAnalysis.__new__(ExperimentAnalysis)
+    one.trials = [trial]
+    return one._fetch_trial_dataframes()[trial.trial_id]
+
+
+def _configs(original: Original, analysis: Any, *args: Any, **kwargs: Any) -> Any:
+    # The first call is that of the constructor, which only keeps what it gets.
+    in_constructor = "_configs" not in analysis.__dict__
+    if in_constructor and isinstance(analysis.trials, SpilledTrials):
+        return LateDict(analysis.trials, lambda trial: trial.config)
+    return original(analysis, *args, **kwargs)
+
+
+def _result_grid(original: Original, grid: Any, experiment_analysis: Any) -> None:
+    if isinstance(experiment_analysis.trials, SpilledTrials):
+        grid._experiment_analysis = experiment_analysis
+        grid._results = LateList(experiment_analysis.trials, grid._trial_to_result)
+        return
+    original(grid, experiment_analysis)

@@ -1,0 +1,156 @@
+"""One adopted sweep: which of its trials are settled, and how one is spilled."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler
+from ray.tune.utils.util import unflattened_lookup
+
+from ray_tune_memguard.notices import Notices
+from ray_tune_memguard.spill.ghost import Residency
+from ray_tune_memguard.spill.ledger import ProgressLedger
+from ray_tune_memguard.spill.state_file import ExperimentStateFile
+from ray_tune_memguard.spill.store import TrialStore
+from ray_tune_memguard.spill.trials import SpilledTrials
+from ray_tune_memguard.tune_internals import patches, paths, retainers
+from ray_tune_memguard.tune_internals.adoption import Adoption, adopt
+from ray_tune_memguard.tune_internals.trial_state import TrialStateCodec, is_ready_to_spill
+
+# These schedulers never look at the set that errored trials stay in.
+_BLIND_TO_LIVE_TRIALS = (FIFOScheduler, AsyncHyperBandScheduler)
+
+
+@dataclass
+class Spilled:
+    """What one :meth:`Sweep.spill_settled` did."""
+
+    count: int = 0
+    #: Trials whose state could not be written down, with the reason.
+    refused: list[tuple[Any, Exception]] = field(default_factory=list)
+
+
+class Sweep:
+    """Spills the settled trials of ``controller`` to ``store_directory``.
+
+    Raises, on construction:
+        OSError, sqlite3.OperationalError: no store can be made there. Nothing was changed.
+    """
+
+    def __init__(self, controller: Any, store_directory: Path, notices: Notices) -> None:
+        self._controller = controller
+        self._store = TrialStore.create(store_directory, f"trials-{paths.session_name(controller)}")
+        try:
+            self._state_file = ExperimentStateFile(
+                Path(controller.experiment_state_path), paths.work_directory(controller)
+            )
+        except OSError:
+            self._store.close()
+            self._store.path.unlink(missing_ok=True)
+            raise
+        self._codec = TrialStateCodec(controller._storage)
+        self._trials = SpilledTrials(
+            controller._trials,
+            Residency(self._store, self._codec),
+            ProgressLedger(lambda metric, result: unflattened_lookup(metric, result, default=None)),
+        )
+        self._refused_ids: set[str] = set()
+        self._exit_hooks = retainers.tensorboard_exit_hooks()
+        self._callback_releases: list[tuple[retainers.Retainer, Any]] | None = None
+        patches.install()
+        adopt(controller, Adoption(self._trials, self._codec, self._state_file, notices))
+
+    @property
+    def store_path(self) -> Path:
+        return self._store.path
+
+    def spill_settled(self) -> Spilled:
+        """Write all settled trials down, then let go of them.
+
+        Raises:
+            OSError, sqlite3.OperationalError: the disk did not take them. None was let go of.
+        """
+        outcome = Spilled()
+        settled = [trial for trial in self._finished() if self._is_settled(trial)]
+        if not settled:
+            return outcome
+        mark = self._state_file.mark()
+        written = []
+        entries = []
+        try:
+            with self._store.transaction():
+                for trial in settled:
+                    try:
+                        raw, entry = self._codec.dump(trial), self._codec.state_entry(trial)
+                    except Exception as error:
+                        self._refused_ids.add(trial.trial_id)
+                        outcome.refused.append((trial, error))
+                        continue
+                    self._put(trial, raw)
+                    entries.append(entry)
+                    written.append(trial)
+                self._state_file.add(entries)
+        except BaseException:
+            self._state_file.rewind(mark)
+            raise
+        for trial in written:
+            self._release(trial)
+        outcome.count = len(written)
+        return outcome
+
+    def release_consumed_results(self, trial: Any) -> None:
+        """Let go of results of a running trial that Ray has read."""
+        retainers.release_consumed_futures(self._controller, trial)
+
+    def release_shared(self) -> None:
+        """Let go of what piles up without being keyed by trial."""
+        retainers.release_log_once_keys()
+        if self._exit_hooks is not None:
+            self._exit_hooks.release_closed()
+
+    def close(self) -> None:
+        """The sweep is over: leave the store readable for everybody. Its trials live on."""
+        self.release_shared()
+        self._trials.residency.settle()
+        self._store.settle()
+        self._state_file.close()
+
+    def _finished(self) -> list[Any]:
+        # Spilled trials have left both sets, so they hold only what is still to be done.
+        controller = self._controller
+        return [*controller._stopped_trials, *controller._failed_trials]
+
+    def _is_settled(self, trial: Any) -> bool:
+        """Whether nothing in the controller will touch the trial again."""
+        controller = self._controller
+        return (
+            trial.trial_id not in self._refused_ids
+            and trial not in controller._trial_to_actor
+            and trial not in controller._staged_trials
+            and trial not in controller._resetting_trials
+            and trial not in controller._stop_queue
+            and not trial.is_saving
+            and not trial.is_restoring
+            and is_ready_to_spill(trial)
+        )
+
+    def _put(self, trial: Any, raw: bytes) -> None:
+        has_error = self._codec.has_error(trial)
+        self._store.put(self._trials.seq(trial), trial.trial_id, trial.status, has_error, raw)
+
+    def _release(self, trial: Any) -> None:
+        for retainer in retainers.CONTROLLER:
+            retainer.release(self._controller, trial)
+        if type(self._controller._scheduler_alg) in _BLIND_TO_LIVE_TRIALS:
+            retainers.LIVE_TRIALS.release(self._controller, trial)
+        if self._callback_releases is None:
+            # Not earlier: Ray adds its own callbacks after those of the user.
+            callbacks = self._controller._callbacks
+            self._callback_releases = retainers.callback_releases(
+                callbacks[number] for number in range(len(callbacks))
+            )
+        for retainer, callback in self._callback_releases:
+            retainer.release(callback, trial)
+        self._trials.release(trial)

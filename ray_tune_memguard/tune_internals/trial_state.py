@@ -1,0 +1,154 @@
+"""Takes Ray's ``Trial`` apart and puts it together again.
+
+Two forms of the same trial:
+
+- :meth:`TrialStateCodec.dump`: everything the object holds, for this process. Tuples stay tuples and
+  the parts that all trials of a sweep share (file system, syncer) stay shared.
+- :meth:`TrialStateCodec.state_entry`: what Ray's own experiment state file holds, in Ray's format,
+  for Ray's own restore.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import pickle
+from collections import deque
+from typing import Any
+
+import ray
+from ray import cloudpickle
+from ray.tune.experiment import Trial
+from ray.tune.experiment.trial import _Location, _TemporaryTrialState
+
+# Parts of a trial's StorageContext that are one and the same object in all trials of a sweep.
+_SHARED_BY_STORAGE = ("storage_filesystem", "syncer")
+# Functions that a user gave once for all trials; often lambdas, which pickle slowly.
+_SHARED_BY_TRIALS = ("trial_name_creator", "trial_dirname_creator")
+
+
+class TrialStateCodec:
+    """The :class:`~ray_tune_memguard.spill.codec.TrialCodec` of Ray's trials, for one sweep."""
+
+    trial_class = Trial
+
+    def __init__(self, storage: Any) -> None:
+        self._storage_parts = {name: getattr(storage, name) for name in _SHARED_BY_STORAGE}
+        self._trial_parts: dict[str, Any] = {}
+
+    def has_error(self, trial: Trial) -> bool:
+        return trial.run_metadata.error_filename is not None
+
+    def dump(self, trial: Trial) -> bytes:
+        """See :class:`TrialCodec`. Fetches the default result of a trial that never reported."""
+        state = dict(trial.__dict__)
+        state["_state_json"] = None  # Ray's cache of a text that it makes again.
+        temporary = state.pop("temporary_state")
+        state["run_metadata"] = _without_cache(trial.run_metadata)
+        state["storage"], of_storage = self._split_storage(trial.storage)
+        of_trial = self._split_trial(state)
+        state["_default_result_or_future"] = _default_result(trial)
+        location = (temporary.location.hostname, temporary.location.pid)
+        parts = (state, of_storage, of_trial, location, temporary.num_restore_failures)
+        try:
+            return pickle.dumps(parts, protocol=5)
+        except Exception:
+            # Functions of a script, lambdas, classes of a notebook: five times slower, so second.
+            return cloudpickle.dumps(parts)
+
+    def load(self, raw: bytes) -> dict[str, Any]:
+        state, of_storage, of_trial, location, restore_failures = pickle.loads(raw)
+        for name in of_storage:
+            setattr(state["storage"], name, self._storage_parts[name])
+        for name in of_trial:
+            state[name] = self._trial_parts[name]
+        temporary = _TemporaryTrialState()
+        temporary.location = _Location(*location)
+        temporary.num_restore_failures = restore_failures
+        state["temporary_state"] = temporary
+        return state
+
+    def _split_storage(self, storage: Any) -> tuple[Any, tuple[str, ...]]:
+        """A copy of the storage context without what is shared, and the names of what was."""
+        parts = self._storage_parts
+        names = tuple(name for name in parts if getattr(storage, name) is parts[name])
+        bare = copy.copy(storage)
+        for name in names:
+            setattr(bare, name, None)
+        return bare, names
+
+    def _split_trial(self, state: dict[str, Any]) -> tuple[str, ...]:
+        """Take what all trials share out of ``state``; the names of what was."""
+        names = []
+        for name in _SHARED_BY_TRIALS:
+            part = state.get(name)
+            if part is not None and self._trial_parts.setdefault(name, part) is part:
+                state[name] = None
+                names.append(name)
+        return tuple(names)
+
+    def state_entry(self, trial: Trial) -> str:
+        """One element of ``trial_data`` in the experiment state file, as JSON text."""
+        return json.dumps(self.json_state(trial))
+
+    def json_state(self, trial: Trial) -> tuple[str, str]:
+        """What ``Trial.get_json_state`` returns, without its line breaks and its log-once keys.
+
+        Same content, a quarter of the time: the standard library's C encoder does not indent, and
+        no text of every encoded object is kept in Ray's ``log_once`` set.
+        """
+        state = trial.__getstate__()
+        metadata = dict(state.pop("run_metadata").__dict__)
+        metadata.pop("_cached_json", None)
+        return _encode(state), _encode(metadata)
+
+
+def is_ready_to_spill(trial: Trial) -> bool:
+    """Whether everything that the trial holds is here, so that writing it does not wait."""
+    pending = trial._default_result_or_future
+    if has_reported(trial) or not isinstance(pending, ray.ObjectRef):
+        return True
+    ready, _ = ray.wait([pending], timeout=0)
+    return bool(ready)
+
+
+def has_reported(trial: Trial) -> bool:
+    """Whether the last result is one that the trial reported (Ray's own rule in ``last_result``)."""
+    return any(key != "trial_id" for key in trial.run_metadata.last_result)
+
+
+def _default_result(trial: Trial) -> Any:
+    """What stands in for the result of a trial that never reported; never a reference.
+
+    A reference pins its value and the actor's book-keeping, though once a trial has reported
+    nothing reads it again.
+    """
+    default = trial._default_result_or_future
+    if not isinstance(default, ray.ObjectRef):
+        return default
+    if has_reported(trial):
+        return None
+    try:
+        return ray.get(default, timeout=10)
+    except Exception:  # The actor died before it could say; Ray then has no default either.
+        return None
+
+
+def _without_cache(metadata: Any) -> Any:
+    bare = copy.copy(metadata)
+    # The name must be there: Ray looks whether it is None.
+    bare.__dict__["_cached_json"] = None
+    return bare
+
+
+def _encode(state: dict[str, Any]) -> str:
+    return json.dumps(state, cls=_StateEncoder)
+
+
+class _StateEncoder(json.JSONEncoder):
+    """Writes what Ray's ``TuneFunctionEncoder`` writes."""
+
+    def default(self, o: Any) -> dict[str, str]:
+        # A deque of numbers, twice a metric, is what occurs most; the plain pickle is the same.
+        dumps = pickle.dumps if type(o) is deque else cloudpickle.dumps
+        return {"_type": "CLOUDPICKLE_FALLBACK", "value": dumps(o).hex()}
