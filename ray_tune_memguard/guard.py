@@ -41,7 +41,9 @@ class MemGuard(GuardCallback):
         # In this order: what is reported is what is left after spilling.
         self._parts: tuple[GuardCallback, ...] = (self.pruner, self.reporter)
 
-    def setup(self, **info: Any) -> None:
+    def setup(  # type: ignore[override]
+        self, **info: Any
+    ) -> None:
         for part in self._parts:
             part.setup(**info)
 

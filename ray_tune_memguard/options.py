@@ -29,7 +29,7 @@ class Unset(Enum):
 UNSET: Final = Unset.UNSET
 
 
-def resolve(name: str, given: Any, default: T, parse: Callable[[str, Any], T]) -> T:
+def resolve(name: str, given: Any, default: Any, parse: Callable[[str, Any], T]) -> T:
     """The value of option ``name``.
 
     Raises:
@@ -40,7 +40,7 @@ def resolve(name: str, given: Any, default: T, parse: Callable[[str, Any], T]) -
         return parse(name, given)
     variable = ENVIRONMENT_PREFIX + name.upper()
     text = os.environ.get(variable, "")
-    return parse(variable, _from_text(text)) if text else default
+    return parse(variable, _from_text(text)) if text else parse(name, default)
 
 
 def _from_text(text: str) -> Any:

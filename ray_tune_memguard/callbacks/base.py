@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import functools
 import importlib
+import inspect
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 from ray.tune import Callback
 
-from ray_tune_memguard.notices import Notices, show_lines
+from ray_tune_memguard.notices import Notices, logger, show_lines
 
 Hook = TypeVar("Hook", bound=Callable[..., Any])
 
@@ -31,7 +32,9 @@ class GuardCallback(Callback):
 
     options: dict[str, Any]
 
-    def setup(self, **info: Any) -> None:
+    def setup(  # type: ignore[override]
+        self, **info: Any
+    ) -> None:
         """Begin a sweep. Called by Ray; what was left of an earlier one is forgotten."""
         show_lines()
         self.notices = Notices()
@@ -69,9 +72,23 @@ class _Reopened:
 
 
 def reopen(name: str, options: dict[str, Any]) -> Any:
-    """Make the callback that was pickled: ``module:Class`` with its options."""
+    """Make the callback that was pickled: ``module:Class`` with its options.
+
+    An option that cannot be kept here (a directory of another machine, an argument of another
+    version) must not keep an experiment from being restored: it falls back to its default.
+    """
     module, _, class_name = name.partition(":")
-    return getattr(importlib.import_module(module), class_name)(**options)
+    callback_class = getattr(importlib.import_module(module), class_name)
+    known = inspect.signature(callback_class).parameters
+    kept = {}
+    for option, value in options.items():
+        try:
+            callback_class(**{option: value})
+            kept[option] = value
+        except (TypeError, ValueError) as error:
+            reason = str(error) if option in known else "this version does not have it"
+            logger.warning("%s falls back to its default for %s: %s", class_name, option, reason)
+    return callback_class(**kept)
 
 
 def _guarded(hook: Callable[..., Any]) -> Callable[..., Any]:

@@ -116,7 +116,7 @@ class Residency:
             trial = self._held.get(row.trial_id)
             if trial is None:
                 cls = ghost_class(self._codec.trial_class)
-                trial = cls.__new__(cls)
+                trial = object.__new__(cls)
                 _attributes(trial).update(
                     {"trial_id": row.trial_id, "status": row.status, _RESIDENCY: self}
                 )

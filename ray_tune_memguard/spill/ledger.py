@@ -82,10 +82,9 @@ class ProgressLedger:
 
 def _flat(result: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in result.items():
-        if isinstance(value, dict) and value:
-            # The config is the one entry whose keys no report looks for as metrics.
-            if prefix or key != "config":
-                yield from _flat(value, f"{prefix}{key}/")
+        # The config is the one entry whose keys no report looks for as metrics.
+        if isinstance(value, dict) and (prefix or key != "config"):
+            yield from _flat(value, f"{prefix}{key}/")
         yield f"{prefix}{key}", value
 
 

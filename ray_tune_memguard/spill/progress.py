@@ -41,7 +41,7 @@ class ProgressDigest(list[Any]):
         first: dict[str, Any] = {}
         for trial in self:
             first.setdefault(trial.status, trial)
-        residents = defaultdict(dict)
+        residents: dict[str, dict[int, Any]] = defaultdict(dict)
         for seq, trial in self._trials.resident_by_seq().items():
             residents[trial.status][seq] = trial
         # A defaultdict, because that is what Ray's own grouping returns.

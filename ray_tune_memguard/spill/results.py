@@ -61,7 +61,10 @@ class LateDict(dict[str, Any]):
         )
 
     def get(self, key: str, default: Any = None) -> Any:
-        return self[key] if key in self else default
+        try:
+            return self[key]
+        except KeyError:
+            return default
 
     def keys(self) -> KeysView[str]:  # type: ignore[override]
         return KeysView(self)

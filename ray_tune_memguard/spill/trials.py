@@ -70,7 +70,7 @@ class SpilledTrials(list[Any]):
         return self.residency.ghost(row) if row else None
 
     def place(self, trial: Any) -> int:
-        """The ``seq`` of any trial, spilled or not. Raises ValueError when it is not one of these."""
+        """The ``seq`` of any of these trials, spilled or not. Raises ValueError for others."""
         seq = self._seq_by_id.get(trial.trial_id)
         if seq is None:
             row = self.residency.store.row(trial.trial_id)
@@ -179,7 +179,7 @@ class SpilledTrials(list[Any]):
             return False
         return all(mine is theirs for mine, theirs in zip(self, other, strict=True))
 
-    __hash__ = None  # type: ignore[assignment]
+    __hash__ = None
 
     def __repr__(self) -> str:
         return repr(list(self))
@@ -200,7 +200,7 @@ class SpilledTrials(list[Any]):
         for trial in trials:
             self.append(trial)
 
-    def __iadd__(self, trials: Iterable[Any]) -> SpilledTrials:  # type: ignore[override,misc]
+    def __iadd__(self, trials: Iterable[Any]) -> SpilledTrials:  # type: ignore[misc]
         self.extend(trials)
         return self
 
@@ -235,7 +235,7 @@ class SpilledTrials(list[Any]):
                 "order; sort a copy instead: sorted(trials, key=...)."
             )
 
-    sort = reverse = insert = __setitem__ = _keep_order  # type: ignore[assignment]
+    sort = reverse = insert = __setitem__ = _keep_order
 
 
 class _HoleRanks:

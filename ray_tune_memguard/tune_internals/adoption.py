@@ -52,13 +52,15 @@ def adopt(controller: TuneController, adoption: Adoption) -> None:
         )
     setattr(controller, _ADOPTION, adoption)
     controller._trials = adoption.trials
-    controller.__class__ = _adopted_classes[plain]  # type: ignore[assignment]
+    controller.__class__ = _adopted_classes[plain]
 
 
 class _AdoptedController(TuneController):
     """Overrides of methods whose cost or memory grows with the number of finished trials."""
 
     _memguard_adoption: Adoption
+    _storage: Any
+    _trial_metadata: dict[str, Any]
 
     def is_finished(self) -> bool:
         # Spilled trials are finished; Ray would ask each of them whenever no trial is live.

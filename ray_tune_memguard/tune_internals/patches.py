@@ -82,11 +82,11 @@ def _old_report(original: Original, reporter: Any, trials: Any, *args: Any, **kw
 
 def _dataframes(original: Original, analysis: Any) -> Any:
     if isinstance(analysis.trials, SpilledTrials):
-        return LateDict(analysis.trials, functools.partial(_dataframe, analysis))
+        return LateDict(analysis.trials, _dataframe)
     return original(analysis)
 
 
-def _dataframe(analysis: Any, trial: Any) -> Any:
+def _dataframe(trial: Any) -> Any:
     """A trial's DataFrame as Ray reads it, failures included."""
     one = ExperimentAnalysis.__new__(ExperimentAnalysis)
     one.trials = [trial]

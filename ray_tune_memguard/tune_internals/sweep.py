@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler
-from ray.tune.utils.util import unflattened_lookup
+from ray.tune.utils import unflattened_lookup
 
 from ray_tune_memguard.notices import Notices
 from ray_tune_memguard.spill.ghost import Residency

@@ -2,10 +2,10 @@
 
 Two forms of the same trial:
 
-- :meth:`TrialStateCodec.dump`: everything the object holds, for this process. Tuples stay tuples and
-  the parts that all trials of a sweep share (file system, syncer) stay shared.
-- :meth:`TrialStateCodec.state_entry`: what Ray's own experiment state file holds, in Ray's format,
-  for Ray's own restore.
+- :meth:`TrialStateCodec.dump`: everything the object holds, for this process. Tuples stay tuples
+  and the parts that all trials of a sweep share (file system, syncer) stay shared.
+- :meth:`TrialStateCodec.state_entry`: what Ray's own experiment state file holds, in Ray's
+  format, for Ray's own restore.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _SHARED_BY_TRIALS = ("trial_name_creator", "trial_dirname_creator")
 class TrialStateCodec:
     """The :class:`~ray_tune_memguard.spill.codec.TrialCodec` of Ray's trials, for one sweep."""
 
-    trial_class = Trial
+    trial_class: type = Trial
 
     def __init__(self, storage: Any) -> None:
         self._storage_parts = {name: getattr(storage, name) for name in _SHARED_BY_STORAGE}
@@ -113,7 +113,7 @@ def is_ready_to_spill(trial: Trial) -> bool:
 
 
 def has_reported(trial: Trial) -> bool:
-    """Whether the last result is one that the trial reported (Ray's own rule in ``last_result``)."""
+    """Whether the last result was reported by the trial, by the rule of ``Trial.last_result``."""
     return any(key != "trial_id" for key in trial.run_metadata.last_result)
 
 

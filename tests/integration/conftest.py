@@ -1,0 +1,34 @@
+"""One small Ray cluster for all integration tests, and sweeps that run twice on it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"
+# Trial ids are random otherwise, and could not be compared.
+os.environ["_TEST_TUNE_TRIAL_UUID"] = "same"
+
+import pytest
+import ray
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cluster() -> Iterator[None]:
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> Path:
+    return tmp_path / "results"
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.startswith("TUNE_MEMGUARD_") or name == "RAY_TUNE_CALLBACKS":
+            monkeypatch.delenv(name)

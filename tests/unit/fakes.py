@@ -1,0 +1,36 @@
+"""A stand-in for Ray's trial, for tests of rooms that know no more of it than a codec does."""
+
+from __future__ import annotations
+
+import pickle
+from typing import Any
+
+
+class FakeTrial:
+    """An object with an id, a status and some state."""
+
+    def __init__(self, number: int, status: str = "TERMINATED", **last_result: Any) -> None:
+        self.trial_id = f"t{number:05d}"
+        self.status = status
+        self.config = {"number": number, "layers": (8, 8)}
+        self.last_result = {"score": float(number), **last_result}
+        self.error_file: str | None = None
+
+    def is_finished(self) -> bool:
+        return self.status in ("TERMINATED", "ERROR")
+
+    def __repr__(self) -> str:
+        return f"FakeTrial({self.trial_id})"
+
+
+class FakeCodec:
+    trial_class: type = FakeTrial
+
+    def dump(self, trial: Any) -> bytes:
+        return pickle.dumps(dict(trial.__dict__))
+
+    def has_error(self, trial: Any) -> bool:
+        return trial.error_file is not None
+
+    def load(self, raw: bytes) -> dict[str, Any]:
+        return pickle.loads(raw)

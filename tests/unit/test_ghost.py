@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+import copy
+import gc
+import pickle
+import threading
+import weakref
+from typing import Any
+
+import pytest
+
+from ray_tune_memguard.spill.ghost import is_ghost
+from ray_tune_memguard.spill.trials import SpilledTrials
+from tests.unit.fakes import FakeTrial
+
+
+def test_a_spilled_trial_is_the_same_object_without_its_state(
+    trials: SpilledTrials, spill: Any
+) -> None:
+    held = trials[3]
+    spill(trials, 3)
+    assert is_ghost(held)
+    assert trials[3] is held
+    assert set(object.__getattribute__(held, "__dict__")) < {
+        "trial_id",
+        "status",
+        "_memguard_residency",
+    } | {"x"}
+
+
+def test_id_status_and_class_do_not_wake_it(trials: SpilledTrials, spill: Any) -> None:
+    held = trials[3]
+    spill(trials, 3)
+    assert (held.trial_id, held.status, held.is_finished()) == ("t00003", "TERMINATED", True)
+    assert isinstance(held, FakeTrial)
+    assert held.__class__ is FakeTrial
+    assert type(held).__name__ == "FakeTrial"
+    assert {held: 1}[held] == 1
+    assert is_ghost(held)
+
+
+def test_any_other_use_gives_the_state_back(trials: SpilledTrials, spill: Any) -> None:
+    held = trials[3]
+    before = dict(held.__dict__)
+    spill(trials, 3)
+    assert held.config == {"number": 3, "layers": (8, 8)}
+    assert type(held) is FakeTrial
+    assert vars(held) == before
+
+
+@pytest.mark.parametrize(
+    "copied", [copy.copy, copy.deepcopy, lambda t: pickle.loads(pickle.dumps(t))]
+)
+def test_copies_of_a_ghost_are_plain_trials(trials: SpilledTrials, spill: Any, copied: Any) -> None:
+    held = trials[3]
+    spill(trials, 3)
+    twin = copied(held)
+    assert type(twin) is FakeTrial
+    assert twin.config["number"] == 3
+
+
+def test_what_nobody_holds_is_not_in_memory(trials: SpilledTrials, spill: Any) -> None:
+    gone = weakref.ref(trials[3])
+    spill(trials, 3)
+    gc.collect()
+    assert gone() is None
+    assert trials[3].config["number"] == 3
+
+
+def test_loaded_trials_are_bounded(trials: SpilledTrials, spill: Any) -> None:
+    held = list(trials)
+    spill(trials, *range(12))
+    for trial in held:
+        assert trial.config
+    assert sum(not is_ghost(trial) for trial in held) == 4
+    assert all(mine is theirs for mine, theirs in zip(trials, held, strict=True))
+
+
+def test_changes_are_kept(trials: SpilledTrials, spill: Any) -> None:
+    spill(trials, *range(12))
+    trials[3].config["note"] = "nested"
+    trials[4].custom = "attribute"
+    del trials[5].last_result
+    for trial in trials:
+        assert trial.config
+    assert all(is_ghost(trials[n]) for n in (3, 4, 5))
+    assert trials[3].config["note"] == "nested"
+    assert trials[4].custom == "attribute"
+    assert not hasattr(trials[5], "last_result")
+
+
+def test_a_change_of_status_shows(trials: SpilledTrials, spill: Any) -> None:
+    spill(trials, *range(12))
+    trials[3].status = "ERROR"
+    trials.residency.settle()
+    assert trials[3].status == "ERROR"
+    assert trials.residency.store.count("ERROR") == 1
+
+
+def test_what_cannot_be_written_any_more_stays_loaded(trials: SpilledTrials, spill: Any) -> None:
+    spill(trials, *range(12))
+    trials[3].lock = threading.Lock()
+    for trial in trials:
+        assert trial.config
+    gc.collect()
+    assert trials[3].lock is not None
+
+
+def test_threads_may_wake_the_same_ghost(trials: SpilledTrials, spill: Any) -> None:
+    held = list(trials)
+    spill(trials, *range(12))
+    wrong: list[Any] = []
+
+    def read() -> None:
+        for _ in range(200):
+            for number, trial in enumerate(held):
+                try:
+                    if trial.config["number"] != number:
+                        wrong.append(trial)
+                except Exception as error:
+                    wrong.append(error)
+
+    threads = [threading.Thread(target=read) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []

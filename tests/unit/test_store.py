@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+import os
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from ray_tune_memguard.spill.store import SpilledRow, TrialStore
+
+
+def put(store: TrialStore, *numbers: int, status: str = "TERMINATED") -> None:
+    with store.transaction():
+        for number in numbers:
+            store.put(number, f"t{number}", status, status == "ERROR", b"state %d" % number)
+
+
+def test_a_state_comes_back_byte_for_byte(store: TrialStore) -> None:
+    blobs = {f"t{n}": os.urandom(5000) + b"same text " * 500 for n in range(5)}
+    with store.transaction():
+        for number, (trial_id, raw) in enumerate(blobs.items()):
+            store.put(number, trial_id, "TERMINATED", False, raw)
+    assert {trial_id: store.state(trial_id) for trial_id in blobs} == blobs
+
+
+def test_states_that_look_alike_take_little_room(store: TrialStore) -> None:
+    text = os.urandom(4000)
+    with store.transaction():
+        for number in range(200):
+            store.put(number, f"t{number}", "TERMINATED", False, text + b"%d" % number)
+    store.settle()
+    assert store.path.stat().st_size < 200 * 600
+
+
+def test_rows_are_found_by_place_id_and_status(store: TrialStore) -> None:
+    put(store, 0, 1, 3)
+    put(store, 2, status="ERROR")
+    assert [row.seq for row in store.rows(1, 3)] == [1, 2]
+    assert store.row("t3") == SpilledRow(3, "t3", "TERMINATED")
+    assert store.row("nobody") is None
+    assert [row.seq for row in store.with_status("TERMINATED", after=0, limit=5)] == [1, 3]
+    assert [row.seq for row in store.with_error()] == [2]
+    assert (store.count("TERMINATED"), store.count("ERROR")) == (3, 1)
+
+
+def test_a_failed_transaction_leaves_nothing(store: TrialStore) -> None:
+    with pytest.raises(RuntimeError), store.transaction():
+        store.put(0, "t0", "TERMINATED", False, b"first, so it is the dictionary too")
+        raise RuntimeError
+    assert store.row("t0") is None
+    put(store, 0, 1)
+    assert store.state("t1") == b"state 1"
+
+
+def test_the_same_trial_twice_is_refused(store: TrialStore) -> None:
+    put(store, 0)
+    with pytest.raises(sqlite3.IntegrityError):
+        put(store, 0)
+    assert store.state("t0") == b"state 0"
+
+
+def test_an_unknown_trial_is_a_key_error(store: TrialStore) -> None:
+    with pytest.raises(KeyError):
+        store.state("nobody")
+
+
+def test_a_changed_state_replaces_the_old_one(store: TrialStore) -> None:
+    put(store, 0)
+    with store.transaction():
+        store.replace("t0", "ERROR", True, b"changed")
+    assert store.state("t0") == b"changed"
+    assert [row.status for row in store.rows(0, 1)] == ["ERROR"]
+
+
+@pytest.mark.parametrize("content", [b"", b"SQLite format 3\0 cut short", b"somebody's notes"])
+def test_a_file_in_its_place_is_left_alone(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "trials.sqlite").write_bytes(content)
+    store = TrialStore.create(tmp_path, "trials")
+    put(store, 0)
+    assert store.path == tmp_path / "trials-1.sqlite"
+    assert (tmp_path / "trials.sqlite").read_bytes() == content
+
+
+def test_an_earlier_store_is_not_mixed_in(tmp_path: Path) -> None:
+    first = TrialStore.create(tmp_path, "trials")
+    put(first, 0)
+    second = TrialStore.create(tmp_path, "trials")
+    assert second.row("t0") is None
+    assert first.path != second.path
+
+
+def test_a_second_writer_cannot_get_in_while_the_sweep_runs(store: TrialStore) -> None:
+    put(store, 0)
+    other = sqlite3.connect(store.path, timeout=0.1)
+    with pytest.raises(sqlite3.OperationalError, match="locked"):
+        other.execute("SELECT count(*) FROM trial").fetchone()
+    store.settle()
+    assert other.execute("SELECT count(*) FROM trial").fetchone() == (1,)
+
+
+def test_a_killed_writer_leaves_what_it_committed(tmp_path: Path) -> None:
+    child = os.fork()
+    if child == 0:
+        store = TrialStore.create(tmp_path, "trials")
+        put(store, *range(50))
+        store._connection.execute("BEGIN")
+        store.put(50, "t50", "TERMINATED", False, b"not committed")
+        os.kill(os.getpid(), 9)
+    os.waitpid(child, 0)
+    connection = sqlite3.connect(tmp_path / "trials.sqlite")
+    assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    assert connection.execute("SELECT count(*) FROM trial").fetchone() == (50,)
+
+
+def test_a_directory_that_cannot_be_made_is_an_os_error(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="file"):
+        TrialStore.create(tmp_path / "file" / "below", "trials")
