@@ -87,13 +87,13 @@ class RssReporter(GuardCallback):
             self._completed += len(self._ended) - failed
             self._ended.clear()
         if self._is_due():
-            self._report()
+            self._report(trials)
 
     @guarded
     def on_experiment_end(self, trials: list[Any], **info: Any) -> None:
         # Stopping the experiment ends trials without a word to callbacks, so count once more.
         self._count(trials)
-        self._report()
+        self._report(trials)
 
     @property
     def _trials(self) -> int:
@@ -110,12 +110,12 @@ class RssReporter(GuardCallback):
         waited = time.monotonic() - self._last_time
         return self.every_seconds is not None and waited >= self.every_seconds
 
-    def _report(self) -> None:
+    def _report(self, trials: list[Any]) -> None:
         point = RssPoint(time.time(), self._trials, self._completed, self._errored, rss_bytes())
         self._last_trials = self._trials
         self._last_time = time.monotonic()
         if self._series is None:
-            self._series = RssSeries(entry.rss_series_path())
+            self._series = RssSeries(entry.rss_series_path(trials))
         try:
             self._series.add(point)
             self.notices.again("series")

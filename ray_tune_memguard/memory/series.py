@@ -35,17 +35,19 @@ class RssPoint:
 
 
 class RssSeries:
-    """Points of one run, appended to ``path`` as CSV, a line at a time.
+    """Points of one run, appended to ``path`` as CSV, a line at a time; None: to no file.
 
     A write that fails raises OSError; the point is kept for the slope all the same.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path | None) -> None:
         self.path = path
         self.recent: deque[RssPoint] = deque(maxlen=POINTS_KEPT)
 
     def add(self, point: RssPoint) -> None:
         self.recent.append(point)
+        if self.path is None:
+            return
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a", newline="") as file:
             writer = csv.writer(file)

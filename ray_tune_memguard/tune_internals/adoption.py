@@ -85,9 +85,18 @@ class _AdoptedController(TuneController):
             self._memguard_adoption.choosing = False
 
     def _get_trial_checkpoints(self) -> dict[str, Any]:
-        codec = self._memguard_adoption.codec
+        adoption = self._memguard_adoption
         for trial in self._trials_to_cache:
-            self._trial_metadata[trial.trial_id] = codec.json_state(trial)
+            try:
+                self._trial_metadata[trial.trial_id] = adoption.codec.json_state(trial)
+            except Exception as error:
+                # Ray alone would end the sweep here. What was written of it before stays.
+                adoption.notices.warn(
+                    "unwritten",
+                    f"The state of trial {trial} cannot be serialised ({error!r}), so the "
+                    "experiment state is saved without its latest changes. Others like it will "
+                    "be treated so without a word.",
+                )
         self._trials_to_cache.clear()
         return self._trial_metadata
 

@@ -7,7 +7,9 @@ said that this Ray is known.
 from __future__ import annotations
 
 import sqlite3
+import time
 import weakref
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -72,9 +74,17 @@ def disk_errors() -> tuple[type[Exception], ...]:
     return (OSError, sqlite3.OperationalError)
 
 
-def rss_series_path() -> Path:
-    """Where the RSS series of the calling sweep goes."""
-    from ray_tune_memguard.tune_internals import paths
+def rss_series_path(trials: Sequence[Any]) -> Path | None:
+    """Where the RSS series of the calling sweep goes; None where this Ray does not tell.
 
-    sweep = controller()
-    return paths.report_directory(sweep) / f"rss-{paths.session_name(sweep)}.csv"
+    ``trials``: those of the sweep. On a Ray we do not know their public path is all there is.
+    """
+    try:
+        from ray_tune_memguard.tune_internals import paths
+
+        sweep = controller()
+        return paths.report_directory(sweep) / f"rss-{paths.session_name(sweep)}.csv"
+    except (ImportError, AttributeError):
+        experiment = getattr(trials[0], "local_experiment_path", None) if trials else None
+        name = time.strftime("rss-%Y-%m-%d_%H-%M-%S.csv")
+        return Path(experiment, "memguard", name) if experiment else None

@@ -21,7 +21,6 @@ _CONTROLLER_ATTRIBUTES = (
     "_trials_to_cache",
     "_trial_metadata",
     "_trial_to_actor",
-    "_staged_trials",
     "_resetting_trials",
     "_stop_queue",
     "_callbacks",

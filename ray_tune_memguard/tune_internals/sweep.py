@@ -123,12 +123,15 @@ class Sweep:
         return [*controller._stopped_trials, *controller._failed_trials]
 
     def _is_settled(self, trial: Any) -> bool:
-        """Whether nothing in the controller will touch the trial again."""
+        """Whether nothing in the controller will touch the trial again.
+
+        Being staged does not count: Ray leaves a trial whose actor refused to be reused in that
+        set, where nothing but its resources is looked at.
+        """
         controller = self._controller
         return (
             trial.trial_id not in self._refused_ids
             and trial not in controller._trial_to_actor
-            and trial not in controller._staged_trials
             and trial not in controller._resetting_trials
             and trial not in controller._stop_queue
             and not trial.is_saving

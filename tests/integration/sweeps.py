@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
@@ -12,6 +13,7 @@ from typing import Any
 
 import pandas as pd
 from ray import tune
+from ray.tune.experiment import Trial
 from ray.tune.search.basic_variant import BasicVariantGenerator
 
 SEED = 7
@@ -125,6 +127,9 @@ def fit(
     run_config: dict[str, Any] | None = None,
 ) -> tune.ResultGrid:
     """A small sweep with fixed samples. ``tune_config`` and ``run_config`` add to the defaults."""
+    ids = itertools.count()
+    # Searchers ask for random ids, which could not be compared.
+    Trial.generate_id = classmethod(lambda cls: f"id{next(ids):05d}")
     space = SPACE if space is None else space
     tuner = tune.Tuner(
         trainable,

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import pickle
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
-from ray import tune
+from ray import cloudpickle, tune
 from ray.air.result import Result
 from ray.tune import ResultGrid
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianStoppingRule
@@ -87,7 +86,7 @@ CASES = {
         samples=6,
     ),
     "actors die": Case(sweeps.dies, samples=5),
-    "never report": Case(sweeps.never_reports, samples=4),
+    "never report": Case(sweeps.never_reports, {"metric": None, "mode": None}, samples=4),
     "checkpoints": Case(
         sweeps.with_checkpoints,
         run_config={
@@ -99,7 +98,11 @@ CASES = {
     ),
     "class": Case(sweeps.Stepwise, run_config={"stop": {"training_iteration": 3}}, samples=4),
     "class not reusable": Case(
-        sweeps.NotReusable, run_config={"stop": {"training_iteration": 2}}, samples=4
+        sweeps.NotReusable,
+        # One at a time: which actor meets which trial is a matter of luck otherwise.
+        {"max_concurrent_trials": 1, "search_alg": None},
+        run_config={"stop": {"training_iteration": 2}},
+        samples=4,
     ),
     "lambda names": Case(
         sweeps.one_report,
@@ -146,7 +149,7 @@ def both(
         tune_config = dict(case.tune_config)
         for key in ("scheduler", "search_alg"):
             if tune_config.get(key) is not None:
-                tune_config[key] = pickle.loads(pickle.dumps(tune_config[key]))
+                tune_config[key] = cloudpickle.loads(cloudpickle.dumps(tune_config[key]))
         if tune_config.get("search_alg", 0) is None:
             del tune_config["search_alg"]
         grids.append(
@@ -245,7 +248,7 @@ def test_analysis(both: Both) -> None:
             for analysis in (guarded, plain)
         )
         assert type(found) is type(expected), attribute
-    assert guarded.best_config == plain.best_config
+    assert sweeps.raised(lambda: guarded.best_config) == sweeps.raised(lambda: plain.best_config)
 
 
 def test_trials_read_like_rays(both: Both) -> None:
@@ -281,10 +284,10 @@ def test_trials_read_like_rays(both: Both) -> None:
 
 def test_pickles_open_as_plain_ray(both: Both) -> None:
     plain, guarded = both
-    again = pickle.loads(pickle.dumps(guarded))
+    again = cloudpickle.loads(cloudpickle.dumps(guarded))
     assert type(again._experiment_analysis.trials) is list
     assert [sweeps.stable(r.metrics) for r in again] == [sweeps.stable(r.metrics) for r in plain]
-    assert b"ray_tune_memguard" not in pickle.dumps(guarded)
+    assert b"ray_tune_memguard" not in cloudpickle.dumps(guarded)
 
 
 def test_files(both: Both) -> None:

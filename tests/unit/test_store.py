@@ -44,9 +44,13 @@ def test_rows_are_found_by_place_id_and_status(store: TrialStore) -> None:
 
 
 def test_a_failed_transaction_leaves_nothing(store: TrialStore) -> None:
-    with pytest.raises(RuntimeError), store.transaction():
-        store.put(0, "t0", "TERMINATED", False, b"first, so it is the dictionary too")
-        raise RuntimeError
+    def put_and_fail() -> None:
+        with store.transaction():
+            store.put(0, "t0", "TERMINATED", False, b"first, so it is the dictionary too")
+            raise RuntimeError("after the put")
+
+    with pytest.raises(RuntimeError, match="after the put"):
+        put_and_fail()
     assert store.row("t0") is None
     put(store, 0, 1)
     assert store.state("t1") == b"state 1"

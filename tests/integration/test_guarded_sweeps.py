@@ -1,0 +1,498 @@
+"""What a user sees of a guarded sweep, and what becomes of it when something goes wrong."""
+
+from __future__ import annotations
+
+import json
+import logging
+import subprocess
+import sys
+import textwrap
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+from ray import tune
+from ray.tune.analysis import ExperimentAnalysis
+from ray.tune.execution.tune_controller import TuneController
+
+from ray_tune_memguard import MemGuard, RssReporter, TrialPruner, read_rss_series
+from ray_tune_memguard.spill.ghost import is_ghost
+from ray_tune_memguard.spill.trials import SpilledTrials
+from tests.integration import sweeps
+
+
+@pytest.fixture(autouse=True)
+def _log(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    with caplog.at_level(logging.INFO, logger="ray_tune_memguard"):
+        yield
+
+
+def is_guarded(grid: tune.ResultGrid) -> bool:
+    return isinstance(grid._experiment_analysis.trials, SpilledTrials)
+
+
+def said(caplog: pytest.LogCaptureFixture, *words: str) -> list[str]:
+    """The messages of ours that contain all these words."""
+    return [
+        record.getMessage()
+        for record in caplog.records
+        if record.name.startswith("ray_tune_memguard")
+        and all(word in record.getMessage() for word in words)
+    ]
+
+
+class Probe(tune.Callback):
+    """Calls a function at the end of each step, with the number of finished trials."""
+
+    def __init__(self, act: Any) -> None:
+        self.act = act
+
+    def on_step_end(self, iteration: int, trials: Any, **_: Any) -> None:
+        self.act(sum(trial.is_finished() for trial in trials), trials)
+
+    def __reduce__(self) -> Any:
+        return tune.Callback, ()
+
+
+# The ways in.
+
+
+def test_by_environment_variable_without_a_change_of_code(
+    storage: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("RAY_TUNE_CALLBACKS", "ray_tune_memguard.MemGuard")
+    monkeypatch.setenv("TUNE_MEMGUARD_EVERY_TRIALS", "2")
+    grid = sweeps.fit(sweeps.one_report, storage, [], samples=4)
+    assert is_guarded(grid)
+    assert [line.split("  ")[0] for line in said(caplog, "RSS")][:2] == ["trial#2", "trial#4"]
+
+
+def test_tune_run(storage: Path) -> None:
+    analysis = tune.run(
+        sweeps.one_report,
+        config=sweeps.SPACE,
+        num_samples=4,
+        metric="score",
+        mode="max",
+        storage_path=str(storage),
+        name="run",
+        verbose=0,
+        callbacks=[MemGuard()],
+    )
+    assert type(analysis) is ExperimentAnalysis
+    assert isinstance(analysis.trials, SpilledTrials)
+    assert len(analysis.results_df) == 4
+    assert analysis.best_result["score"] == max(analysis.results_df.score)
+
+
+def test_one_guard_serves_two_sweeps_in_turn(storage: Path) -> None:
+    guard = MemGuard()
+    first = sweeps.fit(sweeps.one_report, storage, [guard], samples=3, name="first")
+    second = sweeps.fit(sweeps.one_report, storage, [guard], samples=2, name="second")
+    assert is_guarded(first)
+    assert is_guarded(second)
+    assert [len(first), len(second)] == [3, 2]
+    assert first[0].metrics["score"] == second[0].metrics["score"]
+
+
+def test_the_parts_alone(storage: Path, caplog: pytest.LogCaptureFixture) -> None:
+    plain = sweeps.fit(
+        sweeps.one_report, storage, [RssReporter(every_trials=2)], samples=4, name="reporter"
+    )
+    assert not is_guarded(plain)
+    assert len(said(caplog, "RSS")) == 3
+    caplog.clear()
+    pruned = sweeps.fit(sweeps.one_report, storage, [TrialPruner()], samples=4, name="pruner")
+    assert is_guarded(pruned)
+    assert said(caplog, "RSS") == []
+
+
+@pytest.mark.parametrize("guard_first", [True, False])
+def test_two_guards_the_second_steps_aside(
+    storage: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    guard_first: bool,
+) -> None:
+    if guard_first:
+        monkeypatch.setenv("RAY_TUNE_CALLBACKS", "ray_tune_memguard.MemGuard")
+        callbacks: list[Any] = [MemGuard()]
+    else:
+        callbacks = [TrialPruner(), MemGuard(), RssReporter()]
+    grid = sweeps.fit(sweeps.one_report, storage, callbacks, samples=3)
+    assert is_guarded(grid)
+    assert len(grid) == 3
+    assert len(said(caplog, "TrialPruner", "steps aside")) == 1
+    assert len(said(caplog, "RssReporter", "steps aside")) == 1
+    assert len(list((Path(grid.experiment_path) / "memguard").glob("*.sqlite"))) == 1
+
+
+def test_spill_dir(storage: Path, tmp_path: Path) -> None:
+    spill_dir = tmp_path / "fast-disk"
+    grid = sweeps.fit(sweeps.one_report, storage, [MemGuard(spill_dir=spill_dir)], samples=3)
+    assert is_guarded(grid)
+    assert len(list(spill_dir.glob("trials-*.sqlite"))) == 1
+    assert not list(storage.rglob("*.sqlite"))
+
+
+# While it runs.
+
+
+def test_finished_trials_leave_every_known_holder(storage: Path) -> None:
+    found: dict[str, Any] = {}
+
+    class Look(tune.Callback):
+        def on_experiment_end(self, trials: Any, **_: Any) -> None:
+            frame = sys._getframe()
+            while not isinstance(frame.f_locals.get("self"), TuneController):
+                frame = frame.f_back
+            controller = frame.f_locals["self"]
+            for name, value in vars(controller).items():
+                if isinstance(value, (dict, set)):
+                    found[name] = len(value)
+            found["resident"] = trials.resident()
+            for callback in controller._callbacks._callbacks:
+                for name, value in vars(callback).items():
+                    if name.startswith("_trial") and isinstance(value, (dict, set)):
+                        found[f"{type(callback).__name__}.{name}"] = len(value)
+
+        def __reduce__(self) -> Any:
+            return tune.Callback, ()
+
+    sweeps.fit(sweeps.fails_sometimes, storage, [MemGuard(), Look()], samples=8)
+    assert found.pop("resident") == []
+    kept = {name: size for name, size in found.items() if size}
+    # By resource request, not by trial.
+    assert set(kept) <= {"_resources_to_pending_trials", "_class_cache"}
+    assert "JsonLoggerCallback._trial_configs" in found
+    assert "CSVLoggerCallback._trial_continue" in found
+
+
+def test_read_results_of_a_running_trial_are_let_go(storage: Path) -> None:
+    most = 0
+
+    def look(finished: int, trials: Any) -> None:
+        nonlocal most
+        frame = sys._getframe()
+        while not isinstance(frame.f_locals.get("self"), TuneController):
+            frame = frame.f_back
+        manager = frame.f_locals["self"]._actor_manager
+        for futures in manager._tracked_actors_to_task_futures.values():
+            most = max(most, len(futures))
+
+    def many(config: dict[str, Any]) -> None:
+        for _ in range(50):
+            tune.report({"score": 1.0})
+
+    sweeps.fit(many, storage, [MemGuard(), Probe(look)], samples=1)
+    assert 0 < most <= 3
+
+
+def test_a_callback_that_keeps_trials_can_use_them(storage: Path) -> None:
+    class Keeper(tune.Callback):
+        kept: list[Any] = []  # noqa: RUF012
+
+        def on_trial_start(self, iteration: int, trials: Any, trial: Any, **_: Any) -> None:
+            self.kept.append(trial)
+
+        def on_step_end(self, iteration: int, trials: Any, **_: Any) -> None:
+            for trial in self.kept:
+                assert trial in trials
+                assert trial.trial_id.startswith("same")
+
+    grid = sweeps.fit(sweeps.one_report, storage, [MemGuard(), Keeper()], samples=5)
+    assert len(Keeper.kept) == 5
+    assert any(is_ghost(trial) for trial in Keeper.kept)
+    for trial, result in zip(sorted(Keeper.kept, key=str), grid, strict=True):
+        assert trial.last_result["score"] == result.metrics["score"]
+        assert trial.config == result.config
+        assert trial.local_path
+        assert trial.path == result.path
+        trial.note = "mine"
+    assert [trial.note for trial in grid._experiment_analysis.trials] == ["mine"] * 5
+
+
+def test_a_callback_that_raises_ends_the_sweep_as_ever(storage: Path) -> None:
+    class Raises(tune.Callback):
+        def on_trial_complete(self, **_: Any) -> None:
+            raise RuntimeError("the user's own error")
+
+        def on_step_end(self, iteration: int, **_: Any) -> None:
+            if iteration > 5:
+                raise RuntimeError("the user's own error")
+
+    with pytest.raises(RuntimeError, match="the user's own error"):
+        sweeps.fit(sweeps.one_report, storage, [MemGuard(), Raises()], samples=20)
+
+
+def test_the_series_counts_completed_and_errored(storage: Path) -> None:
+    grid = sweeps.fit(
+        sweeps.fails_sometimes, storage, [MemGuard(every_trials=1, every_seconds=None)], samples=8
+    )
+    series = read_rss_series(grid.experiment_path)
+    last = series.iloc[-1]
+    assert (last.completed, last.errored) == (grid.num_terminated, grid.num_errors)
+    assert last.errored > 0
+    assert last.trials == 8
+    assert series.trials.is_monotonic_increasing
+    assert (series.rss_bytes > 2**20).all()
+
+
+def test_a_time_interval_reports_without_finished_trials(
+    storage: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def slow(config: dict[str, Any]) -> None:
+        import time
+
+        for _ in range(6):
+            time.sleep(0.2)
+            tune.report({"score": 1.0})
+
+    guard = RssReporter(every_trials=None, every_seconds=0.3)
+    sweeps.fit(slow, storage, [guard], samples=1)
+    assert said(caplog, "trial#0")
+
+
+# Resume.
+
+
+def test_resume_goes_on_counting_and_spilling(storage: Path) -> None:
+    sweeps.fit(sweeps.fails_sometimes, storage, [MemGuard(every_trials=1)], samples=8)
+    path = str(storage / "sweep")
+    tuner = tune.Tuner.restore(path, trainable=sweeps.fails_sometimes, restart_errored=True)
+    before = tuner.get_results()
+    again = tuner.fit()
+    assert is_guarded(again)
+    assert len(again) == len(before) == 8
+    series = read_rss_series(path)
+    assert len(list(Path(path, "memguard").glob("trials-*.sqlite"))) == 2
+    assert series.trials.iloc[-1] == 8
+    resumed = series[series.time > series.time.iloc[0]].trials
+    assert resumed.max() == 8
+
+
+def test_restores_without_this_package(storage: Path) -> None:
+    """Ray alone opens and resumes what a guarded sweep left, with this package not importable."""
+    grid = sweeps.fit(sweeps.one_report, storage, [MemGuard()], samples=6)
+    scores = sorted(result.metrics["score"] for result in grid)
+    script = f"""
+        import sys
+        class Refuse:
+            def find_spec(self, name, path=None, target=None):
+                if name.split(".")[0] == "ray_tune_memguard":
+                    raise ModuleNotFoundError(name)
+        import importlib.util
+        sys.meta_path.insert(0, Refuse())
+        original = importlib.util.find_spec
+        importlib.util.find_spec = lambda name, *rest: (
+            None if name.startswith("ray_tune_memguard") else original(name, *rest)
+        )
+        import json, ray
+        from ray import tune
+        from ray.tune.analysis import ExperimentAnalysis
+        analysis = ExperimentAnalysis({str(storage / "sweep")!r})
+        scores = sorted(trial.last_result["score"] for trial in analysis.trials)
+        def one_report(config): pass
+        ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
+        tuner = tune.Tuner.restore({str(storage / "sweep")!r}, trainable=one_report)
+        again = sorted(result.metrics["score"] for result in tuner.fit())
+        assert not any("memguard" in name for name in sys.modules)
+        print(json.dumps([scores, again]))
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.strip().splitlines()[-1]) == [scores, scores]
+
+
+def test_an_earlier_run_of_the_same_name_is_left_alone(storage: Path) -> None:
+    first = sweeps.fit(sweeps.one_report, storage, [MemGuard()], samples=3)
+    [store] = Path(first.experiment_path, "memguard").glob("*.sqlite")
+    del first
+    before = store.read_bytes()
+    second = sweeps.fit(sweeps.one_report, storage, [MemGuard()], samples=5)
+    assert len(second) == 5
+    assert store.read_bytes() == before
+
+
+# When something goes wrong.
+
+
+def block_disk(guard: MemGuard) -> Any:
+    """Make the guard's store full, as SQLite finds it when the disk is; returns the way back."""
+    connection = guard.pruner._sweep._store._connection
+    [pages] = connection.execute("PRAGMA page_count").fetchone()
+    connection.execute(f"PRAGMA max_page_count={pages}")
+    return lambda: connection.execute("PRAGMA max_page_count=1000000")
+
+
+def make_read_only(guard: MemGuard) -> Any:
+    connection = guard.pruner._sweep._store._connection
+    connection.execute("PRAGMA query_only=1")
+    return lambda: connection.execute("PRAGMA query_only=0")
+
+
+@pytest.mark.parametrize(("trouble", "words"), [(block_disk, "full"), (make_read_only, "readonly")])
+@pytest.mark.parametrize("recovers", [True, False])
+def test_a_disk_in_trouble_costs_no_trial(
+    storage: Path,
+    caplog: pytest.LogCaptureFixture,
+    trouble: Any,
+    words: str,
+    recovers: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("ray_tune_memguard.callbacks.trial_pruner._FIRST_RETRY_S", 0.05)
+    monkeypatch.setattr("ray_tune_memguard.callbacks.trial_pruner._LONGEST_RETRY_S", 0.05)
+    guard = MemGuard()
+    state: dict[str, Any] = {}
+
+    def act(finished: int, trials: Any) -> None:
+        if finished >= 4 and "undo" not in state:
+            state["undo"] = trouble(guard)
+        if finished >= 30 and recovers and not state.get("undone"):
+            state["resident"] = len([t for t in trials.resident() if t.is_finished()])
+            state["undone"] = state["undo"]() or True
+
+    def big(config: dict[str, Any]) -> None:
+        import random
+
+        noise = "".join(random.choice("0123456789abcdef") for _ in range(8000))
+        tune.report({"score": config["a"], "noise": noise})
+
+    grid = sweeps.fit(big, storage, [Probe(act), guard], samples=60)
+    assert len(grid) == 60
+    assert grid.num_terminated == 60
+    assert all(0 <= result.metrics["score"] <= 1 for result in grid)
+    [warning] = said(caplog, "TrialPruner cannot write")
+    assert words in warning
+    assert "trials-" in warning
+    assert "stay in memory" in warning
+    left = [t for t in grid._experiment_analysis.trials.resident() if t.is_finished()]
+    assert (len(left) == 0) == recovers
+    if recovers:
+        assert state["resident"] > 0
+    # Ray alone finds them all, those that could not be spilled too.
+    assert len(ExperimentAnalysis(grid.experiment_path).trials) == 60
+
+
+def test_a_spill_dir_that_goes_away_and_comes_back(
+    storage: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ray_tune_memguard.callbacks.trial_pruner._FIRST_RETRY_S", 0.05)
+    monkeypatch.setattr("ray_tune_memguard.callbacks.trial_pruner._LONGEST_RETRY_S", 0.05)
+    spill_dir = tmp_path / "disk"
+    guard = MemGuard(spill_dir=spill_dir)
+    spill_dir.rmdir()
+    spill_dir.write_text("a file where the directory was")
+
+    def act(finished: int, trials: Any) -> None:
+        if finished >= 4 and spill_dir.is_file():
+            spill_dir.unlink()
+
+    grid = sweeps.fit(sweeps.one_report, storage, [Probe(act), guard], samples=40)
+    assert is_guarded(grid)
+    assert len(grid) == 40
+    assert len(said(caplog, "TrialPruner cannot write", str(spill_dir))) == 1
+    assert grid._experiment_analysis.trials.resident() == []
+
+
+def test_a_trial_that_does_not_serialise_stays_in_memory(
+    storage: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    class AddsLocks(tune.Callback):
+        def on_trial_result(
+            self, iteration: int, trials: Any, trial: Any, result: Any, **_: Any
+        ) -> None:
+            if trial.trial_id[-1] in "13":
+                trial.lock = threading.Lock()
+
+        def on_experiment_end(self, trials: Any, **_: Any) -> None:
+            for trial in trials:
+                if trial.trial_id[-1] in "13":
+                    del trial.lock
+
+    grid = sweeps.fit(sweeps.one_report, storage, [AddsLocks(), MemGuard()], samples=5)
+    assert len(grid) == 5
+    assert [r.config["a"] for r in grid] == [r.metrics["config"]["a"] for r in grid]
+    [warning] = said(caplog, "in memory", "cannot be serialised")
+    assert "lock" in warning
+    trials = grid._experiment_analysis.trials
+    assert sorted(t.trial_id[-1] for t in trials.resident()) == ["1", "3"]
+
+
+@pytest.mark.parametrize(
+    ("name", "owner"),
+    [
+        ("_stopped_trials", "instance"),
+        ("save_to_dir", "class"),
+        ("_get_trial_checkpoints", "class"),
+    ],
+)
+def test_an_unknown_ray_gets_a_warning_and_an_untouched_sweep(
+    storage: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    owner: str,
+) -> None:
+    """A Ray whose private name is another one; the sweep itself runs on the old one."""
+    from ray_tune_memguard.tune_internals import probe
+
+    real = probe.hasattr if hasattr(probe, "hasattr") else hasattr
+    if owner == "instance":
+        monkeypatch.setattr(probe, "hasattr", lambda o, n: n != name and real(o, n), raising=False)
+    else:
+        renamed = getattr(TuneController, name)
+        monkeypatch.setattr(TuneController, name, lambda self, renamed_argument=None: renamed(self))
+        monkeypatch.setitem(probe._CONTROLLER_METHODS, name, ("some_argument",))
+    grid = sweeps.fit(sweeps.one_report, storage, [MemGuard(every_trials=2)], samples=4)
+    assert not is_guarded(grid)
+    assert len(grid) == 4
+    [warning] = said(caplog, "TrialPruner leaves this sweep alone")
+    assert name in warning
+    assert ray.__version__ in warning
+    assert len(said(caplog, "RSS", "MiB")) >= 2
+
+
+def test_no_controller_at_all(
+    storage: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ray_tune_memguard.tune_internals.entry.controller", lambda: None)
+    grid = sweeps.fit(sweeps.one_report, storage, [MemGuard(every_trials=2)], samples=4)
+    assert not is_guarded(grid)
+    assert len(said(caplog, "leaves this sweep alone")) == 1
+    assert said(caplog, "trial#4  RSS")
+
+
+def test_an_error_of_our_own_steps_back(
+    storage: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ray_tune_memguard.tune_internals.sweep import Sweep
+
+    spill = Sweep.spill_settled
+    calls = 0
+
+    def breaks(self: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 8:
+            raise ZeroDivisionError("a bug of ours")
+        return spill(self)
+
+    monkeypatch.setattr(Sweep, "spill_settled", breaks)
+    grid = sweeps.fit(sweeps.one_report, storage, [MemGuard()], samples=10)
+    assert len(grid) == 10
+    assert grid.num_terminated == 10
+    assert len({result.config["a"] for result in grid}) == 10
+    [warning] = said(caplog, "an error of its own")
+    assert "a bug of ours" in warning
+    assert len(ExperimentAnalysis(grid.experiment_path).trials) == 10

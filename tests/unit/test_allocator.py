@@ -1,0 +1,35 @@
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from ray_tune_memguard.memory import allocator
+from ray_tune_memguard.memory.process import rss_bytes
+
+
+def test_without_glibc_nothing_is_said_and_nothing_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "darwin")
+    allocator._glibc.cache_clear()
+    try:
+        assert not allocator.can_trim()
+        assert allocator.slack_bytes() is None
+        allocator.trim()
+    finally:
+        monkeypatch.undo()
+        allocator._glibc.cache_clear()
+
+
+@pytest.mark.skipif(not allocator.can_trim(), reason="only glibc trims")
+def test_trim_gives_slack_back() -> None:
+    # Blocks below the mmap threshold, with one kept behind each so that nothing coalesces away.
+    kept = []
+    filler = [bytearray(60_000) for _ in range(2000)]
+    kept = filler[1::2]
+    del filler
+    before, rss_before = allocator.slack_bytes(), rss_bytes()
+    assert before is not None
+    assert before > 30 * 2**20
+    allocator.trim()
+    assert rss_bytes() < rss_before - 20 * 2**20
+    assert len(kept) == 1000

@@ -1,0 +1,95 @@
+"""Bad input is refused at construction, by name, value and what is allowed."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ray import cloudpickle
+
+from ray_tune_memguard import MemGuard, RssReporter, TrialPruner
+from ray_tune_memguard.callbacks.base import reopen
+
+BAD: list[tuple[str, Any, type[Exception]]] = [
+    ("every_trials", 0, ValueError),
+    ("every_trials", -3, ValueError),
+    ("every_trials", 1.5, TypeError),
+    ("every_trials", True, TypeError),
+    ("every_seconds", "soon", TypeError),
+    ("every_seconds", 0, ValueError),
+    ("every_seconds", float("nan"), ValueError),
+    ("every_seconds", float("inf"), ValueError),
+    ("trim_every_trials", "often", TypeError),
+    ("trim_slack_mib", -1, ValueError),
+    ("spill_dir", 7, TypeError),
+    ("spill_dir", "/dev/null", ValueError),
+    ("spill_dir", "/dev/null/below", ValueError),
+    ("spill_dir", "/proc/nowhere", ValueError),
+]
+
+
+@pytest.mark.parametrize(("option", "value", "error"), BAD)
+def test_bad_arguments(option: str, value: Any, error: type[Exception]) -> None:
+    with pytest.raises(error) as caught:
+        MemGuard(**{option: value})
+    assert str(caught.value).startswith(f"{option} must be ")
+    assert repr(value) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("variable", "text"),
+    [
+        ("EVERY_TRIALS", "0"),
+        ("EVERY_SECONDS", "soon"),
+        ("TRIM_SLACK_MIB", "-1"),
+        ("SPILL_DIR", "/dev/null"),
+    ],
+)
+def test_bad_environment(monkeypatch: pytest.MonkeyPatch, variable: str, text: str) -> None:
+    monkeypatch.setenv(f"TUNE_MEMGUARD_{variable}", text)
+    with pytest.raises((TypeError, ValueError), match=f"^TUNE_MEMGUARD_{variable} must be "):
+        MemGuard()
+
+
+def test_an_argument_wins_over_the_environment(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("TUNE_MEMGUARD_EVERY_TRIALS", "17")
+    monkeypatch.setenv("TUNE_MEMGUARD_EVERY_SECONDS", "2.5")
+    monkeypatch.setenv("TUNE_MEMGUARD_TRIM_SLACK_MIB", "none")
+    monkeypatch.setenv("TUNE_MEMGUARD_SPILL_DIR", str(tmp_path / "spill"))
+    guard = MemGuard(every_trials=3)
+    assert guard.options == {
+        "every_trials": 3,
+        "every_seconds": 2.5,
+        "spill_dir": tmp_path / "spill",
+        "trim_every_trials": 50,
+        "trim_slack_mib": None,
+    }
+
+
+@pytest.mark.parametrize("pickler", [pickle, cloudpickle])
+@pytest.mark.parametrize(
+    "callback",
+    [MemGuard(every_trials=9), RssReporter(every_seconds=9), TrialPruner(trim_every_trials=9)],
+    ids=lambda callback: type(callback).__name__,
+)
+def test_callbacks_pickle_with_their_options(pickler: Any, callback: Any) -> None:
+    again = pickler.loads(pickler.dumps(callback))
+    assert type(again) is type(callback)
+    assert again.options == callback.options
+
+
+def test_a_directory_of_another_machine_does_not_keep_a_callback_from_opening(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    again = reopen(
+        "ray_tune_memguard.guard:MemGuard",
+        {"every_trials": 9, "spill_dir": "/proc/nowhere", "of_a_later_version": 1},
+    )
+    assert again.options["every_trials"] == 9
+    assert again.options["spill_dir"] is None
+    assert "spill_dir" in caplog.text
+    assert "of_a_later_version" in caplog.text

@@ -1,0 +1,105 @@
+"""A digest gives a progress report what all trials would have given it."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ray_tune_memguard.spill.ghost import Residency, is_ghost
+from ray_tune_memguard.spill.ledger import ProgressLedger
+from ray_tune_memguard.spill.progress import ProgressDigest
+from ray_tune_memguard.spill.store import TrialStore
+from ray_tune_memguard.spill.trials import SpilledTrials
+from tests.unit.fakes import FakeCodec, FakeTrial
+
+
+def best(trials: Any, metric: str, sign: int) -> Any:
+    """Ray's rule: the first of the best, in order."""
+    found, score = None, float("-inf")
+    for trial in trials:
+        value = trial.last_result.get(metric)
+        if value is None or value != value:
+            continue
+        if found is None or value * sign > score:
+            found, score = trial, value * sign
+    return found
+
+
+@pytest.fixture(params=range(5))
+def sweep(request: pytest.FixtureRequest, tmp_path: Path, spill: Any) -> Any:
+    chance = random.Random(request.param)
+    plain = []
+    for number in range(300):
+        status = chance.choices(["TERMINATED", "ERROR", "RUNNING"], [90, 5, 5])[0]
+        trial = FakeTrial(number, status, score=float(chance.randrange(20)))
+        if number % 97 == 13:
+            trial.last_result[f"rare{number}"] = 1
+        if status == "ERROR":
+            trial.error_file = "error.txt"
+        plain.append(trial)
+    store = TrialStore.create(tmp_path, "trials")
+    ledger = ProgressLedger(lambda metric, result: result.get(metric))
+    trials = SpilledTrials(plain, Residency(store, FakeCodec()), ledger)
+    finished = [n for n, trial in enumerate(plain) if trial.is_finished()]
+    chance.shuffle(finished)
+    half = len(finished) // 2
+    spill(trials, *finished[:half])
+    ProgressDigest(trials, metric="score", errors=False)
+    spill(trials, *finished[half:])
+    return trials, plain
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_best_trial(sweep: Any, sign: int) -> None:
+    trials, plain = sweep
+    digest = ProgressDigest(trials, metric="score", errors=False)
+    assert best(digest, "score", sign) is best(plain, "score", sign)
+
+
+def test_length_counts_and_order_of_statuses(sweep: Any) -> None:
+    trials, plain = sweep
+    expected: dict[str, list[Any]] = {}
+    for trial in plain:
+        expected.setdefault(trial.status, []).append(trial)
+    digest = ProgressDigest(trials, metric=None, errors=False)
+    groups = digest.by_status()
+    assert len(digest) == len(plain)
+    assert list(groups) == list(expected)
+    for status, group in groups.items():
+        assert len(group) == len(expected[status])
+        assert all(a is b for a, b in zip(group, expected[status], strict=True))
+    assert groups["PAUSED"] == []
+
+
+def test_every_column_has_a_trial_in_it(sweep: Any) -> None:
+    trials, plain = sweep
+    keys = {key for trial in plain for key in trial.last_result}
+    digest = ProgressDigest(trials, metric=None, errors=False)
+    assert {key for trial in digest for key in trial.last_result} == keys
+
+
+def test_every_failed_trial_is_in_it(sweep: Any) -> None:
+    trials, plain = sweep
+    digest = ProgressDigest(trials, metric=None, errors=True)
+    failed = [trial.trial_id for trial in plain if trial.error_file]
+    assert [trial.trial_id for trial in digest if trial.error_file] == failed
+
+
+def test_it_does_not_read_all_trials(sweep: Any) -> None:
+    trials, plain = sweep
+    trials.residency.settle()
+    digest = ProgressDigest(trials, metric="score", errors=False)
+    walked = [trial.last_result for trial in digest]
+    assert len(walked) < 60
+    loaded = sum(trial.is_finished() and not is_ghost(trial) for trial in plain)
+    assert 0 < loaded < 60
+
+
+def test_the_ledger_does_not_grow_with_made_up_keys() -> None:
+    ledger = ProgressLedger(lambda metric, result: result.get(metric))
+    for number in range(5000):
+        ledger.note(number, FakeTrial(number, **{f"key{number}": 1}))
+    assert len(ledger._first_with) <= 1024
