@@ -19,8 +19,9 @@ from ray_tune_memguard.tune_internals import probe
 if TYPE_CHECKING:
     from ray_tune_memguard.tune_internals.sweep import Sweep
 
-# By controller: which of our parts serve it. So two guards on one sweep do not both act.
-_claims: weakref.WeakKeyDictionary[Any, dict[str, Any]] = weakref.WeakKeyDictionary()
+# By controller: which callback of ours does which part. So two guards do not both act. Weakly, as
+# a callback refers to the controller.
+_claims: weakref.WeakKeyDictionary[Any, dict[str, weakref.ref[Any]]] = weakref.WeakKeyDictionary()
 
 
 def controller() -> Any | None:
@@ -37,7 +38,7 @@ def claim(part: str, owner: object) -> bool:
     sweep = controller()
     if sweep is None:
         return True
-    return _claims.setdefault(sweep, {}).setdefault(part, owner) is owner
+    return _claims.setdefault(sweep, {}).setdefault(part, weakref.ref(owner))() is owner
 
 
 def unknown_ray() -> str | None:

@@ -79,7 +79,7 @@ CALLBACKS = (
 )
 
 
-def callback_releases(callbacks: Iterable[Any]) -> list[tuple[Retainer, Any]]:
+def of_callbacks(callbacks: Iterable[Any]) -> list[tuple[Retainer, Any]]:
     """The known retainers among a sweep's callbacks, each with the instance that has it."""
     return [
         (retainer, callback)

@@ -41,6 +41,7 @@ class Sweep:
 
     def __init__(self, controller: Any, store_directory: Path, notices: Notices) -> None:
         self._controller = controller
+        self._notices = notices
         self._store = TrialStore.create(store_directory, f"trials-{paths.session_name(controller)}")
         try:
             self._state_file = ExperimentStateFile(
@@ -58,7 +59,7 @@ class Sweep:
         )
         self._refused_ids: set[str] = set()
         self._exit_hooks = retainers.tensorboard_exit_hooks()
-        self._callback_releases: list[tuple[retainers.Retainer, Any]] | None = None
+        self._retainers: list[tuple[retainers.Retainer, Any]] | None = None
         patches.install()
         adopt(controller, Adoption(self._trials, self._codec, self._state_file, notices))
 
@@ -144,16 +145,25 @@ class Sweep:
         self._store.put(self._trials.seq(trial), trial.trial_id, trial.status, has_error, raw)
 
     def _release(self, trial: Any) -> None:
-        for retainer in retainers.CONTROLLER:
-            retainer.release(self._controller, trial)
-        if type(self._controller._scheduler_alg) in _BLIND_TO_LIVE_TRIALS:
-            retainers.LIVE_TRIALS.release(self._controller, trial)
-        if self._callback_releases is None:
-            # Not earlier: Ray adds its own callbacks after those of the user.
-            callbacks = self._controller._callbacks
-            self._callback_releases = retainers.callback_releases(
-                callbacks[number] for number in range(len(callbacks))
-            )
-        for retainer, callback in self._callback_releases:
-            retainer.release(callback, trial)
+        """Take a spilled trial out of all retainers; a stubborn one must not stop the others."""
+        for retainer, owner in self._all_retainers():
+            try:
+                retainer.release(owner, trial)
+            except Exception as error:
+                self._notices.warn(
+                    retainer.name, f"{retainer.name} keeps finished trials in memory: {error!r}"
+                )
         self._trials.release(trial)
+
+    def _all_retainers(self) -> list[tuple[retainers.Retainer, Any]]:
+        # Made at the first spill: until then Ray adds its own callbacks to those of the user.
+        if self._retainers is None:
+            controller = self._controller
+            of_controller = list(retainers.CONTROLLER)
+            if type(controller._scheduler_alg) in _BLIND_TO_LIVE_TRIALS:
+                of_controller.append(retainers.LIVE_TRIALS)
+            self._retainers = [
+                *((retainer, controller) for retainer in of_controller),
+                *retainers.of_callbacks(controller._callbacks._callbacks),
+            ]
+        return self._retainers
