@@ -15,12 +15,16 @@ from ray_tune_memguard.notices import Notices, logger, show_lines
 Hook = TypeVar("Hook", bound=Callable[..., Any])
 
 # A pickled callback (Ray's tuner.pkl holds them) must open where this package is missing, and then
-# do nothing. Only an expression can ask first, without a function of this package to import.
-_OPEN = (
-    "__import__('importlib').import_module('ray_tune_memguard.callbacks.base').reopen"
-    " if __import__('importlib.util').util.find_spec('ray_tune_memguard')"
-    " else lambda *_: __import__('ray.tune').tune.Callback()"
-)
+# do nothing. So the pickle carries this text, not the name of a function of this package.
+_OPEN_SOURCE = """
+try:
+    from ray_tune_memguard.callbacks.base import reopen
+except ImportError:
+    def reopen(name, options):
+        from ray.tune import Callback
+        return Callback()
+"""
+_OPEN = f"(lambda scope: exec({_OPEN_SOURCE!r}, scope) or scope['reopen'])({{}})"
 
 
 class GuardCallback(Callback):

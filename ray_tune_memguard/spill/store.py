@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
+import time
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,12 +34,17 @@ CREATE TABLE trial (
     trial_id TEXT NOT NULL UNIQUE,
     status TEXT NOT NULL,
     has_error INTEGER NOT NULL,
+    -- Of the trial's own files, and since when (seconds since the epoch) it does not write them.
+    directory TEXT,
+    settled_at REAL NOT NULL,
     state BLOB NOT NULL
 );
 CREATE INDEX trial_by_status ON trial (status, seq);
+CREATE INDEX trial_by_directory ON trial (directory);
 CREATE INDEX trial_with_error ON trial (seq) WHERE has_error;
 """
 _CACHE_KIB = 1024
+_WINDOW = 512
 
 
 @dataclass(frozen=True)
@@ -115,7 +121,15 @@ class TrialStore:
                     self._packer = None
                 raise
 
-    def put(self, seq: int, trial_id: str, status: str, has_error: bool, raw: bytes) -> None:
+    def put(
+        self,
+        seq: int,
+        trial_id: str,
+        status: str,
+        has_error: bool,
+        raw: bytes,
+        directory: str | None = None,
+    ) -> None:
         """Add a trial's state, inside a :meth:`transaction`."""
         if self._packer is None:
             self._packer = Packer(raw)
@@ -123,8 +137,8 @@ class TrialStore:
                 "INSERT INTO meta VALUES ('dictionary', ?)", (self._packer.dictionary,)
             )
         self._connection.execute(
-            "INSERT INTO trial VALUES (?, ?, ?, ?, ?)",
-            (seq, trial_id, status, has_error, self._packer.pack(raw)),
+            "INSERT INTO trial VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (seq, trial_id, status, has_error, directory, time.time(), self._packer.pack(raw)),
         )
 
     def replace(self, trial_id: str, status: str, has_error: bool, raw: bytes) -> None:
@@ -165,6 +179,27 @@ class TrialStore:
         with self._lock:
             query = "SELECT count(*) FROM trial WHERE status = ?"
             return int(self._connection.execute(query, (status,)).fetchone()[0])
+
+    def has_directory(self, directory: str) -> bool:
+        """Whether this is the directory of a spilled trial."""
+        with self._lock:
+            query = "SELECT 1 FROM trial WHERE directory = ?"
+            return self._connection.execute(query, (directory,)).fetchone() is not None
+
+    def directories(self) -> Iterator[tuple[str, float]]:
+        """The directory of each spilled trial that has one, and when the trial settled."""
+        after = -1
+        query = (
+            "SELECT seq, directory, settled_at FROM trial "
+            "WHERE seq > ? AND directory IS NOT NULL ORDER BY seq LIMIT ?"
+        )
+        while True:
+            with self._lock:
+                rows = self._connection.execute(query, (after, _WINDOW)).fetchall()
+            if not rows:
+                return
+            yield from ((directory, settled_at) for _, directory, settled_at in rows)
+            after = rows[-1][0]
 
     def with_error(self) -> list[SpilledRow]:
         """Trials that ever failed, those that ended well after a retry included."""

@@ -139,8 +139,13 @@ class _AdoptedController(TuneController):
         partial.unlink()
 
     def _is_uploading(self) -> bool:
-        process = getattr(self._storage.syncer, "_sync_process", None)
+        process = self._checkpoint_manager._storage.syncer._sync_process
         return bool(process and process.is_running)
+
+    def checkpoint(self, force: bool = False, wait: bool = False) -> None:
+        # The last one of a sweep is forced and waited for.
+        self._checkpoint_manager._storage.syncer.thorough = force and wait
+        super().checkpoint(force=force, wait=wait)
 
     def __getstate__(self) -> dict[str, Any]:
         # It goes into the experiment state, which must open without this package.

@@ -29,6 +29,7 @@ _CONTROLLER_ATTRIBUTES = (
     "_storage",
     "_session_str",
     "_actor_manager",
+    "_checkpoint_manager",
 )
 # Methods that are overridden or called, with the parameters they must take.
 _CONTROLLER_METHODS: dict[str, tuple[str, ...]] = {
@@ -39,8 +40,15 @@ _CONTROLLER_METHODS: dict[str, tuple[str, ...]] = {
     "_wrapped": (),
     "_maybe_add_actors": (),
     "_get_trial_checkpoints": (),
+    "checkpoint": ("force", "wait"),
     "__getstate__": (),
 }
+_MANAGER_ATTRIBUTES = (
+    "_tracked_actors_to_task_futures",
+    "_actor_task_events",
+    "_pending_actors_to_enqueued_actor_tasks",
+    "_pending_actors_to_attrs",
+)
 _STORAGE_ATTRIBUTES = (
     "storage_filesystem",
     "syncer",
@@ -48,6 +56,7 @@ _STORAGE_ATTRIBUTES = (
     "experiment_fs_path",
 )
 _MODULE_NAMES: dict[str, tuple[str, ...]] = {
+    "ray.train._internal.storage": ("_FilesystemSyncer._sync_up_command", "_upload_to_fs_path"),
     "ray.tune.experiment.trial": ("_Location", "_TemporaryTrialState"),
     "ray.tune.experimental.output": (
         "TuneReporterBase._get_heartbeat",
@@ -77,6 +86,10 @@ def missing_names(controller: Any) -> list[str]:
             missing.append(f"{kind}.{name}({', '.join(parameters)})")
     storage = getattr(controller, "_storage", None)
     missing += [f"StorageContext.{name}" for name in _lacks(storage, _STORAGE_ATTRIBUTES)]
+    saver = getattr(controller, "_checkpoint_manager", None)
+    missing += [f"_ExperimentCheckpointManager.{name}" for name in _lacks(saver, ("_storage",))]
+    manager = getattr(controller, "_actor_manager", None)
+    missing += [f"{type(manager).__name__}.{name}" for name in _lacks(manager, _MANAGER_ATTRIBUTES)]
     for module, names in _MODULE_NAMES.items():
         missing += [f"{module}.{name}" for name in names if not _has_name(module, name)]
     return missing

@@ -105,6 +105,18 @@ def release_consumed_futures(controller: Any, trial: Any) -> None:
             futures.discard(future)
 
 
+def release_orphaned_tasks(controller: Any) -> None:
+    """Drop the queued tasks of actors that were given up before they started.
+
+    With reused actors Ray requests an actor for each trial, and when the trial gets a cached one it
+    queues a ``stop`` for the requested one and forgets that actor, but not the queue.
+    """
+    manager = controller._actor_manager
+    queues = manager._pending_actors_to_enqueued_actor_tasks
+    for actor in [actor for actor in queues if actor not in manager._pending_actors_to_attrs]:
+        del queues[actor]
+
+
 # Ray's JSON encoder asks `log_once` under a key that contains the text of each object it meets.
 _LOG_ONCE_PREFIX = "tune_func_encode:"
 

@@ -18,6 +18,7 @@ from ray_tune_memguard.spill.trials import SpilledTrials
 from ray_tune_memguard.tune_internals import patches, paths, retainers
 from ray_tune_memguard.tune_internals.adoption import Adoption, adopt
 from ray_tune_memguard.tune_internals.trial_state import TrialStateCodec, is_ready_to_spill
+from ray_tune_memguard.tune_internals.uploads import upload_incrementally
 
 # These schedulers never look at the set that errored trials stay in.
 _BLIND_TO_LIVE_TRIALS = (FIFOScheduler, AsyncHyperBandScheduler)
@@ -62,6 +63,7 @@ class Sweep:
         self._retainers: list[tuple[retainers.Retainer, Any]] | None = None
         patches.install()
         adopt(controller, Adoption(self._trials, self._codec, self._state_file, notices))
+        self._syncer = upload_incrementally(controller, self._trials)
 
     @property
     def store_path(self) -> Path:
@@ -108,6 +110,7 @@ class Sweep:
     def release_shared(self) -> None:
         """Let go of what piles up without being keyed by trial."""
         retainers.release_log_once_keys()
+        retainers.release_orphaned_tasks(self._controller)
         if self._exit_hooks is not None:
             self._exit_hooks.release_closed()
 
@@ -142,10 +145,18 @@ class Sweep:
 
     def _put(self, trial: Any, raw: bytes) -> None:
         has_error = self._codec.has_error(trial)
-        self._store.put(self._trials.seq(trial), trial.trial_id, trial.status, has_error, raw)
+        self._store.put(
+            self._trials.seq(trial),
+            trial.trial_id,
+            trial.status,
+            has_error,
+            raw,
+            trial.relative_logdir,
+        )
 
     def _release(self, trial: Any) -> None:
         """Take a spilled trial out of all retainers; a stubborn one must not stop the others."""
+        self._syncer.settled(trial.relative_logdir)
         for retainer, owner in self._all_retainers():
             try:
                 retainer.release(owner, trial)

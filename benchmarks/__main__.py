@@ -1,0 +1,104 @@
+"""Measure MemGuard against Ray alone: ``python -m benchmarks NAME [--quick]``.
+
+Prints one table per benchmark and writes ``NAME.json`` and ``NAME.png`` to ``benchmarks/results/``.
+Figures are medians over the runs, with the lowest and the highest in brackets; the ratio is the
+median of the pairs' ratios. Ends with 1 if a bar was missed, with 2 if a sweep failed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+
+from benchmarks.machine import describe_machine
+from benchmarks.picture import NoMatplotlib, draw
+from benchmarks.report import format_table, write_results
+from benchmarks.runs import ChildFailed, run_pairs
+from benchmarks.suite import BENCHMARKS, Benchmark, Leg
+
+RESULTS_DIRECTORY = Path(__file__).resolve().parent / "results"
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, not {value}")
+    return value
+
+
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("name", choices=[*BENCHMARKS, "all"])
+    parser.add_argument(
+        "--quick", action="store_true", help="5 %% of the size, one run: a smoke test"
+    )
+    parser.add_argument("--runs", type=_positive, help="runs of each rival (default: 3)")
+    parser.add_argument("--trials", type=_positive, help="trials (for `results`: results)")
+    parser.add_argument(
+        "--scratch", type=Path, help="where the sweeps write; short path, local disk"
+    )
+    parser.add_argument("--results", type=Path, default=RESULTS_DIRECTORY, help="where figures go")
+    return parser.parse_args(argv)
+
+
+def _sized(leg: Leg, arguments: argparse.Namespace) -> Leg:
+    if arguments.trials:
+        return leg.resized(arguments.trials)
+    return leg.quick() if arguments.quick else leg
+
+
+def _run_benchmark(name: str, benchmark: Benchmark, arguments: argparse.Namespace) -> bool:
+    """Run, print and write one benchmark; return whether it kept its bars, or was not judged."""
+    machine = describe_machine()
+    print(f"\n{name}: {benchmark.title}")
+    print(", ".join(f"{key} {value}" for key, value in machine.items()))
+    runs = arguments.runs or (1 if arguments.quick else 3)
+    judged = not (arguments.quick or arguments.trials)
+    evaluated = []
+    for leg in (_sized(leg, arguments) for leg in benchmark.legs):
+        pairs = run_pairs(name, leg.sweep, runs, scratch=arguments.scratch, reopen=benchmark.reopen)
+        rows = leg.evaluate(pairs)
+        print(f"\n{leg.title}: {leg.sweep.total:,} {leg.sweep.sample_unit}, runs: {runs}")
+        print(format_table(rows, judged), flush=True)
+        evaluated.append((leg, rows, pairs))
+
+    arguments.results.mkdir(parents=True, exist_ok=True)
+    head = {
+        "benchmark": name,
+        "title": benchmark.title,
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "judged": judged,
+        "machine": machine,
+    }
+    legs = [(leg.title, rows, pairs) for leg, rows, pairs in evaluated]
+    write_results(arguments.results / f"{name}.json", head, legs)
+    try:
+        panels = [(leg.title, leg.panel, pairs) for leg, _, pairs in evaluated]
+        draw(benchmark.title, panels, arguments.results / f"{name}.png")
+    except NoMatplotlib as error:
+        print(error, file=sys.stderr)
+    return not judged or all(row.passed is not False for _, rows, _ in legs for row in rows)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the benchmarks that the command line names."""
+    arguments = parse_arguments(argv)
+    names = list(BENCHMARKS) if arguments.name == "all" else [arguments.name]
+    try:
+        kept = [_run_benchmark(name, BENCHMARKS[name], arguments) for name in names]
+    except ChildFailed as error:
+        print(f"\n{error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        return 130
+    return 0 if all(kept) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,88 @@
+"""The record of a run, and the figures that are read from it."""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+FINISHED, RESULTS, RSS, SECONDS, STORE = range(5)
+
+
+def samples_path(record: Path) -> Path:
+    """Return where the samples of a record are written while its sweep runs."""
+    return record.with_suffix(".samples.jsonl")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One sweep of one rival: the record that ``benchmarks.sweep`` wrote."""
+
+    record: dict[str, Any]
+
+    @property
+    def samples(self) -> list[list[float]]:
+        """Return the samples: finished trials, results, RSS, seconds, object-store bytes."""
+        return self.record["samples"]
+
+    @property
+    def fit_seconds(self) -> float:
+        """Return how long ``fit()`` took."""
+        return self.record["fit_s"]
+
+    @property
+    def loop_seconds(self) -> float:
+        """Return how long the tuning loop took: callbacks' setup to the last trial's end."""
+        return self.samples[-1][SECONDS]
+
+    @property
+    def fit_and_read_seconds(self) -> float:
+        """Return ``fit()`` and then reading the best result, the DataFrame and single results.
+
+        Ray alone reads all results in ``fit()``; a rival that reads them when asked shows here.
+        """
+        return self.record["fit_s"] + self.record["read_all_s"]
+
+    @property
+    def fit_growth(self) -> float:
+        """Return how much RSS rose from the loop's last step to the return of ``fit()``."""
+        return self.record["rss_after_fit"] - self.samples[-1][RSS]
+
+    def highest(self, column: int) -> float:
+        """Return the highest value that was sampled of a column."""
+        return max(sample[column] for sample in self.samples)
+
+    def slope(self, y: int, x: int, last: float) -> float:
+        """Return the least-squares slope of column ``y`` over ``x``, in the ``last`` part of it."""
+        start = self.samples[-1][x] * (1.0 - last)
+        points = [(s[x], s[y]) for s in self.samples if s[x] >= start]
+        return statistics.linear_regression(*zip(*points, strict=True)).slope
+
+    def trials_per_second(self, start: float, end: float) -> float:
+        """Return the rate between two points of the sweep, given as parts of its trials."""
+        total = self.samples[-1][FINISHED]
+        inside = [s for s in self.samples if start * total <= s[FINISHED] <= end * total]
+        first, last = inside[0], inside[-1]
+        return (last[FINISHED] - first[FINISHED]) / (last[SECONDS] - first[SECONDS])
+
+    def late_checkpoints(self, column: str) -> list[float]:
+        """Return a column of the experiment checkpoints of the last tenth, the final one included.
+
+        The final one is forced and is written when every trial has finished.
+        """
+        total = self.samples[-1][FINISHED]
+        return [c[column] for c in self.record["checkpoints"] if c["finished"] >= 0.9 * total]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The two rivals' runs of the same sweep with the same seed, one after the other."""
+
+    ray: Run
+    memguard: Run
+
+    def differences(self) -> list[str]:
+        """Return the names of the parts in which the results of the two differ."""
+        ray, memguard = self.ray.record["outcome"], self.memguard.record["outcome"]
+        return [name for name in ray if ray[name] != memguard[name]]

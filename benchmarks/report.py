@@ -1,0 +1,67 @@
+"""A benchmark's table for reading, and its results for keeping: JSON beside a picture."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from pathlib import Path
+from typing import Any
+
+from benchmarks.record import Pair
+from benchmarks.rows import Figure, Row, as_json
+
+HEADER = ("", "Ray alone", "MemGuard", "ratio", "bar", "")
+
+
+def _spread(row: Figure, values: list[float]) -> str:
+    middle = row.show(statistics.median(values))
+    if len(values) == 1:
+        return middle
+    return f"{middle} ({row.show(min(values))} .. {row.show(max(values))})"
+
+
+def _distinct(values: list[str]) -> str:
+    return "; ".join(dict.fromkeys(values))
+
+
+def _verdict(row: Row, judged: bool) -> str:
+    if row.passed is None:
+        return ""
+    if not judged:
+        return "not judged"
+    return "pass" if row.passed else "MISS"
+
+
+def _cells(row: Row, judged: bool) -> tuple[str, ...]:
+    verdict = _verdict(row, judged)
+    if isinstance(row, Figure):
+        ratio = "" if row.ratio is None else f"{row.ratio:.3g}"
+        rivals = _spread(row, row.ray), _spread(row, row.memguard)
+    else:
+        ratio = ""
+        rivals = _distinct(row.ray), _distinct(row.memguard)
+    return (row.label, *rivals, ratio, row.bar_text, verdict)
+
+
+def format_table(rows: list[Row], judged: bool) -> str:
+    """Return the rows as a table; bars are ``not judged`` at another size than theirs."""
+    lines = [HEADER, *(_cells(row, judged) for row in rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(HEADER))]
+    text = ["  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) for line in lines]
+    text.insert(1, "  ".join("-" * width for width in widths))
+    return "\n".join(line.rstrip() for line in text)
+
+
+def write_results(
+    path: Path, head: dict[str, Any], legs: list[tuple[str, list[Row], list[Pair]]]
+) -> None:
+    """Write everything that the benchmark measured, samples included."""
+    sweeps = [
+        {
+            "title": title,
+            "rows": [as_json(row) for row in rows],
+            "runs": [{"ray": p.ray.record, "memguard": p.memguard.record} for p in pairs],
+        }
+        for title, rows, pairs in legs
+    ]
+    path.write_text(json.dumps(head | {"sweeps": sweeps}) + "\n")

@@ -1,0 +1,193 @@
+"""Start the sweeps: the rivals take turns, each in a fresh process, with a line of progress."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.record import Pair, Run, samples_path
+
+ROOT = Path(__file__).resolve().parent.parent
+RIVALS = ("ray", "memguard")
+LOG_LINES_SHOWN = 30
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What a sweep is, whoever runs it. The fields are the arguments of ``benchmarks.sweep``."""
+
+    actors: str
+    trials: int
+    results_per_trial: int = 1
+    payload_kb: int = 0
+    sample_every: int = 10
+    sample_unit: str = "trials"
+    loggers: bool = True
+    verbose_level: int = 1
+
+    @property
+    def total(self) -> int:
+        """Return how many trials, or results, there are to sample."""
+        return self.trials if self.sample_unit == "trials" else self.trials * self.results_per_trial
+
+    def arguments(self) -> list[str]:
+        """Return the command line of this sweep."""
+        line = []
+        for name, value in vars(self).items():
+            option = name.replace("_", "-")
+            if isinstance(value, bool):
+                line.append(f"--{option}" if value else f"--no-{option}")
+            else:
+                line += [f"--{option}", str(value)]
+        return line
+
+
+class ChildFailed(RuntimeError):
+    """A sweep's process ended with an error; the message has the end of its log."""
+
+
+class Progress:
+    """One line that is rewritten on a terminal, and printed now and then elsewhere."""
+
+    def __init__(self) -> None:
+        self._live = sys.stderr.isatty()
+        self._period = 0.5 if self._live else 60.0
+        self._shown_at = time.monotonic()
+
+    def show(self, text: str) -> None:
+        """Show the line, unless one was shown a moment ago."""
+        if time.monotonic() - self._shown_at < self._period:
+            return
+        self._shown_at = time.monotonic()
+        self._write(text, end="" if self._live else "\n")
+
+    def finish(self, text: str) -> None:
+        """Leave a last line."""
+        self._write(text, end="\n")
+
+    def _write(self, text: str, end: str) -> None:
+        start = "\r\x1b[K" if self._live else ""
+        print(f"{start}{text}", end=end, file=sys.stderr, flush=True)
+
+
+def _last_sample(path: Path) -> list[float] | None:
+    """Return the newest whole line of the samples file."""
+    if not path.exists():
+        return None
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - 400))
+        lines = file.read().split(b"\n")[:-1]
+    return json.loads(lines[-1]) if len(lines) > 1 else None
+
+
+def _describe_progress(sweep: Sweep, sample: list[float] | None, seconds: float) -> str:
+    if sample is None:
+        return f"starting, {seconds:.0f} s"
+    done = sample[0] if sweep.sample_unit == "trials" else sample[1]
+    progress = f"{done:,}/{sweep.total:,} {sweep.sample_unit}"
+    return f"{progress}, {sample[2] / 2**20:.0f} MiB, {seconds:.0f} s"
+
+
+def _stop(child: subprocess.Popen[bytes]) -> None:
+    child.terminate()
+    try:
+        child.wait(timeout=20)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        child.wait()
+
+
+def _run_child(module: str, arguments: list[str], log: Path, on_poll: Any) -> None:
+    """Run a module of this package in a fresh interpreter; ``on_poll`` is called as it runs."""
+    command = [sys.executable, "-m", f"benchmarks.{module}", *arguments]
+    with log.open("wb") as output:
+        child = subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT)
+        try:
+            while child.poll() is None:
+                on_poll()
+                time.sleep(0.2)
+        except BaseException:
+            _stop(child)
+            raise
+    if child.returncode != 0:
+        tail = "\n".join(log.read_text(errors="replace").splitlines()[-LOG_LINES_SHOWN:])
+        raise ChildFailed(f"{' '.join(command)}\nended with {child.returncode}. Its log:\n{tail}")
+
+
+@contextmanager
+def _scratch_directory(parent: Path | None) -> Iterator[Path]:
+    """Make a directory with a short name (Ray's sockets go there), and delete it afterwards."""
+    path = Path(tempfile.mkdtemp(prefix="tmg-", dir=parent))
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _run_one(
+    sweep: Sweep, rival: str, seed: int, scratch: Path | None, reopen: bool, title: str
+) -> Run:
+    """Run one sweep; with ``reopen``, then open what it left in a process without MemGuard."""
+    progress = Progress()
+    started = time.monotonic()
+
+    def show(sample: list[float] | None) -> None:
+        seconds = time.monotonic() - started
+        progress.show(f"{title}: {_describe_progress(sweep, sample, seconds)}")
+
+    with _scratch_directory(scratch) as directory:
+        out = directory / "record.json"
+        storage = directory / "s"
+        arguments = ["--rival", rival, "--seed", str(seed), *sweep.arguments()]
+        arguments += ["--storage", str(storage), "--out", str(out)]
+        _run_child(
+            "sweep", arguments, directory / "log", lambda: show(_last_sample(samples_path(out)))
+        )
+        record: dict[str, Any] = json.loads(out.read_text())
+        experiment = record.pop("experiment_path")
+        if reopen:
+            record["opened"] = _open_with_ray(experiment, directory, progress, title)
+    run = Run(record)
+    progress.finish(f"{title}: fit() took {run.fit_seconds:.1f} s")
+    return run
+
+
+def _open_with_ray(
+    experiment: str, directory: Path, progress: Progress, title: str
+) -> dict[str, Any]:
+    out = directory / "opened.json"
+    arguments = ["--experiment", experiment, "--ray-directory", str(directory / "o")]
+    _run_child(
+        "open_with_ray",
+        [*arguments, "--out", str(out)],
+        directory / "open.log",
+        lambda: progress.show(f"{title}: opening what it left, with Ray alone"),
+    )
+    return json.loads(out.read_text())
+
+
+def run_pairs(
+    name: str, sweep: Sweep, runs: int, *, scratch: Path | None = None, reopen: bool = False
+) -> list[Pair]:
+    """Run the sweep ``runs`` times with each rival.
+
+    Who goes first alternates, so that a machine that gets slower or faster favours neither. Both
+    of a pair have the same seed, so that their results can be compared.
+    """
+    pairs = []
+    for index in range(runs):
+        done: dict[str, Run] = {}
+        for rival in RIVALS if index % 2 == 0 else RIVALS[::-1]:
+            title = f"{name}, run {index + 1} of {runs}, {rival}"
+            done[rival] = _run_one(sweep, rival, index, scratch, reopen, title)
+        pairs.append(Pair(done["ray"], done["memguard"]))
+    return pairs
