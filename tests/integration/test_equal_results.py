@@ -97,13 +97,6 @@ CASES = {
         samples=4,
     ),
     "class": Case(sweeps.Stepwise, run_config={"stop": {"training_iteration": 3}}, samples=4),
-    "class not reusable": Case(
-        sweeps.NotReusable,
-        # One at a time: which actor meets which trial is a matter of luck otherwise.
-        {"max_concurrent_trials": 1, "search_alg": None},
-        run_config={"stop": {"training_iteration": 2}},
-        samples=4,
-    ),
     "lambda names": Case(
         sweeps.one_report,
         {

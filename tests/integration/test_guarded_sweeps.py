@@ -12,11 +12,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import fsspec
+import pyarrow.fs
 import pytest
 import ray
 from ray import tune
 from ray.tune.analysis import ExperimentAnalysis
 from ray.tune.execution.tune_controller import TuneController
+from ray.tune.schedulers import (
+    AsyncHyperBandScheduler,
+    HyperBandScheduler,
+    PopulationBasedTraining,
+)
 
 from ray_tune_memguard import MemGuard, RssReporter, TrialPruner, read_rss_series
 from ray_tune_memguard.spill.ghost import is_ghost
@@ -169,6 +176,129 @@ def test_finished_trials_leave_every_known_holder(storage: Path) -> None:
     assert set(kept) <= {"_resources_to_pending_trials", "_class_cache"}
     assert "JsonLoggerCallback._trial_configs" in found
     assert "CSVLoggerCallback._trial_continue" in found
+
+
+def test_actors_that_refuse_to_be_reused(storage: Path) -> None:
+    """Which actor meets which trial is a matter of luck, so there is nothing to compare with."""
+    grid = sweeps.fit(
+        sweeps.NotReusable, storage, [MemGuard()], samples=6, run_config={"stop": {"score": -99}}
+    )
+    trials = grid._experiment_analysis.trials
+    assert trials.resident() == []
+    assert len(grid) == 6
+    assert grid.num_terminated + grid.num_errors == 6
+
+
+@pytest.mark.parametrize(
+    "scheduler",
+    [
+        lambda: PopulationBasedTraining(
+            perturbation_interval=2, hyperparam_mutations={"a": tune.uniform(0, 1)}
+        ),
+        lambda: PopulationBasedTraining(
+            perturbation_interval=2, hyperparam_mutations={"a": tune.uniform(0, 1)}, synch=True
+        ),
+        lambda: HyperBandScheduler(max_t=6),
+        lambda: AsyncHyperBandScheduler(max_t=6, grace_period=2),
+    ],
+    ids=["PBT", "PBT-synch", "HyperBand", "ASHA"],
+)
+def test_schedulers_that_pause_and_stop(storage: Path, scheduler: Any) -> None:
+    """Their decisions depend on timing; what is on disk tells whether the results are right."""
+    grid = sweeps.fit(
+        sweeps.Stepwise,
+        storage,
+        [MemGuard()],
+        samples=6,
+        tune_config={"scheduler": scheduler()},
+        run_config={"stop": {"training_iteration": 6}},
+    )
+    trials = grid._experiment_analysis.trials
+    assert trials.resident() == []
+    assert (len(grid), grid.num_errors) == (6, 0)
+    for result in grid:
+        lines = Path(result.path, "result.json").read_text().splitlines()
+        last = json.loads(lines[-1])
+        assert last["score"] == result.metrics["score"]
+        assert last["training_iteration"] == result.metrics["training_iteration"] <= 6
+        assert len(result.metrics_dataframe) == len(lines)
+
+
+def test_files_reach_the_storage_as_without_it(
+    storage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Uploads leave out finished trials, but not what is written to their directories later."""
+    monkeypatch.setenv("TUNE_GLOBAL_CHECKPOINT_S", "0")
+
+    def act(finished: int, trials: Any) -> None:
+        if finished == 12:
+            Path(trials[0].local_path, "note.txt").write_text("written after it had finished")
+            with Path(trials[1].local_path, "result.json").open("a") as file:
+                file.write("\n")
+            other = Path(trials[0].local_path).parent / "own-folder" / "deeper"
+            other.mkdir(parents=True, exist_ok=True)
+            (other / "file.txt").write_text("the user's own")
+
+    grid = sweeps.fit(sweeps.fails_sometimes, storage, [MemGuard(), Probe(act)], samples=24)
+    experiment = Path(grid.experiment_path)
+    staging = Path(grid._experiment_analysis.trials[0].local_path).parent
+    for path in staging.rglob("*"):
+        if path.is_file():
+            copied = experiment / path.relative_to(staging)
+            assert copied.read_bytes() == path.read_bytes(), copied
+    assert (experiment / "own-folder" / "deeper" / "file.txt").exists()
+    assert (Path(grid[0].path) / "note.txt").exists()
+
+
+def test_uploads_do_not_copy_finished_trials_again(
+    storage: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ray_tune_memguard.tune_internals import uploads
+
+    monkeypatch.setenv("TUNE_GLOBAL_CHECKPOINT_S", "0")
+    copied: list[str] = []
+    upload = uploads._upload_to_fs_path
+
+    def count(local_path: str, **rest: Any) -> None:
+        copied.append(Path(local_path).name)
+        upload(local_path=local_path, **rest)
+
+    monkeypatch.setattr(uploads, "_upload_to_fs_path", count)
+    half = 0
+
+    def act(finished: int, trials: Any) -> None:
+        nonlocal half
+        if finished >= 20 and not half:
+            half = len(copied)
+
+    grid = sweeps.fit(sweeps.one_report, storage, [MemGuard(), Probe(act)], samples=40)
+    later = copied[half:]
+    assert Path(grid[0].path).name not in later
+    assert len([name for name in later if name.startswith("experiment_state")]) > 3
+    assert Path(grid[39].path).name in later
+
+
+def test_remote_storage(tmp_path: Path) -> None:
+    """The store stays off a storage that is not a local path; what is uploaded is complete."""
+    filesystem = pyarrow.fs.PyFileSystem(
+        pyarrow.fs.FSSpecHandler(fsspec.filesystem("memory", skip_instance_cache=True))
+    )
+    grid = sweeps.fit(
+        sweeps.one_report,
+        Path("bucket"),
+        [MemGuard(every_trials=2)],
+        samples=4,
+        run_config={"storage_filesystem": filesystem},
+    )
+    assert is_guarded(grid)
+    assert [result.metrics["score"] for result in grid]
+    files = [
+        info.path for info in filesystem.get_file_info(pyarrow.fs.FileSelector("/", recursive=True))
+    ]
+    assert any("rss-" in path for path in files)
+    assert not any(path.endswith(".sqlite") for path in files)
+    analysis = ExperimentAnalysis("bucket/sweep", storage_filesystem=filesystem)
+    assert len(analysis.trials) == 4
 
 
 def test_read_results_of_a_running_trial_are_let_go(storage: Path) -> None:
