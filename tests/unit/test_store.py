@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import sqlite3
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -103,14 +106,19 @@ def test_a_second_writer_cannot_get_in_while_the_sweep_runs(store: TrialStore) -
 
 
 def test_a_killed_writer_leaves_what_it_committed(tmp_path: Path) -> None:
-    child = os.fork()
-    if child == 0:
-        store = TrialStore.create(tmp_path, "trials")
-        put(store, *range(50))
-        store._connection.execute("BEGIN")
-        store.put(50, "t50", "TERMINATED", False, b"not committed")
-        os.kill(os.getpid(), 9)
-    os.waitpid(child, 0)
+    script = f"""
+import os, pathlib
+from ray_tune_memguard.spill.store import TrialStore
+store = TrialStore.create(pathlib.Path({str(tmp_path)!r}), "trials")
+for number in range(50):
+    with store.transaction():
+        store.put(number, f"t{{number}}", "TERMINATED", False, b"state")
+store._connection.execute("BEGIN")
+store.put(50, "t50", "TERMINATED", False, b"not committed")
+os.kill(os.getpid(), 9)
+"""
+    killed = subprocess.run([sys.executable, "-c", script], check=False)
+    assert killed.returncode == -signal.SIGKILL
     connection = sqlite3.connect(tmp_path / "trials.sqlite")
     assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
     assert connection.execute("SELECT count(*) FROM trial").fetchone() == (50,)
