@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copyreg
 import functools
 import importlib
 import inspect
@@ -41,9 +42,11 @@ class GuardCallback(Callback):
     ) -> None:
         """Begin a sweep. Called by Ray; what was left of an earlier one is forgotten."""
         show_lines()
+        before = set(self.__dict__)
         self.notices = Notices()
         self.active = True
         self.begin_safely()
+        self._of_the_run = getattr(self, "_of_the_run", set()) | (set(self.__dict__) - before)
 
     def begin(self) -> None:
         """Make the state of a run. An error here steps back, as in any hook."""
@@ -60,7 +63,14 @@ class GuardCallback(Callback):
             f"the sweep itself goes on: {error!r}",
         )
 
+    def __getstate__(self) -> dict[str, Any]:
+        left_out = {"_of_the_run", *getattr(self, "_of_the_run", ())}
+        return {name: value for name, value in self.__dict__.items() if name not in left_out}
+
     def __reduce__(self) -> tuple[Any, ...]:
+        if not type(self).__module__.startswith("ray_tune_memguard."):
+            # A user's subclass has arguments and state of its own, and pickles as classes do.
+            return copyreg.__newobj__, (type(self),), self.__getstate__()  # type: ignore[attr-defined]
         name = f"{type(self).__module__}:{type(self).__qualname__}"
         return _Reopened(), (name, self.options)
 

@@ -20,7 +20,7 @@ TRIM_EVERY_TRIALS = 50
 #: Slack that is left alone: the allocator will want it back at once.
 TRIM_SLACK_MIB = 4.0
 # A running trial that reports often is to be looked at, too, though no trial finishes.
-_RESULTS_PER_TRIAL_OF_TRIM = 10
+_RESULTS_PER_TRIAL_OF_TRIM = 2
 _FIRST_RETRY_S = 1.0
 _LONGEST_RETRY_S = 30.0
 
@@ -106,10 +106,10 @@ class TrialPruner(GuardCallback):
     def on_experiment_end(self, trials: list[Any], **info: Any) -> None:
         # Trials that ended after Ray's last checkpoint stay in memory: for Ray's restore they are
         # unfinished, and the store must not say otherwise.
-        sweep, self._sweep, self._controller = self._sweep, None, None
         self.active = False
-        if sweep is not None:
-            self._try_to(sweep.close)
+        if self._sweep is not None:
+            self._try_to(self._sweep.close)
+        self._sweep = self._controller = None
         if self.trim_slack_mib is not None:
             allocator.trim()
 

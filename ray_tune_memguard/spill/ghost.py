@@ -101,7 +101,7 @@ class Residency:
         self._capacity = capacity
         self._lock = threading.RLock()
         self._held: weakref.WeakValueDictionary[str, Any] = weakref.WeakValueDictionary()
-        # Trial id to (trial, hash of the state it was loaded with), first loaded first.
+        # Trial id to (trial, hash of its state when it was loaded), first loaded first.
         self._loaded: OrderedDict[str, tuple[Any, int]] = OrderedDict()
 
     def release(self, trial: Any) -> None:
@@ -140,7 +140,8 @@ class Residency:
             attributes.update(state)
             attributes.pop(_RESIDENCY, None)
             object.__setattr__(trial, "__class__", plain)
-            self._loaded[trial_id] = (trial, hash(raw))
+            # Of a new dump: that of the same state by other objects may differ in its bytes.
+            self._loaded[trial_id] = (trial, hash(self._codec.dump(trial)))
             while len(self._loaded) > self._capacity:
                 if not self._evict_first():
                     break

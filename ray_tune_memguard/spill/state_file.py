@@ -65,7 +65,8 @@ class ExperimentStateFile:
 
     def rewind(self, mark: int) -> None:
         """Take back what was added after ``mark``; the surplus bytes are written over."""
-        self._front_end = self._spare_has = mark
+        self._front_end = mark
+        self._spare_has = min(self._spare_has, mark)
 
     def publish(self, tail: str, *, keep_old: bool = False) -> None:
         """Show all entries, and ``tail`` behind them, under the name.
@@ -85,7 +86,14 @@ class ExperimentStateFile:
         # Without it a power cut could leave the new name on a file without its bytes.
         os.fsync(spare)
         recycle = self._public is not None and not keep_old and self._link_public()
-        os.replace(self._spare_path, self._published)
+        try:
+            os.replace(self._spare_path, self._published)
+        except FileNotFoundError:
+            # Somebody removed the work directory. The bytes are there as long as it is open.
+            self._spare, self._spare_has = None, 0
+            self._ready_spare(source=spare)
+            os.close(spare)
+            raise
         outgoing, outgoing_has = self._public, self._public_has
         self._public, self._public_has = spare, self._front_end
         self._spare, self._spare_has = None, 0
@@ -107,16 +115,23 @@ class ExperimentStateFile:
             return False
         return True
 
-    def _ready_spare(self) -> int:
-        """The spare, with the whole front in it."""
+    def _ready_spare(self, source: int | None = None) -> int:
+        """The spare, with the whole front in it; what it lacks comes from ``source``.
+
+        That is the published file unless another is given.
+        """
         if self._spare is None:
+            self._spare_path.parent.mkdir(parents=True, exist_ok=True)
             self._spare = os.open(self._spare_path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644)
             _write_all(self._spare, HEAD.encode(), 0)
             self._spare_has = len(HEAD)
         while self._spare_has < self._front_end:
-            assert self._public is not None
+            source = self._public if source is None else source
+            assert source is not None
             size = min(_COPY_BYTES, self._front_end - self._spare_has)
-            block = os.pread(self._public, size, self._spare_has)
+            block = os.pread(source, size, self._spare_has)
+            if not block:
+                raise OSError(f"{self._published} ends before its entries do")
             _write_all(self._spare, block, self._spare_has)
             self._spare_has += len(block)
         return self._spare

@@ -37,7 +37,9 @@ class SpilledTrials(list[Any]):
         self.residency = residency
         self.ledger = ledger
         self._resident: dict[int, Any] = {}
+        # By trial id, and by identity: ids of eight random digits can occur twice.
         self._seq_by_id: dict[str, int] = {}
+        self._seq_by_object: dict[int, int] = {}
         self._holes: list[int] = []
         self._next_seq = 0
         self._said_fixed_order = False
@@ -52,14 +54,21 @@ class SpilledTrials(list[Any]):
 
     def seq(self, trial: Any) -> int:
         """The place of a trial that is in memory. Raises KeyError for any other."""
-        return self._seq_by_id[trial.trial_id]
+        return self._seq_by_object[id(trial)]
 
     def release(self, trial: Any) -> None:
         """Let go of a trial whose row is durable in the store; it goes on as a ghost."""
-        seq = self._seq_by_id.pop(trial.trial_id)
-        del self._resident[seq]
-        self.ledger.note(seq, trial)
+        self._forget(trial)
         self.residency.release(trial)
+
+    def _forget(self, trial: Any) -> int | None:
+        """Take a trial out of what is in memory; its ``seq``, or None if it was not."""
+        seq = self._seq_by_object.pop(id(trial), None)
+        if seq is not None:
+            del self._resident[seq]
+            if self._seq_by_id.get(trial.trial_id) == seq:
+                del self._seq_by_id[trial.trial_id]
+        return seq
 
     def find(self, trial_id: str) -> Any | None:
         """The trial with this id, wherever it is."""
@@ -71,7 +80,7 @@ class SpilledTrials(list[Any]):
 
     def place(self, trial: Any) -> int:
         """The ``seq`` of any of these trials, spilled or not. Raises ValueError for others."""
-        seq = self._seq_by_id.get(trial.trial_id)
+        seq = self._seq_by_object.get(id(trial))
         if seq is None:
             row = self.residency.store.row(trial.trial_id)
             if row is None:
@@ -81,7 +90,7 @@ class SpilledTrials(list[Any]):
 
     def spilled(self) -> Iterator[Any]:
         """The trials whose state is in the store, in order."""
-        return (trial for trial in self if trial.trial_id not in self._seq_by_id)
+        return (trial for trial in self if id(trial) not in self._seq_by_object)
 
     def ghosts(self, rows: Iterable[SpilledRow]) -> dict[int, Any]:
         """Ghosts for store rows, by ``seq``."""
@@ -102,11 +111,13 @@ class SpilledTrials(list[Any]):
         start = 0
         while start < self._next_seq:
             stop = start + _WINDOW
-            rows = {row.seq: row for row in self.residency.store.rows(start, stop)}
-            # Taken now: a trial may be spilled while the caller looks at the one before it.
+            # Taken now, and before the rows: a trial may be spilled while somebody walks.
             residents = {
-                seq: self._resident[seq] for seq in range(start, stop) if seq in self._resident
+                seq: trial
+                for seq in range(start, stop)
+                if (trial := self._resident.get(seq)) is not None
             }
+            rows = {row.seq: row for row in self.residency.store.rows(start, stop)}
             for seq in range(start, stop):
                 if seq in residents:
                     yield residents[seq]
@@ -118,8 +129,11 @@ class SpilledTrials(list[Any]):
         return (self[index] for index in range(len(self) - 1, -1, -1))
 
     def __contains__(self, trial: object) -> bool:
+        if id(trial) in self._seq_by_object:
+            return True
         trial_id = getattr(trial, "trial_id", None)
-        return trial_id is not None and self.find(trial_id) is trial
+        row = self.residency.store.row(trial_id) if isinstance(trial_id, str) else None
+        return row is not None and self.residency.ghost(row) is trial
 
     @overload
     def __getitem__(self, index: SupportsIndex) -> Any: ...
@@ -194,7 +208,8 @@ class SpilledTrials(list[Any]):
         seq = self._next_seq
         self._next_seq += 1
         self._resident[seq] = trial
-        self._seq_by_id[trial.trial_id] = seq
+        self._seq_by_object[id(trial)] = seq
+        self._seq_by_id.setdefault(trial.trial_id, seq)
 
     def extend(self, trials: Iterable[Any]) -> None:
         for trial in trials:
@@ -207,9 +222,7 @@ class SpilledTrials(list[Any]):
     def pop(self, index: SupportsIndex = -1) -> Any:
         seq = self._seq_at(index)
         trial = self._at(seq)
-        if self._resident.pop(seq, None) is not None:
-            del self._seq_by_id[trial.trial_id]
-        else:
+        if self._forget(trial) is None:
             self.residency.store.delete(trial.trial_id)
         insort(self._holes, seq)
         return trial

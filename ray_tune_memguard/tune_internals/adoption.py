@@ -18,6 +18,7 @@ from ray_tune_memguard.spill.state_file import HEAD, ExperimentStateFile
 from ray_tune_memguard.spill.trials import SpilledTrials
 from ray_tune_memguard.tune_internals import paths
 from ray_tune_memguard.tune_internals.trial_state import TrialStateCodec
+from ray_tune_memguard.tune_internals.uploads import IncrementalSyncer
 
 _adopted_classes: dict[type, type] = {}
 _ADOPTION = "_memguard_adoption"
@@ -139,8 +140,8 @@ class _AdoptedController(TuneController):
         partial.unlink()
 
     def _is_uploading(self) -> bool:
-        process = self._checkpoint_manager._storage.syncer._sync_process
-        return bool(process and process.is_running)
+        syncer: IncrementalSyncer = self._checkpoint_manager._storage.syncer
+        return syncer.running > 0
 
     def checkpoint(self, force: bool = False, wait: bool = False) -> None:
         # The last one of a sweep is forced and waited for.
@@ -155,5 +156,10 @@ class _AdoptedController(TuneController):
 
 
 def _chooses_among_unfinished(scheduler: Any) -> bool:
-    """Whether the code that chooses the next trial is Ray's own."""
-    return type(scheduler).choose_trial_to_run.__module__.startswith("ray.tune.schedulers.")
+    """Whether the code that chooses the next trial is Ray's own, all of it."""
+    chooser = getattr(type(scheduler), "choose_trial_to_run", None)
+    own = "choose_trial_to_run" in getattr(scheduler, "__dict__", {})
+    if own or not str(getattr(chooser, "__module__", "")).startswith("ray.tune.schedulers."):
+        return False
+    inner = getattr(scheduler, "_base_scheduler", None)
+    return inner is None or _chooses_among_unfinished(inner)

@@ -8,6 +8,7 @@ stay, because results are looked at long after a sweep.
 from __future__ import annotations
 
 import functools
+import sqlite3
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +17,7 @@ from ray.tune.analysis.experiment_analysis import ExperimentAnalysis
 from ray.tune.experimental import output
 from ray.tune.result_grid import ResultGrid
 
+from ray_tune_memguard.notices import logger
 from ray_tune_memguard.spill.progress import ProgressDigest
 from ray_tune_memguard.spill.results import LateDict, LateList
 from ray_tune_memguard.spill.trials import SpilledTrials
@@ -58,23 +60,40 @@ def _trials_by_state(original: Original, trials: Any) -> Any:
 
 def _trials_with_error(original: Original, trials: Any) -> Any:
     if isinstance(trials, SpilledTrials):
-        trials = ProgressDigest(trials, metric=None, errors=True)
+        return _report_on(trials, original, None, True)
     return original(trials)
 
 
 def _heartbeat(original: Original, reporter: Any, trials: Any, *args: Any, **kwargs: Any) -> Any:
+    def report(some: Any) -> Any:
+        return original(reporter, some, *args, **kwargs)
+
     if isinstance(trials, SpilledTrials):
-        trials = ProgressDigest(trials, metric=reporter._metric, errors=False)
-    return original(reporter, trials, *args, **kwargs)
+        return _report_on(trials, report, reporter._metric, False)
+    return report(trials)
 
 
 def _old_report(original: Original, reporter: Any, trials: Any, *args: Any, **kwargs: Any) -> Any:
     # A table sorted by metric needs the metric of every trial, so it gets them all.
+    def report(some: Any) -> Any:
+        return original(reporter, some, *args, **kwargs)
+
     if isinstance(trials, SpilledTrials) and not reporter._sort_by_metric:
         inferred = list(reporter._inferred_metrics)
         only = inferred[0] if len(inferred) == 1 else None
-        trials = ProgressDigest(trials, metric=reporter._metric or only, errors=True)
-    return original(reporter, trials, *args, **kwargs)
+        return _report_on(trials, report, reporter._metric or only, True)
+    return report(trials)
+
+
+def _report_on(
+    trials: SpilledTrials, report: Callable[[Any], Any], metric: str | None, errors: bool
+) -> Any:
+    """Report on a digest; if the store cannot be read, on what is in memory."""
+    try:
+        return report(ProgressDigest(trials, metric=metric, errors=errors))
+    except sqlite3.Error as error:
+        logger.warning("Progress is shown without finished trials: %s", error)
+        return report(trials.resident())
 
 
 # Results.

@@ -56,7 +56,11 @@ _STORAGE_ATTRIBUTES = (
     "experiment_fs_path",
 )
 _MODULE_NAMES: dict[str, tuple[str, ...]] = {
-    "ray.train._internal.storage": ("_FilesystemSyncer._sync_up_command", "_upload_to_fs_path"),
+    "ray.train._internal.storage": (
+        "_FilesystemSyncer._sync_up_command",
+        "_pyarrow_fs_copy_files",
+        "_upload_to_fs_path",
+    ),
     "ray.tune.experiment.trial": ("_Location", "_TemporaryTrialState"),
     "ray.tune.experimental.output": (
         "TuneReporterBase._get_heartbeat",

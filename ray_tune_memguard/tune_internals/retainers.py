@@ -53,6 +53,8 @@ CONTROLLER = (
     Retainer(_CONTROLLER, "_stopped_trials"),
     Retainer(_CONTROLLER, "_failed_trials"),
     Retainer(_CONTROLLER, "_trials_to_cache"),
+    # Trials whose reset failed.
+    Retainer(_CONTROLLER, "_resetting_trials"),
     Retainer(_CONTROLLER, "_trial_metadata", key="trial_id"),
     # Decisions about trials that ended otherwise before the decision was carried out.
     Retainer(_CONTROLLER, "_cached_trial_decisions", key="trial_id"),

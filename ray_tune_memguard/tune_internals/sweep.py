@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import sqlite3
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,6 +35,15 @@ class Spilled:
     refused: list[tuple[Any, Exception]] = field(default_factory=list)
 
 
+@dataclass
+class _WrittenDown:
+    """A trial in both its forms: for the store, and for the state file."""
+
+    trial: Any
+    raw: bytes
+    entry: str
+
+
 class Sweep:
     """Spills the settled trials of ``controller`` to ``store_directory``.
 
@@ -58,7 +69,8 @@ class Sweep:
             Residency(self._store, self._codec),
             ProgressLedger(lambda metric, result: unflattened_lookup(metric, result, default=None)),
         )
-        self._refused_ids: set[str] = set()
+        # Of objects that stay in memory, so their identities stay theirs.
+        self._refused: set[int] = set()
         self._exit_hooks = retainers.tensorboard_exit_hooks()
         self._retainers: list[tuple[retainers.Retainer, Any]] | None = None
         patches.install()
@@ -79,29 +91,43 @@ class Sweep:
         settled = [trial for trial in self._finished() if self._is_settled(trial)]
         if not settled:
             return outcome
+        # Made before the transaction: pickling may run code that reads the store.
+        written = [down for trial in settled if (down := self._written_down(trial, outcome))]
         mark = self._state_file.mark()
-        written = []
-        entries = []
         try:
             with self._store.transaction():
-                for trial in settled:
-                    try:
-                        raw, entry = self._codec.dump(trial), self._codec.state_entry(trial)
-                    except Exception as error:
-                        self._refused_ids.add(trial.trial_id)
-                        outcome.refused.append((trial, error))
-                        continue
-                    self._put(trial, raw)
-                    entries.append(entry)
-                    written.append(trial)
-                self._state_file.add(entries)
+                kept = [down for down in written if self._put(down, outcome)]
+                self._state_file.add(down.entry for down in kept)
         except BaseException:
             self._state_file.rewind(mark)
             raise
-        for trial in written:
-            self._release(trial)
-        outcome.count = len(written)
+        for down in kept:
+            self._release(down.trial)
+        outcome.count = len(kept)
         return outcome
+
+    def _written_down(self, trial: Any, outcome: Spilled) -> _WrittenDown | None:
+        try:
+            return _WrittenDown(trial, self._codec.dump(trial), self._entry(trial))
+        except Exception as error:
+            self._refuse(trial, error, outcome)
+            return None
+
+    def _entry(self, trial: Any) -> str:
+        """What Ray would write of the trial from now on.
+
+        Ray writes a trial anew only when it was marked; one that was paused and is then ended by
+        the end of the experiment is not, and stays paused for a restore.
+        """
+        controller = self._controller
+        known = controller._trial_metadata.get(trial.trial_id)
+        if known is not None and trial not in controller._trials_to_cache:
+            return json.dumps(known)
+        return self._codec.state_entry(trial)
+
+    def _refuse(self, trial: Any, error: Exception, outcome: Spilled) -> None:
+        self._refused.add(id(trial))
+        outcome.refused.append((trial, error))
 
     def release_consumed_results(self, trial: Any) -> None:
         """Let go of results of a running trial that Ray has read."""
@@ -116,10 +142,12 @@ class Sweep:
 
     def close(self) -> None:
         """The sweep is over: leave the store readable for everybody. Its trials live on."""
-        self.release_shared()
-        self._trials.residency.settle()
-        self._store.settle()
-        self._state_file.close()
+        try:
+            self.release_shared()
+            self._trials.residency.settle()
+            self._store.settle()
+        finally:
+            self._state_file.close()
 
     def _finished(self) -> list[Any]:
         # Spilled trials have left both sets, so they hold only what is still to be done.
@@ -129,34 +157,42 @@ class Sweep:
     def _is_settled(self, trial: Any) -> bool:
         """Whether nothing in the controller will touch the trial again.
 
-        Being staged does not count: Ray leaves a trial whose actor refused to be reused in that
-        set, where nothing but its resources is looked at.
+        Being staged or resetting does not count: Ray leaves a trial whose actor refused to be
+        reused in these sets, where without an actor nothing will happen to it.
         """
         controller = self._controller
         return (
-            trial.trial_id not in self._refused_ids
+            id(trial) not in self._refused
             and trial not in controller._trial_to_actor
-            and trial not in controller._resetting_trials
             and trial not in controller._stop_queue
             and not trial.is_saving
             and not trial.is_restoring
             and is_ready_to_spill(trial)
         )
 
-    def _put(self, trial: Any, raw: bytes) -> None:
-        has_error = self._codec.has_error(trial)
-        self._store.put(
-            self._trials.seq(trial),
-            trial.trial_id,
-            trial.status,
-            has_error,
-            raw,
-            trial.relative_logdir,
-        )
+    def _put(self, down: _WrittenDown, outcome: Spilled) -> bool:
+        trial = down.trial
+        try:
+            self._store.put(
+                self._trials.seq(trial),
+                trial.trial_id,
+                trial.status,
+                self._codec.has_error(trial),
+                down.raw,
+                trial.relative_logdir,
+            )
+        except sqlite3.IntegrityError as error:  # Another trial has the same random id.
+            self._refuse(trial, error, outcome)
+            return False
+        return True
 
     def _release(self, trial: Any) -> None:
         """Take a spilled trial out of all retainers; a stubborn one must not stop the others."""
         self._syncer.settled(trial.relative_logdir)
+        try:
+            self._trials.ledger.note(self._trials.seq(trial), trial)
+        except Exception as error:
+            self._notices.warn("ledger", f"Progress reports may leave a trial out: {error!r}")
         for retainer, owner in self._all_retainers():
             try:
                 retainer.release(owner, trial)

@@ -23,6 +23,7 @@ from ray.tune.experiment.trial import _Location, _TemporaryTrialState
 
 # Parts of a trial's StorageContext that are one and the same object in all trials of a sweep.
 _SHARED_BY_STORAGE = ("storage_filesystem", "syncer")
+_NUMBERS = (int, float, bool)
 # Functions that a user gave once for all trials; often lambdas, which pickle slowly.
 _SHARED_BY_TRIALS = ("trial_name_creator", "trial_dirname_creator")
 
@@ -149,6 +150,7 @@ class _StateEncoder(json.JSONEncoder):
     """Writes what Ray's ``TuneFunctionEncoder`` writes."""
 
     def default(self, o: Any) -> dict[str, str]:
-        # A deque of numbers, twice a metric, is what occurs most; the plain pickle is the same.
-        dumps = pickle.dumps if type(o) is deque else cloudpickle.dumps
+        # A deque of numbers, twice a metric, is what occurs most; its plain pickle is the same.
+        plain = type(o) is deque and all(type(item) in _NUMBERS for item in o)
+        dumps = pickle.dumps if plain else cloudpickle.dumps
         return {"_type": "CLOUDPICKLE_FALLBACK", "value": dumps(o).hex()}

@@ -10,12 +10,20 @@ of them since.
 from __future__ import annotations
 
 import copy
+import functools
 import os
 import posixpath
+import shutil
+import sqlite3
 from collections.abc import Callable
 from typing import Any
 
-from ray.train._internal.storage import _FilesystemSyncer, _upload_to_fs_path
+from pyarrow.fs import FileSystem, LocalFileSystem
+from ray.train._internal.storage import (
+    _FilesystemSyncer,
+    _pyarrow_fs_copy_files,
+    _upload_to_fs_path,
+)
 
 from ray_tune_memguard.spill.trials import SpilledTrials
 
@@ -34,6 +42,8 @@ class IncrementalSyncer(_FilesystemSyncer):
         )
         self._trials = trials
         self.thorough = False
+        #: Uploads under way, those included that Ray has given up waiting for.
+        self.running = 0
         # The first upload takes everything: what was there before is not known.
         self._first = True
         # Directories of settled trials that were not uploaded since.
@@ -63,25 +73,40 @@ class IncrementalSyncer(_FilesystemSyncer):
         self, upload: Callable[..., None], arguments: dict[str, Any], settled: frozenset[str]
     ) -> None:
         """Runs in Ray's upload thread. What failed is tried again with the next upload."""
-        upload(**arguments)
+        self.running += 1
+        try:
+            upload(**arguments)
+        finally:
+            self.running -= 1
         self._first = False
         self._settled.difference_update(settled)
 
     def _upload_changed(self, local_path: str, fs_path: str, changed: set[str]) -> None:
-        written_later = self._written_later(local_path) if self.thorough else set()
-        with os.scandir(local_path) as entries:
-            for entry in entries:
-                if (
-                    not entry.is_dir()
+        try:
+            written_later = self._written_later(local_path) if self.thorough else set()
+            with os.scandir(local_path) as entries:
+                chosen = [
+                    entry
+                    for entry in entries
+                    if not entry.is_dir()
                     or entry.name in changed
                     or entry.name in written_later
                     or not self._trials.residency.store.has_directory(entry.name)
-                ):
-                    _upload_to_fs_path(
-                        local_path=entry.path,
-                        fs=self.storage_filesystem,
-                        fs_path=posixpath.join(fs_path, entry.name),
-                    )
+                ]
+        except sqlite3.Error:  # The store does not tell: do as Ray does.
+            _upload_to_fs_path(local_path=local_path, fs=self.storage_filesystem, fs_path=fs_path)
+            return
+        failure: Exception | None = None
+        for entry in chosen:
+            try:
+                _upload(entry, self.storage_filesystem, posixpath.join(fs_path, entry.name))
+            except FileNotFoundError as error:
+                # Somebody's temporary file that is gone by now, or something that stays away.
+                failure = error if os.path.exists(entry.path) else failure
+            except Exception as error:
+                failure = error
+        if failure is not None:
+            raise failure
 
     def _written_later(self, local_path: str) -> set[str]:
         """Directories of settled trials to which somebody wrote after the trial had settled."""
@@ -105,13 +130,36 @@ def upload_incrementally(controller: Any, trials: SpilledTrials) -> IncrementalS
     return syncer
 
 
+def _upload(entry: os.DirEntry[str], filesystem: FileSystem, path: str) -> None:
+    """Copy a file or a directory to ``path``; nothing else can be copied, nor does Ray.
+
+    On a local disk without Arrow, which keeps the buffers that it copies with.
+    """
+    local = isinstance(filesystem, LocalFileSystem)
+    if entry.is_dir():
+        if local:
+            copy_tree = functools.partial(shutil.copytree, copy_function=shutil.copyfile)
+            copy_tree(entry.path, path, dirs_exist_ok=True, ignore_dangling_symlinks=True)
+        else:
+            _upload_to_fs_path(local_path=entry.path, fs=filesystem, fs_path=path)
+    elif entry.is_file():
+        if local:
+            shutil.copyfile(entry.path, path)
+        else:
+            _pyarrow_fs_copy_files(entry.path, path, destination_filesystem=filesystem)
+
+
 def _last_write(directory: str) -> float:
-    """The latest change of a file below ``directory``, in seconds since the epoch."""
+    """The latest change below ``directory``, in seconds since the epoch.
+
+    By ctime as well: a file that was moved or copied here may keep an old mtime.
+    """
     latest = 0.0
     for folder, _, files in os.walk(directory):
-        for name in files:
+        for name in (".", *files):
             try:
-                latest = max(latest, os.stat(os.path.join(folder, name)).st_mtime)
+                status = os.stat(os.path.join(folder, name))
             except OSError:  # Gone in the meantime.
                 continue
+            latest = max(latest, status.st_mtime, status.st_ctime)
     return latest

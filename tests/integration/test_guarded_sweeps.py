@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import sqlite3
 import subprocess
 import sys
 import textwrap
@@ -21,12 +23,14 @@ from ray.tune.analysis import ExperimentAnalysis
 from ray.tune.execution.tune_controller import TuneController
 from ray.tune.schedulers import (
     AsyncHyperBandScheduler,
+    FIFOScheduler,
     HyperBandScheduler,
     PopulationBasedTraining,
 )
 
 from ray_tune_memguard import MemGuard, RssReporter, TrialPruner, read_rss_series
 from ray_tune_memguard.spill.ghost import is_ghost
+from ray_tune_memguard.spill.store import TrialStore
 from ray_tune_memguard.spill.trials import SpilledTrials
 from tests.integration import sweeps
 
@@ -225,13 +229,20 @@ def test_schedulers_that_pause_and_stop(storage: Path, scheduler: Any) -> None:
 
 
 def test_files_reach_the_storage_as_without_it(
-    storage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    storage: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Uploads leave out finished trials, but not what is written to their directories later."""
     monkeypatch.setenv("TUNE_GLOBAL_CHECKPOINT_S", "0")
 
     def act(finished: int, trials: Any) -> None:
+        late = Path(trials[0].local_path).parent / "late.txt"
+        if finished >= 2 and not late.exists():
+            late.with_name("latest").symlink_to("nowhere")
+            late.write_text("a file, not a folder")
         if finished == 12:
+            old = Path(trials[2].local_path, "old.txt")
+            old.write_text("moved here, as it was long ago")
+            os.utime(old, (1e9, 1e9))
             Path(trials[0].local_path, "note.txt").write_text("written after it had finished")
             with Path(trials[1].local_path, "result.json").open("a") as file:
                 file.write("\n")
@@ -248,6 +259,9 @@ def test_files_reach_the_storage_as_without_it(
             assert copied.read_bytes() == path.read_bytes(), copied
     assert (experiment / "own-folder" / "deeper" / "file.txt").exists()
     assert (Path(grid[0].path) / "note.txt").exists()
+    assert (Path(grid[2].path) / "old.txt").exists()
+    assert (experiment / "late.txt").is_file()
+    assert not said(caplog, "failed")
 
 
 def test_uploads_do_not_copy_finished_trials_again(
@@ -257,13 +271,13 @@ def test_uploads_do_not_copy_finished_trials_again(
 
     monkeypatch.setenv("TUNE_GLOBAL_CHECKPOINT_S", "0")
     copied: list[str] = []
-    upload = uploads._upload_to_fs_path
+    upload = uploads._upload
 
-    def count(local_path: str, **rest: Any) -> None:
-        copied.append(Path(local_path).name)
-        upload(local_path=local_path, **rest)
+    def count(entry: Any, *rest: Any) -> None:
+        copied.append(entry.name)
+        upload(entry, *rest)
 
-    monkeypatch.setattr(uploads, "_upload_to_fs_path", count)
+    monkeypatch.setattr(uploads, "_upload", count)
     half = 0
 
     def act(finished: int, trials: Any) -> None:
@@ -448,7 +462,108 @@ def test_an_earlier_run_of_the_same_name_is_left_alone(storage: Path) -> None:
     assert store.read_bytes() == before
 
 
+def test_a_scheduler_that_delegates_everything(storage: Path) -> None:
+    class Proxy(FIFOScheduler):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = FIFOScheduler()
+
+        choose_trial_to_run = property(lambda self: self.inner.choose_trial_to_run)
+
+    grid = sweeps.fit(
+        sweeps.one_report, storage, [MemGuard()], samples=4, tune_config={"scheduler": Proxy()}
+    )
+    assert is_guarded(grid)
+    assert len(grid) == 4
+
+
+def test_what_is_left_paused_can_be_resumed(storage: Path) -> None:
+    """Ray's file says of trials that the end of the experiment found paused that they are."""
+
+    class StopsSoon(tune.Stopper):
+        calls = 0
+
+        def __call__(self, trial_id: str, result: Any) -> bool:
+            type(self).calls += 1
+            return False
+
+        def stop_all(self) -> bool:
+            return self.calls > 15
+
+    found = []
+    for name, guards in (("plain", []), ("guarded", [MemGuard()])):
+        StopsSoon.calls = 0
+        sweeps.fit(
+            sweeps.Stepwise,
+            storage,
+            guards,
+            samples=8,
+            name=name,
+            tune_config={"scheduler": HyperBandScheduler(max_t=20), "max_concurrent_trials": 1},
+            run_config={"stop": StopsSoon()},
+        )
+        trials = ExperimentAnalysis(str(storage / name)).trials
+        found.append(sorted(trial.status for trial in trials))
+    assert found[1] == found[0]
+
+
 # When something goes wrong.
+
+
+def test_a_full_store_right_after_a_checkpoint(
+    storage: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The experiment state stays whole when a spill fails with its spare one checkpoint behind."""
+    monkeypatch.setenv("TUNE_GLOBAL_CHECKPOINT_S", "0")
+    monkeypatch.setattr("ray_tune_memguard.callbacks.trial_pruner._FIRST_RETRY_S", 0.01)
+    monkeypatch.setattr("ray_tune_memguard.callbacks.trial_pruner._LONGEST_RETRY_S", 0.01)
+    put = TrialStore.put
+    calls = 0
+
+    def sometimes_full(self: Any, *row: Any) -> None:
+        nonlocal calls
+        calls += 1
+        if calls % 3:
+            raise sqlite3.OperationalError("database or disk is full")
+        put(self, *row)
+
+    monkeypatch.setattr(TrialStore, "put", sometimes_full)
+    grid = sweeps.fit(sweeps.one_report, storage, [MemGuard()], samples=20)
+    assert len(grid) == 20
+    trials = ExperimentAnalysis(grid.experiment_path).trials
+    assert len({trial.trial_id for trial in trials}) == len(trials) == 20
+
+
+def test_a_store_that_cannot_be_read_costs_the_report_not_the_sweep(
+    storage: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TUNE_GLOBAL_CHECKPOINT_S", "0")
+    select = TrialStore._select
+    gone = False
+
+    def fails(self: Any, *query: Any) -> Any:
+        if gone:
+            raise sqlite3.OperationalError("disk I/O error")
+        return select(self, *query)
+
+    def act(finished: int, trials: Any) -> None:
+        nonlocal gone
+        gone = False
+        if 22 <= finished < 28:
+            gone = True
+
+    monkeypatch.setattr(TrialStore, "_select", fails)
+    monkeypatch.setattr("ray.tune.experimental.output.ProgressReporter._heartbeat_freq", 0)
+    probe = Probe(lambda finished, trials: None)
+    probe.on_step_end = lambda iteration, trials, **_: act(  # type: ignore[method-assign]
+        len(trials) - sum(not t.is_finished() for t in trials.resident()), trials
+    )
+    grid = sweeps.fit(
+        sweeps.one_report, storage, [MemGuard(), probe], samples=40, run_config={"verbose": 1}
+    )
+    gone = False
+    assert len(grid) == 40
+    assert len(list(Path(grid.experiment_path).glob("*/result.json"))) == 40
 
 
 def block_disk(guard: MemGuard) -> Any:
@@ -456,13 +571,13 @@ def block_disk(guard: MemGuard) -> Any:
     connection = guard.pruner._sweep._store._connection
     [pages] = connection.execute("PRAGMA page_count").fetchone()
     connection.execute(f"PRAGMA max_page_count={pages}")
-    return lambda: connection.execute("PRAGMA max_page_count=1000000")
+    return lambda: connection.execute("PRAGMA max_page_count=1000000").fetchone()
 
 
 def make_read_only(guard: MemGuard) -> Any:
     connection = guard.pruner._sweep._store._connection
     connection.execute("PRAGMA query_only=1")
-    return lambda: connection.execute("PRAGMA query_only=0")
+    return lambda: connection.execute("PRAGMA query_only=0").fetchone()
 
 
 @pytest.mark.parametrize(("trouble", "words"), [(block_disk, "full"), (make_read_only, "readonly")])

@@ -50,6 +50,7 @@ def spill() -> Spill:
                     codec.dump(trial),
                 )
         for trial in chosen:
+            trials.ledger.note(trials.seq(trial), trial)
             trials.release(trial)
 
     return spill_numbers

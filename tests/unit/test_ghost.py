@@ -126,3 +126,15 @@ def test_threads_may_wake_the_same_ghost(trials: SpilledTrials, spill: Any) -> N
     for thread in threads:
         thread.join()
     assert wrong == []
+
+
+def test_reading_writes_nothing(
+    trials: SpilledTrials, spill: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spill(trials, *range(12))
+    written: list[str] = []
+    monkeypatch.setattr(trials.residency.store, "replace", lambda *row: written.append(row[0]))
+    for _ in range(2):
+        assert [trial.config["number"] for trial in trials] == list(range(12))
+    trials.residency.settle()
+    assert written == []

@@ -93,3 +93,19 @@ def test_a_directory_of_another_machine_does_not_keep_a_callback_from_opening(
     assert again.options["spill_dir"] is None
     assert "spill_dir" in caplog.text
     assert "of_a_later_version" in caplog.text
+
+
+class WithArgument(MemGuard):
+    """A user's own guard."""
+
+    def __init__(self, owner: str, **options: Any) -> None:
+        super().__init__(**options)
+        self.owner = owner
+
+
+@pytest.mark.parametrize("pickler", [pickle, cloudpickle])
+def test_a_users_subclass_pickles_with_its_own_state(pickler: Any) -> None:
+    again = pickler.loads(pickler.dumps(WithArgument("me", every_trials=9)))
+    assert type(again).__name__ == "WithArgument"
+    assert again.owner == "me"
+    assert again.reporter.every_trials == 9

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import os
+import random
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -170,6 +172,40 @@ def test_rewind_takes_back_what_was_added(state_file: ExperimentStateFile, publi
     state_file.add([entry(4)])
     state_file.publish(tail())
     assert numbers(published) == [1, 4]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_any_order_of_adding_taking_back_and_publishing(
+    state_file: ExperimentStateFile, published: Path, seed: int
+) -> None:
+    """A spill that fails takes back before anything was added, too, with the spare behind."""
+    chance = random.Random(seed)
+    expected: list[int] = []
+    for number in range(60):
+        action = chance.choice(["add", "take back", "add and take back", "publish", "keep old"])
+        mark = state_file.mark()
+        if action.startswith("add"):
+            state_file.add([entry(number)])
+        if action == "add":
+            expected.append(number)
+        elif action.endswith("take back"):
+            state_file.rewind(mark)
+        else:
+            state_file.publish(tail(99), keep_old=action == "keep old")
+            assert numbers(published) == [*expected, 99]
+
+
+def test_a_removed_work_directory_is_made_again(
+    state_file: ExperimentStateFile, published: Path, tmp_path: Path
+) -> None:
+    state_file.add([entry(1)])
+    state_file.publish(tail())
+    state_file.add([entry(2)])
+    shutil.rmtree(tmp_path / "work")
+    with pytest.raises(FileNotFoundError):
+        state_file.publish(tail())
+    state_file.publish(tail())
+    assert numbers(published) == [1, 2]
 
 
 def test_close_leaves_the_published_file_alone(

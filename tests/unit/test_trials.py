@@ -113,3 +113,15 @@ def test_del_and_clear(trials: SpilledTrials, spill: Any) -> None:
     trials.clear()
     assert list(trials) == []
     assert not trials
+
+
+def test_two_trials_with_the_same_random_id(trials: SpilledTrials, spill: Any) -> None:
+    twin = FakeTrial(3)
+    trials.append(twin)
+    first = trials[3]
+    spill(trials, 3)
+    assert trials[3] is first
+    assert trials[12] is twin
+    assert twin in trials
+    assert [trials.index(first), trials.index(twin)] == [3, 12]
+    assert trials.resident()[-1] is twin
