@@ -79,7 +79,7 @@ class Compare(tune.Callback):
     compared = 0
 
     def on_step_end(self, iteration: int, trials: Any, **_: Any) -> None:
-        if iteration % 23 == 0:
+        if iteration % 101 == 0:
             self.compare(trials, done=False)
 
     def on_experiment_end(self, trials: Any, **_: Any) -> None:
@@ -104,7 +104,7 @@ def test_reports_on_spilled_trials_equal_those_on_all(storage: Path, trainable: 
         run_config={"failure_config": tune.FailureConfig(max_failures=1)},
     )
     assert len(grid) == 50
-    assert Compare.compared >= 3
+    assert Compare.compared >= 2
 
 
 @pytest.mark.parametrize("new_output", ["1", "0"])
