@@ -49,12 +49,18 @@ def can_trim() -> bool:
     return _glibc() is not None
 
 
-def slack_bytes() -> int | None:
-    """Freed bytes that the allocator keeps; None where it does not tell."""
+def counters() -> dict[str, int]:
+    """The counters of ``mallinfo2`` by name, in bytes or blocks; empty where there are none."""
     library = _glibc()
     if library is None or not hasattr(library, "mallinfo2"):
-        return None
-    return int(library.mallinfo2().fordblks)
+        return {}
+    found = library.mallinfo2()
+    return {field[0]: int(getattr(found, field[0])) for field in _Mallinfo2._fields_}
+
+
+def slack_bytes() -> int | None:
+    """Freed bytes that the allocator keeps; None where it does not tell."""
+    return counters().get("fordblks")
 
 
 def trim() -> None:

@@ -145,7 +145,7 @@ class TensorboardExitHooks:
     def __init__(self, atexit: Any) -> None:
         self._atexit = atexit
         self._cleanups: list[Callable[[], Any]] = []
-        atexit.register(self._run)
+        self._registered = False
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._atexit, name)
@@ -153,6 +153,10 @@ class TensorboardExitHooks:
     def register(self, cleanup: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         if args or kwargs or _writer_of(cleanup) is None:
             return self._atexit.register(cleanup, *args, **kwargs)
+        if not self._registered:
+            # Not before the first writer: its queue's own exit function must run after this one.
+            self._registered = True
+            self._atexit.register(self._run)
         self._cleanups.append(cleanup)
         return cleanup
 
