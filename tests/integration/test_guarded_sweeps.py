@@ -250,7 +250,13 @@ def test_files_reach_the_storage_as_without_it(
             other.mkdir(parents=True, exist_ok=True)
             (other / "file.txt").write_text("the user's own")
 
-    grid = sweeps.fit(sweeps.fails_sometimes, storage, [MemGuard(), Probe(act)], samples=24)
+    grid = sweeps.fit(
+        sweeps.fails_sometimes,
+        storage,
+        [MemGuard(), Probe(act)],
+        samples=24,
+        space=sweeps.RARELY_FAILS,
+    )
     experiment = Path(grid.experiment_path)
     staging = Path(grid._experiment_analysis.trials[0].local_path).parent
     for path in staging.rglob("*"):
