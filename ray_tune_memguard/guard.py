@@ -41,6 +41,10 @@ class MemGuard(GuardCallback):
         # In this order: what is reported is what is left after spilling.
         self._parts: tuple[GuardCallback, ...] = (self.pruner, self.reporter)
 
+    @property
+    def prunes(self) -> TrialPruner:
+        return self.pruner
+
     def setup(  # type: ignore[override]
         self, **info: Any
     ) -> None:

@@ -36,6 +36,8 @@ class GuardCallback(Callback):
     """
 
     options: dict[str, Any]
+    #: The part of this callback that spills trials: what a resumed sweep looks for.
+    prunes: Any = None
 
     def setup(  # type: ignore[override]
         self, **info: Any

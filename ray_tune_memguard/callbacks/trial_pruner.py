@@ -69,6 +69,10 @@ class TrialPruner(GuardCallback):
             "trim_slack_mib": self.trim_slack_mib,
         }
 
+    @property
+    def prunes(self) -> TrialPruner:
+        return self
+
     def begin(self) -> None:
         self._sweep: Sweep | None = None
         self._since_trim = 0

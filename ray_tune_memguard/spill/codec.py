@@ -30,6 +30,9 @@ class TrialCodec(Protocol):
     def load(self, raw: bytes) -> dict[str, Any]:
         """The attributes that ``dump`` wrote."""
 
+    def load_entry(self, entry: bytes) -> dict[str, Any]:
+        """The attributes of a trial that another process wrote to the experiment state file."""
+
 
 class Packer:
     """Compresses states that look alike against the first of them.

@@ -102,7 +102,7 @@ class Residency:
         self._lock = threading.RLock()
         self._held: weakref.WeakValueDictionary[str, Any] = weakref.WeakValueDictionary()
         # Trial id to (trial, hash of its state when it was loaded), first loaded first.
-        self._loaded: OrderedDict[str, tuple[Any, int]] = OrderedDict()
+        self._loaded: OrderedDict[str, tuple[Any, int | None]] = OrderedDict()
 
     def release(self, trial: Any) -> None:
         """Turn a trial into a ghost. Its state must be durable in the store already."""
@@ -135,16 +135,27 @@ class Residency:
                 return
             trial_id = attributes["trial_id"]
             raw = self.store.state(trial_id)
-            state = self._codec.load(raw)
+            if raw is None:
+                state = self._codec.load_entry(self.store.entry(trial_id))
+            else:
+                state = self._codec.load(raw)
             plain = _plain_classes[type(trial)]
             attributes.update(state)
             attributes.pop(_RESIDENCY, None)
             object.__setattr__(trial, "__class__", plain)
             # Of a new dump: that of the same state by other objects may differ in its bytes.
-            self._loaded[trial_id] = (trial, hash(self._codec.dump(trial)))
+            self._loaded[trial_id] = (trial, self._fingerprint(trial))
             while len(self._loaded) > self._capacity:
                 if not self._evict_first():
                     break
+
+    def _fingerprint(self, trial: Any) -> int | None:
+        """By which a changed trial is told; None if it cannot be: then it stays loaded."""
+        try:
+            return hash(self._codec.dump(trial))
+        except Exception as error:
+            logger.debug("Trial %s stays in memory: %r", trial.trial_id, error)
+            return None
 
     def settle(self) -> None:
         """Turn every loaded trial into a ghost again, what was changed on them kept."""

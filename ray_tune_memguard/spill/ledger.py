@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import astuple, dataclass
 from numbers import Number
 from typing import Any
 
@@ -34,9 +34,8 @@ class ProgressLedger:
         self._first_with: dict[tuple[str, str], tuple[int, str]] = {}
         self._best: dict[str, dict[str, _Best]] = {}
 
-    def note(self, seq: int, trial: Any) -> None:
-        """Take in a trial that is about to be spilled."""
-        result = trial.last_result
+    def note(self, seq: int, trial_id: str, result: dict[str, Any] | None) -> None:
+        """Take in a trial that is about to be spilled, by its last result."""
         if not result:
             return
         for key, value in _flat(result):
@@ -45,9 +44,9 @@ class ProgressLedger:
             if (known is None and len(self._first_with) < _MOST_KEYS) or (
                 known is not None and seq < known[0]
             ):
-                self._first_with[feature] = (seq, trial.trial_id)
+                self._first_with[feature] = (seq, trial_id)
         for metric in self._best:
-            self._compare(metric, seq, trial.trial_id, result)
+            self._compare(metric, seq, trial_id, result)
 
     def follow(self, metric: str, spilled: Iterable[tuple[int, Any]]) -> None:
         """Keep the best trials by ``metric`` from now on; ``spilled`` are those so far."""
@@ -78,6 +77,33 @@ class ProgressLedger:
 
     def follows(self, metric: str) -> bool:
         return metric in self._best
+
+    def dump(self) -> dict[str, Any]:
+        """All of it, as JSON can hold it."""
+        return {
+            "first": [[*feature, *first] for feature, first in self._first_with.items()],
+            "best": {
+                metric: {mode: astuple(best) for mode, best in modes.items()}
+                for metric, modes in self._best.items()
+            },
+        }
+
+    def load(self, dumped: dict[str, Any], seqs: Mapping[str, int] | None = None) -> None:
+        """Take over what :meth:`dump` wrote; ``seqs``: the places of trials where they are new.
+
+        A trial that is not among them is not spilled any more and is forgotten.
+        """
+        for key, sort, seq, trial_id in dumped["first"]:
+            place = seq if seqs is None else seqs.get(trial_id)
+            if place is not None:
+                self._first_with[key, sort] = (place, trial_id)
+        for metric, modes in dumped["best"].items():
+            if seqs is not None and any(best[2] not in seqs for best in modes.values()):
+                continue  # Who is best without it is found when next asked for.
+            self._best[metric] = {
+                mode: _Best(value, seq if seqs is None else seqs[trial_id], trial_id)
+                for mode, (value, seq, trial_id) in modes.items()
+            }
 
 
 def _flat(result: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -1,12 +1,15 @@
 """The trial store: one SQLite file that holds the state of every spilled trial.
 
-Covers: durable rows, one per trial, indexed by position, id and status; rows go in by transaction,
-so a killed driver leaves a store that is whole up to its last commit. Does not cover: what a row
-means (``codec``), which objects wait for it (``ghost``).
+Covers: durable rows, one per trial, indexed by position, id and status, and the last *snapshot* of
+the rest of the sweep (what an experiment checkpoint consists of beside its finished trials). Both
+go in by transaction, so a killed driver leaves a store that is whole up to its last commit. Does
+not cover: what a row or a snapshot means (``codec``, ``snapshot``), which objects wait for a row
+(``ghost``).
 
 Durability: write-ahead log with ``synchronous=NORMAL``. A commit survives the death of the process
-at once; a power cut may take the last commits but never leaves a broken file. The file is locked
-for as long as the sweep runs, so a second writer cannot mix its rows in.
+at once. It is on the disk itself when the log was synced: at every snapshot. A power cut may so
+take what was committed since, but never leaves a broken file. The file is locked for as long as the
+sweep runs, so a second writer cannot mix its rows in.
 """
 
 from __future__ import annotations
@@ -16,19 +19,24 @@ import sqlite3
 import threading
 import time
 import weakref
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from ray_tune_memguard.spill.codec import Packer
 
 #: "RTMG": marks the file as ours, see https://www.sqlite.org/pragma.html#pragma_application_id
 APPLICATION_ID = 0x52544D47
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+SUFFIX = ".sqlite"
 
 _SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
+-- The last experiment checkpoint, without its finished trials, by part.
+CREATE TABLE snapshot (part TEXT PRIMARY KEY, content BLOB NOT NULL, checksum INTEGER NOT NULL);
 CREATE TABLE trial (
     seq INTEGER PRIMARY KEY,
     trial_id TEXT NOT NULL UNIQUE,
@@ -37,7 +45,17 @@ CREATE TABLE trial (
     -- Of the trial's own files, and since when (seconds since the epoch) it does not write them.
     directory TEXT,
     settled_at REAL NOT NULL,
-    state BLOB NOT NULL
+    -- When it last reported, by which a restored sweep is ordered.
+    reported_at REAL NOT NULL,
+    -- How many trials this run of the sweep had made before it; -1 if an earlier run made it.
+    birth INTEGER NOT NULL,
+    -- Whether the entry says that it is to be resumed: it was paused when the sweep ended.
+    resumes INTEGER NOT NULL,
+    -- What the experiment state file holds of it, for any process; and of all the above.
+    entry BLOB NOT NULL,
+    checksum INTEGER NOT NULL,
+    -- The object itself, for the process that wrote it.
+    state BLOB
 );
 CREATE INDEX trial_by_status ON trial (status, seq);
 CREATE INDEX trial_by_directory ON trial (directory);
@@ -45,6 +63,7 @@ CREATE INDEX trial_with_error ON trial (seq) WHERE has_error;
 """
 _CACHE_KIB = 1024
 _WINDOW = 512
+_LOCK_WAIT_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -56,18 +75,45 @@ class SpilledRow:
     status: str
 
 
+@dataclass(frozen=True)
+class TrialRow:
+    """All that is written of a trial but its ``seq``. ``entry`` is text until it is packed.
+
+    Times in seconds since the epoch; ``birth``: how many trials the run had made before this one;
+    ``resumes``: to a restore it is unfinished.
+    """
+
+    trial_id: str
+    status: str
+    has_error: bool
+    entry: bytes
+    directory: str | None = None
+    settled_at: float = field(default_factory=time.time)
+    reported_at: float = float("-inf")
+    birth: int = -1
+    resumes: bool = False
+    state: bytes | None = None
+
+    def born(self, birth: int) -> TrialRow:
+        return replace(self, birth=birth)
+
+
+class StoreError(Exception):
+    """A file is not a trial store that this version can read, or is damaged."""
+
+
 class TrialStore:
     """States of spilled trials, by ``seq`` (the trial's place in the sweep) and by ``trial_id``.
 
-    Invariants: a state returned by :meth:`state` is byte for byte what :meth:`put` was given; after
-    a failed :meth:`transaction` the store holds what it held before it.
+    Invariants: what :meth:`state` and :meth:`entry` return is byte for byte what :meth:`put` was
+    given; after a failed :meth:`transaction` the store holds what it held before it.
     """
 
     def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
         self.path = path
         self._connection = connection
         self._lock = threading.RLock()
-        self._packer: Packer | None = None
+        self._packers: dict[str, Packer] = {}
         self._finalizer = weakref.finalize(self, connection.close)
 
     @classmethod
@@ -83,8 +129,7 @@ class TrialStore:
         """
         directory.mkdir(parents=True, exist_ok=True)
         path = _claim_new_file(directory, name)
-        # Each use is under the store's lock, so any thread may hold the connection.
-        connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        connection = _connect(path)
         try:
             # Exclusive before WAL: no shared-memory file, which network file systems lack.
             connection.execute("PRAGMA locking_mode=EXCLUSIVE")
@@ -100,6 +145,49 @@ class TrialStore:
             raise
         return cls(path, connection)
 
+    @classmethod
+    def open(cls, path: Path) -> TrialStore:
+        """Open a store that a sweep left behind, however it ended. It is not written to.
+
+        But for the commits of a killed sweep that are still in its log: these are moved into the
+        file, which any later reader would do.
+
+        Raises:
+            OSError: there is no such file.
+            sqlite3.OperationalError: its sweep is still running, or it may not be read.
+            StoreError: it is not a store, one of another version, or damaged beyond opening.
+        """
+        if not path.stat().st_size:
+            raise StoreError("it is empty")
+        connection = _connect(path)
+        try:
+            if _pragma(connection, "application_id") != APPLICATION_ID:
+                raise StoreError("it is not a trial store, or its first bytes are damaged")
+            version = _pragma(connection, "user_version")
+            if version != SCHEMA_VERSION:
+                raise StoreError(f"it is of version {version}, this is {SCHEMA_VERSION}")
+            connection.execute("PRAGMA locking_mode=EXCLUSIVE")
+            if _pragma(connection, "journal_mode") != "delete":
+                connection.execute("PRAGMA journal_mode=DELETE")
+            connection.execute("PRAGMA locking_mode=NORMAL")
+            connection.execute("PRAGMA query_only=ON")
+            connection.execute(f"PRAGMA cache_size=-{_CACHE_KIB}")
+            store = cls(path, connection)
+            dictionaries = connection.execute(
+                "SELECT key, value FROM meta WHERE key LIKE 'dictionary of %'"
+            )
+            for key, value in dictionaries:
+                store._packers[key.removeprefix("dictionary of ")] = Packer(value)
+        except sqlite3.DatabaseError as error:
+            connection.close()
+            if isinstance(error, sqlite3.OperationalError) and _is_refusal(error):
+                raise
+            raise StoreError(str(error)) from error
+        except BaseException:
+            connection.close()
+            raise
+        return store
+
     @contextmanager
     def transaction(self) -> Iterator[None]:
         """All rows put inside become durable together when the block ends, or none does.
@@ -108,7 +196,7 @@ class TrialStore:
             sqlite3.Error: the commit failed; the rows are not in the store.
         """
         with self._lock:
-            had_packer = self._packer is not None
+            packers = dict(self._packers)
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 yield
@@ -117,56 +205,128 @@ class TrialStore:
                 # SQLite may have rolled back by itself (a full disk does that).
                 if self._connection.in_transaction:
                     self._connection.execute("ROLLBACK")
-                if not had_packer:
-                    self._packer = None
+                self._packers = packers
                 raise
 
-    def put(
-        self,
-        seq: int,
-        trial_id: str,
-        status: str,
-        has_error: bool,
-        raw: bytes,
-        directory: str | None = None,
-    ) -> None:
-        """Add a trial's state, inside a :meth:`transaction`."""
-        if self._packer is None:
-            self._packer = Packer(raw)
-            self._connection.execute(
-                "INSERT INTO meta VALUES ('dictionary', ?)", (self._packer.dictionary,)
-            )
+    # Rows.
+
+    def put(self, seq: int, row: TrialRow) -> None:
+        """Add a trial, inside a :meth:`transaction`."""
+        entry = self._packer("entry", row.entry).pack(row.entry)
+        state = row.state and self._packer("state", row.state).pack(row.state)
         self._connection.execute(
-            "INSERT INTO trial VALUES (?, ?, ?, ?, ?, ?, ?)",
-            (seq, trial_id, status, has_error, directory, time.time(), self._packer.pack(raw)),
+            "INSERT INTO trial VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                seq,
+                row.trial_id,
+                row.status,
+                row.has_error,
+                row.directory,
+                row.settled_at,
+                row.reported_at,
+                row.birth,
+                row.resumes,
+                entry,
+                _checksum(row.trial_id, row.status, row.has_error, row.directory, entry),
+                state,
+            ),
         )
 
+    def _packer(self, kind: str, first: bytes) -> Packer:
+        if kind not in self._packers:
+            packer = self._packers[kind] = Packer(first)
+            self._connection.execute(
+                "INSERT INTO meta VALUES (?, ?)", (f"dictionary of {kind}", packer.dictionary)
+            )
+        return self._packers[kind]
+
+    def copy_rows(self, source: TrialStore, seqs: Iterable[tuple[int, int]]) -> None:
+        """Take rows of another store as they are packed, inside a :meth:`transaction`.
+
+        ``seqs``: pairs of ``seq`` there and here. States, good for one process only, stay behind,
+        and to this store the trials were born before it. This store must be empty.
+        """
+        if "entry" in source._packers:
+            self._packer("entry", source._packers["entry"].dictionary)
+        query = (
+            "SELECT trial_id, status, has_error, directory, settled_at, reported_at, -1, 0, entry, "
+            "checksum, NULL FROM trial WHERE seq = ?"
+        )
+        with source._lock:
+            self._connection.executemany(
+                "INSERT INTO trial VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (
+                    (here, *source._connection.execute(query, (there,)).fetchone())
+                    for there, here in seqs
+                ),
+            )
+
+    def reorder(self, seqs: Iterable[tuple[int, int]]) -> None:
+        """Give rows other places, inside a :meth:`transaction`: pairs of old and new ``seq``."""
+        # Through negative numbers, so that no row meets another on its way.
+        self._connection.executemany(
+            "UPDATE trial SET seq = ? WHERE seq = ?", ((-1 - new, old) for old, new in seqs)
+        )
+        self._connection.execute("UPDATE trial SET seq = -1 - seq WHERE seq < 0")
+
     def replace(self, trial_id: str, status: str, has_error: bool, raw: bytes) -> None:
-        """Write a changed state over the old one, inside a :meth:`transaction`."""
-        assert self._packer is not None
+        """Write a changed state over the old one, inside a :meth:`transaction`.
+
+        Raises:
+            KeyError: no such trial is in the store.
+        """
+        found = self._connection.execute(
+            "SELECT directory, entry FROM trial WHERE trial_id = ?", (trial_id,)
+        ).fetchone()
+        if found is None:
+            raise KeyError(trial_id)
         self._connection.execute(
-            "UPDATE trial SET status = ?, has_error = ?, state = ? WHERE trial_id = ?",
-            (status, has_error, self._packer.pack(raw), trial_id),
+            "UPDATE trial SET status = ?, has_error = ?, checksum = ?, state = ? "
+            "WHERE trial_id = ?",
+            (
+                status,
+                has_error,
+                _checksum(trial_id, status, has_error, *found),
+                self._packer("state", raw).pack(raw),
+                trial_id,
+            ),
         )
 
     def delete(self, trial_id: str) -> None:
         with self._lock:
             self._connection.execute("DELETE FROM trial WHERE trial_id = ?", (trial_id,))
 
-    def state(self, trial_id: str) -> bytes:
-        """The state of a spilled trial.
+    def state(self, trial_id: str) -> bytes | None:
+        """The state of a spilled trial; None if another process wrote it.
 
         Raises:
             KeyError: no such trial is in the store.
         """
+        packed = self._value("state", trial_id)
+        return None if packed is None else self._packers["state"].unpack(packed)
+
+    def entry(self, trial_id: str) -> bytes:
+        """What the experiment state file holds of a spilled trial.
+
+        Raises:
+            KeyError: no such trial is in the store.
+        """
+        return self._packers["entry"].unpack(self._value("entry", trial_id))
+
+    def _value(self, column: str, trial_id: str) -> bytes:
         with self._lock:
             row = self._connection.execute(
-                "SELECT state FROM trial WHERE trial_id = ?", (trial_id,)
+                f"SELECT {column} FROM trial WHERE trial_id = ?", (trial_id,)
             ).fetchone()
-            if row is None:
-                raise KeyError(trial_id)
-            assert self._packer is not None
-            return self._packer.unpack(row[0])
+        if row is None:
+            raise KeyError(trial_id)
+        value: bytes = row[0]
+        return value
+
+    def entries(self) -> Iterator[bytes]:
+        """The entries of all spilled trials, in order."""
+        for (packed,) in self._walk("entry"):
+            yield self._packers["entry"].unpack(packed)
 
     def rows(self, start: int, stop: int) -> list[SpilledRow]:
         """The spilled trials with ``start <= seq < stop``, in order."""
@@ -188,18 +348,7 @@ class TrialStore:
 
     def directories(self) -> Iterator[tuple[str, float]]:
         """The directory of each spilled trial that has one, and when the trial settled."""
-        after = -1
-        query = (
-            "SELECT seq, directory, settled_at FROM trial "
-            "WHERE seq > ? AND directory IS NOT NULL ORDER BY seq LIMIT ?"
-        )
-        while True:
-            with self._lock:
-                rows = self._connection.execute(query, (after, _WINDOW)).fetchall()
-            if not rows:
-                return
-            yield from ((directory, settled_at) for _, directory, settled_at in rows)
-            after = rows[-1][0]
+        return self._walk("directory, settled_at", "AND directory IS NOT NULL")
 
     def with_error(self) -> list[SpilledRow]:
         """Trials that ever failed, those that ended well after a retry included."""
@@ -210,12 +359,125 @@ class TrialStore:
             "WHERE status = ? AND seq > ? ORDER BY seq LIMIT ?", (status, after, limit)
         )
 
+    def born_since(self, birth: int) -> list[tuple[int, SpilledRow]]:
+        """Trials with this ``birth`` or a later one, with it, in the order of their births."""
+        query = "SELECT birth, seq, trial_id, status FROM trial WHERE birth >= ? ORDER BY birth"
+        with self._lock:
+            found = self._connection.execute(query, (birth,)).fetchall()
+        return [(row[0], SpilledRow(*row[1:])) for row in found]
+
+    def report_times(self) -> Iterator[tuple[float, int, str, str, bool]]:
+        """``reported_at``, ``seq``, id, status and ``resumes`` of all spilled trials, in order."""
+        return self._walk("reported_at, seq, trial_id, status, resumes")
+
+    def _walk(self, columns: str, condition: str = "") -> Iterator[tuple[Any, ...]]:
+        """All rows in order, a window at a time, so that others get in between."""
+        after = -1
+        query = f"SELECT seq, {columns} FROM trial WHERE seq > ? {condition} ORDER BY seq LIMIT ?"
+        while True:
+            with self._lock:
+                rows = self._connection.execute(query, (after, _WINDOW)).fetchall()
+            if not rows:
+                return
+            yield from (row[1:] for row in rows)
+            after = rows[-1][0]
+
     def _select(self, clause: str, values: tuple[object, ...]) -> list[SpilledRow]:
         with self._lock:
             found = self._connection.execute(
                 f"SELECT seq, trial_id, status FROM trial {clause}", values
             )
             return [SpilledRow(*row) for row in found]
+
+    # The snapshot, and what else is said of the sweep.
+
+    def save_snapshot(self, parts: dict[str, bytes]) -> None:
+        """Put these parts in the place of the last snapshot, and all that is committed on disk.
+
+        Raises:
+            sqlite3.Error: it was not saved; the last one is still there.
+        """
+        packed = {part: zlib.compress(content, 1) for part, content in parts.items()}
+        with self.transaction():
+            self._connection.execute("DELETE FROM snapshot")
+            self._connection.executemany(
+                "INSERT INTO snapshot VALUES (?, ?, ?)",
+                ((part, content, zlib.crc32(content)) for part, content in packed.items()),
+            )
+        with self._lock:
+            self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+
+    def has_snapshot(self) -> bool:
+        with self._lock:
+            return self._connection.execute("SELECT 1 FROM snapshot").fetchone() is not None
+
+    def snapshot(self) -> dict[str, bytes]:
+        """The parts of the last snapshot; empty if none was saved.
+
+        Raises:
+            StoreError: it is damaged.
+        """
+        with self._lock:
+            try:
+                rows = self._connection.execute("SELECT * FROM snapshot").fetchall()
+            except sqlite3.DatabaseError as error:
+                raise StoreError(str(error)) from error
+        for part, content, checksum in rows:
+            if zlib.crc32(content) != checksum:
+                raise StoreError(f"its snapshot is damaged ({part})")
+        return {part: zlib.decompress(content) for part, content, _ in rows}
+
+    def note(self, **facts: str) -> None:
+        """Keep these words about the sweep, over earlier ones of the same name."""
+        with self._lock:
+            self._connection.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", facts.items())
+
+    def fact(self, name: str) -> str | None:
+        with self._lock:
+            query = "SELECT value FROM meta WHERE key = ?"
+            found = self._connection.execute(query, (name,)).fetchone()
+        return found and found[0]
+
+    # Damage.
+
+    def damage(self) -> str | None:
+        """What is wrong with the rows of an opened store; None if each is as it was written."""
+        try:
+            found = _pragma(self._connection, "quick_check(1)")
+            if found != "ok":
+                return str(found)
+            bad = total = 0
+            for row in self._walk("trial_id, status, has_error, directory, entry, checksum"):
+                total += 1
+                bad += _checksum(*row[:-1]) != row[-1]
+        except sqlite3.DatabaseError as error:
+            return str(error)
+        return f"{bad} of {total} trials are damaged" if bad else None
+
+    def salvage(self) -> Iterator[TrialRow]:
+        """The rows of a damaged store that are whole, from both ends."""
+        seen: set[str] = set()
+        for order in ("ASC", "DESC"):
+            query = (
+                "SELECT trial_id, status, has_error, directory, entry, checksum, settled_at, "
+                f"reported_at FROM trial ORDER BY seq {order}"
+            )
+            try:
+                for row in self._connection.execute(query):
+                    *covered, checksum, settled_at, reported_at = row
+                    trial_id, status, has_error, directory, entry = covered
+                    try:
+                        if trial_id in seen or _checksum(*covered) != checksum:
+                            continue
+                        text = self._packers["entry"].unpack(entry)
+                    except (KeyError, TypeError, AttributeError, zlib.error):
+                        continue
+                    seen.add(trial_id)
+                    yield TrialRow(
+                        trial_id, status, has_error, text, directory, settled_at, reported_at
+                    )
+            except sqlite3.DatabaseError:
+                continue
 
     def settle(self) -> None:
         """Fold the write-ahead log into the file and let other processes read it."""
@@ -228,11 +490,36 @@ class TrialStore:
         self._finalizer()
 
 
+def _connect(path: Path) -> sqlite3.Connection:
+    # Each use is under the store's lock, so any thread may hold the connection.
+    return sqlite3.connect(
+        path, isolation_level=None, check_same_thread=False, timeout=_LOCK_WAIT_S
+    )
+
+
+def _is_refusal(error: sqlite3.OperationalError) -> bool:
+    """Whether the file may not be used now, and is not known to be damaged."""
+    # Its error codes have names from Python 3.11 on.
+    return any(words in str(error) for words in ("locked", "readonly", "unable to open"))
+
+
+def _pragma(connection: sqlite3.Connection, name: str) -> Any:
+    return connection.execute(f"PRAGMA {name}").fetchone()[0]
+
+
+def _checksum(
+    trial_id: str, status: str, has_error: bool, directory: str | None, entry: bytes
+) -> int:
+    """Of a row's packed entry and of the words that stand beside it."""
+    words = f"{trial_id}\0{status}\0{int(has_error)}\0{directory}"
+    return zlib.crc32(entry, zlib.crc32(words.encode()))
+
+
 def _claim_new_file(directory: Path, name: str) -> Path:
     """Make an empty file under a name that nobody has: O_EXCL decides, not a look beforehand."""
     number = 0
     while True:
-        path = directory / (f"{name}-{number}.sqlite" if number else f"{name}.sqlite")
+        path = directory / (f"{name}-{number}{SUFFIX}" if number else f"{name}{SUFFIX}")
         try:
             os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o644))
             return path

@@ -42,9 +42,27 @@ class SpilledTrials(list[Any]):
         self._seq_by_object: dict[int, int] = {}
         self._holes: list[int] = []
         self._next_seq = 0
+        # How many trials this run has made, and how many there were before each resident one.
+        self.births = 0
+        self._birth_by_id: dict[str, int] = {}
         self._said_fixed_order = False
         for trial in trials:
             self.append(trial)
+
+    @classmethod
+    def reopened(
+        cls, residents: dict[int, Any], residency: Residency, ledger: ProgressLedger
+    ) -> SpilledTrials:
+        """The list of a sweep of which the store has a part: ``residents`` by ``seq`` beside it."""
+        trials = cls((), residency, ledger)
+        spilled = {seq for _, seq, *_ in residency.store.report_times()}
+        trials._next_seq = max((*spilled, *residents), default=-1) + 1
+        trials._holes = [
+            seq for seq in range(trials._next_seq) if seq not in spilled and seq not in residents
+        ]
+        for seq, trial in sorted(residents.items()):
+            trials._place_at(seq, trial, birth=-1)
+        return trials
 
     # What the pruner uses.
 
@@ -56,9 +74,23 @@ class SpilledTrials(list[Any]):
         """The place of a trial that is in memory. Raises KeyError for any other."""
         return self._seq_by_object[id(trial)]
 
+    def seq_of(self, trial_id: str) -> int | None:
+        """The place of the trial in memory that has this id."""
+        return self._seq_by_id.get(trial_id)
+
+    @property
+    def end(self) -> int:
+        """The ``seq`` that the next trial will get."""
+        return self._next_seq
+
+    def birth(self, trial: Any) -> int:
+        """How many trials this run had made before this one, -1 if an earlier run made it."""
+        return self._birth_by_id.get(trial.trial_id, -1)
+
     def release(self, trial: Any) -> None:
         """Let go of a trial whose row is durable in the store; it goes on as a ghost."""
         self._forget(trial)
+        self._birth_by_id.pop(trial.trial_id, None)
         self.residency.release(trial)
 
     def _forget(self, trial: Any) -> int | None:
@@ -205,11 +237,19 @@ class SpilledTrials(list[Any]):
     # Changing, as Ray does it.
 
     def append(self, trial: Any) -> None:
-        seq = self._next_seq
+        # A retried trial is taken out and appended again, but was born once.
+        birth = self._birth_by_id.get(trial.trial_id)
+        if birth is None:
+            birth = self.births
+            self.births += 1
         self._next_seq += 1
+        self._place_at(self._next_seq - 1, trial, birth)
+
+    def _place_at(self, seq: int, trial: Any, birth: int) -> None:
         self._resident[seq] = trial
         self._seq_by_object[id(trial)] = seq
         self._seq_by_id.setdefault(trial.trial_id, seq)
+        self._birth_by_id[trial.trial_id] = birth
 
     def extend(self, trials: Iterable[Any]) -> None:
         for trial in trials:

@@ -7,7 +7,10 @@ spills. No Ray class is changed here.
 
 from __future__ import annotations
 
+import json
 import os
+import sqlite3
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +25,8 @@ from ray_tune_memguard.tune_internals.uploads import IncrementalSyncer
 
 _adopted_classes: dict[type, type] = {}
 _ADOPTION = "_memguard_adoption"
+#: Under it the state file tells where its trial store is.
+POINTER_KEY = "memguard"
 
 
 class Adoption:
@@ -32,12 +37,18 @@ class Adoption:
         trials: SpilledTrials,
         codec: TrialStateCodec,
         state_file: ExperimentStateFile,
+        save_snapshot: Callable[[str], None],
+        store_path: Path,
         notices: Notices,
     ) -> None:
         self.trials = trials
         self.codec = codec
         self.state_file = state_file
+        self.save_snapshot = save_snapshot
+        self.store_path = store_path
         self.notices = notices
+        #: The sweep of a controller that was adopted before its callbacks were set up.
+        self.resumed_as: Any = None
         # True while Ray asks the scheduler which trial to run next.
         self.choosing = False
         # Where the part of the state file that Ray writes goes until it is joined.
@@ -54,6 +65,18 @@ def adopt(controller: TuneController, adoption: Adoption) -> None:
     setattr(controller, _ADOPTION, adoption)
     controller._trials = adoption.trials
     controller.__class__ = _adopted_classes[plain]
+
+
+def adoption_of(controller: TuneController) -> Adoption | None:
+    found: Adoption | None = getattr(controller, _ADOPTION, None)
+    return found
+
+
+def give_back(controller: TuneController) -> None:
+    """Undo :func:`adopt`, but for the list of trials."""
+    if type(controller) in _adopted_classes.values():
+        controller.__class__ = type(controller).__mro__[2]
+        controller.__dict__.pop(_ADOPTION, None)
 
 
 class _AdoptedController(TuneController):
@@ -114,7 +137,7 @@ class _AdoptedController(TuneController):
         try:
             self._save_joined()
             notices.again("checkpoint")
-        except OSError as error:
+        except (OSError, sqlite3.Error) as error:
             # Ray alone would end the sweep here, with all its trials.
             notices.warn(
                 "checkpoint",
@@ -136,7 +159,12 @@ class _AdoptedController(TuneController):
         text = partial.read_text()
         if not text.startswith(HEAD):
             raise RuntimeError(f"Ray's experiment state does not begin with {HEAD!r}: {partial}")
-        adoption.state_file.publish(text[len(HEAD) :], keep_old=self._is_uploading())
+        # First the store, which restores go by; the file is for Ray alone, and for its results.
+        try:
+            adoption.save_snapshot(text)
+        finally:
+            tail = _with_pointer(text[len(HEAD) :], adoption.store_path)
+            adoption.state_file.publish(tail, keep_old=self._is_uploading())
         partial.unlink()
 
     def _is_uploading(self) -> bool:
@@ -153,6 +181,12 @@ class _AdoptedController(TuneController):
         state: dict[str, Any] = super().__getstate__()
         state.pop(_ADOPTION, None)
         return state
+
+
+def _with_pointer(tail: str, store: Path) -> str:
+    """``tail`` with a last key that says where the trial store is; Ray ignores it."""
+    pointer = json.dumps({"store": str(store)})
+    return f'{tail.rstrip().removesuffix("}")}, "{POINTER_KEY}": {pointer}}}'
 
 
 def _chooses_among_unfinished(scheduler: Any) -> bool:

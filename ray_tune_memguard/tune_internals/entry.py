@@ -57,6 +57,14 @@ def unknown_ray() -> str | None:
     )
 
 
+def teach_ray() -> None:
+    """Let Ray open and resume experiments that have a trial store; on a Ray we know."""
+    if not probe.missing_module_names():
+        from ray_tune_memguard.tune_internals import patches
+
+        patches.install()
+
+
 def store_directory(sweep_controller: Any) -> Path:
     from ray_tune_memguard.tune_internals import paths
 
@@ -67,7 +75,11 @@ def open_sweep(sweep_controller: Any, directory: Path, notices: Notices) -> Swee
     """Adopt the sweep. Raises one of :func:`disk_errors` if its store cannot be made."""
     from ray_tune_memguard.tune_internals.sweep import Sweep
 
-    return Sweep(sweep_controller, directory, notices)
+    resumed = Sweep.of(sweep_controller)
+    if resumed is not None:
+        resumed.report_to(notices)
+        return resumed
+    return Sweep.begin(sweep_controller, directory, notices)
 
 
 def disk_errors() -> tuple[type[Exception], ...]:

@@ -1,8 +1,8 @@
 """Wraps the few Ray functions that no instance of ours can reach in time.
 
-Each wrapper acts only when it is handed the trials of an adopted sweep; for everything else the
-call goes to Ray's function unchanged. They are put in place at the first adoption in a process and
-stay, because results are looked at long after a sweep.
+Each wrapper acts only when it is handed the trials of an adopted sweep, or an experiment that has a
+trial store; for everything else the call goes to Ray's function unchanged. They are put in place
+when the package is imported and stay, because results are looked at long after a sweep.
 """
 
 from __future__ import annotations
@@ -14,13 +14,15 @@ from typing import Any
 
 from ray.tune import progress_reporter
 from ray.tune.analysis.experiment_analysis import ExperimentAnalysis
+from ray.tune.execution.tune_controller import TuneController
 from ray.tune.experimental import output
 from ray.tune.result_grid import ResultGrid
 
-from ray_tune_memguard.notices import logger
+from ray_tune_memguard.notices import Notices, logger
 from ray_tune_memguard.spill.progress import ProgressDigest
 from ray_tune_memguard.spill.results import LateDict, LateList
 from ray_tune_memguard.spill.trials import SpilledTrials
+from ray_tune_memguard.tune_internals import experiments, probe, restoring
 
 Original = Callable[..., Any]
 
@@ -36,6 +38,8 @@ def install() -> None:
     _wrap(ExperimentAnalysis, "_fetch_trial_dataframes", _dataframes)
     _wrap(ExperimentAnalysis, "get_all_configs", _configs)
     _wrap(ResultGrid, "__init__", _result_grid)
+    _wrap(ExperimentAnalysis, "_load_trials", _load_trials)
+    _wrap(TuneController, "resume", _resume)
 
 
 def _wrap(owner: Any, name: str, around: Callable[..., Any]) -> None:
@@ -126,3 +130,38 @@ def _result_grid(original: Original, grid: Any, experiment_analysis: Any) -> Non
         grid._results = LateList(experiment_analysis.trials, grid._trial_to_result)
         return
     original(grid, experiment_analysis)
+
+
+# Opening and resuming experiments.
+
+
+def _load_trials(original: Original, analysis: Any) -> Any:
+    experiment = experiments.Experiment(analysis._fs, str(analysis._experiment_fs_path))
+    try:
+        if analysis._experiment_json_fs_path != experiment.state_file():
+            return original(analysis)  # The file of an earlier run was asked for.
+        store = experiments.current_store(experiment)
+        if store is not None:
+            return experiments.open_trials(experiment, store)
+    except sqlite3.OperationalError as error:
+        logger.debug("Its sweep is running, or the store may not be read: %s", error)
+    except Exception as error:
+        logger.warning(
+            "The trial store of %s cannot be read (%s). The experiment is opened as Ray does it, "
+            "from the experiment state file.",
+            analysis._experiment_fs_path,
+            error,
+        )
+    return original(analysis)
+
+
+def _resume(original: Original, controller: Any, resume_config: Any) -> Any:
+    pruners = [getattr(callback, "prunes", None) for callback in controller._callbacks._callbacks]
+    pruner = next((pruner for pruner in pruners if pruner is not None), None)
+    if pruner is None or probe.missing_names(controller):
+        return original(controller, resume_config)
+    sweep = restoring.resume(controller, resume_config, pruner.spill_dir, Notices())
+    if sweep is None:
+        return original(controller, resume_config)
+    sweep.offer()
+    return None

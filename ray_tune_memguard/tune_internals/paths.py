@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,11 @@ from typing import Any
 from pyarrow.fs import LocalFileSystem
 from ray.tune.execution.tune_controller import TuneController
 
+from ray_tune_memguard.spill.store import SUFFIX
+
 #: The folder of ours in an experiment's directory.
 DIRECTORY = "memguard"
+_STORE_PREFIX = "trials-"
 
 
 def calling_controller() -> Any | None:
@@ -52,6 +56,37 @@ def store_directory(controller: Any) -> Path:
     return work_directory(controller)
 
 
+def store_name(session: str) -> str:
+    """Of the trial store of one run of an experiment; later runs sort behind earlier ones."""
+    return f"{_STORE_PREFIX}{session}"
+
+
+def stores_in(directory: Path) -> list[Path]:
+    """The trial stores in a directory, the last run's first."""
+    if not directory.is_dir():
+        return []
+    found = directory.glob(f"{_STORE_PREFIX}*{SUFFIX}")
+    return sorted(found, key=run_of_store, reverse=True)
+
+
+def run_of_store(path: Path) -> tuple[str, int]:
+    """By which stores are in the order of their runs."""
+    # trials-2026-11-22_10-40-37-1: the second of this very second.
+    session, number = re.fullmatch(r"(.*_\d\d-\d\d-\d\d|.*?)(?:-(\d+))?", path.stem).groups()  # type: ignore[union-attr]
+    return session, int(number or 0)
+
+
 def work_directory(controller: Any) -> Path:
     """For files that only this process needs, on the same disk as the experiment state file."""
     return Path(controller._storage.experiment_driver_staging_path).with_name(DIRECTORY)
+
+
+def session_files(controller: Any) -> dict[str, bytes]:
+    """What searchers and callbacks wrote for this run at the last experiment checkpoint."""
+    staging = Path(controller._storage.experiment_driver_staging_path)
+    state_file = Path(controller.experiment_state_path).name
+    return {
+        path.name: path.read_bytes()
+        for path in staging.glob(f"[!.]*{session_name(controller)}*")
+        if path.is_file() and path.name != state_file
+    }

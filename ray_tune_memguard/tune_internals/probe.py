@@ -30,6 +30,11 @@ _CONTROLLER_ATTRIBUTES = (
     "_session_str",
     "_actor_manager",
     "_checkpoint_manager",
+    "_placeholder_resolvers",
+    "_pending_trials",
+    "_pending_trials_list",
+    "_paused_trials",
+    "_resources_to_pending_trials",
 )
 # Methods that are overridden or called, with the parameters they must take.
 _CONTROLLER_METHODS: dict[str, tuple[str, ...]] = {
@@ -42,6 +47,10 @@ _CONTROLLER_METHODS: dict[str, tuple[str, ...]] = {
     "_get_trial_checkpoints": (),
     "checkpoint": ("force", "wait"),
     "__getstate__": (),
+    "__setstate__": ("state",),
+    "resume": ("resume_config",),
+    "_restore_trials": ("experiment_state",),
+    "_requeue_restored_trials": ("trials", "resume_config"),
 }
 _MANAGER_ATTRIBUTES = (
     "_tracked_actors_to_task_futures",
@@ -73,10 +82,18 @@ _MODULE_NAMES: dict[str, tuple[str, ...]] = {
         "_get_trials_by_state",
     ),
     "ray.tune.analysis.experiment_analysis": (
+        "ExperimentAnalysis._load_trials",
         "ExperimentAnalysis._fetch_trial_dataframe",
         "ExperimentAnalysis._fetch_trial_dataframes",
         "ExperimentAnalysis.get_all_configs",
     ),
+    "ray.tune.execution.experiment_state": (
+        "_find_newest_experiment_checkpoint",
+        "_ExperimentCheckpointManager.sync_down_experiment_state",
+    ),
+    "ray.tune.execution.tune_controller": ("TuneController.resume",),
+    "ray.tune": ("ResumeConfig.ResumeType.SKIP",),
+    "ray.tune.search": ("SearchGenerator", "BasicVariantGenerator"),
     "ray.tune.result_grid": ("ResultGrid.__init__", "ResultGrid._trial_to_result"),
 }
 
@@ -94,9 +111,17 @@ def missing_names(controller: Any) -> list[str]:
     missing += [f"_ExperimentCheckpointManager.{name}" for name in _lacks(saver, ("_storage",))]
     manager = getattr(controller, "_actor_manager", None)
     missing += [f"{type(manager).__name__}.{name}" for name in _lacks(manager, _MANAGER_ATTRIBUTES)]
-    for module, names in _MODULE_NAMES.items():
-        missing += [f"{module}.{name}" for name in names if not _has_name(module, name)]
-    return missing
+    return missing + missing_module_names()
+
+
+def missing_module_names() -> list[str]:
+    """The part of :func:`missing_names` for which no sweep is needed."""
+    return [
+        f"{module}.{name}"
+        for module, names in _MODULE_NAMES.items()
+        for name in names
+        if not _has_name(module, name)
+    ]
 
 
 def ray_version() -> str:

@@ -14,16 +14,45 @@ from ray.tune.utils import unflattened_lookup
 from ray_tune_memguard.notices import Notices
 from ray_tune_memguard.spill.ghost import Residency
 from ray_tune_memguard.spill.ledger import ProgressLedger
+from ray_tune_memguard.spill.snapshot import Snapshot
 from ray_tune_memguard.spill.state_file import ExperimentStateFile
-from ray_tune_memguard.spill.store import TrialStore
+from ray_tune_memguard.spill.store import TrialRow, TrialStore
 from ray_tune_memguard.spill.trials import SpilledTrials
-from ray_tune_memguard.tune_internals import patches, paths, retainers
-from ray_tune_memguard.tune_internals.adoption import Adoption, adopt
-from ray_tune_memguard.tune_internals.trial_state import TrialStateCodec, is_ready_to_spill
+from ray_tune_memguard.tune_internals import paths, retainers
+from ray_tune_memguard.tune_internals.adoption import Adoption, adopt, adoption_of
+from ray_tune_memguard.tune_internals.trial_state import (
+    FINISHED,
+    TrialStateCodec,
+    is_ready_to_spill,
+)
 from ray_tune_memguard.tune_internals.uploads import upload_incrementally
 
-# These schedulers never look at the set that errored trials stay in.
-_BLIND_TO_LIVE_TRIALS = (FIFOScheduler, AsyncHyperBandScheduler)
+#: These schedulers never look at the set that errored trials stay in.
+BLIND_TO_LIVE_TRIALS = (FIFOScheduler, AsyncHyperBandScheduler)
+
+
+def make_files(controller: Any, directory: Path) -> tuple[TrialStore, ExperimentStateFile]:
+    """New, empty files for a run of a sweep.
+
+    Raises:
+        OSError, sqlite3.OperationalError: they cannot be made. None of them is there.
+    """
+    session = paths.session_name(controller)
+    store = TrialStore.create(directory, paths.store_name(session))
+    try:
+        store.note(experiment=str(controller._storage.experiment_fs_path))
+        state_file = ExperimentStateFile(
+            Path(controller.experiment_state_path), paths.work_directory(controller)
+        )
+    except BaseException:
+        store.close()
+        store.path.unlink(missing_ok=True)
+        raise
+    return store, state_file
+
+
+def new_ledger() -> ProgressLedger:
+    return ProgressLedger(lambda metric, result: unflattened_lookup(metric, result, default=None))
 
 
 @dataclass
@@ -40,42 +69,70 @@ class _WrittenDown:
     """A trial in both its forms: for the store, and for the state file."""
 
     trial: Any
-    raw: bytes
+    row: TrialRow
     entry: str
 
 
 class Sweep:
-    """Spills the settled trials of ``controller`` to ``store_directory``.
+    """Spills the settled trials of ``controller`` to ``store``, of which it is the only writer.
 
-    Raises, on construction:
-        OSError, sqlite3.OperationalError: no store can be made there. Nothing was changed.
+    ``trials``: the controller's, as a list that spills; it takes the place of Ray's.
     """
 
-    def __init__(self, controller: Any, store_directory: Path, notices: Notices) -> None:
+    def __init__(
+        self,
+        controller: Any,
+        store: TrialStore,
+        state_file: ExperimentStateFile,
+        codec: TrialStateCodec,
+        trials: SpilledTrials,
+        notices: Notices,
+    ) -> None:
         self._controller = controller
+        self._store = store
+        self._state_file = state_file
+        self._codec = codec
+        self._trials = trials
         self._notices = notices
-        self._store = TrialStore.create(store_directory, f"trials-{paths.session_name(controller)}")
-        try:
-            self._state_file = ExperimentStateFile(
-                Path(controller.experiment_state_path), paths.work_directory(controller)
-            )
-        except OSError:
-            self._store.close()
-            self._store.path.unlink(missing_ok=True)
-            raise
-        self._codec = TrialStateCodec(controller._storage)
-        self._trials = SpilledTrials(
-            controller._trials,
-            Residency(self._store, self._codec),
-            ProgressLedger(lambda metric, result: unflattened_lookup(metric, result, default=None)),
-        )
         # Of objects that stay in memory, so their identities stay theirs.
         self._refused: set[int] = set()
         self._exit_hooks = retainers.tensorboard_exit_hooks()
         self._retainers: list[tuple[retainers.Retainer, Any]] | None = None
-        patches.install()
-        adopt(controller, Adoption(self._trials, self._codec, self._state_file, notices))
-        self._syncer = upload_incrementally(controller, self._trials)
+        # Until the store tells the whole sweep, no trial is let go of.
+        self._has_snapshot = False
+        #: The store of the run before this one, all of which is in this one.
+        self.replaces: Path | None = None
+        self._adoption = Adoption(
+            trials, codec, state_file, self._save_snapshot, store.path, notices
+        )
+        adopt(controller, self._adoption)
+        self._syncer = upload_incrementally(controller, trials)
+
+    @classmethod
+    def begin(cls, controller: Any, store_directory: Path, notices: Notices) -> Sweep:
+        """Adopt a sweep with all the trials that Ray has in memory.
+
+        Raises:
+            OSError, sqlite3.OperationalError: no store can be made there. Nothing was changed.
+        """
+        store, state_file = make_files(controller, store_directory)
+        codec = TrialStateCodec(controller._storage)
+        trials = SpilledTrials(controller._trials, Residency(store, codec), new_ledger())
+        return cls(controller, store, state_file, codec, trials, notices)
+
+    @staticmethod
+    def of(controller: Any) -> Sweep | None:
+        """The sweep that a resumed controller was already adopted for."""
+        adoption = adoption_of(controller)
+        return None if adoption is None else adoption.resumed_as
+
+    def offer(self) -> None:
+        """Let :meth:`of` find this sweep."""
+        self._adoption.resumed_as = self
+
+    def report_to(self, notices: Notices) -> None:
+        """Say what is to be said as one with a callback's own notices."""
+        self._notices = self._adoption.notices = notices
 
     @property
     def store_path(self) -> Path:
@@ -88,6 +145,8 @@ class Sweep:
             OSError, sqlite3.OperationalError: the disk did not take them. None was let go of.
         """
         outcome = Spilled()
+        if not self._has_snapshot:
+            return outcome
         settled = [trial for trial in self._finished() if self._is_settled(trial)]
         if not settled:
             return outcome
@@ -108,13 +167,15 @@ class Sweep:
 
     def _written_down(self, trial: Any, outcome: Spilled) -> _WrittenDown | None:
         try:
-            return _WrittenDown(trial, self._codec.dump(trial), self._entry(trial))
+            entry, resumes = self._entry(trial)
+            row = self._codec.row(trial, entry, resumes, self._trials.birth(trial))
+            return _WrittenDown(trial, row, entry)
         except Exception as error:
             self._refuse(trial, error, outcome)
             return None
 
-    def _entry(self, trial: Any) -> str:
-        """What Ray would write of the trial from now on.
+    def _entry(self, trial: Any) -> tuple[str, bool]:
+        """What Ray would write of the trial from now on, and whether that is to be resumed.
 
         Ray writes a trial anew only when it was marked; one that was paused and is then ended by
         the end of the experiment is not, and stays paused for a restore.
@@ -122,8 +183,8 @@ class Sweep:
         controller = self._controller
         known = controller._trial_metadata.get(trial.trial_id)
         if known is not None and trial not in controller._trials_to_cache:
-            return json.dumps(known)
-        return self._codec.state_entry(trial)
+            return json.dumps(known), json.loads(known[0])["status"] not in FINISHED
+        return self._codec.state_entry(trial), False
 
     def _refuse(self, trial: Any, error: Exception, outcome: Spilled) -> None:
         self._refused.add(id(trial))
@@ -140,12 +201,29 @@ class Sweep:
         if self._exit_hooks is not None:
             self._exit_hooks.release_closed()
 
+    def _save_snapshot(self, state: str) -> None:
+        """Keep what Ray just wrote of the sweep, ``state``, in the store as well."""
+        controller = self._controller
+        places = (self._trials.seq_of(trial_id) for trial_id in controller._trial_metadata)
+        Snapshot(
+            state=state,
+            # A trial that was taken out again has no place any more.
+            seqs=[-1 if place is None else place for place in places],
+            births=self._trials.births,
+            ledger=self._trials.ledger.dump(),
+            files=paths.session_files(controller),
+        ).save(self._store)
+        self._has_snapshot = True
+
     def close(self) -> None:
         """The sweep is over: leave the store readable for everybody. Its trials live on."""
         try:
             self.release_shared()
             self._trials.residency.settle()
             self._store.settle()
+            # The files of this run are complete, in the experiment's storage as well.
+            if self.replaces is not None and self._has_snapshot:
+                self.replaces.unlink(missing_ok=True)
         finally:
             self._state_file.close()
 
@@ -173,14 +251,7 @@ class Sweep:
     def _put(self, down: _WrittenDown, outcome: Spilled) -> bool:
         trial = down.trial
         try:
-            self._store.put(
-                self._trials.seq(trial),
-                trial.trial_id,
-                trial.status,
-                self._codec.has_error(trial),
-                down.raw,
-                trial.relative_logdir,
-            )
+            self._store.put(self._trials.seq(trial), down.row)
         except sqlite3.IntegrityError as error:  # Another trial has the same random id.
             self._refuse(trial, error, outcome)
             return False
@@ -190,7 +261,7 @@ class Sweep:
         """Take a spilled trial out of all retainers; a stubborn one must not stop the others."""
         self._syncer.settled(trial.relative_logdir)
         try:
-            self._trials.ledger.note(self._trials.seq(trial), trial)
+            self._trials.ledger.note(self._trials.seq(trial), trial.trial_id, trial.last_result)
         except Exception as error:
             self._notices.warn("ledger", f"Progress reports may leave a trial out: {error!r}")
         for retainer, owner in self._all_retainers():
@@ -207,7 +278,7 @@ class Sweep:
         if self._retainers is None:
             controller = self._controller
             of_controller = list(retainers.CONTROLLER)
-            if type(controller._scheduler_alg) in _BLIND_TO_LIVE_TRIALS:
+            if type(controller._scheduler_alg) in BLIND_TO_LIVE_TRIALS:
                 of_controller.append(retainers.LIVE_TRIALS)
             self._retainers = [
                 *((retainer, controller) for retainer in of_controller),

@@ -5,7 +5,8 @@ Two forms of the same trial:
 - :meth:`TrialStateCodec.dump`: everything the object holds, for this process. Tuples stay tuples
   and the parts that all trials of a sweep share (file system, syncer) stay shared.
 - :meth:`TrialStateCodec.state_entry`: what Ray's own experiment state file holds, in Ray's
-  format, for Ray's own restore.
+  format, for Ray's own restore, and for ours: a trial that another process wrote is what Ray makes
+  of this.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import copy
 import json
 import pickle
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 import ray
@@ -21,19 +23,35 @@ from ray import cloudpickle
 from ray.tune.experiment import Trial
 from ray.tune.experiment.trial import _Location, _TemporaryTrialState
 
+from ray_tune_memguard.spill.store import TrialRow
+
 # Parts of a trial's StorageContext that are one and the same object in all trials of a sweep.
 _SHARED_BY_STORAGE = ("storage_filesystem", "syncer")
+# How Ray marks what JSON cannot hold.
+_PICKLED = "CLOUDPICKLE_FALLBACK"
 _NUMBERS = (int, float, bool)
 # Functions that a user gave once for all trials; often lambdas, which pickle slowly.
 _SHARED_BY_TRIALS = ("trial_name_creator", "trial_dirname_creator")
 
 
+FINISHED = (Trial.TERMINATED, Trial.ERROR)
+
+
 class TrialStateCodec:
-    """The :class:`~ray_tune_memguard.spill.codec.TrialCodec` of Ray's trials, for one sweep."""
+    """The :class:`~ray_tune_memguard.spill.codec.TrialCodec` of Ray's trials, for one sweep.
+
+    ``storage``: of the sweep. ``prepare``: what is to be done with each trial that is made of its
+    entry. ``stub``: such trials are only looked at, so their trainable need not be known.
+    """
 
     trial_class: type = Trial
 
-    def __init__(self, storage: Any) -> None:
+    def __init__(
+        self, storage: Any, prepare: Callable[[Trial], None] | None = None, stub: bool = False
+    ) -> None:
+        self._storage = storage
+        self._prepare = prepare
+        self._stub = stub
         self._storage_parts = {name: getattr(storage, name) for name in _SHARED_BY_STORAGE}
         self._trial_parts: dict[str, Any] = {}
 
@@ -69,6 +87,23 @@ class TrialStateCodec:
         state["temporary_state"] = temporary
         return state
 
+    def load_entry(self, entry: bytes) -> dict[str, Any]:
+        trial = self.trial_of(*json.loads(entry))
+        if self._prepare is not None:
+            self._prepare(trial)
+        return dict(trial.__dict__)
+
+    def trial_of(self, state_json: str, metadata_json: str) -> Trial:
+        """The trial that Ray makes of an entry where the experiment is now."""
+        trial = Trial.from_json_state(state_json, stub=self._stub)
+        trial.restore_run_metadata(metadata_json)
+        storage: Any = copy.copy(trial.storage)
+        for name in ("storage_filesystem", "storage_fs_path", "experiment_dir_name"):
+            setattr(storage, name, getattr(self._storage, name))
+        # It also mends the paths of the trial's checkpoints.
+        trial.set_storage(storage)
+        return trial
+
     def _split_storage(self, storage: Any) -> tuple[Any, tuple[str, ...]]:
         """A copy of the storage context without what is shared, and the names of what was."""
         parts = self._storage_parts
@@ -92,6 +127,20 @@ class TrialStateCodec:
         """One element of ``trial_data`` in the experiment state file, as JSON text."""
         return json.dumps(self.json_state(trial))
 
+    def row(self, trial: Trial, entry: str, resumes: bool, birth: int) -> TrialRow:
+        """What is written of a settled trial, of which the state file will hold ``entry``."""
+        return TrialRow(
+            trial.trial_id,
+            trial.status,
+            self.has_error(trial),
+            entry.encode(),
+            trial.relative_logdir,
+            reported_at=trial.run_metadata.last_result_time,
+            birth=birth,
+            resumes=resumes,
+            state=self.dump(trial),
+        )
+
     def json_state(self, trial: Trial) -> tuple[str, str]:
         """What ``Trial.get_json_state`` returns, without its line breaks and its log-once keys.
 
@@ -102,6 +151,37 @@ class TrialStateCodec:
         metadata = dict(state.pop("run_metadata").__dict__)
         metadata.pop("_cached_json", None)
         return _encode(state), _encode(metadata)
+
+
+def row_of_entry(state_json: str, metadata_json: str) -> TrialRow:
+    """What is written of a trial of which only the entry in a state file is known."""
+    state, metadata = json.loads(state_json), json.loads(metadata_json)
+    return TrialRow(
+        state["trial_id"],
+        state["status"],
+        metadata["error_filename"] is not None,
+        json.dumps([state_json, metadata_json]).encode(),
+        state.get("relative_logdir"),
+        reported_at=metadata["last_result_time"],
+    )
+
+
+def last_result_of_entry(metadata_json: str) -> dict[str, Any]:
+    """The last result that an entry tells of."""
+    result: dict[str, Any] = json.loads(metadata_json)["last_result"]
+    # Text again, because only this part of the metadata is worth unpickling.
+    return decode_state(json.dumps(result)) if f'"{_PICKLED}"' in metadata_json else result
+
+
+def decode_state(text: str) -> Any:
+    """What Ray makes of the text of an experiment state file, or of a part of it."""
+    return json.loads(text, object_hook=_unpickled)
+
+
+def _unpickled(value: dict[str, Any]) -> Any:
+    if value.get("_type") == _PICKLED:
+        return cloudpickle.loads(bytes.fromhex(value["value"]))
+    return value
 
 
 def is_ready_to_spill(trial: Trial) -> bool:
@@ -153,4 +233,4 @@ class _StateEncoder(json.JSONEncoder):
         # A deque of numbers, twice a metric, is what occurs most; its plain pickle is the same.
         plain = type(o) is deque and all(type(item) in _NUMBERS for item in o)
         dumps = pickle.dumps if plain else cloudpickle.dumps
-        return {"_type": "CLOUDPICKLE_FALLBACK", "value": dumps(o).hex()}
+        return {"_type": _PICKLED, "value": dumps(o).hex()}

@@ -11,7 +11,7 @@ from ray_tune_memguard.spill.ghost import Residency
 from ray_tune_memguard.spill.ledger import ProgressLedger
 from ray_tune_memguard.spill.store import TrialStore
 from ray_tune_memguard.spill.trials import SpilledTrials
-from tests.unit.fakes import FakeCodec, FakeTrial
+from tests.unit.fakes import FakeCodec, FakeTrial, fake_row
 
 Spill = Callable[..., None]
 
@@ -42,15 +42,10 @@ def spill() -> Spill:
         codec = FakeCodec()
         with trials.residency.store.transaction():
             for trial in chosen:
-                trials.residency.store.put(
-                    trials.seq(trial),
-                    trial.trial_id,
-                    trial.status,
-                    codec.has_error(trial),
-                    codec.dump(trial),
-                )
+                row = fake_row(trial.trial_id, trial.status, codec.dump(trial))
+                trials.residency.store.put(trials.seq(trial), row)
         for trial in chosen:
-            trials.ledger.note(trials.seq(trial), trial)
+            trials.ledger.note(trials.seq(trial), trial.trial_id, trial.last_result)
             trials.release(trial)
 
     return spill_numbers

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pickle
 from typing import Any
 
+from ray_tune_memguard.spill.store import TrialRow
+
 
 class FakeTrial:
     """An object with an id, a status and some state."""
@@ -34,3 +36,13 @@ class FakeCodec:
 
     def load(self, raw: bytes) -> dict[str, Any]:
         return pickle.loads(raw)
+
+    def load_entry(self, entry: bytes) -> dict[str, Any]:
+        return pickle.loads(entry)
+
+
+def fake_row(
+    trial_id: str, status: str = "TERMINATED", state: bytes = b"state", **other: Any
+) -> TrialRow:
+    """A row whose entry is its state."""
+    return TrialRow(trial_id, status, status == "ERROR", entry=state, state=state, **other)

@@ -10,19 +10,20 @@ from pathlib import Path
 import pytest
 
 from ray_tune_memguard.spill.store import SpilledRow, TrialStore
+from tests.unit.fakes import fake_row
 
 
 def put(store: TrialStore, *numbers: int, status: str = "TERMINATED") -> None:
     with store.transaction():
         for number in numbers:
-            store.put(number, f"t{number}", status, status == "ERROR", b"state %d" % number)
+            store.put(number, fake_row(f"t{number}", status, b"state %d" % number))
 
 
 def test_a_state_comes_back_byte_for_byte(store: TrialStore) -> None:
     blobs = {f"t{n}": os.urandom(5000) + b"same text " * 500 for n in range(5)}
     with store.transaction():
         for number, (trial_id, raw) in enumerate(blobs.items()):
-            store.put(number, trial_id, "TERMINATED", False, raw)
+            store.put(number, fake_row(trial_id, "TERMINATED", raw))
     assert {trial_id: store.state(trial_id) for trial_id in blobs} == blobs
 
 
@@ -30,7 +31,7 @@ def test_states_that_look_alike_take_little_room(store: TrialStore) -> None:
     text = os.urandom(4000)
     with store.transaction():
         for number in range(200):
-            store.put(number, f"t{number}", "TERMINATED", False, text + b"%d" % number)
+            store.put(number, fake_row(f"t{number}", "TERMINATED", text + b"%d" % number))
     store.settle()
     assert store.path.stat().st_size < 200 * 600
 
@@ -49,7 +50,7 @@ def test_rows_are_found_by_place_id_and_status(store: TrialStore) -> None:
 def test_a_failed_transaction_leaves_nothing(store: TrialStore) -> None:
     def put_and_fail() -> None:
         with store.transaction():
-            store.put(0, "t0", "TERMINATED", False, b"first, so it is the dictionary too")
+            store.put(0, fake_row("t0", "TERMINATED", b"first, so it is the dictionary too"))
             raise RuntimeError("after the put")
 
     with pytest.raises(RuntimeError, match="after the put"):
@@ -109,12 +110,13 @@ def test_a_killed_writer_leaves_what_it_committed(tmp_path: Path) -> None:
     script = f"""
 import os, pathlib
 from ray_tune_memguard.spill.store import TrialStore
+from tests.unit.fakes import fake_row
 store = TrialStore.create(pathlib.Path({str(tmp_path)!r}), "trials")
 for number in range(50):
     with store.transaction():
-        store.put(number, f"t{{number}}", "TERMINATED", False, b"state")
+        store.put(number, fake_row(f"t{{number}}", "TERMINATED", b"state"))
 store._connection.execute("BEGIN")
-store.put(50, "t50", "TERMINATED", False, b"not committed")
+store.put(50, fake_row("t50", "TERMINATED", b"not committed"))
 os.kill(os.getpid(), 9)
 """
     killed = subprocess.run([sys.executable, "-c", script], check=False)

@@ -1,0 +1,121 @@
+"""Telling a restored searcher of trials that finished after its state was saved.
+
+Ray saves a searcher's state with each experiment checkpoint. After a kill it is behind: it waits
+for trials that are finished, and would suggest others, which it has suggested before, once more.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ray.tune.execution.tune_controller import TuneController
+from ray.tune.experiment import Trial
+from ray.tune.search import BasicVariantGenerator, SearchGenerator
+from ray.tune.utils import flatten_dict, unflattened_lookup
+
+from ray_tune_memguard.notices import logger
+from ray_tune_memguard.tune_internals.trial_state import decode_state, last_result_of_entry
+
+
+@dataclass(frozen=True)
+class Late:
+    """A trial that finished after the searcher's state was saved, as the state file has it."""
+
+    trial_id: str
+    #: How many trials the run had made before it; None if the saved searcher knows it.
+    birth: int | None
+    state_json: str
+    metadata_json: str
+
+    def failed(self) -> bool:
+        return bool(json.loads(self.state_json)["status"] == Trial.ERROR)
+
+    def result(self) -> dict[str, Any]:
+        flat: dict[str, Any] = flatten_dict(last_result_of_entry(self.metadata_json))
+        return flat
+
+    def parameters(self) -> dict[str, Any]:
+        """What the searcher suggested, flat."""
+        parameters: dict[str, Any] = decode_state(self.state_json)["evaluated_params"]
+        return parameters
+
+
+def catch_up(controller: TuneController, late: Sequence[Late], births: int) -> None:
+    """Bring the controller's searcher to where it was when the last of these trials finished.
+
+    Trials that it made in the meantime and that did not finish are made again. ``births``: how many
+    trials the run had made when the searcher's state was saved.
+    """
+    search = controller._search_alg
+    for trial in late:
+        if trial.birth is None:
+            _try_to(_complete, search, trial)
+    unknown = {trial.birth: trial for trial in late if trial.birth is not None}
+    if not unknown:
+        return
+    if isinstance(search, SearchGenerator):
+        for birth in range(births, max(unknown) + 1):
+            if birth in unknown:
+                _try_to(_suggest_again, search, unknown[birth])
+            else:
+                _try_to(_make_again, controller, search)
+    else:
+        known = isinstance(search, BasicVariantGenerator)
+        awaited = {trial.trial_id: trial for trial in unknown.values()}
+        for _ in range(births, max(unknown) + 1):
+            made = search.next_trial()
+            if made is None:
+                break
+            if made.trial_id in awaited or not known:
+                # Of a searcher that we do not know, trials come in some order again: as many.
+                _try_to(_complete, search, awaited.get(made.trial_id), made.trial_id)
+            else:
+                controller.add_trial(made)
+
+
+def _try_to(act: Any, *arguments: Any) -> None:
+    """A searcher that cannot be told must not keep the sweep from going on."""
+    try:
+        act(*arguments)
+    except Exception as error:
+        logger.debug("The searcher was not told of a finished trial: %r", error)
+
+
+def _complete(search: Any, trial: Late | None, trial_id: str | None = None) -> None:
+    if trial is None or trial.failed():
+        search.on_trial_complete(trial_id or trial.trial_id, error=True)  # type: ignore[union-attr]
+    else:
+        search.on_trial_complete(trial.trial_id, result=trial.result())
+
+
+def _make_again(controller: TuneController, search: SearchGenerator) -> None:
+    made = search.next_trial()
+    if made is not None:
+        controller.add_trial(made)
+
+
+def _suggest_again(search: SearchGenerator, trial: Late) -> None:
+    """Let the searcher suggest for the trial again; if it suggests something else, tell it so."""
+    search._counter += 1
+    suggested = search.searcher.suggest(trial.trial_id)
+    if not isinstance(suggested, dict):  # It wants to wait, or has had enough.
+        return
+    if _same(flatten_dict(suggested), trial.parameters()):
+        _complete(search, trial)
+        return
+    search.on_trial_complete(trial.trial_id, error=True)
+    searcher = search.searcher
+    while hasattr(searcher, "searcher"):
+        searcher = searcher.searcher
+    if not trial.failed() and searcher.metric is not None:
+        value: Any = unflattened_lookup(searcher.metric, trial.result())
+        searcher.add_evaluated_point(trial.parameters(), value)
+
+
+def _same(suggested: dict[str, Any], then: dict[str, Any]) -> bool:
+    # What was read from JSON has lists where there were tuples.
+    one, other = (json.dumps(side, sort_keys=True, default=repr) for side in (suggested, then))
+    return one == other

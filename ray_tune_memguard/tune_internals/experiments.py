@@ -1,0 +1,367 @@
+"""What earlier runs of an experiment left behind: finding its trial store, making one, opening it.
+
+The store that counts is that of the newest run. If that run was Ray's alone there is none: one is
+made from its experiment state file (:func:`make_store`), after which the experiment is like any
+other. A damaged store is made anew from what is whole of it and from the state file.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sqlite3
+import tempfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import tqdm
+from pyarrow.fs import FileSystem, LocalFileSystem
+from ray.tune.execution.experiment_state import _find_newest_experiment_checkpoint
+
+from ray_tune_memguard.notices import logger
+from ray_tune_memguard.spill.ghost import Residency
+from ray_tune_memguard.spill.snapshot import Snapshot
+from ray_tune_memguard.spill.state_reader import StateReader
+from ray_tune_memguard.spill.store import StoreError, TrialRow, TrialStore
+from ray_tune_memguard.spill.trials import SpilledTrials
+from ray_tune_memguard.tune_internals import paths
+from ray_tune_memguard.tune_internals.adoption import POINTER_KEY
+from ray_tune_memguard.tune_internals.sweep import new_ledger
+from ray_tune_memguard.tune_internals.trial_state import (
+    FINISHED,
+    TrialStateCodec,
+    decode_state,
+    last_result_of_entry,
+    row_of_entry,
+)
+
+# In a store that was made from a state file: which state of the file that was.
+_MADE_FROM = "made from"
+# Enough of the file's end to hold the pointer to the store, and to tell one state from another.
+_END_BYTES = 64 * 1024
+_SHOW_PROGRESS_AFTER_S = 1.0
+_PUT_AT_ONCE = 256
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Where an experiment is; ``path`` is that of its directory in ``filesystem``."""
+
+    filesystem: FileSystem
+    path: str
+
+    # What a trial's storage context is given when the experiment is not where it was.
+    @property
+    def storage_filesystem(self) -> FileSystem:
+        return self.filesystem
+
+    @property
+    def storage_fs_path(self) -> str:
+        return str(PurePosixPath(self.path).parent)
+
+    @property
+    def experiment_dir_name(self) -> str:
+        return PurePosixPath(self.path).name
+
+    #: Of trials that are only looked at nothing is uploaded.
+    syncer = None
+
+    def state_file(self) -> str | None:
+        """The path of the newest run's experiment state file."""
+        found: str | None = _find_newest_experiment_checkpoint(self.path, fs=self.filesystem)
+        return found
+
+    def store_directory(self) -> Path | None:
+        """Where its trial stores are unless they were put elsewhere."""
+        if isinstance(self.filesystem, LocalFileSystem):
+            return Path(self.path, paths.DIRECTORY)
+        return None
+
+
+def current_store(
+    experiment: Experiment,
+    directory: Path | None = None,
+    make: bool = False,
+    salvage: bool = False,
+) -> TrialStore | None:
+    """The newest run's trial store, opened for reading; None if that run left none.
+
+    ``directory``: where to look as well, and to ``make`` a store if there is none: that is, if the
+    newest run was Ray's alone. ``salvage``: make a damaged one anew.
+
+    Raises:
+        OSError, sqlite3.Error: what is there cannot be read, or the store cannot be made.
+        StoreError: the store is damaged, and is not to be made anew.
+        ValueError: the experiment state file is not one.
+    """
+    state_file = experiment.state_file()
+    end = _end_of(experiment, state_file) if state_file else b""
+    damaged = None
+    for path in _candidates(experiment, directory, end):
+        if state_file is not None and paths.run_of_store(path)[0] < _session_of(state_file):
+            break  # A run without this package has gone on since.
+        try:
+            store = _whole(path)
+            if store is None:
+                continue
+            made_from = store.fact(_MADE_FROM)
+            if made_from is not None and made_from != _mark(state_file or "", end):
+                store.close()
+                break  # The file that it was made from has changed.
+            if damaged is None:
+                return store
+        except FileNotFoundError:
+            continue
+        except StoreError as error:
+            damaged = damaged or (path, str(error))
+    if damaged is not None and (not salvage or state_file is None):
+        raise StoreError(f"{damaged[0]}: {damaged[1]}")
+    if state_file is None or not (make or damaged):
+        return None
+    return make_store(
+        experiment, state_file, end, directory or experiment.store_directory(), damaged
+    )
+
+
+def _whole(path: Path) -> TrialStore | None:
+    """The opened store; None if its run ended before anything was finished.
+
+    Raises:
+        StoreError: it is damaged.
+    """
+    store = TrialStore.open(path)
+    try:
+        wrong = store.damage()
+        if wrong is not None:
+            raise StoreError(wrong)
+        if store.has_snapshot():
+            store.snapshot()
+            return store
+    except BaseException:
+        store.close()
+        raise
+    store.close()
+    return None
+
+
+def _candidates(experiment: Experiment, directory: Path | None, end: bytes) -> list[Path]:
+    """The stores that may be the experiment's, the newest run's first."""
+    own = experiment.store_directory()
+    found = set(paths.stores_in(own) if own else [])
+    if directory is not None and directory != own:
+        # Several experiments may share it.
+        found |= {path for path in paths.stores_in(directory) if _belongs(path, experiment)}
+    pointed = _pointer(end)
+    if pointed is not None and pointed.name not in {path.name for path in found}:
+        with suppress(OSError):
+            found |= {pointed} if pointed.exists() else set()
+    return sorted(found, key=paths.run_of_store, reverse=True)
+
+
+def _belongs(path: Path, experiment: Experiment) -> bool:
+    try:
+        store = TrialStore.open(path)
+        owner = store.fact("experiment")
+        store.close()
+    except (OSError, sqlite3.Error, StoreError):
+        return False
+    return owner == experiment.path
+
+
+def _session_of(state_file: str) -> str:
+    return PurePosixPath(state_file).stem.removeprefix("experiment_state-")
+
+
+def _mark(state_file: str, end: bytes) -> str:
+    """Tells a state of a state file from later ones, also after it was copied."""
+    return f"{PurePosixPath(state_file).name} {zlib.crc32(end)}"
+
+
+def _end_of(experiment: Experiment, state_file: str) -> bytes:
+    with experiment.filesystem.open_input_file(state_file) as file:
+        size = file.size()
+        file.seek(max(0, size - _END_BYTES))
+        end: bytes = file.read()
+    return end + str(size).encode()
+
+
+def _pointer(end: bytes) -> Path | None:
+    """The store that a state file says it belongs to."""
+    found = re.findall(rb'"%s": (\{"store": .*?\})\}' % POINTER_KEY.encode(), end)
+    return Path(json.loads(found[-1])["store"]) if found else None
+
+
+# Making a store.
+
+
+def make_store(
+    experiment: Experiment,
+    state_file: str,
+    end: bytes,
+    directory: Path | None,
+    damaged: tuple[Path, str] | None = None,
+) -> TrialStore:
+    """A store of what a state file tells, and of what is whole in a ``damaged`` store.
+
+    Raises: see :func:`current_store`.
+    """
+    session = _session_of(state_file)
+    with _new_store(directory, session) as store:
+        known = _read_state(experiment, state_file, store)
+        if damaged is not None:
+            _take_over(damaged, store, known, state_file)
+        store.note(experiment=experiment.path, **{_MADE_FROM: _mark(state_file, end)})
+        store.settle()
+    if damaged is not None:
+        # Kept under a name that is not looked at, for whoever wants to know what happened.
+        damaged[0].replace(damaged[0].with_suffix(".damaged"))
+    path = store.path
+    store.close()
+    return TrialStore.open(path)
+
+
+@contextmanager
+def _new_store(directory: Path | None, session: str) -> Iterator[TrialStore]:
+    name = paths.store_name(session)
+    try:
+        if directory is None:
+            raise OSError("not a local directory")
+        store = TrialStore.create(directory, name)
+    except (OSError, sqlite3.OperationalError) as error:
+        # A read-only archive, say. The store then serves this process only.
+        elsewhere = Path(tempfile.mkdtemp(prefix="memguard-"))
+        logger.debug("The store is made in %s: %s", elsewhere, error)
+        store = TrialStore.create(elsewhere, name)
+    try:
+        yield store
+    except BaseException:
+        store.close()
+        store.path.unlink(missing_ok=True)
+        raise
+
+
+def _read_state(experiment: Experiment, state_file: str, store: TrialStore) -> dict[str, str]:
+    """Put finished trials into the store as rows, the rest as its snapshot; statuses by id."""
+    ledger = new_ledger()
+    unfinished: list[Any] = []
+    places: list[int] = []
+    known: dict[str, str] = {}
+    with (
+        experiment.filesystem.open_input_file(state_file) as file,
+        tqdm.tqdm(
+            desc=f"Reading {PurePosixPath(state_file).name}",
+            total=file.size(),
+            unit="B",
+            unit_scale=True,
+            delay=_SHOW_PROGRESS_AFTER_S,
+            leave=False,
+        ) as bar,
+    ):
+        reader = StateReader(file.read, bar.update)
+        rows: list[tuple[int, TrialRow]] = []
+        for seq, (state_json, metadata_json) in enumerate(reader.entries()):
+            row = row_of_entry(state_json, metadata_json)
+            if row.trial_id in known or row.status not in FINISHED:
+                unfinished.append([state_json, metadata_json])
+                places.append(seq)
+            else:
+                rows.append((seq, row))
+                ledger.note(seq, row.trial_id, last_result_of_entry(metadata_json))
+                if len(rows) >= _PUT_AT_ONCE:
+                    _put(store, rows)
+            known[row.trial_id] = row.status
+        _put(store, rows)
+        rest = reader.rest()
+    state = json.loads(rest)
+    state["trial_data"] = unfinished
+    snapshot = Snapshot(
+        state=json.dumps(state), seqs=places, births=0, ledger=ledger.dump(), files=None
+    )
+    snapshot.save(store)
+    return known
+
+
+def _put(store: TrialStore, rows: list[tuple[int, TrialRow]]) -> None:
+    with store.transaction():
+        for seq, row in rows:
+            store.put(seq, row)
+    rows.clear()
+
+
+def _take_over(
+    damaged: tuple[Path, str], store: TrialStore, known: dict[str, str], state_file: str
+) -> None:
+    """Add what a damaged store has and the state file lacks, and say what came of it."""
+    path, wrong = damaged
+    salvaged = later = 0
+    try:
+        source = TrialStore.open(path)
+    except (StoreError, sqlite3.Error, OSError):
+        pass
+    else:
+        seq = len(known)
+        for row in source.salvage():
+            salvaged += 1
+            if known.get(row.trial_id) in FINISHED:
+                continue
+            # Trials that the state file does not know are new since; those it knows are not.
+            birth = -1 if row.trial_id in known else later
+            with store.transaction():
+                store.put(seq, row.born(birth))
+            seq += 1
+            later += 1
+        source.close()
+    finished = sum(status in FINISHED for status in known.values())
+    logger.warning(
+        "The trial store %s is damaged (%s). Of its trials %d could be read. The experiment state "
+        "file %s has %d finished trials; %d that finished after it was written were taken from "
+        "the store. Trials that are in neither run again.",
+        path,
+        wrong,
+        salvaged,
+        PurePosixPath(state_file).name,
+        finished,
+        later,
+    )
+
+
+# Looking at an experiment.
+
+
+def open_trials(experiment: Experiment, store: TrialStore) -> SpilledTrials:
+    """The trials of an experiment that is only looked at."""
+    codec = TrialStateCodec(experiment, stub=True)
+    snapshot = Snapshot.load(store)
+    ledger = new_ledger()
+    ledger.load(snapshot.ledger)
+    residents = {}
+    unfinished = unfinished_entries(store, snapshot)
+    end = max([-1, *(seq for seq, _ in unfinished), *(row[1] for row in store.report_times())]) + 1
+    for seq, entry in unfinished:
+        # One that was taken out of the list and is in the file all the same comes last.
+        if seq < 0:
+            seq, end = end, end + 1
+        residents[seq] = codec.trial_of(*entry)
+    return SpilledTrials.reopened(residents, Residency(store, codec), ledger)
+
+
+def unfinished_entries(
+    store: TrialStore, snapshot: Snapshot, rerun: frozenset[str] = frozenset()
+) -> list[tuple[int, list[str]]]:
+    """Places and entries of trials that are not finished, or whose status is one to ``rerun``.
+
+    Those that have finished since the snapshot are in the store, and not among them.
+    """
+    found = []
+    for seq, entry in zip(snapshot.seqs, decode_state(snapshot.state)["trial_data"], strict=True):
+        row = store.row(json.loads(entry[0])["trial_id"])
+        if row is None:
+            found.append((seq, list(entry)))
+    for _, seq, trial_id, status, resumes in store.report_times():
+        if resumes or status in rerun:
+            found.append((seq, json.loads(store.entry(trial_id))))
+    return found

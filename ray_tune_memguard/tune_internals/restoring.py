@@ -1,0 +1,294 @@
+"""Resuming an experiment from its trial store: finished trials stay on disk.
+
+Ray reads all trials of the experiment state file into memory and adds each to the controller. Here
+that happens to those which will run again; the others become rows of the new run's store. Each step
+that Ray's ``TuneController.resume`` takes is taken, in its order and by its own methods.
+
+The store has what finished after the last experiment checkpoint as well. Such trials are not run
+again; the searcher, whose state is that of the checkpoint, is told of them (``catch_up``).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sqlite3
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.tune import ResumeConfig
+from ray.tune.experiment import Trial
+from ray.tune.schedulers import FIFOScheduler
+
+from ray_tune_memguard.notices import Notices, logger
+from ray_tune_memguard.spill.ghost import Residency
+from ray_tune_memguard.spill.ledger import ProgressLedger
+from ray_tune_memguard.spill.snapshot import Snapshot
+from ray_tune_memguard.spill.state_file import ExperimentStateFile
+from ray_tune_memguard.spill.store import SpilledRow, StoreError, TrialStore
+from ray_tune_memguard.spill.trials import SpilledTrials
+from ray_tune_memguard.tune_internals import paths
+from ray_tune_memguard.tune_internals.adoption import give_back
+from ray_tune_memguard.tune_internals.catch_up import Late, catch_up
+from ray_tune_memguard.tune_internals.experiments import (
+    Experiment,
+    current_store,
+    unfinished_entries,
+)
+from ray_tune_memguard.tune_internals.sweep import (
+    BLIND_TO_LIVE_TRIALS,
+    Sweep,
+    make_files,
+    new_ledger,
+)
+from ray_tune_memguard.tune_internals.trial_state import (
+    TrialStateCodec,
+    decode_state,
+    last_result_of_entry,
+)
+
+_ENTRIES_AT_ONCE = 256
+
+
+@dataclass(frozen=True)
+class _Place:
+    """A trial in the order in which Ray resumes them: those that reported last come first."""
+
+    reported_at: float
+    #: Its place in the run before this one.
+    seq: float
+    trial_id: str
+    status: str
+    #: Of one that comes back to memory: what the state file holds of it.
+    entry: list[str] | None = None
+
+    def rank(self) -> tuple[float, float]:
+        return -self.reported_at, self.seq
+
+
+@dataclass(frozen=True)
+class Past:
+    """What the run before this one left: its store, and what is to become of its trials."""
+
+    store: TrialStore
+    snapshot: Snapshot
+    order: list[_Place]
+    #: Trials that finished after the snapshot.
+    late: list[Late]
+
+    @classmethod
+    def read(cls, store: TrialStore, resume_config: ResumeConfig) -> Past:
+        snapshot = Snapshot.load(store)
+        treatments: dict[str, Any] = {
+            Trial.ERROR: resume_config.errored,
+            Trial.TERMINATED: resume_config.finished,
+        }
+        rerun = frozenset(
+            status
+            for status, treatment in treatments.items()
+            if treatment != ResumeConfig.ResumeType.SKIP
+        )
+        order = [_place(*found) for found in unfinished_entries(store, snapshot, rerun)]
+        again = {place.trial_id for place in order}
+        order += [
+            _Place(reported_at, seq, trial_id, status)
+            for reported_at, seq, trial_id, status, _ in store.report_times()
+            if trial_id not in again
+        ]
+        order.sort(key=_Place.rank)
+        late = [trial for trial in _late(store, snapshot) if trial.trial_id not in again]
+        return cls(store, snapshot, order, late)
+
+    def restored(self) -> list[list[str]]:
+        """The entries of trials that come back to memory, in order."""
+        return [place.entry for place in self.order if place.entry is not None]
+
+    def kept(self) -> list[tuple[int, _Place]]:
+        """The trials that stay on disk, with their new places."""
+        return [(seq, place) for seq, place in enumerate(self.order) if place.entry is None]
+
+
+def _place(seq: int, entry: list[str]) -> _Place:
+    state, metadata = json.loads(entry[0]), json.loads(entry[1])
+    return _Place(
+        metadata["last_result_time"],
+        math.inf if seq < 0 else seq,
+        state["trial_id"],
+        state["status"],
+        entry,
+    )
+
+
+def _late(store: TrialStore, snapshot: Snapshot) -> list[Late]:
+    births = {row.trial_id: birth for birth, row in store.born_since(snapshot.births)}
+    then = [
+        json.loads(state)["trial_id"] for state, _ in decode_state(snapshot.state)["trial_data"]
+    ]
+    finished_since = [trial_id for trial_id in then if store.row(trial_id) is not None]
+    return [
+        Late(trial_id, births.get(trial_id), *json.loads(store.entry(trial_id)))
+        for trial_id in [*finished_since, *births]
+    ]
+
+
+def resume(
+    controller: Any,
+    resume_config: ResumeConfig,
+    spill_dir: Path | None,
+    notices: Notices,
+) -> Sweep | None:
+    """What ``TuneController.resume`` does, with finished trials left on disk.
+
+    ``spill_dir``: where stores go, if the user wants them elsewhere. None is returned if this
+    experiment cannot be resumed so. Then Ray's own way is to be taken, which also says if there is
+    nothing to resume.
+    """
+    storage = controller._storage
+    experiment = Experiment(storage.storage_filesystem, str(storage.experiment_fs_path))
+    try:
+        store = current_store(experiment, spill_dir, make=True, salvage=True)
+        if store is None:
+            return None
+        past = Past.read(store, resume_config)
+        logger.info("Restoring the run from %s", store.path)
+        return _Resumption(controller, resume_config, past).carry_out(spill_dir, notices)
+    except Exception as error:
+        # Ray's own answer to an error here is to begin the experiment anew.
+        _take_back(controller)
+        logger.warning(
+            "This experiment cannot be resumed from its trial store (%r). It is resumed from the "
+            "experiment state alone, as Ray does it: trials that finished after the last "
+            "experiment checkpoint run again.",
+            error,
+            exc_info=not isinstance(error, (OSError, sqlite3.Error, StoreError)),
+        )
+        return None
+
+
+def _take_back(controller: Any) -> None:
+    """Forget the trials that were added so far."""
+    give_back(controller)
+    controller._trials = []
+    for name in (
+        "_live_trials",
+        "_pending_trials",
+        "_pending_trials_list",
+        "_paused_trials",
+        "_stopped_trials",
+        "_failed_trials",
+        "_trials_to_cache",
+        "_trial_metadata",
+        "_resources_to_pending_trials",
+    ):
+        getattr(controller, name).clear()
+
+
+class _Resumption:
+    """One resume under way."""
+
+    def __init__(self, controller: Any, resume_config: ResumeConfig, past: Past) -> None:
+        self._controller = controller
+        self._resume_config = resume_config
+        self._past = past
+        self._codec = TrialStateCodec(
+            controller._storage, prepare=_preparation(controller._placeholder_resolvers)
+        )
+
+    def carry_out(self, spill_dir: Path | None, notices: Notices) -> Sweep:
+        controller, past = self._controller, self._past
+        controller.__setstate__(decode_state(past.snapshot.state)["runner_data"])
+        restored = self._restored_trials()
+        self._restore_algorithms()
+        directory = spill_dir or paths.store_directory(controller)
+        store, state_file = make_files(controller, directory)
+        try:
+            with store.transaction():
+                store.copy_rows(past.store, ((int(old.seq), seq) for seq, old in past.kept()))
+            self._begin_state_file(state_file, store)
+            residency = Residency(store, self._codec)
+            residents = self._requeue(restored, residency)
+            trials = SpilledTrials.reopened(residents, residency, self._ledger())
+            sweep = Sweep(controller, store, state_file, self._codec, trials, notices)
+        except BaseException:
+            state_file.close()
+            store.close()
+            store.path.unlink(missing_ok=True)
+            raise
+        sweep.replaces = past.store.path
+        catch_up(controller, past.late, past.snapshot.births)
+        past.store.close()
+        return sweep
+
+    def _restored_trials(self) -> list[Trial]:
+        controller, past = self._controller, self._past
+        entries = past.restored()
+        if entries:
+            restored: list[Trial] = controller._restore_trials({"trial_data": entries})
+            return restored
+        # Ray would do this with the first of all trials.
+        first: Any = self._codec.trial_of(*json.loads(past.store.entry(past.order[0].trial_id)))
+        controller._storage._timestamp = first.storage._timestamp
+        return []
+
+    def _restore_algorithms(self) -> None:
+        controller, files = self._controller, self._past.snapshot.files
+        staging = Path(controller._storage.experiment_driver_staging_path)
+        if files is None:
+            controller._checkpoint_manager.sync_down_experiment_state()
+        else:
+            staging.mkdir(parents=True, exist_ok=True)
+            for name, content in files.items():
+                (staging / name).write_bytes(content)
+        if controller._search_alg.has_checkpoint(str(staging)):
+            controller._search_alg.restore_from_dir(str(staging))
+        if controller._callbacks.can_restore(str(staging)):
+            controller._callbacks.restore_from_dir(str(staging))
+
+    def _begin_state_file(self, state_file: ExperimentStateFile, store: TrialStore) -> None:
+        entries = (entry.decode() for entry in store.entries())
+        while batch := list(islice(entries, _ENTRIES_AT_ONCE)):
+            state_file.add(batch)
+
+    def _requeue(self, restored: list[Trial], residency: Residency) -> dict[int, Trial]:
+        """Add the trials to the controller as Ray does; those in memory, by their new places."""
+        controller, scheduler = self._controller, self._controller._scheduler_alg
+        residents = {}
+        waiting = iter(restored)
+        # The default scheduler's method does nothing; a finished trial need not be made for it.
+        indifferent = type(scheduler).on_trial_add is FIFOScheduler.on_trial_add
+        for seq, place in enumerate(self._past.order):
+            if place.entry is not None:
+                controller._requeue_restored_trials([next(waiting)], self._resume_config)
+                residents[seq] = controller._trials[-1]
+            elif not indifferent:
+                trial = residency.ghost(SpilledRow(seq, place.trial_id, place.status))
+                if place.status == Trial.ERROR and type(scheduler) not in BLIND_TO_LIVE_TRIALS:
+                    controller._live_trials.add(trial)
+                scheduler.on_trial_add(controller._wrapped(), trial)
+        return residents
+
+    def _ledger(self) -> ProgressLedger:
+        ledger = new_ledger()
+        seqs = {place.trial_id: seq for seq, place in self._past.kept()}
+        ledger.load(self._past.snapshot.ledger, seqs)
+        for trial in self._past.late:
+            result = last_result_of_entry(trial.metadata_json)
+            ledger.note(seqs[trial.trial_id], trial.trial_id, result)
+        return ledger
+
+
+def _preparation(resolvers: Any) -> Callable[[Trial], None]:
+    """What Ray does with each trial that it resumes, finished ones included."""
+
+    def prepare(trial: Trial) -> None:
+        if not ray.util.client.ray.is_connected():
+            trial.init_local_path()
+        if resolvers:
+            trial.resolve_config_placeholders(resolvers)
+        trial.create_placement_group_factory()
+
+    return prepare
