@@ -17,6 +17,8 @@ from ray_tune_memguard.notices import Notices
 from ray_tune_memguard.tune_internals import probe
 
 if TYPE_CHECKING:
+    from ray.tune import ResultGrid
+
     from ray_tune_memguard.tune_internals.sweep import Sweep
 
 # By controller: which callback of ours does which part. So two guards do not both act. Weakly, as
@@ -63,6 +65,26 @@ def teach_ray() -> None:
         from ray_tune_memguard.tune_internals import patches
 
         patches.install()
+
+
+def open_experiment(path: str, metric: str | None, mode: str | None, filesystem: Any) -> ResultGrid:
+    """See :func:`ray_tune_memguard.opening.open_experiment`."""
+    from ray.tune import ExperimentAnalysis, ResultGrid
+
+    if probe.missing_module_names():
+        trials = None
+    else:
+        from ray_tune_memguard.tune_internals import experiments
+
+        trials = experiments.trials_of(path, filesystem)
+    analysis = ExperimentAnalysis(
+        path,
+        storage_filesystem=filesystem,
+        trials=trials,
+        default_metric=metric,
+        default_mode=mode,
+    )
+    return ResultGrid(analysis)
 
 
 def store_directory(sweep_controller: Any) -> Path:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import sqlite3
 import tempfile
 import zlib
@@ -20,6 +21,7 @@ from typing import Any
 
 import tqdm
 from pyarrow.fs import FileSystem, LocalFileSystem
+from ray.train._internal.storage import get_fs_and_path
 from ray.tune.execution.experiment_state import _find_newest_experiment_checkpoint
 
 from ray_tune_memguard.notices import logger
@@ -209,8 +211,7 @@ def make_store(
 
     Raises: see :func:`current_store`.
     """
-    session = _session_of(state_file)
-    with _new_store(directory, session) as store:
+    with _new_store(directory, _session_of(state_file)) as store:
         known = _read_state(experiment, state_file, store)
         if damaged is not None:
             _take_over(damaged, store, known, state_file)
@@ -219,9 +220,12 @@ def make_store(
     if damaged is not None:
         # Kept under a name that is not looked at, for whoever wants to know what happened.
         damaged[0].replace(damaged[0].with_suffix(".damaged"))
-    path = store.path
     store.close()
-    return TrialStore.open(path)
+    made = TrialStore.open(store.path)
+    if store.path.parent != directory:
+        # It is read as long as it is open, and leaves nothing behind.
+        shutil.rmtree(store.path.parent, ignore_errors=True)
+    return made
 
 
 @contextmanager
@@ -330,6 +334,21 @@ def _take_over(
 
 
 # Looking at an experiment.
+
+
+def trials_of(path: str, filesystem: FileSystem | None) -> SpilledTrials | None:
+    """The trials of the experiment at a path or URI, of which a store is made if there is none.
+
+    None where Ray is to open it: its sweep is running, or it is no experiment, which Ray says.
+    """
+    filesystem, inner = get_fs_and_path(path, filesystem)
+    experiment = Experiment(filesystem, inner.rstrip("/"))
+    try:
+        store = current_store(experiment, make=True, salvage=True)
+    except sqlite3.OperationalError as error:
+        logger.debug("Ray alone opens %s: %s", path, error)
+        return None
+    return None if store is None else open_trials(experiment, store)
 
 
 def open_trials(experiment: Experiment, store: TrialStore) -> SpilledTrials:

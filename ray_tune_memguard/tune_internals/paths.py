@@ -15,6 +15,7 @@ from ray_tune_memguard.spill.store import SUFFIX
 #: The folder of ours in an experiment's directory.
 DIRECTORY = "memguard"
 _STORE_PREFIX = "trials-"
+_STORE_NAME = re.compile(r"(?:trials-)?(.*?_\d\d-\d\d-\d\d|.*?)(?:-(\d+))?")
 
 
 def calling_controller() -> Any | None:
@@ -70,9 +71,9 @@ def stores_in(directory: Path) -> list[Path]:
 
 
 def run_of_store(path: Path) -> tuple[str, int]:
-    """By which stores are in the order of their runs."""
-    # trials-2026-11-22_10-40-37-1: the second of this very second.
-    session, number = re.fullmatch(r"(.*_\d\d-\d\d-\d\d|.*?)(?:-(\d+))?", path.stem).groups()  # type: ignore[union-attr]
+    """The session name of the run that wrote a store, and which store of that second it is."""
+    # trials-2026-11-22_10-40-37-1: another one in the same second.
+    session, number = _STORE_NAME.fullmatch(path.stem).groups()  # type: ignore[union-attr]
     return session, int(number or 0)
 
 

@@ -69,6 +69,7 @@ _MODULE_NAMES: dict[str, tuple[str, ...]] = {
         "_FilesystemSyncer._sync_up_command",
         "_pyarrow_fs_copy_files",
         "_upload_to_fs_path",
+        "get_fs_and_path",
     ),
     "ray.tune.experiment.trial": ("_Location", "_TemporaryTrialState"),
     "ray.tune.experimental.output": (

@@ -27,6 +27,8 @@ from ray.train._internal.storage import (
 
 from ray_tune_memguard.spill.trials import SpilledTrials
 
+_STATE_FILE = "experiment_state-"
+
 
 class IncrementalSyncer(_FilesystemSyncer):
     """Ray's syncer, with an upload that leaves out what is known to be there.
@@ -59,7 +61,7 @@ class IncrementalSyncer(_FilesystemSyncer):
     ) -> tuple[Callable[..., None], dict[str, Any]]:
         settled = frozenset(self._settled)
         upload, arguments = super()._sync_up_command(local_path, uri, exclude)
-        if not self._first and not exclude:
+        if not exclude:
             live = {trial.relative_logdir for trial in self._trials.resident()}
             upload = self._upload_changed
             arguments = {"local_path": local_path, "fs_path": uri, "changed": settled | live}
@@ -88,7 +90,8 @@ class IncrementalSyncer(_FilesystemSyncer):
                 chosen = [
                     entry
                     for entry in entries
-                    if not entry.is_dir()
+                    if self._first
+                    or not entry.is_dir()
                     or entry.name in changed
                     or entry.name in written_later
                     or not self._trials.residency.store.has_directory(entry.name)
@@ -97,7 +100,9 @@ class IncrementalSyncer(_FilesystemSyncer):
             _upload_to_fs_path(local_path=local_path, fs=self.storage_filesystem, fs_path=fs_path)
             return
         failure: Exception | None = None
-        for entry in chosen:
+        # A restore goes by the state file. So that it never lacks what another file knows of, it
+        # comes first.
+        for entry in sorted(chosen, key=lambda entry: not entry.name.startswith(_STATE_FILE)):
             try:
                 _upload(entry, self.storage_filesystem, posixpath.join(fs_path, entry.name))
             except FileNotFoundError as error:
@@ -144,7 +149,11 @@ def _upload(entry: os.DirEntry[str], filesystem: FileSystem, path: str) -> None:
             _upload_to_fs_path(local_path=entry.path, fs=filesystem, fs_path=path)
     elif entry.is_file():
         if local:
-            shutil.copyfile(entry.path, path)
+            # Not half of it, should the process be killed now.
+            head, name = posixpath.split(path)
+            part = posixpath.join(head, f".{name}.part")
+            shutil.copyfile(entry.path, part)
+            os.replace(part, path)
         else:
             _pyarrow_fs_copy_files(entry.path, path, destination_filesystem=filesystem)
 

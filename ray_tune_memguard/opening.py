@@ -1,0 +1,47 @@
+"""Opening an experiment of any size, in little memory, whoever wrote it."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from ray_tune_memguard.tune_internals import entry
+
+if TYPE_CHECKING:
+    from pyarrow.fs import FileSystem
+    from ray.tune import ResultGrid
+
+
+def open_experiment(
+    path: str | os.PathLike[str],
+    *,
+    metric: str | None = None,
+    mode: str | None = None,
+    storage_filesystem: FileSystem | None = None,
+) -> ResultGrid:
+    """The results of an experiment, each read from disk when it is asked for.
+
+    An experiment that ran without MemGuard is read once, with a progress bar, and gets a trial
+    store (``memguard/`` in its directory; where that cannot be written, a temporary one for this
+    process). From then on ``Tuner.restore(path, ...).get_results()``, ``ExperimentAnalysis(path)``
+    and this function open it at once, and ``Tuner.restore(path, ...).fit()`` goes on from it
+    without loading what is finished. Nothing of Ray's own files is changed.
+
+    Args:
+        path: the experiment's directory, or its URI (``s3://…``).
+        metric: the metric that ``get_best_result()`` goes by unless it is given one.
+        mode: ``"min"`` or ``"max"``, likewise.
+        storage_filesystem: as for :meth:`ray.tune.Tuner.restore`.
+
+    Returns:
+        Ray's own ``ResultGrid``.
+
+    Raises:
+        ValueError: ``mode`` is neither, or there is no experiment at ``path``.
+    """
+    if mode not in (None, "min", "max"):
+        raise ValueError(f"mode is {mode!r}; it must be 'min', 'max' or None.")
+    place = os.fspath(path)
+    if storage_filesystem is None and "://" not in place:
+        place = os.path.abspath(os.path.expanduser(place))
+    return entry.open_experiment(place, metric, mode, storage_filesystem)
