@@ -1,5 +1,7 @@
 """Measure MemGuard against Ray alone: ``python -m benchmarks NAME [--quick]``.
 
+``kills`` is a command of its own, with other options: ``python -m benchmarks kills --help``.
+
 Prints one table per benchmark and writes ``NAME.json`` and ``NAME.png`` to ``benchmarks/results/``.
 Figures are medians over the runs, with the lowest and the highest in brackets; the ratio is the
 median of the pairs' ratios. Ends with 1 if a bar was missed, with 2 if a sweep failed.
@@ -13,12 +15,15 @@ from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 
+from benchmarks import kills
 from benchmarks.machine import describe_machine
 from benchmarks.picture import NoMatplotlib, draw
 from benchmarks.report import format_table, write_results
 from benchmarks.runs import ChildFailed, run_pairs
 from benchmarks.suite import BENCHMARKS, Benchmark, Leg
 
+#: With command lines of their own.
+COMMANDS = {"kills": kills.main}
 RESULTS_DIRECTORY = Path(__file__).resolve().parent / "results"
 
 
@@ -33,7 +38,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("name", choices=[*BENCHMARKS, "all"])
+    parser.add_argument("name", choices=[*BENCHMARKS, *COMMANDS, "all"])
     parser.add_argument(
         "--quick", action="store_true", help="5 %% of the size, one run: a smoke test"
     )
@@ -87,6 +92,9 @@ def _run_benchmark(name: str, benchmark: Benchmark, arguments: argparse.Namespac
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the benchmarks that the command line names."""
+    argv = sys.argv[1:] if argv is None else argv
+    if argv and argv[0] in COMMANDS:
+        return COMMANDS[argv[0]](argv[1:])
     arguments = parse_arguments(argv)
     names = list(BENCHMARKS) if arguments.name == "all" else [arguments.name]
     try:
