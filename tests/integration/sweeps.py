@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import math
 import os
+import random
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from ray import tune
 from ray.tune.experiment import Trial
+from ray.tune.search import SearchGenerator
 from ray.tune.search.basic_variant import BasicVariantGenerator
 
 SEED = 7
+_create_trial_if_possible = SearchGenerator.create_trial_if_possible
 SPACE = {
     "a": tune.uniform(0.0, 1.0),
     "b": tune.loguniform(1e-4, 1.0),
@@ -117,6 +120,24 @@ class NotReusable(Stepwise):
         return False
 
 
+def number_trials_anew() -> None:
+    """Give the trials that searchers make ids in the order in which they are made.
+
+    Ray's own are random, and those of its tests count every time a searcher is asked, also when it
+    has nothing to suggest just now; how often that happens is up to the clock.
+    """
+    made = 0
+
+    def create(self: SearchGenerator, spec: dict[str, Any]) -> Trial | None:
+        nonlocal made
+        trial = _create_trial_if_possible(self, spec)
+        made += trial is not None
+        return trial
+
+    Trial.generate_id = classmethod(lambda cls: f"id{made:05d}")
+    SearchGenerator.create_trial_if_possible = create
+
+
 def fit(
     trainable: Any,
     storage: Path,
@@ -124,14 +145,18 @@ def fit(
     *,
     samples: int = 8,
     space: dict[str, Any] | None = None,
+    concurrent: int = 0,
     name: str = "sweep",
     tune_config: dict[str, Any] | None = None,
     run_config: dict[str, Any] | None = None,
 ) -> tune.ResultGrid:
-    """A small sweep with fixed samples. ``tune_config`` and ``run_config`` add to the defaults."""
-    ids = itertools.count()
-    # Searchers ask for random ids, which could not be compared.
-    Trial.generate_id = classmethod(lambda cls: f"id{next(ids):05d}")
+    """A small sweep with fixed samples. ``tune_config`` and ``run_config`` add to the defaults.
+
+    ``concurrent``: at most so many trials at once; 0 for as many as there are cores.
+    """
+    number_trials_anew()
+    random.seed(SEED)
+    np.random.seed(SEED)
     space = SPACE if space is None else space
     tuner = tune.Tuner(
         trainable,
@@ -141,7 +166,7 @@ def fit(
                 "num_samples": samples,
                 "metric": "score",
                 "mode": "max",
-                "search_alg": BasicVariantGenerator(random_state=SEED),
+                "search_alg": BasicVariantGenerator(random_state=SEED, max_concurrent=concurrent),
                 "reuse_actors": True,
                 **(tune_config or {}),
             }
