@@ -66,6 +66,12 @@ def fails_sometimes(config: dict[str, Any]) -> None:
         raise RuntimeError(f"planned failure at {config['nested']['c']}")
 
 
+def saves_then_fails_sometimes(config: dict[str, Any]) -> None:
+    with_checkpoints(config)
+    if config["nested"]["c"] % 2:
+        raise RuntimeError(f"planned failure at {config['nested']['c']}")
+
+
 def fails_first_time(config: dict[str, Any]) -> None:
     """Fails until its checkpoint is there: the retry succeeds."""
     checkpoint = tune.get_checkpoint()
@@ -85,6 +91,10 @@ def with_checkpoints(config: dict[str, Any]) -> None:
         with tempfile.TemporaryDirectory() as folder:
             Path(folder, "step").write_text(str(step))
             tune.report(score(config, step), checkpoint=tune.Checkpoint.from_directory(folder))
+
+
+def with_data(config: dict[str, Any], data: dict[str, float]) -> None:
+    tune.report({**score(config), "offset": data["offset"]})
 
 
 def dies(config: dict[str, Any]) -> None:
