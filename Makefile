@@ -2,7 +2,7 @@
 PYTHON ?= python3
 LATEST := 2.60.0
 # The version of the report that started this project, and the oldest supported one.
-OLDER := 2.55.1 2.50.0
+OLDER := 2.55.1 2.50.1
 
 VENV := .venv
 

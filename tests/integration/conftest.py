@@ -14,6 +14,9 @@ os.environ["_TEST_TUNE_TRIAL_UUID"] = "same"
 import pytest
 import ray
 
+# So that what it asserts is explained as in a test file.
+pytest.register_assert_rewrite("tests.integration.equality")
+
 
 @pytest.fixture(scope="session", autouse=True)
 def cluster() -> Iterator[None]:

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import math
 import os
+import random
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from ray import tune
 from ray.tune.experiment import Trial
+from ray.tune.search import SearchGenerator
 from ray.tune.search.basic_variant import BasicVariantGenerator
 
 SEED = 7
+_create_trial_if_possible = SearchGenerator.create_trial_if_possible
 SPACE = {
     "a": tune.uniform(0.0, 1.0),
     "b": tune.loguniform(1e-4, 1.0),
@@ -63,6 +66,12 @@ def fails_sometimes(config: dict[str, Any]) -> None:
         raise RuntimeError(f"planned failure at {config['nested']['c']}")
 
 
+def saves_then_fails_sometimes(config: dict[str, Any]) -> None:
+    with_checkpoints(config)
+    if config["nested"]["c"] % 2:
+        raise RuntimeError(f"planned failure at {config['nested']['c']}")
+
+
 def fails_first_time(config: dict[str, Any]) -> None:
     """Fails until its checkpoint is there: the retry succeeds."""
     checkpoint = tune.get_checkpoint()
@@ -82,6 +91,10 @@ def with_checkpoints(config: dict[str, Any]) -> None:
         with tempfile.TemporaryDirectory() as folder:
             Path(folder, "step").write_text(str(step))
             tune.report(score(config, step), checkpoint=tune.Checkpoint.from_directory(folder))
+
+
+def with_data(config: dict[str, Any], data: dict[str, float]) -> None:
+    tune.report({**score(config), "offset": data["offset"]})
 
 
 def dies(config: dict[str, Any]) -> None:
@@ -117,6 +130,24 @@ class NotReusable(Stepwise):
         return False
 
 
+def number_trials_anew() -> None:
+    """Give the trials that searchers make ids in the order in which they are made.
+
+    Ray's own are random, and those of its tests count every time a searcher is asked, also when it
+    has nothing to suggest just now; how often that happens is up to the clock.
+    """
+    made = 0
+
+    def create(self: SearchGenerator, spec: dict[str, Any]) -> Trial | None:
+        nonlocal made
+        trial = _create_trial_if_possible(self, spec)
+        made += trial is not None
+        return trial
+
+    Trial.generate_id = classmethod(lambda cls: f"id{made:05d}")
+    SearchGenerator.create_trial_if_possible = create
+
+
 def fit(
     trainable: Any,
     storage: Path,
@@ -124,14 +155,18 @@ def fit(
     *,
     samples: int = 8,
     space: dict[str, Any] | None = None,
+    concurrent: int = 0,
     name: str = "sweep",
     tune_config: dict[str, Any] | None = None,
     run_config: dict[str, Any] | None = None,
 ) -> tune.ResultGrid:
-    """A small sweep with fixed samples. ``tune_config`` and ``run_config`` add to the defaults."""
-    ids = itertools.count()
-    # Searchers ask for random ids, which could not be compared.
-    Trial.generate_id = classmethod(lambda cls: f"id{next(ids):05d}")
+    """A small sweep with fixed samples. ``tune_config`` and ``run_config`` add to the defaults.
+
+    ``concurrent``: at most so many trials at once; 0 for as many as there are cores.
+    """
+    number_trials_anew()
+    random.seed(SEED)
+    np.random.seed(SEED)
     space = SPACE if space is None else space
     tuner = tune.Tuner(
         trainable,
@@ -141,7 +176,7 @@ def fit(
                 "num_samples": samples,
                 "metric": "score",
                 "mode": "max",
-                "search_alg": BasicVariantGenerator(random_state=SEED),
+                "search_alg": BasicVariantGenerator(random_state=SEED, max_concurrent=concurrent),
                 "reuse_actors": True,
                 **(tune_config or {}),
             }
