@@ -7,11 +7,13 @@ writes ``restore.json``.
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -94,18 +96,24 @@ def _row(step: Step, record: dict[str, Any]) -> tuple[str, bool]:
     return (
         f"{step.title:48} {record['seconds']:7.2f} s  RSS {record['rss'] / MB:+7.1f} MB  "
         f"peak {record['peak'] / MB:7.1f} MB  "
-        f"{'best after %6.2f s' % to_best if to_best is not None else '':18}  {bar}"
+        f"{'' if to_best is None else f'best after {to_best:6.2f} s':18}  {bar}"
     ), kept
 
 
-def main(trials: int, results: Path, scratch: Path | None = None) -> bool:
-    """Run all steps; whether all bars were kept."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run all steps; 1 if a bar was missed."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks restore", description=__doc__)
+    parser.add_argument("--trials", type=int, default=10_000)
+    parser.add_argument("--scratch", type=Path, help="a short path on a local disk")
+    parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results")
+    arguments = parser.parse_args(argv)
+    trials: int = arguments.trials
     machine = describe_machine()
     print("\nrestore: opening and resuming a finished experiment")
     print(", ".join(f"{key} {value}" for key, value in machine.items()), flush=True)
     records: dict[str, dict[str, Any]] = {}
     kept = True
-    with _scratch_directory(scratch) as directory:
+    with _scratch_directory(arguments.scratch) as directory:
         made = {rival: _make(rival, trials, directory) for rival in ("ray", "memguard")}
         for step in STEPS:
             place = made.get(step.made_by, directory / step.made_by / "sweep")
@@ -125,7 +133,7 @@ def main(trials: int, results: Path, scratch: Path | None = None) -> bool:
             kept &= larger <= LARGER_START_MB
             bar = f"bar {LARGER_START_MB} MB: {'met' if larger <= LARGER_START_MB else 'MISSED'}"
         print(f"{rival}: a resumed run starts {larger:+.1f} MB larger than a new one  {bar}")
-    results.mkdir(parents=True, exist_ok=True)
+    arguments.results.mkdir(parents=True, exist_ok=True)
     text = json.dumps({"trials": trials, "machine": machine, "steps": records}, indent=1)
-    (results / "restore.json").write_text(text + "\n")
-    return kept
+    (arguments.results / "restore.json").write_text(text + "\n")
+    return 0 if kept else 1
