@@ -46,6 +46,7 @@ _POLL_SECONDS = 0.01
 #: Added to the moment of a random kill, which would else always follow the end of a trial.
 _JITTER_SECONDS = 0.5
 _LOG_LINES_KEPT = 15
+_STACK_LINES_KEPT = 200
 
 Show = Callable[[str], None]
 
@@ -114,8 +115,19 @@ class Outcome:
 
     @property
     def missing(self) -> int:
-        """Return how many results there are less than asked for."""
-        return self.plan.trials - self.distinct
+        """Return how many trials there are less than asked for."""
+        return max(0, self.plan.trials - self.distinct)
+
+    @property
+    def surplus(self) -> int:
+        """Return how many trials there are more than asked for."""
+        return max(0, self.distinct - self.plan.trials)
+
+    @property
+    def is_whole(self) -> bool:
+        """Return whether all results are there, once and as they were, and the run ended well."""
+        counts = (self.doubled, self.lost, self.changed, self.missing, self.surplus)
+        return not self.failure and self.opened and not any((*counts, self.unfinished))
 
     @property
     def was_killed(self) -> bool:
@@ -124,7 +136,8 @@ class Outcome:
 
     def as_json(self) -> dict[str, Any]:
         """Return everything for the results file."""
-        return asdict(self) | {"doubled": self.doubled, "missing": self.missing}
+        derived = {name: getattr(self, name) for name in ("doubled", "missing", "surplus")}
+        return asdict(self) | derived
 
 
 class _Hung(Exception):
@@ -189,7 +202,7 @@ class _Run:
         """Kill the driver when its share of the sweep is done; return when."""
         follower = _Follower(log)
         first: int | None = None
-        for _ in self._polls(driver, "the sweep that is to be killed"):
+        for _ in self._polls(driver, "begin"):
             if driver.poll() is not None:
                 raise _Failed(f"not killed: {self._ending(driver, 'begin')}")
             finished = follower.finished()
@@ -210,7 +223,7 @@ class _Run:
     def _await_aimed(self, driver: subprocess.Popen[bytes], log: Path) -> float:
         """Wait until the driver has killed itself; return when."""
         follower = _Follower(log)
-        for _ in self._polls(driver, "the sweep that is to kill itself"):
+        for _ in self._polls(driver, "begin"):
             finished = follower.finished()
             self._show(f"{finished:,}/{self._plan.trials:,} trials, not killed yet")
             if driver.poll() is not None:
@@ -225,7 +238,7 @@ class _Run:
         driver = self._start("restore", log)
         follower = _Follower(log)
         try:
-            for _ in self._polls(driver, "the restored sweep"):
+            for _ in self._polls(driver, "restore"):
                 self._show(f"restored, {follower.finished():,} trials more")
                 if driver.poll() is not None:
                     break
@@ -286,20 +299,27 @@ class _Run:
     def _output(self, act: str) -> Path:
         return self._directory / f"{act}.out"
 
-    def _polls(self, driver: subprocess.Popen[bytes], what: str) -> Any:
+    def _polls(self, driver: subprocess.Popen[bytes], act: str) -> Any:
         """Yield until the time is over; then end the driver and raise."""
         deadline = time.monotonic() + self._plan.timeout
         while time.monotonic() < deadline:
             yield
             time.sleep(_POLL_SECONDS)
+        # Makes the driver write its threads' stacks.
+        driver.send_signal(signal.SIGUSR1)
+        time.sleep(1.0)
         driver.kill()
         driver.wait()
-        raise _Hung(f"hung: {what} did not end within {self._plan.timeout:.0f} s")
+        tail = self._tail(act, _STACK_LINES_KEPT)
+        raise _Hung(f"hung: the {act} driver did not end in {self._plan.timeout:.0f} s.\n{tail}")
 
     def _ending(self, driver: subprocess.Popen[bytes], act: str) -> str:
+        tail = self._tail(act, _LOG_LINES_KEPT)
+        return f"the {act} driver ended with {driver.returncode}. Its log:\n{tail}"
+
+    def _tail(self, act: str, lines: int) -> str:
         text = self._output(act).read_text(errors="replace")
-        tail = "\n".join(text.splitlines()[-_LOG_LINES_KEPT:])
-        return f"the driver ended with {driver.returncode}. Its log:\n{tail}"
+        return "\n".join(text.splitlines()[-lines:])
 
     def _end_all(self) -> None:
         """End every process of this run that is left: Ray's, whose driver is dead."""

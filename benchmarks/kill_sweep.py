@@ -7,8 +7,12 @@ rivals differ in one line: ``memguard`` has a ``MemGuard()`` before the last cal
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import json
 import os
+import signal
+import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -124,9 +128,23 @@ def _restore(arguments: argparse.Namespace) -> dict[str, Any]:
     return {"trials": trials, "results": results, "errors": grid.num_errors}
 
 
+def _end_with_parent() -> None:
+    """End this process when its parent is gone: nobody would end a driver in its own session."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1.0)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Do what the command line says."""
     arguments = parse_arguments(argv)
+    _end_with_parent()
+    faulthandler.register(signal.SIGUSR1)
     set_environment(loggers=True)
     os.environ.pop("_TEST_TUNE_TRIAL_UUID", None)
     if arguments.checkpoint_seconds is not None:

@@ -122,6 +122,7 @@ _COLUMNS: tuple[tuple[str, Callable[[Outcome], str]], ...] = (
     ("lost", lambda o: str(o.lost)),
     ("changed", lambda o: str(o.changed)),
     ("missing", lambda o: str(o.missing)),
+    ("surplus", lambda o: str(o.surplus)),
     ("unfinished", lambda o: str(o.unfinished)),
     ("no history", lambda o: str(o.without_history)),
     ("", lambda o: o.failure.partition(".")[0]),
@@ -129,8 +130,8 @@ _COLUMNS: tuple[tuple[str, Callable[[Outcome], str]], ...] = (
 _LEGEND = (
     f"settled: finished {SETTLED_SECONDS * 1000:.0f} ms before the kill or earlier. "
     "ran again, lost, changed: of these.\n"
-    "doubled, missing: results more than one of a trial, and less than asked for. "
-    "no history: results without the line that was reported."
+    "doubled: results more than one of a trial. missing, surplus: trials less or more than asked "
+    "for.\nno history: results without the line that was reported."
 )
 
 
@@ -164,6 +165,7 @@ def total(outcomes: list[Outcome]) -> dict[str, int | float | None]:
         "lost": sum(o.lost for o in ended),
         "changed": sum(o.changed for o in ended),
         "missing": sum(o.missing for o in ended),
+        "surplus": sum(o.surplus for o in ended),
         "unfinished": sum(o.unfinished for o in ended),
         "no history": sum(o.without_history for o in ended),
         "seconds to restore, median": round(statistics.median(seconds), 2) if seconds else None,
@@ -243,12 +245,6 @@ def _summary(outcome: Outcome) -> str:
     )
 
 
-def is_whole(outcome: Outcome) -> bool:
-    """Return whether nothing is lost, doubled, changed or missing, and the run came to its end."""
-    faults = (outcome.doubled, outcome.lost, outcome.changed, outcome.missing, outcome.unfinished)
-    return not outcome.failure and not any(faults)
-
-
 def _file_name(arguments: argparse.Namespace) -> str:
     name = "kills" if arguments.searcher == "variants" else f"kills-{arguments.searcher}"
     return name if arguments.aim == ["random"] else f"{name}-aimed"
@@ -297,7 +293,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if interrupted:
         print("\ninterrupted", file=sys.stderr)
         return 130
-    return 0 if all(map(is_whole, by_rival.get("memguard", []))) else 1
+    return 0 if all(outcome.is_whole for outcome in by_rival.get("memguard", [])) else 1
 
 
 if __name__ == "__main__":
