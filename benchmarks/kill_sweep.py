@@ -90,8 +90,9 @@ def _note_opening() -> None:
     """Write it down when Ray has read the experiment state; it raises if it cannot."""
     resume = TuneController.resume
 
-    def resume_and_note(self: TuneController, *args: Any, **kwargs: Any) -> None:
-        resume(self, *args, **kwargs)
+    # With the parameters of the original: MemGuard leaves a Ray alone that it does not know.
+    def resume_and_note(self: TuneController, resume_config: Any) -> None:
+        resume(self, resume_config)
         write_line(OPENED)
 
     TuneController.resume = resume_and_note
@@ -103,6 +104,8 @@ def _expected(config: dict[str, Any]) -> float | None:
 
 
 def _restore(arguments: argparse.Namespace) -> dict[str, Any]:
+    if arguments.rival == "memguard":
+        import ray_tune_memguard  # noqa: F401
     _note_opening()
     path = str(arguments.storage.resolve() / EXPERIMENT)
     write_line(RESTORE)

@@ -8,7 +8,7 @@ came later than the snapshot tell what has finished since.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ray_tune_memguard.spill.store import StoreError, TrialStore
@@ -32,6 +32,8 @@ class Snapshot:
     ledger: dict[str, Any]
     #: Files that searchers and callbacks wrote, by name; None if they are beside the state file.
     files: dict[str, bytes] | None
+    #: Directories of finished trials that were not in the experiment's storage yet.
+    unsent: list[str] = field(default_factory=list)
 
     def save(self, store: TrialStore) -> None:
         """Raises sqlite3.Error: it was not saved, and the last one is still there."""
@@ -40,6 +42,7 @@ class Snapshot:
             "births": self.births,
             "ledger": self.ledger,
             "files": self.files is not None,
+            "unsent": self.unsent,
         }
         store.save_snapshot(
             {
@@ -66,6 +69,7 @@ class Snapshot:
             seqs=places["seqs"],
             births=places["births"],
             ledger=places["ledger"],
+            unsent=places["unsent"],
             files={
                 part.removeprefix(_FILE): content
                 for part, content in parts.items()

@@ -40,7 +40,11 @@ def make_files(controller: Any, directory: Path) -> tuple[TrialStore, Experiment
     session = paths.session_name(controller)
     store = TrialStore.create(directory, paths.store_name(session))
     try:
-        store.note(experiment=str(controller._storage.experiment_fs_path))
+        storage = controller._storage
+        store.note(
+            experiment=str(storage.experiment_fs_path),
+            staging=str(storage.experiment_driver_staging_path),
+        )
         state_file = ExperimentStateFile(
             Path(controller.experiment_state_path), paths.work_directory(controller)
         )
@@ -145,11 +149,10 @@ class Sweep:
             OSError, sqlite3.OperationalError: the disk did not take them. None was let go of.
         """
         outcome = Spilled()
-        if not self._has_snapshot:
-            return outcome
         settled = [trial for trial in self._finished() if self._is_settled(trial)]
         if not settled:
             return outcome
+        self._ensure_snapshot()
         # Made before the transaction: pickling may run code that reads the store.
         written = [down for trial in settled if (down := self._written_down(trial, outcome))]
         mark = self._state_file.mark()
@@ -164,6 +167,13 @@ class Sweep:
             self._release(down.trial)
         outcome.count = len(kept)
         return outcome
+
+    def _ensure_snapshot(self) -> None:
+        """A store without one is not whole; one that was made late has missed Ray's checkpoint."""
+        if not self._has_snapshot:
+            self._controller.save_to_dir()
+        if not self._has_snapshot:
+            raise OSError("the experiment state does not get into it")
 
     def _written_down(self, trial: Any, outcome: Spilled) -> _WrittenDown | None:
         try:
@@ -212,6 +222,7 @@ class Sweep:
             births=self._trials.births,
             ledger=self._trials.ledger.dump(),
             files=paths.session_files(controller),
+            unsent=self._syncer.unsent(),
         ).save(self._store)
         self._has_snapshot = True
 

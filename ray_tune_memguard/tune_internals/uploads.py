@@ -56,6 +56,10 @@ class IncrementalSyncer(_FilesystemSyncer):
         if directory:
             self._settled.add(directory)
 
+    def unsent(self) -> list[str]:
+        """Directories of settled trials that may not be in the storage yet."""
+        return list(self._settled)
+
     def _sync_up_command(
         self, local_path: str, uri: str, exclude: list[str] | None = None
     ) -> tuple[Callable[..., None], dict[str, Any]]:

@@ -17,12 +17,6 @@ TRIALS = 120
 CHECKPOINT_SECONDS = 1.0
 TIMEOUT = 100.0
 
-#: To be switched on: no trial that had finished when the driver was killed runs again.
-NONE_RUN_AGAIN = False
-#: To be switched on: a kill in the middle of an upload leaves a state file that can be restored.
-#: Without it, as with Ray alone, half a state file makes Ray begin a new sweep.
-UPLOADS_ARE_WHOLE = False
-
 AT_RANDOM = [random.Random(seed).uniform(0.1, 0.9) for seed in (1, 2)]
 AIMED = [f"{aim}:{instant}" for aim, instants in AIMS.items() for instant in instants]
 
@@ -35,8 +29,7 @@ def check(plan: Plan) -> None:
     assert outcome.doubled == outcome.lost == outcome.changed == outcome.unfinished == 0
     assert outcome.statuses == {"TERMINATED": TRIALS}
     assert outcome.is_whole
-    if NONE_RUN_AGAIN:
-        assert outcome.ran_again == outcome.without_history == 0
+    assert outcome.ran_again == outcome.without_history == 0
 
 
 @pytest.mark.parametrize("share", AT_RANDOM, ids=lambda share: f"{share:.0%}")
@@ -55,8 +48,6 @@ def test_killed_at_random(share: float) -> None:
 
 @pytest.mark.parametrize("aim", AIMED)
 def test_killed_at_a_chosen_instant(aim: str) -> None:
-    if aim == "upload:half" and not UPLOADS_ARE_WHOLE:
-        pytest.skip("half a state file is not restored yet")
     check(
         Plan(
             "memguard",
