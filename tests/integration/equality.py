@@ -57,8 +57,8 @@ class Case:
     concurrent: int = 0
     #: A module that the case cannot do without.
     needs: str | None = None
-    #: Which files there are, and how long each is, depends on the clock.
-    same_files: bool = True
+    #: Whether the sweep did what the case is about; otherwise it would show nothing.
+    shows: Callable[[ResultGrid], bool] = len
 
 
 class Both(NamedTuple):
@@ -95,6 +95,7 @@ def run_both(case: Case, tmp_path_factory: pytest.TempPathFactory) -> Both:
         pytest.importorskip(case.needs, reason=f"{case.needs} is not installed")
     both = Both(*(run(case, tmp_path_factory.mktemp("results"), g) for g in ([], [MemGuard()])))
     assert was_guarded(both.guarded), "nothing was guarded"
+    assert case.shows(both.plain), "it did not do what it is about"
     return both
 
 
