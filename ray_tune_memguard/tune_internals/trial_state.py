@@ -145,12 +145,18 @@ class TrialStateCodec:
         """What ``Trial.get_json_state`` returns, without its line breaks and its log-once keys.
 
         Same content, a quarter of the time: the standard library's C encoder does not indent, and
-        no text of every encoded object is kept in Ray's ``log_once`` set.
+        no text of every encoded object is kept in Ray's ``log_once`` set. As Ray does, the text of
+        the metadata is kept until one of them is set; what changes inside one (a last result that
+        becomes ``done``) is not written before that.
         """
         state = trial.__getstate__()
-        metadata = dict(state.pop("run_metadata").__dict__)
-        metadata.pop("_cached_json", None)
-        return _encode(state), _encode(metadata)
+        metadata = state.pop("run_metadata")
+        text = getattr(metadata, "_cached_json", None)
+        if text is None:
+            values = dict(metadata.__dict__)
+            values.pop("_cached_json", None)
+            text = metadata._cached_json = _encode(values)
+        return _encode(state), text
 
 
 def row_of_entry(state_json: str, metadata_json: str) -> TrialRow:

@@ -57,8 +57,8 @@ class Case:
     concurrent: int = 0
     #: A module that the case cannot do without.
     needs: str | None = None
-    #: Which files there are, and how long each is, depends on the clock.
-    same_files: bool = True
+    #: Whether the sweep did what the case is about; otherwise it would show nothing.
+    shows: Callable[[ResultGrid], bool] = len
 
 
 class Both(NamedTuple):
@@ -95,6 +95,7 @@ def run_both(case: Case, tmp_path_factory: pytest.TempPathFactory) -> Both:
         pytest.importorskip(case.needs, reason=f"{case.needs} is not installed")
     both = Both(*(run(case, tmp_path_factory.mktemp("results"), g) for g in ([], [MemGuard()])))
     assert was_guarded(both.guarded), "nothing was guarded"
+    assert case.shows(both.plain), "it did not do what it is about"
     return both
 
 
@@ -250,15 +251,32 @@ def what_restore_gives(path: Path, trainable: Any) -> dict[str, Any]:
     }
     tuner = tune.Tuner.restore(str(path), trainable=trainable, resume_errored=True)
     restored = by_trial(tuner.get_results())
-    return {"opened": opened, "restored": restored, "resumed": by_trial(tuner.fit())}
+    try:
+        resumed = by_trial(tuner.fit())
+    except Exception as error:
+        resumed = {"raised": type(error).__name__, "error": sweeps.error_text(error)}
+    return {"opened": opened, "restored": restored, "resumed": resumed}
 
 
-def differences(found: dict[str, Any], expected: dict[str, Any]) -> dict[str, Any]:
-    """What differs, as pairs: of two long dictionaries an assertion would show too much."""
+def differences(found: Any, expected: Any, path: str = "") -> dict[str, Any]:
+    """What differs, as pairs by path: of two long structures an assertion would show too much."""
+    if isinstance(found, dict) and isinstance(expected, dict):
+        pairs = [
+            (name, found.get(name, "missing"), expected.get(name, "missing"))
+            for name in sorted(found.keys() | expected.keys(), key=str)
+        ]
+    elif (
+        isinstance(found, (list, tuple))
+        and type(found) is type(expected)
+        and len(found) == len(expected)
+    ):
+        pairs = list(zip(range(len(found)), found, expected, strict=True))
+    else:
+        return {} if found == expected else {path: (found, expected)}
     return {
-        name: (found.get(name, "missing"), expected.get(name, "missing"))
-        for name in sorted(found.keys() | expected.keys())
-        if found.get(name, "missing") != expected.get(name, "missing")
+        where: pair
+        for name, one, other in pairs
+        for where, pair in differences(one, other, f"{path}/{name}").items()
     }
 
 

@@ -115,6 +115,7 @@ def pb2() -> Any:
     from ray.tune.schedulers.pb2 import PB2
 
     return PB2(
+        time_attr="training_iteration",
         perturbation_interval=2,
         quantile_fraction=0.5,
         hyperparam_bounds={"a": [0.0, 1.0], "b": [1e-4, 1.0]},
@@ -137,6 +138,21 @@ def with_c(*values: int) -> dict[str, Any]:
     return {**sweeps.SPACE, "nested": {"c": tune.grid_search(list(values))}}
 
 
+def some_stopped_early(grid: tune.ResultGrid) -> bool:
+    steps = {result.metrics["training_iteration"] for result in grid}
+    return len(steps) > 1
+
+
+def some_were_perturbed(grid: tune.ResultGrid) -> bool:
+    trials = grid._experiment_analysis.trials
+    return any(trial.config["a"] != trial.evaluated_params["a"] for trial in trials)
+
+
+def all_grew(grid: tune.ResultGrid) -> bool:
+    trials = grid._experiment_analysis.trials
+    return all(t.placement_group_factory.required_resources == {"CPU": 2} for t in trials)
+
+
 SIX_STEPS = {"stop": {"training_iteration": 6}}
 NUMBERS = {
     "a": tune.uniform(0.0, 1.0),
@@ -145,6 +161,7 @@ NUMBERS = {
 }
 PBT = partial(
     PopulationBasedTraining,
+    time_attr="training_iteration",
     perturbation_interval=2,
     quantile_fraction=0.5,
     hyperparam_mutations={"a": tune.uniform(0, 1)},
@@ -206,12 +223,14 @@ CASES = {
         {"scheduler": partial(AsyncHyperBandScheduler, max_t=3, grace_period=1)},
         samples=8,
         concurrent=1,
+        shows=some_stopped_early,
     ),
     "hyperband": Case(
         takes_all(sweeps.Stepwise),
         {"scheduler": partial(HyperBandScheduler, max_t=4)},
         {"stop": {"training_iteration": 4}},
         samples=5,
+        shows=some_stopped_early,
     ),
     "hyperband for bohb, own searcher": Case(
         takes_all(sweeps.Stepwise),
@@ -222,6 +241,7 @@ CASES = {
         {"stop": {"training_iteration": 4}},
         space={},
         samples=5,
+        shows=some_stopped_early,
     ),
     "hyperband for bohb, bohb": Case(
         takes_all(sweeps.Stepwise),
@@ -231,6 +251,7 @@ CASES = {
         samples=5,
         # There is no wheel of it, so it is not among what `make` installs.
         needs="hpbandster",
+        shows=some_stopped_early,
     ),
     "median stopping": Case(
         sweeps.three_reports,
@@ -244,10 +265,21 @@ CASES = {
         },
         samples=6,
         concurrent=1,
+        shows=some_stopped_early,
     ),
-    "pbt": Case(takes_all(sweeps.Stepwise), {"scheduler": PBT}, SIX_STEPS, samples=3),
+    "pbt": Case(
+        takes_all(sweeps.Stepwise),
+        {"scheduler": PBT},
+        SIX_STEPS,
+        samples=3,
+        shows=some_were_perturbed,
+    ),
     "pbt in step": Case(
-        takes_all(sweeps.Stepwise), {"scheduler": partial(PBT, synch=True)}, SIX_STEPS, samples=3
+        takes_all(sweeps.Stepwise),
+        {"scheduler": partial(PBT, synch=True)},
+        SIX_STEPS,
+        samples=3,
+        shows=some_were_perturbed,
     ),
     "pb2": Case(
         takes_all(sweeps.Stepwise),
@@ -255,6 +287,7 @@ CASES = {
         SIX_STEPS,
         samples=3,
         needs="sklearn",
+        shows=some_were_perturbed,
     ),
     "resources change": Case(
         sweeps.Stepwise,
@@ -267,6 +300,7 @@ CASES = {
         {"stop": {"training_iteration": 3}},
         samples=2,
         concurrent=1,
+        shows=all_grew,
     ),
     "own scheduler": Case(sweeps.one_report, {"scheduler": partial(OwnFifo)}),
     # Searchers. The default one draws random samples.

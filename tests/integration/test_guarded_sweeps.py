@@ -197,10 +197,15 @@ def test_actors_that_refuse_to_be_reused(storage: Path) -> None:
     "scheduler",
     [
         lambda: PopulationBasedTraining(
-            perturbation_interval=2, hyperparam_mutations={"a": tune.uniform(0, 1)}
+            time_attr="training_iteration",
+            perturbation_interval=2,
+            hyperparam_mutations={"a": tune.uniform(0, 1)},
         ),
         lambda: PopulationBasedTraining(
-            perturbation_interval=2, hyperparam_mutations={"a": tune.uniform(0, 1)}, synch=True
+            time_attr="training_iteration",
+            perturbation_interval=2,
+            hyperparam_mutations={"a": tune.uniform(0, 1)},
+            synch=True,
         ),
         lambda: HyperBandScheduler(max_t=6),
         lambda: AsyncHyperBandScheduler(max_t=6, grace_period=2),
