@@ -15,13 +15,10 @@ import subprocess
 import sys
 import tempfile
 import time
-import uuid
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
-
-import psutil
 
 from benchmarks.kill_hooks import AIM_VARIABLE
 from benchmarks.kill_log import (
@@ -36,10 +33,9 @@ from benchmarks.kill_log import (
     Line,
     read_log,
 )
+from benchmarks.processes import MARK_VARIABLE, end_marked, new_mark
 
 ROOT = Path(__file__).resolve().parent.parent
-#: In the environment of all processes of a run, so that these and no others are ended.
-MARK_VARIABLE = "MEMGUARD_KILLS_RUN"
 #: A trial that finished so long before the kill is to be safe.
 SETTLED_SECONDS = 0.2
 _POLL_SECONDS = 0.01
@@ -167,7 +163,7 @@ class _Run:
         self._plan = plan
         self._directory = directory
         self._show = show
-        self._mark = uuid.uuid4().hex
+        self._mark = new_mark()
         self._storage = directory / "s"
         self._out = directory / "restored.json"
 
@@ -179,14 +175,14 @@ class _Run:
         except (_Hung, _Failed) as error:
             outcome.failure = str(error)
         finally:
-            self._end_all()
+            end_marked(self._mark)
         return outcome
 
     def _kill(self, outcome: Outcome) -> None:
         log = self._directory / "begin"
         driver = self._start("begin", log)
         killed_at = self._await_aimed(driver, log) if self._plan.aim else self._shoot(driver, log)
-        self._end_all()
+        end_marked(self._mark)
         lines = read_log(log)
         finished = [line for line in lines if line.kind == COMPLETE and line.time <= killed_at]
         outcome.killed_at = killed_at - next(line.time for line in lines if line.kind == FIT)
@@ -320,28 +316,6 @@ class _Run:
     def _tail(self, act: str, lines: int) -> str:
         text = self._output(act).read_text(errors="replace")
         return "\n".join(text.splitlines()[-lines:])
-
-    def _end_all(self) -> None:
-        """End every process of this run that is left: Ray's, whose driver is dead."""
-        deadline = time.monotonic() + 15
-        while (left := self._marked()) and time.monotonic() < deadline:
-            for process in left:
-                try:
-                    process.kill()
-                except psutil.NoSuchProcess:
-                    pass
-            psutil.wait_procs(left, timeout=2)
-
-    def _marked(self) -> list[psutil.Process]:
-        found = []
-        for process in psutil.process_iter():
-            try:
-                ours = process.environ().get(MARK_VARIABLE) == self._mark
-                if ours and process.status() != psutil.STATUS_ZOMBIE:
-                    found.append(process)
-            except psutil.Error:
-                pass
-        return found
 
 
 class _Follower:

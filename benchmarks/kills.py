@@ -22,6 +22,7 @@ from benchmarks.kill_hooks import AIMS, MEMGUARD_ONLY
 from benchmarks.kill_runs import SETTLED_SECONDS, Outcome, Plan, kill_and_restore
 from benchmarks.machine import describe_machine
 from benchmarks.picture import COLOURS, NoMatplotlib
+from benchmarks.report import format_lines
 from benchmarks.runs import RIVALS, Progress
 
 NAMES = {"ray": "Ray alone", "memguard": "MemGuard"}
@@ -135,17 +136,10 @@ _LEGEND = (
 )
 
 
-def _format(lines: list[tuple[str, ...]]) -> str:
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    text = ["  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) for line in lines]
-    text.insert(1, "  ".join("-" * width for width in widths))
-    return "\n".join(line.rstrip() for line in text)
-
-
 def format_runs(outcomes: list[Outcome]) -> str:
     """Return a line for each run."""
     head = tuple(name for name, _ in _COLUMNS)
-    return _format([head, *(tuple(show(o) for _, show in _COLUMNS) for o in outcomes)])
+    return format_lines([head, *(tuple(show(o) for _, show in _COLUMNS) for o in outcomes)])
 
 
 def total(outcomes: list[Outcome]) -> dict[str, int | float | None]:
@@ -179,7 +173,7 @@ def format_totals(totals: dict[str, dict[str, int | float | None]]) -> str:
     names = next(iter(totals.values()))
     shown = [[totals[rival][name] for rival in totals] for name in names]
     cells = [tuple("" if v is None else f"{v:,}" for v in values) for values in shown]
-    return _format([head, *((name, *line) for name, line in zip(names, cells, strict=True))])
+    return format_lines([head, *((name, *line) for name, line in zip(names, cells, strict=True))])
 
 
 def draw(outcomes: list[Outcome], title: str, path: Path) -> None:

@@ -45,8 +45,12 @@ def _cells(row: Row, judged: bool) -> tuple[str, ...]:
 
 def format_table(rows: list[Row], judged: bool) -> str:
     """Return the rows as a table; bars are ``not judged`` at another size than theirs."""
-    lines = [HEADER, *(_cells(row, judged) for row in rows)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(HEADER))]
+    return format_lines([HEADER, *(_cells(row, judged) for row in rows)])
+
+
+def format_lines(lines: list[tuple[str, ...]]) -> str:
+    """Return lines of cells, the first of them the head, in columns."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     text = ["  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) for line in lines]
     text.insert(1, "  ".join("-" * width for width in widths))
     return "\n".join(line.rstrip() for line in text)
