@@ -34,7 +34,8 @@ class StateReader:
         self._decode = codecs.getincrementaldecoder("utf-8")().decode
         self._text = ""
         self._at = 0
-        self._more()
+        while len(self._text) < len(HEAD):
+            self._more()
         if not self._text.startswith(HEAD):
             raise ValueError(f"It does not begin with {HEAD!r}")
         self._at = len(HEAD)

@@ -16,13 +16,15 @@ from ray.tune import progress_reporter
 from ray.tune.analysis.experiment_analysis import ExperimentAnalysis
 from ray.tune.execution.tune_controller import TuneController
 from ray.tune.experimental import output
+from ray.tune.impl.tuner_internal import TunerInternal
 from ray.tune.result_grid import ResultGrid
 
 from ray_tune_memguard.notices import Notices, logger
 from ray_tune_memguard.spill.progress import ProgressDigest
 from ray_tune_memguard.spill.results import LateDict, LateList
+from ray_tune_memguard.spill.store import TrialStore
 from ray_tune_memguard.spill.trials import SpilledTrials
-from ray_tune_memguard.tune_internals import experiments, probe, restoring
+from ray_tune_memguard.tune_internals import experiments, paths, probe, restoring
 
 Original = Callable[..., Any]
 
@@ -164,4 +166,27 @@ def _resume(original: Original, controller: Any, resume_config: Any) -> Any:
     if sweep is None:
         return original(controller, resume_config)
     sweep.offer()
+    tuner = paths.calling(TunerInternal)
+    if tuner is not None:
+        _lighten(tuner, sweep)
     return None
+
+
+def _lighten(tuner: Any, sweep: Any) -> None:
+    """Free the trials that ``Tuner.restore`` has loaded plainly, before this package was there.
+
+    That is so with ``RAY_TUNE_CALLBACKS``. The tuner keeps them until its ``fit()`` returns.
+    """
+    analysis = tuner._experiment_analysis
+    if analysis is None or isinstance(analysis.trials, SpilledTrials):
+        return
+    try:
+        analysis.trials = experiments.open_trials(
+            experiments.Experiment(analysis._fs, str(analysis._experiment_fs_path)),
+            TrialStore.open(sweep.replaces),
+        )
+        analysis._trial_dataframes = analysis._fetch_trial_dataframes()
+        del analysis._configs
+        analysis._configs = analysis.get_all_configs()
+    except Exception as error:
+        logger.debug("The tuner keeps what it has loaded: %r", error)

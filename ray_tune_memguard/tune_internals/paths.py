@@ -18,17 +18,19 @@ _STORE_PREFIX = "trials-"
 _STORE_NAME = re.compile(r"(?:trials-)?(.*?_\d\d-\d\d-\d\d|.*?)(?:-(\d+))?")
 
 
-def calling_controller() -> Any | None:
-    """The controller whose ``setup`` or hook call this is, found among the callers.
-
-    Ray hands callbacks no controller; it is ``self`` in one of the frames above them.
-    """
+def calling(kind: type) -> Any | None:
+    """The object of this kind whose method is among the callers; the innermost one."""
     frame = sys._getframe(1)
     while frame is not None:
-        if isinstance(caller := frame.f_locals.get("self"), TuneController):
+        if isinstance(caller := frame.f_locals.get("self"), kind):
             return caller
         frame = frame.f_back  # type: ignore[assignment]
     return None
+
+
+def calling_controller() -> Any | None:
+    """The controller whose ``setup`` or hook call this is; Ray hands callbacks none."""
+    return calling(TuneController)
 
 
 def session_name(controller: Any) -> str:

@@ -92,6 +92,7 @@ _MODULE_NAMES: dict[str, tuple[str, ...]] = {
         "_find_newest_experiment_checkpoint",
         "_ExperimentCheckpointManager.sync_down_experiment_state",
     ),
+    "ray.tune.impl.tuner_internal": ("TunerInternal",),
     "ray.tune.execution.tune_controller": ("TuneController.resume",),
     "ray.tune": ("ResumeConfig.ResumeType.SKIP",),
     "ray.tune.search": ("SearchGenerator", "BasicVariantGenerator"),

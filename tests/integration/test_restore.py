@@ -238,11 +238,13 @@ def test_results_without_running(interrupted: Path, tmp_path: Path) -> None:
     ] == max(result.metrics.get("score", -1) for result in plain)
 
 
+PLAIN_LOAD = ExperimentAnalysis._load_trials.__wrapped__
+
+
 def load_plainly(path: Path) -> ExperimentAnalysis:
-    load = ExperimentAnalysis._load_trials.__wrapped__
     analysis = ExperimentAnalysis.__new__(ExperimentAnalysis)
     analysis.__dict__.update(ExperimentAnalysis(str(path)).__dict__)
-    analysis.trials = load(analysis)
+    analysis.trials = PLAIN_LOAD(analysis)
     analysis._trial_dataframes = analysis._fetch_trial_dataframes()
     analysis._configs = analysis.get_all_configs()
     return analysis
@@ -287,6 +289,30 @@ def test_tune_run_resumes(interrupted: Path, tmp_path: Path) -> None:
         )
         analyses.append((ran(log), outcome(ResultGrid(analysis))))
     assert analyses[1] == analyses[0]
+
+
+def test_resumed_by_an_environment_variable(
+    interrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``Tuner.restore`` has loaded everything by then; it does not keep it while the sweep runs."""
+    path = copied(interrupted, tmp_path)
+    monkeypatch.setattr(ExperimentAnalysis, "_load_trials", PLAIN_LOAD)
+    tuner = restore(path, False, tmp_path / "ran")
+    plain = tuner._local_tuner._experiment_analysis
+    before = outcome(ResultGrid(plain))
+    seen = []
+
+    class Look(Callback):
+        def setup(self, **_: Any) -> None:
+            seen.append(type(plain.trials))
+            seen.append(outcome(ResultGrid(plain)) == before)
+
+    tuner._local_tuner._run_config.callbacks = [Look()]
+    monkeypatch.setenv("RAY_TUNE_CALLBACKS", "ray_tune_memguard.MemGuard")
+    grid = tuner.fit()
+    assert seen == [SpilledTrials, True]
+    assert isinstance(grid._experiment_analysis.trials, SpilledTrials)
+    assert len(grid) == SAMPLES
 
 
 def test_nothing_to_resume_is_said_by_ray(tmp_path: Path) -> None:

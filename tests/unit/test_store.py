@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import sqlite3
 import subprocess
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ray_tune_memguard.spill.store import SpilledRow, TrialStore
+from ray_tune_memguard.spill.store import SpilledRow, StoreError, TrialStore
 from tests.unit.fakes import fake_row
 
 
@@ -130,3 +131,114 @@ def test_a_directory_that_cannot_be_made_is_an_os_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match="file"):
         TrialStore.create(tmp_path / "file" / "below", "trials")
+
+
+# A store that a sweep left.
+
+
+def left(store: TrialStore) -> TrialStore:
+    """The store as another process finds it."""
+    store.settle()
+    store.close()
+    return TrialStore.open(store.path)
+
+
+def test_an_opened_store_has_rows_and_snapshot(store: TrialStore) -> None:
+    put(store, 0, 1, 2)
+    store.save_snapshot({"one": b"1", "two": b"2" * 1000})
+    store.note(where="here")
+    opened = left(store)
+    assert opened.damage() is None
+    assert [row.trial_id for row in opened.rows(0, 9)] == ["t0", "t1", "t2"]
+    assert opened.entry("t1") == b"state 1"
+    assert list(opened.entries()) == [b"state 0", b"state 1", b"state 2"]
+    assert opened.snapshot() == {"one": b"1", "two": b"2" * 1000}
+    assert opened.fact("where") == "here"
+    assert opened.fact("nothing") is None
+
+
+def test_an_opened_store_is_not_written_to(store: TrialStore) -> None:
+    put(store, 0)
+    opened = left(store)
+    before = opened.path.read_bytes()
+    with pytest.raises(sqlite3.OperationalError), opened.transaction():
+        opened.replace("t0", "ERROR", True, b"changed")
+    assert opened.path.read_bytes() == before
+    assert opened.entry("t0") == b"state 0"
+
+
+def test_a_later_snapshot_replaces_the_earlier_one(store: TrialStore) -> None:
+    assert not store.has_snapshot()
+    store.save_snapshot({"one": b"1", "two": b"2"})
+    store.save_snapshot({"one": b"3"})
+    assert store.snapshot() == {"one": b"3"}
+
+
+def test_the_store_of_a_running_sweep_is_not_opened(store: TrialStore) -> None:
+    put(store, 0)
+    with pytest.raises(sqlite3.OperationalError, match="locked"):
+        TrialStore.open(store.path)
+
+
+@pytest.mark.parametrize("content", [b"", b"nonsense" * 1000])
+def test_what_is_no_store(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "x.sqlite"
+    path.write_bytes(content)
+    with pytest.raises(StoreError):
+        TrialStore.open(path)
+
+
+def test_another_database_is_no_store(tmp_path: Path) -> None:
+    other = sqlite3.connect(tmp_path / "x.sqlite")
+    other.execute("CREATE TABLE trial (x)")
+    other.close()
+    with pytest.raises(StoreError, match="it is not a trial store"):
+        TrialStore.open(tmp_path / "x.sqlite")
+
+
+def test_a_store_of_another_version(store: TrialStore) -> None:
+    store._connection.execute("PRAGMA user_version=99")
+    with pytest.raises(StoreError, match="it is of version 99, this is"):
+        left(store)
+
+
+def test_rows_are_copied_as_they_are_packed(store: TrialStore, tmp_path: Path) -> None:
+    put(store, 0, 1, 2, 3)
+    put(store, 4, status="ERROR")
+    source = left(store)
+    target = TrialStore.create(tmp_path, "new")
+    with target.transaction():
+        target.copy_rows(source, [(4, 0), (2, 1), (0, 2)])
+    assert [(row.trial_id, row.status) for row in target.rows(0, 9)] == [
+        ("t4", "ERROR"),
+        ("t2", "TERMINATED"),
+        ("t0", "TERMINATED"),
+    ]
+    assert target.entry("t2") == b"state 2"
+    assert target.state("t2") is None, "good for one process only"
+    assert left(target).damage() is None
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_no_flipped_byte_goes_unnoticed_or_costs_the_other_rows(tmp_path: Path, seed: int) -> None:
+    """Whatever was changed: what is read afterwards is right, and most of it is still there."""
+    chance = random.Random(seed)
+    store = TrialStore.create(tmp_path, "trials")
+    with store.transaction():
+        for number in range(300):
+            text = b"%d " % number + chance.randbytes(300).hex().encode()
+            store.put(number, fake_row(f"t{number}", "TERMINATED", text))
+    expected = {f"t{n}": store.entry(f"t{n}") for n in range(300)}
+    store.save_snapshot({"one": b"1"})
+    store.settle()
+    store.close()
+    content = bytearray(store.path.read_bytes())
+    place = chance.randrange(4096, len(content))
+    content[place] ^= chance.randrange(1, 256)
+    store.path.write_bytes(content)
+    opened = TrialStore.open(store.path)
+    found = {row.trial_id: row.entry for row in opened.salvage()}
+    assert all(expected[trial_id] == entry for trial_id, entry in found.items())
+    assert len(found) >= 290
+    if len(found) < 300:
+        assert opened.damage() is not None

@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+import io
+import json
+import random
+from typing import Any
+
+import pytest
+
+from ray_tune_memguard.spill import state_reader
+from ray_tune_memguard.spill.state_reader import StateReader
+
+
+def state(entries: list[Any]) -> bytes:
+    return json.dumps({"trial_data": entries, "runner_data": {"x": [1]}, "stats": 7}).encode()
+
+
+def read(content: bytes) -> tuple[list[Any], dict[str, Any]]:
+    reader = StateReader(io.BytesIO(content).read)
+    return list(reader.entries()), json.loads(reader.rest())
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 64, 1 << 20])
+@pytest.mark.parametrize("count", [0, 1, 30])
+def test_entries_and_the_rest(monkeypatch: pytest.MonkeyPatch, chunk: int, count: int) -> None:
+    monkeypatch.setattr(state_reader, "_CHUNK_BYTES", chunk)
+    chance = random.Random(count)
+    entries = [
+        [json.dumps({"id": n, "text": '"],[é\\' * chance.randrange(20)}), "{}"]
+        for n in range(count)
+    ]
+    for content in (
+        state(entries),
+        json.dumps(json.loads(state(entries)), ensure_ascii=False).encode(),
+    ):
+        found, rest = read(content)
+        assert found == entries
+        assert rest == {"trial_data": [], "runner_data": {"x": [1]}, "stats": 7}
+
+
+def test_progress_counts_all_bytes() -> None:
+    content = state([["a", "b"]] * 100)
+    told: list[int] = []
+    reader = StateReader(io.BytesIO(content).read, told.append)
+    assert sum(1 for _ in reader.entries()) == 100
+    reader.rest()
+    assert sum(told) == len(content)
+
+
+@pytest.mark.parametrize("length", [0, 5, 20, 60])
+def test_a_torn_file_is_a_value_error(length: int) -> None:
+    with pytest.raises(ValueError, match=r"begin with|ends in the middle"):
+        read(state([["a", "b"]] * 100)[:length])
+
+
+def test_another_file_is_a_value_error() -> None:
+    with pytest.raises(ValueError, match="It does not begin with"):
+        read(b'{"runner_data": {}}')
