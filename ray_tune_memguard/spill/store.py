@@ -102,6 +102,10 @@ class StoreError(Exception):
     """A file is not a trial store that this version can read, or is damaged."""
 
 
+class OtherVersion(StoreError):
+    """A trial store of a version that this one cannot read."""
+
+
 class TrialStore:
     """States of spilled trials, by ``seq`` (the trial's place in the sweep) and by ``trial_id``.
 
@@ -155,7 +159,8 @@ class TrialStore:
         Raises:
             OSError: there is no such file.
             sqlite3.OperationalError: its sweep is still running, or it may not be read.
-            StoreError: it is not a store, one of another version, or damaged beyond opening.
+            StoreError: it is not a store, or damaged beyond opening.
+            OtherVersion: it is a store of another version.
         """
         if not path.stat().st_size:
             raise StoreError("it is empty")
@@ -165,7 +170,7 @@ class TrialStore:
                 raise StoreError("it is not a trial store, or its first bytes are damaged")
             version = _pragma(connection, "user_version")
             if version != SCHEMA_VERSION:
-                raise StoreError(f"it is of version {version}, this is {SCHEMA_VERSION}")
+                raise OtherVersion(f"it is of version {version}, this is {SCHEMA_VERSION}")
             connection.execute("PRAGMA locking_mode=EXCLUSIVE")
             if _pragma(connection, "journal_mode") != "delete":
                 connection.execute("PRAGMA journal_mode=DELETE")

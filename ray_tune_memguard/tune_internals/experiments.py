@@ -28,7 +28,7 @@ from ray_tune_memguard.notices import logger
 from ray_tune_memguard.spill.ghost import Residency
 from ray_tune_memguard.spill.snapshot import Snapshot
 from ray_tune_memguard.spill.state_reader import StateReader
-from ray_tune_memguard.spill.store import StoreError, TrialRow, TrialStore
+from ray_tune_memguard.spill.store import OtherVersion, StoreError, TrialRow, TrialStore
 from ray_tune_memguard.spill.trials import SpilledTrials
 from ray_tune_memguard.tune_internals import paths
 from ray_tune_memguard.tune_internals.adoption import POINTER_KEY
@@ -77,6 +77,10 @@ class Experiment:
         found: str | None = _find_newest_experiment_checkpoint(self.path, fs=self.filesystem)
         return found
 
+    def owns(self, store: TrialStore) -> bool:
+        """Whether the store is this experiment's alone, and not that of one it is a copy of."""
+        return store.path.parent == self.store_directory() or store.fact("experiment") == self.path
+
     def store_directory(self) -> Path | None:
         """Where its trial stores are unless they were put elsewhere."""
         if isinstance(self.filesystem, LocalFileSystem):
@@ -97,7 +101,7 @@ def current_store(
 
     Raises:
         OSError, sqlite3.Error: what is there cannot be read, or the store cannot be made.
-        StoreError: the store is damaged, and is not to be made anew.
+        StoreError: the store is damaged, and is not to be made anew; or of another version.
         ValueError: the experiment state file is not one.
     """
     state_file = experiment.state_file()
@@ -118,6 +122,8 @@ def current_store(
                 return store
         except FileNotFoundError:
             continue
+        except OtherVersion as error:
+            raise OtherVersion(f"{path}: {error}") from error
         except StoreError as error:
             damaged = damaged or (path, str(error))
     if damaged is not None and (not salvage or state_file is None):
@@ -219,7 +225,8 @@ def make_store(
         store.settle()
     if damaged is not None:
         # Kept under a name that is not looked at, for whoever wants to know what happened.
-        damaged[0].replace(damaged[0].with_suffix(".damaged"))
+        with suppress(OSError):
+            damaged[0].replace(damaged[0].with_suffix(".damaged"))
     store.close()
     made = TrialStore.open(store.path)
     if store.path.parent != directory:

@@ -178,13 +178,11 @@ def _lighten(tuner: Any, sweep: Any) -> None:
     That is so with ``RAY_TUNE_CALLBACKS``. The tuner keeps them until its ``fit()`` returns.
     """
     analysis = tuner._experiment_analysis
-    if analysis is None or isinstance(analysis.trials, SpilledTrials):
+    if analysis is None or isinstance(analysis.trials, SpilledTrials) or sweep.replaces is None:
         return
     try:
-        analysis.trials = experiments.open_trials(
-            experiments.Experiment(analysis._fs, str(analysis._experiment_fs_path)),
-            TrialStore.open(sweep.replaces),
-        )
+        experiment = experiments.Experiment(analysis._fs, str(analysis._experiment_fs_path))
+        analysis.trials = experiments.open_trials(experiment, TrialStore.open(sweep.replaces))
         analysis._trial_dataframes = analysis._fetch_trial_dataframes()
         del analysis._configs
         analysis._configs = analysis.get_all_configs()

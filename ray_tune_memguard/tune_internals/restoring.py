@@ -156,7 +156,11 @@ def resume(
             return None
         past = Past.read(store, resume_config)
         logger.info("Restoring the run from %s", store.path)
-        return _Resumption(controller, resume_config, past).carry_out(spill_dir, notices)
+        sweep = _Resumption(controller, resume_config, past).carry_out(spill_dir, notices)
+        if experiment.owns(store):
+            sweep.replaces = store.path
+        store.close()
+        return sweep
     except Exception as error:
         # Ray's own answer to an error here is to begin the experiment anew.
         _take_back(controller)
@@ -220,9 +224,7 @@ class _Resumption:
             store.close()
             store.path.unlink(missing_ok=True)
             raise
-        sweep.replaces = past.store.path
         catch_up(controller, past.late, past.snapshot.births)
-        past.store.close()
         return sweep
 
     def _restored_trials(self) -> list[Trial]:
