@@ -66,6 +66,7 @@ CASES = {
         sweeps.Stepwise,
         run_config={"stop": lambda trial_id, result: result["training_iteration"] >= 3},
         samples=3,
+        concurrent=1,
     ),
     "two stoppers": Case(
         sweeps.Stepwise,
@@ -78,6 +79,7 @@ CASES = {
             )
         },
         samples=3,
+        concurrent=1,
     ),
     "plateau of the experiment": Case(
         sweeps.one_report,
@@ -131,8 +133,11 @@ def test_an_experiment_that_is_saved_at_every_step(
     both = equality.run_both(case, tmp_path_factory)
     equality.assert_equal(both)
     assert both.plain[0].metrics["done"]
-    opened = ExperimentAnalysis(both.plain.experiment_path)
-    assert not opened.trials[0].last_result["done"]
+    plain, guarded = (
+        [trial.last_result["done"] for trial in ExperimentAnalysis(grid.experiment_path).trials]
+        for grid in both
+    )
+    assert guarded == plain == [False] * 3
 
 
 # Endings that raise.

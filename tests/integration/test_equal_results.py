@@ -172,7 +172,7 @@ CASES = {
     "one report": Case(sweeps.one_report, samples=8),
     "one trial": Case(sweeps.one_report, samples=1),
     "three reports": Case(sweeps.three_reports, samples=8),
-    "fresh actors": Case(sweeps.one_report, {"reuse_actors": False}, samples=3),
+    "fresh actors": Case(sweeps.one_report, {"reuse_actors": False}, samples=2),
     "some fail": Case(sweeps.fails_sometimes, space=with_c(0, 1, 2, 4), samples=1),
     "fail, then succeed": Case(
         sweeps.fails_first_time,
@@ -183,7 +183,7 @@ CASES = {
         concurrent=1,
     ),
     "actors die": Case(sweeps.dies, space=with_c(1, 3, 2), samples=1),
-    "never report": Case(sweeps.never_reports, {"metric": None, "mode": None}),
+    "never report": Case(sweeps.never_reports, {"metric": None, "mode": None}, concurrent=1),
     "checkpoints": Case(
         sweeps.with_checkpoints,
         run_config={
@@ -192,7 +192,7 @@ CASES = {
             )
         },
     ),
-    "class": Case(sweeps.Stepwise, run_config={"stop": {"training_iteration": 3}}),
+    "class": Case(sweeps.Stepwise, run_config={"stop": {"training_iteration": 3}}, concurrent=1),
     "class with checkpoints": Case(
         sweeps.Stepwise,
         run_config={
@@ -202,6 +202,7 @@ CASES = {
             ),
         },
         samples=3,
+        concurrent=1,
     ),
     "parameters": Case(
         tune.with_parameters(sweeps.with_data, data={"offset": 100.0}), samples=3, concurrent=1
@@ -213,9 +214,10 @@ CASES = {
             "trial_name_creator": lambda trial: f"trial-{trial.trial_id}",
             "trial_dirname_creator": lambda trial: f"dir-{trial.trial_id}",
         },
+        concurrent=1,
     ),
     "callback changes results": Case(
-        sweeps.one_report, run_config={"callbacks": partial(list, [MarksResults()])}
+        sweeps.one_report, run_config={"callbacks": partial(list, [MarksResults()])}, concurrent=1
     ),
     # Schedulers. The default one is FIFO.
     "asha": Case(
@@ -298,16 +300,17 @@ CASES = {
             "reuse_actors": False,
         },
         {"stop": {"training_iteration": 3}},
-        samples=2,
+        samples=1,
         concurrent=1,
         shows=all_grew,
     ),
-    "own scheduler": Case(sweeps.one_report, {"scheduler": partial(OwnFifo)}),
+    "own scheduler": Case(sweeps.one_report, {"scheduler": partial(OwnFifo)}, concurrent=1),
     # Searchers. The default one draws random samples.
     "grid": Case(
         sweeps.one_report,
         space={**sweeps.SPACE, "a": tune.grid_search([0.1, 0.2, 0.3])},
         samples=2,
+        concurrent=1,
     ),
     "own searcher": Case(sweeps.one_report, {"search_alg": partial(Dealt)}, space={}, samples=6),
     "own searcher that learns": Case(

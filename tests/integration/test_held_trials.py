@@ -55,18 +55,24 @@ def change(keeper: Keeper, grid: tune.ResultGrid) -> None:
     assert sum(len(trial.config) for trial in grid._experiment_analysis.trials) > TRIALS
 
 
-def test_held_trials_read_and_change_as_with_ray_alone(
-    tmp_path_factory: pytest.TempPathFactory,
-) -> None:
-    keepers, grids = (Keeper(), Keeper()), []
+Held = tuple[list[Keeper], Both]
+
+
+@pytest.fixture(scope="module")
+def held(tmp_path_factory: pytest.TempPathFactory) -> Held:
+    keepers, grids = [Keeper(), Keeper()], []
     for keeper, guards in zip(keepers, ([], [MemGuard()]), strict=True):
         storage: Path = tmp_path_factory.mktemp("results")
         callbacks = [keeper, *guards]
         grids.append(
             sweeps.fit(sweeps.one_report, storage, callbacks, samples=TRIALS, concurrent=1)
         )
-    plain, guarded = keepers
-    assert equality.was_guarded(grids[1])
+    return keepers, Both(*grids)
+
+
+def test_held_trials_read_and_change_as_with_ray_alone(held: Held) -> None:
+    (plain, guarded), both = held
+    assert equality.was_guarded(both.guarded)
     assert all(is_ghost(trial) for trial in guarded.kept[:8])
     assert len(guarded.kept) == TRIALS
 
@@ -75,11 +81,23 @@ def test_held_trials_read_and_change_as_with_ray_alone(
     for found, wanted in zip(guarded.read(), expected, strict=True):
         assert equality.differences(found, wanted) == {}
 
-    for keeper, grid in zip(keepers, grids, strict=True):
-        change(keeper, grid)
+    change(plain, both.plain)
+    change(guarded, both.guarded)
     expected = plain.read()
     assert expected[0] != expected[1]
     for _ in range(2):
         for found, wanted in zip(guarded.read(), expected, strict=True):
             assert equality.differences(found, wanted) == {}
-    equality.check_trials(Both(*grids))
+    equality.check_trials(both)
+
+
+@pytest.mark.xfail(
+    strict=True,
+    reason="A Result is made of its trial when it is asked for, so it has what somebody changed in "
+    "the trial's last result after fit(); Ray's was made before (docs/changes.md).",
+)
+def test_results_of_a_trial_that_was_changed_later(held: Held) -> None:
+    _, both = held
+    for grid in both:
+        grid._experiment_analysis.trials[3].last_result["changed"] = True
+    assert set(both.guarded[3].metrics) == set(both.plain[3].metrics)
