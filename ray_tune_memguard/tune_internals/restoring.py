@@ -237,12 +237,14 @@ class _Resumption:
         return []
 
     def _restore_algorithms(self) -> None:
-        controller, files = self._controller, self._past.snapshot.files
+        controller, past = self._controller, self._past
+        files = past.snapshot.files
         staging = Path(controller._storage.experiment_driver_staging_path)
-        if files is None:
-            controller._checkpoint_manager.sync_down_experiment_state()
-        else:
+        controller._checkpoint_manager.sync_down_experiment_state()
+        if files is not None:
+            # These are as old as the snapshot; those in the storage may be older.
             staging.mkdir(parents=True, exist_ok=True)
+            paths.forget_later_runs(staging, paths.run_of_store(past.store.path)[0])
             for name, content in files.items():
                 (staging / name).write_bytes(content)
         if controller._search_alg.has_checkpoint(str(staging)):
