@@ -47,6 +47,7 @@ from ray_tune_memguard.tune_internals.sweep import (
     new_ledger,
 )
 from ray_tune_memguard.tune_internals.trial_state import (
+    FINISHED,
     TrialStateCodec,
     decode_state,
     last_result_of_entry,
@@ -148,8 +149,7 @@ def resume(
     experiment cannot be resumed so. Then Ray's own way is to be taken, which also says if there is
     nothing to resume.
     """
-    storage = controller._storage
-    experiment = Experiment(storage.storage_filesystem, str(storage.experiment_fs_path))
+    experiment = Experiment.of(controller)
     try:
         store = current_store(experiment, spill_dir, make=True, salvage=True)
         if store is None:
@@ -220,7 +220,8 @@ class _Resumption:
             store.close()
             store.path.unlink(missing_ok=True)
             raise
-        sweep.replaces = past.store.path
+        if is_own(past.store, Experiment.of(controller)):
+            sweep.replaces = past.store.path
         catch_up(controller, past.late, past.snapshot.births)
         past.store.close()
         return sweep
