@@ -38,6 +38,7 @@ from ray_tune_memguard.tune_internals.catch_up import Late, catch_up
 from ray_tune_memguard.tune_internals.experiments import (
     Experiment,
     current_store,
+    is_own,
     unfinished_entries,
 )
 from ray_tune_memguard.tune_internals.sweep import (
@@ -127,14 +128,15 @@ def _place(seq: int, entry: list[str]) -> _Place:
 
 def _late(store: TrialStore, snapshot: Snapshot) -> list[Late]:
     births = {row.trial_id: birth for birth, row in store.born_since(snapshot.births)}
-    then = [
-        json.loads(state)["trial_id"] for state, _ in decode_state(snapshot.state)["trial_data"]
-    ]
-    finished_since = [trial_id for trial_id in then if store.row(trial_id) is not None]
-    return [
-        Late(trial_id, births.get(trial_id), *json.loads(store.entry(trial_id)))
-        for trial_id in [*finished_since, *births]
-    ]
+    states = (json.loads(state) for state, _ in decode_state(snapshot.state)["trial_data"])
+    then = {state["trial_id"]: state["status"] in FINISHED for state in states}
+    spilled_since = [trial_id for trial_id in then if store.row(trial_id) is not None]
+    late = []
+    for trial_id in [*spilled_since, *births]:
+        state_json, metadata_json = json.loads(store.entry(trial_id))
+        told = then.get(trial_id, False)
+        late.append(Late(trial_id, births.get(trial_id), state_json, metadata_json, told))
+    return late
 
 
 def resume(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from ray.tune.experiment.config_parser import _create_trial_from_spec, _make_par
 from ray.tune.search import SearchAlgorithm
 
 from ray_tune_memguard import MemGuard
-from tests.integration.test_restore import At, begin, copied, interrupt, ran, restore
+from tests.integration.test_restore import At, Counted, begin, copied, interrupt, ran, restore
 
 TOTAL = 14
 
@@ -78,3 +80,35 @@ def test_own_search_algorithm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, e
     grid = restore(path, True, tmp_path / "ran").fit()
     assert sorted(result.config["number"] for result in grid) == list(range(0, 10 * TOTAL, 10))
     assert not set(ran(tmp_path / "ran")) & done
+
+
+class Telling(Counted):
+    """Remembers how often it was told."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[str] = []
+
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
+        self.calls.append(trial_id)
+
+    def save(self, checkpoint_path: str) -> None:
+        Path(checkpoint_path).write_text(json.dumps([self.dealt, self.calls]))
+
+    def restore(self, checkpoint_path: str) -> None:
+        self.dealt, self.calls = json.loads(Path(checkpoint_path).read_text())
+
+
+def test_told_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a trial too that finished before the last checkpoint and was spilled after it."""
+    monkeypatch.setenv("TUNE_GLOBAL_CHECKPOINT_S", "0")
+    killed = tmp_path / "killed"
+    kill = At(9, lambda: copied(tmp_path / "sweep", killed))
+    begin(tmp_path, [MemGuard(), kill], Telling(), samples=TOTAL)
+    tuner = restore(killed / "sweep", True, tmp_path / "ran")
+    searcher = tuner._local_tuner._tune_config.search_alg
+    tuner.fit()
+    assert set(Counter(searcher.calls).values()) == {1}
+    assert len(searcher.calls) == TOTAL
