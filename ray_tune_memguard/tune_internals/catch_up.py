@@ -29,6 +29,8 @@ class Late:
     birth: int | None
     state_json: str
     metadata_json: str
+    #: Whether it was finished by then, so that the searcher knows, and was only not spilled yet.
+    told: bool = False
 
     def failed(self) -> bool:
         return bool(json.loads(self.state_json)["status"] == Trial.ERROR)
@@ -51,7 +53,7 @@ def catch_up(controller: TuneController, late: Sequence[Late], births: int) -> N
     """
     search = controller._search_alg
     for trial in late:
-        if trial.birth is None:
+        if trial.birth is None and not trial.told:
             _try_to(_complete, search, trial)
     unknown = {trial.birth: trial for trial in late if trial.birth is not None}
     if not unknown:
@@ -62,18 +64,45 @@ def catch_up(controller: TuneController, late: Sequence[Late], births: int) -> N
                 _try_to(_suggest_again, search, unknown[birth])
             else:
                 _try_to(_make_again, controller, search)
+    elif isinstance(search, BasicVariantGenerator):
+        _make_variants_again(
+            controller, search, {trial.trial_id: trial for trial in unknown.values()}
+        )
     else:
-        known = isinstance(search, BasicVariantGenerator)
-        awaited = {trial.trial_id: trial for trial in unknown.values()}
-        for _ in range(births, max(unknown) + 1):
+        # Of a searcher that we do not know: the trials come in the same order, with other ids.
+        for birth in range(births, max(unknown) + 1):
             made = search.next_trial()
             if made is None:
                 break
-            if made.trial_id in awaited or not known:
-                # Of a searcher that we do not know, trials come in some order again: as many.
-                _try_to(_complete, search, awaited.get(made.trial_id), made.trial_id)
+            if birth in unknown:
+                _try_to(_complete, search, unknown[birth], made.trial_id)
             else:
                 controller.add_trial(made)
+
+
+def _make_variants_again(
+    controller: TuneController, search: BasicVariantGenerator, awaited: dict[str, Late]
+) -> None:
+    """Let it make trials, whose ids are those of then, up to the last one that has finished."""
+    runs = {_run_of(trial_id) for trial_id in awaited}
+    # Trials that are to run again all count as running, also those that had ended one after the
+    # other but were not written down; the limit must not keep it from what has finished.
+    limit, search.max_concurrent = search.max_concurrent, 0
+    try:
+        while awaited and (made := search.next_trial()) is not None:
+            finished = awaited.pop(made.trial_id, None)
+            if finished is not None:
+                _try_to(_complete, search, finished)
+                continue
+            controller.add_trial(made)
+            if _run_of(made.trial_id) not in runs:
+                break  # It could not be restored and begins anew; nobody awaits its trials.
+    finally:
+        search.max_concurrent = limit
+
+
+def _run_of(trial_id: str) -> str:
+    return trial_id.rpartition("_")[0]
 
 
 def _try_to(act: Any, *arguments: Any) -> None:
@@ -84,11 +113,13 @@ def _try_to(act: Any, *arguments: Any) -> None:
         logger.debug("The searcher was not told of a finished trial: %r", error)
 
 
-def _complete(search: Any, trial: Late | None, trial_id: str | None = None) -> None:
-    if trial is None or trial.failed():
-        search.on_trial_complete(trial_id or trial.trial_id, error=True)  # type: ignore[union-attr]
+def _complete(search: Any, trial: Late, trial_id: str | None = None) -> None:
+    """``trial_id``: under which the searcher knows the trial, if not by its own."""
+    known_as = trial_id or trial.trial_id
+    if trial.failed():
+        search.on_trial_complete(known_as, error=True)
     else:
-        search.on_trial_complete(trial.trial_id, result=trial.result())
+        search.on_trial_complete(known_as, result=trial.result())
 
 
 def _make_again(controller: TuneController, search: SearchGenerator) -> None:

@@ -27,6 +27,7 @@ from ray.tune.execution.experiment_state import _find_newest_experiment_checkpoi
 from ray_tune_memguard.notices import logger
 from ray_tune_memguard.spill.ghost import Residency
 from ray_tune_memguard.spill.snapshot import Snapshot
+from ray_tune_memguard.spill.state_file import HEAD
 from ray_tune_memguard.spill.state_reader import StateReader
 from ray_tune_memguard.spill.store import OtherVersion, StoreError, TrialRow, TrialStore
 from ray_tune_memguard.spill.trials import SpilledTrials
@@ -55,6 +56,11 @@ class Experiment:
 
     filesystem: FileSystem
     path: str
+
+    @classmethod
+    def of(cls, controller: Any) -> Experiment:
+        storage = controller._storage
+        return cls(storage.storage_filesystem, str(storage.experiment_fs_path))
 
     # What a trial's storage context is given when the experiment is not where it was.
     @property
@@ -166,7 +172,7 @@ def _candidates(experiment: Experiment, directory: Path | None, end: bytes) -> l
     pointed = _pointer(end)
     if pointed is not None and pointed.name not in {path.name for path in found}:
         with suppress(OSError):
-            found |= {pointed} if pointed.exists() else set()
+            found |= {pointed} if _tells_of(pointed, experiment, end) else set()
     return sorted(found, key=paths.run_of_store, reverse=True)
 
 
@@ -178,6 +184,45 @@ def _belongs(path: Path, experiment: Experiment) -> bool:
     except (OSError, sqlite3.Error, StoreError):
         return False
     return owner == experiment.path
+
+
+def _tells_of(pointed: Path, experiment: Experiment, end: bytes) -> bool:
+    """Whether the store that a state file points to is about this experiment as it is now.
+
+    The file may be in a copy of the experiment, and the store go on with the original.
+    """
+    if not pointed.exists():
+        return False
+    try:
+        store = TrialStore.open(pointed)
+    except (sqlite3.Error, StoreError):
+        return True  # Whoever opens it next says what is wrong.
+    try:
+        owner = store.fact("experiment")
+        if owner == experiment.path:
+            return True
+        return _is_gone(owner or "", experiment) or _is_state_of(store, end)
+    except (sqlite3.Error, StoreError):
+        return True
+    finally:
+        store.close()
+
+
+def _is_gone(owner: str, experiment: Experiment) -> bool:
+    """Whether the experiment was moved here from its place ``owner``."""
+    of_this_kind = (
+        PurePosixPath(owner).is_absolute() == PurePosixPath(experiment.path).is_absolute()
+    )
+    return of_this_kind and Experiment(experiment.filesystem, owner).state_file() is None
+
+
+def _is_state_of(store: TrialStore, end: bytes) -> bool:
+    """Whether a state file that ends so was written together with the last snapshot."""
+    state = store.snapshot().get("state", b"").rstrip().removesuffix(b"}")
+    state = state.removeprefix(HEAD.encode())
+    published = end[: end.rfind(b', "%s": ' % POINTER_KEY.encode())]
+    compared = min(len(state), len(published))
+    return compared > 0 and state[-compared:] == published[-compared:]
 
 
 def _session_of(state_file: str) -> str:

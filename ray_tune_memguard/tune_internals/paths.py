@@ -15,6 +15,11 @@ from ray_tune_memguard.spill.store import SUFFIX
 #: The folder of ours in an experiment's directory.
 DIRECTORY = "memguard"
 _STORE_PREFIX = "trials-"
+# A run's name, as Ray makes it of the time at which the run began.
+_SESSION = re.compile(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d")
+# What Ray takes along when it restores an experiment, and what it writes there itself.
+_STATE_SUFFIXES = (".json", ".pkl")
+_RAYS_OWN = frozenset({"tuner.pkl", "trainable.pkl"})
 _STORE_NAME = re.compile(r"(?:trials-)?(.*?_\d\d-\d\d-\d\d|.*?)(?:-(\d+))?")
 
 
@@ -85,11 +90,34 @@ def work_directory(controller: Any) -> Path:
 
 
 def session_files(controller: Any) -> dict[str, bytes]:
-    """What searchers and callbacks wrote for this run at the last experiment checkpoint."""
+    """What searchers and callbacks wrote for this run at the last experiment checkpoint.
+
+    Ray's own put the name of the run into the file's name; somebody else's need not.
+    """
     staging = Path(controller._storage.experiment_driver_staging_path)
+    session = session_name(controller)
     state_file = Path(controller.experiment_state_path).name
     return {
         path.name: path.read_bytes()
-        for path in staging.glob(f"[!.]*{session_name(controller)}*")
-        if path.is_file() and path.name != state_file
+        for path in staging.glob("[!.]*")
+        if path.name != state_file and _is_state_of(path.name, session) and path.is_file()
     }
+
+
+def _is_state_of(name: str, session: str) -> bool:
+    if session in name:
+        return True
+    return (
+        name.endswith(_STATE_SUFFIXES) and name not in _RAYS_OWN and _SESSION.search(name) is None
+    )
+
+
+def forget_later_runs(staging: Path, session: str) -> None:
+    """Remove what a run after this one left of searchers and callbacks; the newest is restored.
+
+    A driver that is killed between writing these and its first experiment checkpoint leaves them.
+    """
+    for path in staging.glob("[!.]*"):
+        run = _SESSION.search(path.name)
+        if run is not None and run.group() > session and path.is_file():
+            path.unlink(missing_ok=True)

@@ -47,6 +47,7 @@ from ray_tune_memguard.tune_internals.sweep import (
     new_ledger,
 )
 from ray_tune_memguard.tune_internals.trial_state import (
+    FINISHED,
     TrialStateCodec,
     decode_state,
     last_result_of_entry,
@@ -126,14 +127,15 @@ def _place(seq: int, entry: list[str]) -> _Place:
 
 def _late(store: TrialStore, snapshot: Snapshot) -> list[Late]:
     births = {row.trial_id: birth for birth, row in store.born_since(snapshot.births)}
-    then = [
-        json.loads(state)["trial_id"] for state, _ in decode_state(snapshot.state)["trial_data"]
-    ]
-    finished_since = [trial_id for trial_id in then if store.row(trial_id) is not None]
-    return [
-        Late(trial_id, births.get(trial_id), *json.loads(store.entry(trial_id)))
-        for trial_id in [*finished_since, *births]
-    ]
+    states = (json.loads(state) for state, _ in decode_state(snapshot.state)["trial_data"])
+    then = {state["trial_id"]: state["status"] in FINISHED for state in states}
+    spilled_since = [trial_id for trial_id in then if store.row(trial_id) is not None]
+    late = []
+    for trial_id in [*spilled_since, *births]:
+        state_json, metadata_json = json.loads(store.entry(trial_id))
+        told = then.get(trial_id, False)
+        late.append(Late(trial_id, births.get(trial_id), state_json, metadata_json, told))
+    return late
 
 
 def resume(
@@ -148,8 +150,7 @@ def resume(
     experiment cannot be resumed so. Then Ray's own way is to be taken, which also says if there is
     nothing to resume.
     """
-    storage = controller._storage
-    experiment = Experiment(storage.storage_filesystem, str(storage.experiment_fs_path))
+    experiment = Experiment.of(controller)
     try:
         store = current_store(experiment, spill_dir, make=True, salvage=True)
         if store is None:
@@ -239,12 +240,14 @@ class _Resumption:
         return []
 
     def _restore_algorithms(self) -> None:
-        controller, files = self._controller, self._past.snapshot.files
+        controller, past = self._controller, self._past
+        files = past.snapshot.files
         staging = Path(controller._storage.experiment_driver_staging_path)
-        if files is None:
-            controller._checkpoint_manager.sync_down_experiment_state()
-        else:
+        controller._checkpoint_manager.sync_down_experiment_state()
+        if files is not None:
+            # These are as old as the snapshot; those in the storage may be older.
             staging.mkdir(parents=True, exist_ok=True)
+            paths.forget_later_runs(staging, paths.run_of_store(past.store.path)[0])
             for name, content in files.items():
                 (staging / name).write_bytes(content)
         if controller._search_alg.has_checkpoint(str(staging)):

@@ -1,0 +1,114 @@
+"""A restored searcher has the state, and is told the results, that it has with Ray alone."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ray import cloudpickle
+from ray.tune import ExperimentAnalysis
+from ray.tune.experiment import Trial
+from ray.tune.experiment.config_parser import _create_trial_from_spec, _make_parser
+from ray.tune.search import SearchAlgorithm
+
+from ray_tune_memguard import MemGuard
+from tests.integration.test_restore import At, Counted, begin, copied, interrupt, ran, restore
+
+TOTAL = 14
+
+
+class Steps(SearchAlgorithm):
+    """A user's own search algorithm; its state file has the same name in every run."""
+
+    def __init__(self) -> None:
+        self._finished = False
+        self.made = 0
+        self.told: list[str] = []
+        self.spec: dict[str, Any] = {}
+
+    def add_configurations(self, experiments: Any) -> None:
+        [experiment] = experiments if isinstance(experiments, list) else [experiments]
+        self.spec = experiment.spec
+
+    def next_trial(self) -> Trial | None:
+        self._finished = self.made >= TOTAL
+        if self._finished or self.made - len(self.told) > 3:
+            return None
+        number = 10 * self.made
+        self.made += 1
+        return _create_trial_from_spec(
+            {**self.spec, "config": {"number": number, "layers": (8, 8)}},
+            _make_parser(),
+            evaluated_params={"number": number},
+            experiment_tag=str(number),
+            trial_id=f"{Trial.generate_id()}{number}",
+        )
+
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
+        self.told.append(trial_id)
+
+    def has_checkpoint(self, dirpath: str) -> bool:
+        return Path(dirpath, "steps.pkl").exists()
+
+    def save_to_dir(self, dirpath: str, **_: Any) -> None:
+        state = cloudpickle.dumps([self.made, self.told, self.spec])
+        Path(dirpath, "steps.pkl").write_bytes(state)
+
+    def restore_from_dir(self, dirpath: str) -> None:
+        state = Path(dirpath, "steps.pkl").read_bytes()
+        self.made, self.told, self.spec = cloudpickle.loads(state)
+
+
+@pytest.mark.parametrize("end", ["interrupted", "killed"])
+def test_own_search_algorithm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: str) -> None:
+    path = tmp_path / "sweep"
+    if end == "interrupted":
+        begin(tmp_path, [MemGuard(), At(7, interrupt)], Steps())
+    else:
+        monkeypatch.setenv("TUNE_GLOBAL_CHECKPOINT_S", "1000")
+        killed = tmp_path / "killed"
+        begin(tmp_path, [MemGuard(), At(7, lambda: copied(path, killed))], Steps())
+        path = killed / "sweep"
+    trials = ExperimentAnalysis(str(path)).trials
+    done = {trial.config["number"] for trial in trials if trial.is_finished()}
+    assert len(done) >= 7
+    grid = restore(path, True, tmp_path / "ran").fit()
+    assert sorted(result.config["number"] for result in grid) == list(range(0, 10 * TOTAL, 10))
+    assert not set(ran(tmp_path / "ran")) & done
+
+
+class Telling(Counted):
+    """Remembers how often it was told."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[str] = []
+
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
+        self.calls.append(trial_id)
+
+    def save(self, checkpoint_path: str) -> None:
+        Path(checkpoint_path).write_text(json.dumps([self.dealt, self.calls]))
+
+    def restore(self, checkpoint_path: str) -> None:
+        self.dealt, self.calls = json.loads(Path(checkpoint_path).read_text())
+
+
+def test_told_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a trial too that finished before the last checkpoint and was spilled after it."""
+    monkeypatch.setenv("TUNE_GLOBAL_CHECKPOINT_S", "0")
+    killed = tmp_path / "killed"
+    kill = At(9, lambda: copied(tmp_path / "sweep", killed))
+    begin(tmp_path, [MemGuard(), kill], Telling(), samples=TOTAL)
+    tuner = restore(killed / "sweep", True, tmp_path / "ran")
+    searcher = tuner._local_tuner._tune_config.search_alg
+    tuner.fit()
+    assert set(Counter(searcher.calls).values()) == {1}
+    assert len(searcher.calls) == TOTAL
