@@ -151,7 +151,7 @@ def kill_and_restore(
 
     Never raises for what a driver does: the outcome says it.
     """
-    directory = Path(tempfile.mkdtemp(prefix="tmg-", dir=storage))
+    directory = Path(tempfile.mkdtemp(prefix="tmk-", dir=storage))
     try:
         return _Run(plan, directory, show).outcome()
     finally:
@@ -174,6 +174,8 @@ class _Run:
             self._restore(outcome)
         except (_Hung, _Failed) as error:
             outcome.failure = str(error)
+        except OSError as error:
+            outcome.failure = f"the run itself: {error}"
         finally:
             end_marked(self._mark)
         return outcome
