@@ -313,6 +313,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not arguments.only or any(word in path.as_posix() for word in arguments.only)
     ]
     examples: list[Example] = []
+    interrupted = False
     try:
         for number, path in enumerate(paths, 1):
             try:
@@ -323,8 +324,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             verdict = "; ".join(filter(None, [example.verdict, example.why_not]))
             print(f"{number} of {len(paths)}, {example.name}: {verdict}", file=sys.stderr)
     except KeyboardInterrupt:
-        print("\ninterrupted", file=sys.stderr)
-        return 130
+        # What was run so far is worth showing.
+        interrupted = True
     print(f"\n{format_table(examples)}")
     arguments.results.mkdir(parents=True, exist_ok=True)
     record: dict[str, Any] = {
@@ -335,6 +336,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         "examples": [asdict(example) | {"verdict": example.verdict} for example in examples],
     }
     (arguments.results / "ray-examples.json").write_text(json.dumps(record) + "\n")
+    if interrupted:
+        print("\ninterrupted", file=sys.stderr)
+        return 130
     return 1 if any(example.differs for example in examples) else 0
 
 
