@@ -118,6 +118,8 @@ class TrialStore:
         self._connection = connection
         self._lock = threading.RLock()
         self._packers: dict[str, Packer] = {}
+        # Of a store that was opened, the states are another process's, or another sweep's.
+        self._has_states = True
         self._finalizer = weakref.finalize(self, connection.close)
 
     @classmethod
@@ -178,6 +180,7 @@ class TrialStore:
             connection.execute("PRAGMA query_only=ON")
             connection.execute(f"PRAGMA cache_size=-{_CACHE_KIB}")
             store = cls(path, connection)
+            store._has_states = False
             dictionaries = connection.execute(
                 "SELECT key, value FROM meta WHERE key LIKE 'dictionary of %'"
             )
@@ -307,7 +310,7 @@ class TrialStore:
         Raises:
             KeyError: no such trial is in the store.
         """
-        packed = self._value("state", trial_id)
+        packed = self._value("state", trial_id) if self._has_states else None
         return None if packed is None else self._packers["state"].unpack(packed)
 
     def entry(self, trial_id: str) -> bytes:

@@ -151,6 +151,7 @@ def test_an_opened_store_has_rows_and_snapshot(store: TrialStore) -> None:
     assert opened.damage() is None
     assert [row.trial_id for row in opened.rows(0, 9)] == ["t0", "t1", "t2"]
     assert opened.entry("t1") == b"state 1"
+    assert opened.state("t1") is None, "it is the other process's"
     assert list(opened.entries()) == [b"state 0", b"state 1", b"state 2"]
     assert opened.snapshot() == {"one": b"1", "two": b"2" * 1000}
     assert opened.fact("where") == "here"
