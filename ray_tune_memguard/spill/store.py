@@ -20,7 +20,7 @@ import threading
 import time
 import weakref
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -30,7 +30,7 @@ from ray_tune_memguard.spill.codec import Packer
 
 #: "RTMG": marks the file as ours, see https://www.sqlite.org/pragma.html#pragma_application_id
 APPLICATION_ID = 0x52544D47
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 SUFFIX = ".sqlite"
 
 _SCHEMA = """
@@ -61,6 +61,10 @@ CREATE INDEX trial_by_status ON trial (status, seq);
 CREATE INDEX trial_by_directory ON trial (directory);
 CREATE INDEX trial_with_error ON trial (seq) WHERE has_error;
 """
+# Under which the dictionary of each packer is kept, behind its checksum.
+_DICTIONARIES = ("dictionary", "spare dictionary")
+# What of a row, in this order, its checksum is made of.
+_COVERED = "trial_id, status, has_error, directory, settled_at, reported_at, birth, resumes, entry"
 _CACHE_KIB = 1024
 _WINDOW = 512
 _LOCK_WAIT_S = 2.0
@@ -120,6 +124,8 @@ class TrialStore:
         self._packers: dict[str, Packer] = {}
         # Of a store that was opened, the states are another process's, or another sweep's.
         self._has_states = True
+        # What was found wrong on opening.
+        self._damage: str | None = None
         self._finalizer = weakref.finalize(self, connection.close)
 
     @classmethod
@@ -181,11 +187,7 @@ class TrialStore:
             connection.execute(f"PRAGMA cache_size=-{_CACHE_KIB}")
             store = cls(path, connection)
             store._has_states = False
-            dictionaries = connection.execute(
-                "SELECT key, value FROM meta WHERE key LIKE 'dictionary of %'"
-            )
-            for key, value in dictionaries:
-                store._packers[key.removeprefix("dictionary of ")] = Packer(value)
+            store._read_dictionaries()
         except sqlite3.DatabaseError as error:
             connection.close()
             if isinstance(error, sqlite3.OperationalError) and _is_refusal(error):
@@ -195,6 +197,16 @@ class TrialStore:
             connection.close()
             raise
         return store
+
+    def _read_dictionaries(self) -> None:
+        for name in _DICTIONARIES:
+            query = "SELECT key, value FROM meta WHERE key LIKE ?"
+            for key, value in self._connection.execute(query, (f"{name} of %",)):
+                kind = key.removeprefix(f"{name} of ")
+                if zlib.crc32(value[4:]) != int.from_bytes(value[:4], "big"):
+                    self._damage = f"the {key} is damaged"
+                else:
+                    self._packers.setdefault(kind, Packer(value[4:]))
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -222,29 +234,30 @@ class TrialStore:
         """Add a trial, inside a :meth:`transaction`."""
         entry = self._packer("entry", row.entry).pack(row.entry)
         state = row.state and self._packer("state", row.state).pack(row.state)
+        covered = (
+            row.trial_id,
+            row.status,
+            int(row.has_error),
+            row.directory,
+            float(row.settled_at),
+            float(row.reported_at),
+            row.birth,
+            int(row.resumes),
+            entry,
+        )
         self._connection.execute(
             "INSERT INTO trial VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (
-                seq,
-                row.trial_id,
-                row.status,
-                row.has_error,
-                row.directory,
-                row.settled_at,
-                row.reported_at,
-                row.birth,
-                row.resumes,
-                entry,
-                _checksum(row.trial_id, row.status, row.has_error, row.directory, entry),
-                state,
-            ),
+            (seq, *covered, _checksum(covered), state),
         )
 
     def _packer(self, kind: str, first: bytes) -> Packer:
         if kind not in self._packers:
             packer = self._packers[kind] = Packer(first)
-            self._connection.execute(
-                "INSERT INTO meta VALUES (?, ?)", (f"dictionary of {kind}", packer.dictionary)
+            # Twice: without it nothing else can be read.
+            value = zlib.crc32(packer.dictionary).to_bytes(4, "big") + packer.dictionary
+            self._connection.executemany(
+                "INSERT INTO meta VALUES (?, ?)",
+                ((f"{name} of {kind}", value) for name in _DICTIONARIES),
             )
         return self._packers[kind]
 
@@ -256,15 +269,12 @@ class TrialStore:
         """
         if "entry" in source._packers:
             self._packer("entry", source._packers["entry"].dictionary)
-        query = (
-            "SELECT trial_id, status, has_error, directory, settled_at, reported_at, -1, 0, entry, "
-            "checksum, NULL FROM trial WHERE seq = ?"
-        )
+        query = f"SELECT {_COVERED} FROM trial WHERE seq = ?"
         with source._lock:
             self._connection.executemany(
-                "INSERT INTO trial VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                "INSERT INTO trial VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, NULL)",
                 (
-                    (here, *source._connection.execute(query, (there,)).fetchone())
+                    (here, *_taken_over(source._connection.execute(query, (there,)).fetchone()))
                     for there, here in seqs
                 ),
             )
@@ -284,7 +294,7 @@ class TrialStore:
             KeyError: no such trial is in the store.
         """
         found = self._connection.execute(
-            "SELECT directory, entry FROM trial WHERE trial_id = ?", (trial_id,)
+            f"SELECT {_COVERED} FROM trial WHERE trial_id = ?", (trial_id,)
         ).fetchone()
         if found is None:
             raise KeyError(trial_id)
@@ -294,7 +304,7 @@ class TrialStore:
             (
                 status,
                 has_error,
-                _checksum(trial_id, status, has_error, *found),
+                _checksum((trial_id, status, int(has_error), *found[3:])),
                 self._packer("state", raw).pack(raw),
                 trial_id,
             ),
@@ -451,13 +461,15 @@ class TrialStore:
     def damage(self) -> str | None:
         """What is wrong with the rows of an opened store; None if each is as it was written."""
         try:
+            if self._damage is not None:
+                return self._damage
             found = _pragma(self._connection, "quick_check(1)")
             if found != "ok":
                 return str(found)
             bad = total = 0
-            for row in self._walk("trial_id, status, has_error, directory, entry, checksum"):
+            for *covered, checksum in self._walk(f"{_COVERED}, checksum"):
                 total += 1
-                bad += _checksum(*row[:-1]) != row[-1]
+                bad += not _is_whole(covered, checksum)
         except sqlite3.DatabaseError as error:
             return str(error)
         return f"{bad} of {total} trials are damaged" if bad else None
@@ -466,18 +478,14 @@ class TrialStore:
         """The rows of a damaged store that are whole, from both ends."""
         seen: set[str] = set()
         for order in ("ASC", "DESC"):
-            query = (
-                "SELECT trial_id, status, has_error, directory, entry, checksum, settled_at, "
-                f"reported_at FROM trial ORDER BY seq {order}"
-            )
+            query = f"SELECT {_COVERED}, checksum FROM trial ORDER BY seq {order}"
             try:
-                for row in self._connection.execute(query):
-                    *covered, checksum, settled_at, reported_at = row
-                    trial_id, status, has_error, directory, entry = covered
+                for *covered, checksum in self._connection.execute(query):
+                    trial_id, status, has_error, directory, settled_at, reported_at = covered[:6]
                     try:
-                        if trial_id in seen or _checksum(*covered) != checksum:
+                        if trial_id in seen or not _is_whole(covered, checksum):
                             continue
-                        text = self._packers["entry"].unpack(entry)
+                        text = self._packers["entry"].unpack(covered[-1])
                     except (KeyError, TypeError, AttributeError, zlib.error):
                         continue
                     seen.add(trial_id)
@@ -515,12 +523,24 @@ def _pragma(connection: sqlite3.Connection, name: str) -> Any:
     return connection.execute(f"PRAGMA {name}").fetchone()[0]
 
 
-def _checksum(
-    trial_id: str, status: str, has_error: bool, directory: str | None, entry: bytes
-) -> int:
-    """Of a row's packed entry and of the words that stand beside it."""
-    words = f"{trial_id}\0{status}\0{int(has_error)}\0{directory}"
-    return zlib.crc32(entry, zlib.crc32(words.encode()))
+def _checksum(covered: Sequence[Any]) -> int:
+    """Of a row's packed entry and of what stands beside it, as SQLite gives them."""
+    *words, entry = covered
+    return zlib.crc32(entry, zlib.crc32(repr(words).encode()))
+
+
+def _is_whole(covered: Sequence[Any], checksum: Any) -> bool:
+    try:
+        return _checksum(covered) == checksum
+    except (TypeError, ValueError):  # Even what sort of values they are was changed.
+        return False
+
+
+def _taken_over(covered: Sequence[Any]) -> tuple[Any, ...]:
+    """A row of another store; to this one it is not new, and is not to be resumed."""
+    *words, _, _, entry = covered
+    here = (*words, -1, 0, entry)
+    return *here, _checksum(here)
 
 
 def _claim_new_file(directory: Path, name: str) -> Path:

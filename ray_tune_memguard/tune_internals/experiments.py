@@ -8,6 +8,7 @@ other. A damaged store is made anew from what is whole of it and from the state 
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import sqlite3
@@ -85,7 +86,15 @@ class Experiment:
 
     def owns(self, store: TrialStore) -> bool:
         """Whether the store is this experiment's alone, and not that of one it is a copy of."""
-        return store.path.parent == self.store_directory() or store.fact("experiment") == self.path
+        return store.path.parent == self.store_directory() or self.is_at(store.fact("experiment"))
+
+    def is_at(self, place: str | None) -> bool:
+        """Whether the path ``place`` means this experiment, in whatever spelling."""
+        if place is None or place == self.path:
+            return place is not None
+        # By way of a symbolic link, or with a slash at the end.
+        local = isinstance(self.filesystem, LocalFileSystem)
+        return local and os.path.realpath(place) == os.path.realpath(self.path)
 
     def store_directory(self) -> Path | None:
         """Where its trial stores are unless they were put elsewhere."""
@@ -183,7 +192,7 @@ def _belongs(path: Path, experiment: Experiment) -> bool:
         store.close()
     except (OSError, sqlite3.Error, StoreError):
         return False
-    return owner == experiment.path
+    return experiment.is_at(owner)
 
 
 def _tells_of(pointed: Path, experiment: Experiment, end: bytes) -> bool:
@@ -199,9 +208,9 @@ def _tells_of(pointed: Path, experiment: Experiment, end: bytes) -> bool:
         return True  # Whoever opens it next says what is wrong.
     try:
         owner = store.fact("experiment")
-        if owner == experiment.path:
-            return True
-        return _is_gone(owner or "", experiment) or _is_state_of(store, end)
+        return (
+            experiment.is_at(owner) or _is_gone(owner or "", experiment) or _is_state_of(store, end)
+        )
     except (sqlite3.Error, StoreError):
         return True
     finally:
