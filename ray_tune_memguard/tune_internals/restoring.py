@@ -209,7 +209,7 @@ class _Resumption:
         controller.__setstate__(decode_state(past.snapshot.state)["runner_data"])
         restored = self._restored_trials()
         self._restore_algorithms()
-        self._fetch_files()
+        fetched = self._fetch_files()
         directory = spill_dir or paths.store_directory(controller)
         store, state_file = make_files(controller, directory)
         try:
@@ -225,6 +225,8 @@ class _Resumption:
             store.close()
             store.path.unlink(missing_ok=True)
             raise
+        for name in fetched:
+            sweep.to_upload(name)
         catch_up(controller, past.late, past.snapshot.births)
         return sweep
 
@@ -255,24 +257,29 @@ class _Resumption:
         if controller._callbacks.can_restore(str(staging)):
             controller._callbacks.restore_from_dir(str(staging))
 
-    def _fetch_files(self) -> None:
+    def _fetch_files(self) -> list[str]:
         """Take the files of finished trials that were not uploaded from where they are.
 
         A killed driver leaves them in its staging directory. What is there goes into the one of
         this run, from where Ray uploads it; on another machine, or after a clean-up of temporary
-        files, these trials have their last result, and no history.
+        files, these trials have their last result, and no history. The names of the directories
+        that are to be uploaded are returned: this run may be killed before they are.
         """
         staged = Path(self._past.store.fact("staging") or "")
         staging = Path(self._controller._storage.experiment_driver_staging_path)
-        if not staged.is_absolute() or staged == staging:
-            return
         late = (json.loads(trial.state_json).get("relative_logdir") for trial in self._past.late)
+        fetched = []
         for directory in {*self._past.snapshot.unsent, *late}:
-            if directory and (staged / directory).is_dir():
-                try:
+            if not directory or not staged.is_absolute() or not (staged / directory).is_dir():
+                continue
+            try:
+                if staged != staging:
                     shutil.copytree(staged / directory, staging / directory, dirs_exist_ok=True)
-                except OSError as error:
-                    logger.warning("Files in %s are missing: %s", staged / directory, error)
+            except OSError as error:
+                logger.warning("Files in %s are missing: %s", staged / directory, error)
+            else:
+                fetched.append(directory)
+        return fetched
 
     def _begin_state_file(self, state_file: ExperimentStateFile, store: TrialStore) -> None:
         entries = (entry.decode() for entry in store.entries())

@@ -204,6 +204,10 @@ class Sweep:
         """Let go of results of a running trial that Ray has read."""
         retainers.release_consumed_futures(self._controller, trial)
 
+    def to_upload(self, directory: str) -> None:
+        """The files of this finished trial may not be in the experiment's storage yet."""
+        self._syncer.settled(directory)
+
     def release_shared(self) -> None:
         """Let go of what piles up without being keyed by trial."""
         retainers.release_log_once_keys()
