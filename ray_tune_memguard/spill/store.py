@@ -204,7 +204,7 @@ class TrialStore:
             for key, value in self._connection.execute(query, (f"{name} of %",)):
                 kind = key.removeprefix(f"{name} of ")
                 if zlib.crc32(value[4:]) != int.from_bytes(value[:4], "big"):
-                    self._damage = f"the {key} is damaged"
+                    self._damage = f"the {key} is not as it was written"
                 else:
                     self._packers.setdefault(kind, Packer(value[4:]))
 
