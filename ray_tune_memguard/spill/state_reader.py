@@ -40,8 +40,8 @@ class StateReader:
             raise ValueError(f"It does not begin with {HEAD!r}")
         self._at = len(HEAD)
 
-    def entries(self) -> Iterator[Any]:
-        """Each element of ``trial_data``."""
+    def entries(self) -> Iterator[tuple[Any, str]]:
+        """Each element of ``trial_data``, and its text."""
         decoder = json.JSONDecoder()
         while True:
             if (mark := self._next_mark()) == "]":
@@ -49,12 +49,13 @@ class StateReader:
             if mark == ",":
                 self._at += 1
                 continue
+            start = self._at
             try:
-                entry, self._at = decoder.raw_decode(self._text, self._at)
+                entry, self._at = decoder.raw_decode(self._text, start)
             except json.JSONDecodeError:
                 self._more()
                 continue
-            yield entry
+            yield entry, self._text[start : self._at]
 
     def rest(self) -> str:
         """What follows the entries, as a whole file that has none. After :meth:`entries`."""

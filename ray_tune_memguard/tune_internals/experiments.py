@@ -39,8 +39,7 @@ from ray_tune_memguard.tune_internals.trial_state import (
     FINISHED,
     TrialStateCodec,
     decode_state,
-    last_result_of_entry,
-    row_of_entry,
+    read_entry,
 )
 
 # In a store that was made from a state file: which state of the file that was.
@@ -328,14 +327,14 @@ def _read_state(experiment: Experiment, state_file: str, store: TrialStore) -> d
     ):
         reader = StateReader(file.read, bar.update)
         rows: list[tuple[int, TrialRow]] = []
-        for seq, (state_json, metadata_json) in enumerate(reader.entries()):
-            row = row_of_entry(state_json, metadata_json)
+        for seq, (entry, text) in enumerate(reader.entries()):
+            row, last_result = read_entry(entry[0], entry[1], text)
             if row.trial_id in known or row.status not in FINISHED:
-                unfinished.append([state_json, metadata_json])
+                unfinished.append(entry)
                 places.append(seq)
             else:
                 rows.append((seq, row))
-                ledger.note(seq, row.trial_id, last_result_of_entry(metadata_json))
+                ledger.note(seq, row.trial_id, last_result)
                 if len(rows) >= _PUT_AT_ONCE:
                     _put(store, rows)
             known[row.trial_id] = row.status

@@ -159,24 +159,32 @@ class TrialStateCodec:
         return _encode(state), text
 
 
-def row_of_entry(state_json: str, metadata_json: str) -> TrialRow:
-    """What is written of a trial of which only the entry in a state file is known."""
+def read_entry(state_json: str, metadata_json: str, text: str) -> tuple[TrialRow, dict[str, Any]]:
+    """What is written of a trial of which only the entry in a state file is known, ``text``.
+
+    And the last result that it tells of.
+    """
     state, metadata = json.loads(state_json), json.loads(metadata_json)
-    return TrialRow(
+    row = TrialRow(
         state["trial_id"],
         state["status"],
         metadata["error_filename"] is not None,
-        json.dumps([state_json, metadata_json]).encode(),
+        text.encode(),
         state.get("relative_logdir"),
         reported_at=metadata["last_result_time"],
     )
+    return row, _last_result(metadata)
 
 
 def last_result_of_entry(metadata_json: str) -> dict[str, Any]:
     """The last result that an entry tells of."""
-    result: dict[str, Any] = json.loads(metadata_json)["last_result"]
-    # Text again, because only this part of the metadata is worth unpickling.
-    return decode_state(json.dumps(result)) if f'"{_PICKLED}"' in metadata_json else result
+    return _last_result(json.loads(metadata_json))
+
+
+def _last_result(metadata: dict[str, Any]) -> dict[str, Any]:
+    # Only this part of the metadata is worth unpickling.
+    text = json.dumps(metadata["last_result"])
+    return decode_state(text) if _PICKLED in text else metadata["last_result"]
 
 
 def decode_state(text: str) -> Any:

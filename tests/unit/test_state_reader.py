@@ -17,7 +17,11 @@ def state(entries: list[Any]) -> bytes:
 
 def read(content: bytes) -> tuple[list[Any], dict[str, Any]]:
     reader = StateReader(io.BytesIO(content).read)
-    return list(reader.entries()), json.loads(reader.rest())
+    entries = []
+    for entry, text in reader.entries():
+        assert json.loads(text) == entry
+        entries.append(entry)
+    return entries, json.loads(reader.rest())
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 64, 1 << 20])
