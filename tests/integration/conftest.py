@@ -10,6 +10,8 @@ os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"
 # Trial ids are random otherwise, and could not be compared.
 os.environ["_TEST_TUNE_TRIAL_UUID"] = "same"
+# For workers, whoever their driver is: what a client sends names modules of the tests.
+os.environ["PYTHONPATH"] = str(Path(__file__).parents[2])
 
 import pytest
 import ray

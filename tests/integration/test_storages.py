@@ -94,4 +94,4 @@ def test_a_moved_experiment(tmp_path_factory: pytest.TempPathFactory) -> None:
     plain, guarded = (equality.what_restore_gives(path, case.trainable) for path in moved)
     assert equality.differences(guarded, plain) == {}
     assert len(plain["resumed"]) == 3
-    assert len(list((moved[1] / "memguard").glob("trials-*.sqlite"))) == 2
+    assert len(list((moved[1] / "memguard").glob("trials-*.sqlite"))) == 1
