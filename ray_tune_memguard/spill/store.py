@@ -279,14 +279,6 @@ class TrialStore:
                 ),
             )
 
-    def reorder(self, seqs: Iterable[tuple[int, int]]) -> None:
-        """Give rows other places, inside a :meth:`transaction`: pairs of old and new ``seq``."""
-        # Through negative numbers, so that no row meets another on its way.
-        self._connection.executemany(
-            "UPDATE trial SET seq = ? WHERE seq = ?", ((-1 - new, old) for old, new in seqs)
-        )
-        self._connection.execute("UPDATE trial SET seq = -1 - seq WHERE seq < 0")
-
     def replace(self, trial_id: str, status: str, has_error: bool, raw: bytes) -> None:
         """Write a changed state over the old one, inside a :meth:`transaction`.
 

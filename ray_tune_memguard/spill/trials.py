@@ -78,11 +78,6 @@ class SpilledTrials(list[Any]):
         """The place of the trial in memory that has this id."""
         return self._seq_by_id.get(trial_id)
 
-    @property
-    def end(self) -> int:
-        """The ``seq`` that the next trial will get."""
-        return self._next_seq
-
     def birth(self, trial: Any) -> int:
         """How many trials this run had made before this one, -1 if an earlier run made it."""
         return self._birth_by_id.get(trial.trial_id, -1)

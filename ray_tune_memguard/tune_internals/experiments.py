@@ -418,7 +418,8 @@ def open_trials(experiment: Experiment, store: TrialStore) -> SpilledTrials:
     ledger = new_ledger()
     ledger.load(snapshot.ledger)
     residents = {}
-    unfinished = unfinished_entries(store, snapshot)
+    state = decode_state(snapshot.state)
+    unfinished = unfinished_entries(store, snapshot, state["trial_data"])
     end = max([-1, *(seq for seq, _ in unfinished), *(row[1] for row in store.report_times())]) + 1
     for seq, entry in unfinished:
         # One that was taken out of the list and is in the file all the same comes last.
@@ -429,14 +430,18 @@ def open_trials(experiment: Experiment, store: TrialStore) -> SpilledTrials:
 
 
 def unfinished_entries(
-    store: TrialStore, snapshot: Snapshot, rerun: frozenset[str] = frozenset()
+    store: TrialStore,
+    snapshot: Snapshot,
+    trial_data: list[list[str]],
+    rerun: frozenset[str] = frozenset(),
 ) -> list[tuple[int, list[str]]]:
     """Places and entries of trials that are not finished, or whose status is one to ``rerun``.
 
-    Those that have finished since the snapshot are in the store, and not among them.
+    ``trial_data``: the entries in the snapshot. Those that have finished since it was taken are in
+    the store, and not among what is returned.
     """
     found = []
-    for seq, entry in zip(snapshot.seqs, decode_state(snapshot.state)["trial_data"], strict=True):
+    for seq, entry in zip(snapshot.seqs, trial_data, strict=True):
         row = store.row(json.loads(entry[0])["trial_id"])
         if row is None:
             found.append((seq, list(entry)))

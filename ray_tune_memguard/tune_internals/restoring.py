@@ -78,6 +78,8 @@ class Past:
 
     store: TrialStore
     snapshot: Snapshot
+    #: What the snapshot has of the controller.
+    runner_data: dict[str, Any]
     order: list[_Place]
     #: Trials that finished after the snapshot.
     late: list[Late]
@@ -85,6 +87,8 @@ class Past:
     @classmethod
     def read(cls, store: TrialStore, resume_config: ResumeConfig) -> Past:
         snapshot = Snapshot.load(store)
+        state = decode_state(snapshot.state)
+        trial_data = state["trial_data"]
         treatments: dict[str, Any] = {
             Trial.ERROR: resume_config.errored,
             Trial.TERMINATED: resume_config.finished,
@@ -94,7 +98,8 @@ class Past:
             for status, treatment in treatments.items()
             if treatment != ResumeConfig.ResumeType.SKIP
         )
-        order = [_place(*found) for found in unfinished_entries(store, snapshot, rerun)]
+        unfinished = unfinished_entries(store, snapshot, trial_data, rerun)
+        order = [_place(*found) for found in unfinished]
         again = {place.trial_id for place in order}
         order += [
             _Place(reported_at, seq, trial_id, status)
@@ -102,8 +107,9 @@ class Past:
             if trial_id not in again
         ]
         order.sort(key=_Place.rank)
-        late = [trial for trial in _late(store, snapshot) if trial.trial_id not in again]
-        return cls(store, snapshot, order, late)
+        late = _late(store, snapshot, trial_data)
+        late = [trial for trial in late if trial.trial_id not in again]
+        return cls(store, snapshot, state["runner_data"], order, late)
 
     def restored(self) -> list[list[str]]:
         """The entries of trials that come back to memory, in order."""
@@ -125,9 +131,9 @@ def _place(seq: int, entry: list[str]) -> _Place:
     )
 
 
-def _late(store: TrialStore, snapshot: Snapshot) -> list[Late]:
+def _late(store: TrialStore, snapshot: Snapshot, trial_data: list[list[str]]) -> list[Late]:
     births = {row.trial_id: birth for birth, row in store.born_since(snapshot.births)}
-    states = (json.loads(state) for state, _ in decode_state(snapshot.state)["trial_data"])
+    states = (json.loads(state) for state, _ in trial_data)
     then = {state["trial_id"]: state["status"] in FINISHED for state in states}
     spilled_since = [trial_id for trial_id in then if store.row(trial_id) is not None]
     late = []
@@ -206,7 +212,7 @@ class _Resumption:
 
     def carry_out(self, spill_dir: Path | None, notices: Notices) -> Sweep:
         controller, past = self._controller, self._past
-        controller.__setstate__(decode_state(past.snapshot.state)["runner_data"])
+        controller.__setstate__(past.runner_data)
         restored = self._restored_trials()
         self._restore_algorithms()
         fetched = self._fetch_files()

@@ -191,8 +191,9 @@ def test_finished_trials_come_in_rays_order(interrupted: Path, tmp_path: Path) -
         done = {t.config["number"] for t in before.trials if t.status == "TERMINATED"}
         grid = restore(path, guarded, tmp_path / "ran", resume_unfinished=False).fit()
         orders.append(numbers_among(grid, done))
+        assert sorted(orders[-1]) == sorted(done)
     assert orders[1] == orders[0]
-    assert len(orders[1]) == 5
+    assert len(orders[1]) >= 5
 
 
 def test_restored_twice_over_and_then_without(
