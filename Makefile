@@ -33,9 +33,9 @@ integration: $(VENV)/.ready
 
 compat: $(OLDER:%=compat-%)  ## The integration tests on older Rays
 
-compat-%: .venv-ray-%/.ready
+compat-%: .venv-ray-%/.ready $(VENV)/.ready
 	# What a kill leaves is files of our own, the same on every Ray.
-	.venv-ray-$*/bin/pytest -q tests/integration --ignore-glob "*/test_kill*.py"
+	ANOTHER_RAY_PYTHON=$(CURDIR)/$(VENV)/bin/python .venv-ray-$*/bin/pytest -q tests/integration --ignore-glob "*/test_kill*.py"
 
 bench: $(VENV)/.ready  ## All benchmarks (about an hour)
 	$(VENV)/bin/python -m benchmarks all

@@ -64,6 +64,9 @@ class Plan:
     searcher: str = "variants"
     checkpoint_seconds: float | None = None
     timeout: float = 600.0
+    #: Whose Ray begins the sweep, and whose restores it.
+    begin_python: str = sys.executable
+    restore_python: str = sys.executable
 
     def arguments(self) -> list[str]:
         """Return the command line of both drivers."""
@@ -280,7 +283,8 @@ class _Run:
         if self._plan.aim and act == "begin":
             after = round(self._plan.share * self._plan.trials)
             environment[AIM_VARIABLE] = f"{self._plan.aim}:{after}"
-        command = [sys.executable, "-m", "benchmarks.kill_sweep", act, *self._plan.arguments()]
+        python = self._plan.begin_python if act == "begin" else self._plan.restore_python
+        command = [python, "-m", "benchmarks.kill_sweep", act, *self._plan.arguments()]
         command += ["--storage", str(self._storage), "--out", str(self._out)]
         command += ["--ray-directory", str(self._directory / act[0])]
         with self._output(act).open("wb") as output:

@@ -17,6 +17,7 @@ from ray import tune
 from ray.tune import Callback, ExperimentAnalysis, ResultGrid, Tuner
 from ray.tune.search import ConcurrencyLimiter, Searcher
 from ray.tune.search.basic_variant import BasicVariantGenerator
+from ray.tune.tune_config import ResumeConfig
 
 from ray_tune_memguard import MemGuard, open_experiment
 from ray_tune_memguard.spill.trials import SpilledTrials
@@ -290,6 +291,33 @@ def test_tune_run_resumes(interrupted: Path, tmp_path: Path) -> None:
         )
         analyses.append((ran(log), outcome(ResultGrid(analysis))))
     assert analyses[1] == analyses[0]
+
+
+@pytest.mark.parametrize("finished", ["RESUME", "RESTART"])
+def test_finished_trials_run_again_on_request(
+    interrupted: Path, tmp_path: Path, finished: str
+) -> None:
+    how = ResumeConfig(finished=ResumeConfig.ResumeType[finished])
+    outcomes = []
+    for guarded in (False, True):
+        forget_staging()
+        path = copied(interrupted, tmp_path / str(guarded))
+        log = tmp_path / f"ran {guarded}"
+        analysis = tune.run(
+            train_and_log(log),
+            name="sweep",
+            storage_path=str(path.parent),
+            resume_config=how,
+            resume=True,
+            metric="score",
+            mode="max",
+            verbose=0,
+            raise_on_failed_trial=False,
+            callbacks=[MemGuard()] if guarded else [],
+        )
+        outcomes.append((ran(log), outcome(ResultGrid(analysis))))
+    assert outcomes[1] == outcomes[0]
+    assert len(outcomes[1][0]) >= SAMPLES - len(FAILING)
 
 
 def test_resumed_by_an_environment_variable(

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ray import cloudpickle
-from ray.tune import ExperimentAnalysis
+from ray import cloudpickle, tune
+from ray.tune import ExperimentAnalysis, Tuner
 from ray.tune.experiment import Trial
 from ray.tune.experiment.config_parser import _create_trial_from_spec, _make_parser
-from ray.tune.search import SearchAlgorithm
+from ray.tune.search import Repeater, SearchAlgorithm
 
 from ray_tune_memguard import MemGuard
 from tests.integration.test_restore import At, Counted, begin, copied, interrupt, ran, restore
@@ -112,3 +112,69 @@ def test_told_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tuner.fit()
     assert set(Counter(searcher.calls).values()) == {1}
     assert len(searcher.calls) == TOTAL
+
+
+def test_a_repeater(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TUNE_GLOBAL_CHECKPOINT_S", "1000")
+    killed = tmp_path / "killed"
+    kill = At(5, lambda: copied(tmp_path / "sweep", killed))
+    begin(tmp_path, [MemGuard(), kill], Repeater(Counted(), repeat=2), samples=TOTAL)
+    path = killed / "sweep"
+    done = sum(trial.is_finished() for trial in ExperimentAnalysis(str(path)).trials)
+    assert done >= 5
+    tuner = restore(path, True, tmp_path / "ran")
+    searcher = tuner._local_tuner._tune_config.search_alg
+    grid = tuner.fit()
+    numbers = Counter(result.config["number"] for result in grid)
+    assert numbers == {10 * group: 2 for group in range(TOTAL // 2)}
+    assert len(ran(tmp_path / "ran")) == TOTAL - done
+    # The searcher is told the mean of each group, once.
+    assert sorted(searcher.searcher.told.values()) == sorted(map(float, numbers))
+
+
+def fails_first(log: Path) -> Any:
+    def train(config: dict[str, Any]) -> None:
+        with log.open("a") as file:
+            file.write(f"{config['number']}\n")
+        if ran(log).count(config["number"]) == 1:
+            raise RuntimeError("planned failure of the first try")
+        tune.report({"score": float(config["number"])})
+
+    return train
+
+
+def test_retried_trials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TUNE_GLOBAL_CHECKPOINT_S", "1000")
+    killed, log = tmp_path / "killed", tmp_path / "tries"
+    before: list[int] = []
+
+    def kill() -> None:
+        copied(tmp_path / "sweep", killed)
+        before.extend(ran(log))
+
+    run_config = tune.RunConfig(
+        name="sweep",
+        storage_path=str(tmp_path),
+        verbose=0,
+        callbacks=[MemGuard(), At(5, kill)],
+        failure_config=tune.FailureConfig(max_failures=2),
+    )
+    numbers = list(range(TOTAL))
+    Tuner(
+        fails_first(log),
+        param_space={"number": tune.grid_search(numbers)},
+        tune_config=tune.TuneConfig(metric="score", mode="max", reuse_actors=True),
+        run_config=run_config,
+    ).fit()
+    path = killed / "sweep"
+    done = [t.config["number"] for t in ExperimentAnalysis(str(path)).trials if t.is_finished()]
+    assert len(done) >= 5
+    log.write_text("".join(f"{number}\n" for number in before))
+    tuner = Tuner.restore(str(path), trainable=fails_first(log))
+    tuner._local_tuner._run_config.callbacks = [MemGuard()]
+    grid = tuner.fit()
+    assert grid.num_terminated == len(grid) == TOTAL
+    tries = Counter(ran(log))
+    assert all(tries[number] == 2 for number in done)
+    assert sorted(tries) == numbers
+    assert sorted(result.metrics["score"] for result in grid) == numbers
