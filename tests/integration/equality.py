@@ -248,9 +248,11 @@ def without_done(answers: Any) -> Any:
     """Answers of an experiment that was opened anew, without what is up to the clock.
 
     Ray writes of a last result that it is not done if the experiment happened to be saved before
-    the trial completed.
+    the trial completed, and puts the trial's id into an empty one if anybody happened to read it.
     """
     if isinstance(answers, dict):
+        if answers.keys() == {"trial_id"}:
+            return {}
         return {name: without_done(inner) for name, inner in answers.items() if name != "done"}
     if isinstance(answers, (list, tuple)):
         return type(answers)(map(without_done, answers))
