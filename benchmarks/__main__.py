@@ -1,6 +1,7 @@
 """Measure MemGuard against Ray alone: ``python -m benchmarks NAME [--quick]``.
 
-``kills``, ``restore`` and ``ray-examples`` have options of their own: see ``NAME --help``.
+``kills``, ``planted``, ``restore`` and ``ray-examples`` have options of their own: see
+``NAME --help``.
 
 Prints one table per benchmark and writes ``NAME.json`` and ``NAME.png`` to ``benchmarks/results/``.
 Figures are medians over the runs, with the lowest and the highest in brackets; the ratio is the
@@ -15,7 +16,7 @@ from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 
-from benchmarks import kills, ray_examples, restore
+from benchmarks import kills, planted, ray_examples, restore
 from benchmarks.machine import describe_machine
 from benchmarks.picture import NoMatplotlib, draw
 from benchmarks.report import format_table, write_results
@@ -23,7 +24,12 @@ from benchmarks.runs import ChildFailed, run_pairs
 from benchmarks.suite import BENCHMARKS, Benchmark, Leg
 
 #: With command lines of their own.
-COMMANDS = {"kills": kills.main, "ray-examples": ray_examples.main, "restore": restore.main}
+COMMANDS = {
+    "kills": kills.main,
+    "planted": planted.main,
+    "ray-examples": ray_examples.main,
+    "restore": restore.main,
+}
 RESULTS_DIRECTORY = Path(__file__).resolve().parent / "results"
 
 

@@ -1,15 +1,27 @@
 """Ray Tune callbacks that keep the driver's memory flat over thousands of trials."""
 
+from ray_tune_memguard.callbacks.object_growth_tracker import ObjectGrowthTracker
 from ray_tune_memguard.callbacks.rss_reporter import RssReporter
 from ray_tune_memguard.callbacks.trial_pruner import TrialPruner
 from ray_tune_memguard.guard import MemGuard
+from ray_tune_memguard.memory.growth import read_growth
 from ray_tune_memguard.memory.series import read_rss_series
 from ray_tune_memguard.opening import open_experiment
+from ray_tune_memguard.report.diagnosis import read_diagnosis
 from ray_tune_memguard.tune_internals import entry as _entry
 
 __version__ = "0.1.0"
 
-__all__ = ["MemGuard", "RssReporter", "TrialPruner", "open_experiment", "read_rss_series"]
+__all__ = [
+    "MemGuard",
+    "ObjectGrowthTracker",
+    "RssReporter",
+    "TrialPruner",
+    "open_experiment",
+    "read_diagnosis",
+    "read_growth",
+    "read_rss_series",
+]
 
 # An experiment with a trial store then opens and resumes from it, whoever opens it.
 _entry.teach_ray()

@@ -7,6 +7,7 @@ from typing import Any
 
 from ray_tune_memguard import options as opt
 from ray_tune_memguard.callbacks.base import GuardCallback
+from ray_tune_memguard.callbacks.object_growth_tracker import ObjectGrowthTracker
 from ray_tune_memguard.callbacks.rss_reporter import RssReporter
 from ray_tune_memguard.callbacks.trial_pruner import TrialPruner
 
@@ -17,8 +18,8 @@ class MemGuard(GuardCallback):
         tune.Tuner(train_fn, run_config=tune.RunConfig(callbacks=[MemGuard()]))
 
     or, without a change of code, ``RAY_TUNE_CALLBACKS=ray_tune_memguard.MemGuard``. It is a
-    :class:`TrialPruner` and a :class:`RssReporter`; see there for what each argument means, its
-    default with the reason, and its environment variable.
+    :class:`TrialPruner`, a :class:`RssReporter` and an :class:`ObjectGrowthTracker`; see there for
+    what each argument means, its default with the reason, and its environment variable.
 
     Raises:
         ValueError, TypeError: an argument, or its environment variable, is not allowed.
@@ -32,14 +33,19 @@ class MemGuard(GuardCallback):
         spill_dir: str | os.PathLike[str] | opt.Unset | None = opt.UNSET,
         trim_every_trials: int | opt.Unset | None = opt.UNSET,
         trim_slack_mib: float | opt.Unset | None = opt.UNSET,
+        sample_every_trials: int | opt.Unset = opt.UNSET,
+        growth_budget: float | opt.Unset = opt.UNSET,
     ) -> None:
         self.pruner = TrialPruner(
             spill_dir=spill_dir, trim_every_trials=trim_every_trials, trim_slack_mib=trim_slack_mib
         )
         self.reporter = RssReporter(every_trials=every_trials, every_seconds=every_seconds)
-        self.options = {**self.pruner.options, **self.reporter.options}
+        self.tracker = ObjectGrowthTracker(
+            sample_every_trials=sample_every_trials, growth_budget=growth_budget
+        )
         # In this order: what is reported is what is left after spilling.
-        self._parts: tuple[GuardCallback, ...] = (self.pruner, self.reporter)
+        self._parts: tuple[GuardCallback, ...] = (self.pruner, self.reporter, self.tracker)
+        self.options = {name: value for part in self._parts for name, value in part.options.items()}
 
     @property
     def prunes(self) -> TrialPruner:

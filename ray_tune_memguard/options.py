@@ -67,6 +67,26 @@ def count_or_none(name: str, value: Any) -> int | None:
     return value
 
 
+def count(name: str, value: Any) -> int:
+    """A positive whole number."""
+    allowed = "a whole number of at least 1"
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be {allowed}; got {value!r}")
+    if value < 1:
+        raise ValueError(f"{name} must be {allowed}; got {value!r}")
+    return value
+
+
+def share(name: str, value: Any) -> float:
+    """A number from 0 to 1."""
+    allowed = "a number from 0 to 1"
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} must be {allowed}; got {value!r}")
+    if not 0 <= value <= 1:
+        raise ValueError(f"{name} must be {allowed}; got {value!r}")
+    return float(value)
+
+
 def seconds_or_none(name: str, value: Any) -> float | None:
     """A positive, finite number of seconds, or None for never."""
     if value is None:

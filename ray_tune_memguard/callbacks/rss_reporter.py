@@ -7,6 +7,7 @@ from typing import Any
 
 from ray_tune_memguard import options as opt
 from ray_tune_memguard.callbacks.base import GuardCallback, guarded
+from ray_tune_memguard.callbacks.counting import FinishedTrials
 from ray_tune_memguard.memory.process import rss_bytes
 from ray_tune_memguard.memory.series import RssPoint, RssSeries
 from ray_tune_memguard.notices import logger
@@ -51,8 +52,7 @@ class RssReporter(GuardCallback):
         self.options = {"every_trials": self.every_trials, "every_seconds": self.every_seconds}
 
     def begin(self) -> None:
-        self._completed = self._errored = 0
-        self._ended: dict[str, bool] = {}
+        self._finished = FinishedTrials()
         self._counted_before = False
         self._last_trials = 0
         self._last_time = time.monotonic()
@@ -67,55 +67,43 @@ class RssReporter(GuardCallback):
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
         if not self._counted_before:
             self._counted_before = True
-            self._count(trials)
-            self._last_trials = self._trials
+            self._finished.recount(trials)
+            self._last_trials = self._finished.total
 
     @guarded
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._ended.setdefault(trial.trial_id, False)
+        self._finished.complete(trial)
 
     @guarded
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        # A trial can fail while it is being completed; then it counts as failed, once.
-        self._ended[trial.trial_id] = True
+        self._finished.fail(trial)
 
     @guarded
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        if self._ended:
-            failed = sum(self._ended.values())
-            self._errored += failed
-            self._completed += len(self._ended) - failed
-            self._ended.clear()
+        self._finished.settle()
         if self._is_due():
             self._report(trials)
 
     @guarded
     def on_experiment_end(self, trials: list[Any], **info: Any) -> None:
         # Stopping the experiment ends trials without a word to callbacks, so count once more.
-        self._count(trials)
+        self._finished.recount(trials)
         self._report(trials)
 
-    @property
-    def _trials(self) -> int:
-        return self._completed + self._errored
-
-    def _count(self, trials: list[Any]) -> None:
-        statuses = [trial.status for trial in trials]
-        self._completed = statuses.count("TERMINATED")
-        self._errored = statuses.count("ERROR")
-
     def _is_due(self) -> bool:
-        if self.every_trials is not None and self._trials - self._last_trials >= self.every_trials:
+        more = self._finished.total - self._last_trials
+        if self.every_trials is not None and more >= self.every_trials:
             return True
         waited = time.monotonic() - self._last_time
         return self.every_seconds is not None and waited >= self.every_seconds
 
     def _report(self, trials: list[Any]) -> None:
-        point = RssPoint(time.time(), self._trials, self._completed, self._errored, rss_bytes())
-        self._last_trials = self._trials
+        done = self._finished
+        point = RssPoint(time.time(), done.total, done.completed, done.errored, rss_bytes())
+        self._last_trials = done.total
         self._last_time = time.monotonic()
         if self._series is None:
-            self._series = RssSeries(entry.rss_series_path(trials))
+            self._series = RssSeries(entry.report_path(trials, "rss", ".csv"))
         try:
             self._series.add(point)
             self.notices.again("series")

@@ -11,6 +11,7 @@ import time
 import weakref
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from ray_tune_memguard.notices import Notices
@@ -87,6 +88,26 @@ def open_experiment(path: str, metric: str | None, mode: str | None, filesystem:
     return ResultGrid(analysis)
 
 
+def ray_session() -> str | None:
+    """The name of this driver's Ray session, which is in the command lines of its processes."""
+    try:
+        from ray._private import worker
+
+        node: Any = worker._global_node
+        return Path(node.get_session_dir_path()).name
+    except (AttributeError, ImportError):
+        return None
+
+
+def is_pruned(sweep_controller: Any | None) -> bool:
+    """Whether finished trials of the sweep are spilled."""
+    if sweep_controller is None or probe.missing_module_names():
+        return False
+    from ray_tune_memguard.tune_internals.adoption import adoption_of
+
+    return adoption_of(sweep_controller) is not None
+
+
 def store_directory(sweep_controller: Any) -> Path:
     from ray_tune_memguard.tune_internals import paths
 
@@ -109,17 +130,27 @@ def disk_errors() -> tuple[type[Exception], ...]:
     return (OSError, sqlite3.OperationalError)
 
 
-def rss_series_path(trials: Sequence[Any]) -> Path | None:
-    """Where the RSS series of the calling sweep goes; None where this Ray does not tell.
+def holders() -> ModuleType | None:
+    """The room's knowledge of who can hold memory; None on a Ray we do not know."""
+    if unknown_ray() is not None:
+        return None
+    from ray_tune_memguard.tune_internals import holders as known
+
+    return known
+
+
+def report_path(trials: Sequence[Any], kind: str, suffix: str) -> Path | None:
+    """Where a report on the calling sweep goes; None where this Ray does not tell.
 
     ``trials``: those of the sweep. On a Ray we do not know their public path is all there is.
+    ``kind`` and ``suffix``: how the file's name begins and ends.
     """
     try:
         from ray_tune_memguard.tune_internals import paths
 
         sweep = controller()
-        return paths.report_directory(sweep) / f"rss-{paths.session_name(sweep)}.csv"
+        return paths.report_directory(sweep) / f"{kind}-{paths.session_name(sweep)}{suffix}"
     except (ImportError, AttributeError):
         experiment = getattr(trials[0], "local_experiment_path", None) if trials else None
-        name = time.strftime("rss-%Y-%m-%d_%H-%M-%S.csv")
+        name = time.strftime(f"{kind}-%Y-%m-%d_%H-%M-%S{suffix}")
         return Path(experiment, "memguard", name) if experiment else None

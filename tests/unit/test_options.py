@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from ray import cloudpickle
 
-from ray_tune_memguard import MemGuard, RssReporter, TrialPruner
+from ray_tune_memguard import MemGuard, ObjectGrowthTracker, RssReporter, TrialPruner
 from ray_tune_memguard.callbacks.base import reopen
 
 BAD: list[tuple[str, Any, type[Exception]]] = [
@@ -45,6 +45,8 @@ def test_bad_arguments(option: str, value: Any, error: type[Exception]) -> None:
         ("EVERY_SECONDS", "soon"),
         ("TRIM_SLACK_MIB", "-1"),
         ("SPILL_DIR", "/dev/null"),
+        ("SAMPLE_EVERY_TRIALS", "none"),
+        ("GROWTH_BUDGET", "1.5"),
     ],
 )
 def test_bad_environment(monkeypatch: pytest.MonkeyPatch, variable: str, text: str) -> None:
@@ -60,6 +62,7 @@ def test_an_argument_wins_over_the_environment(
     monkeypatch.setenv("TUNE_MEMGUARD_EVERY_SECONDS", "2.5")
     monkeypatch.setenv("TUNE_MEMGUARD_TRIM_SLACK_MIB", "none")
     monkeypatch.setenv("TUNE_MEMGUARD_SPILL_DIR", str(tmp_path / "spill"))
+    monkeypatch.setenv("TUNE_MEMGUARD_GROWTH_BUDGET", "0.5")
     guard = MemGuard(every_trials=3)
     assert guard.options == {
         "every_trials": 3,
@@ -67,13 +70,20 @@ def test_an_argument_wins_over_the_environment(
         "spill_dir": tmp_path / "spill",
         "trim_every_trials": 50,
         "trim_slack_mib": None,
+        "sample_every_trials": 25,
+        "growth_budget": 0.5,
     }
 
 
 @pytest.mark.parametrize("pickler", [pickle, cloudpickle])
 @pytest.mark.parametrize(
     "callback",
-    [MemGuard(every_trials=9), RssReporter(every_seconds=9), TrialPruner(trim_every_trials=9)],
+    [
+        MemGuard(every_trials=9),
+        ObjectGrowthTracker(growth_budget=0.5),
+        RssReporter(every_seconds=9),
+        TrialPruner(trim_every_trials=9),
+    ],
     ids=lambda callback: type(callback).__name__,
 )
 def test_callbacks_pickle_with_their_options(pickler: Any, callback: Any) -> None:

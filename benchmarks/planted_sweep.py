@@ -1,0 +1,74 @@
+"""A real sweep with a planted leak, and what the tracker says of it at trial 500, as JSON.
+
+The parent starts it afresh for each plant, as ``python -m benchmarks.planted_sweep PLANT OUT``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import tune
+
+from benchmarks.plants import PLANTS, Plant
+from benchmarks.problem import METRIC, MODE, make_trainable, search_space
+from benchmarks.sweep import set_environment, start_ray
+from ray_tune_memguard import MemGuard
+
+#: Of a longer sweep, so that Ray's queue of waiting trials does not drain while it is measured.
+JUDGED_AT, TRIALS = 500, 800
+
+
+class Judge(tune.Callback):
+    """Asks the tracker once; then what was really planted."""
+
+    def __init__(self, guard: MemGuard, plant: Plant, out: Path) -> None:
+        self._guard = guard
+        self._plant = plant
+        self._out = out
+
+    def on_step_end(self, iteration: int, trials: Any, **info: Any) -> None:
+        if self._plant.planted < JUDGED_AT:
+            return
+        found = self._guard.tracker.diagnosis()
+        record = {"diagnosis": dataclasses.asdict(found), "truth": self._plant.truth()}
+        record |= {"name": self._plant.name, "table": str(found)}
+        self._out.write_text(json.dumps(record))
+        # The rest of the sweep has nothing to tell.
+        ray.shutdown()
+        os._exit(0)
+
+
+def main() -> None:
+    """Run the sweep."""
+    plant, out = PLANTS[sys.argv[1]](), Path(sys.argv[2])
+    set_environment(loggers=True)
+    guard = MemGuard(**plant.guard_options)
+    with tempfile.TemporaryDirectory(prefix="tmp-") as storage:
+        start_ray(Path(storage))
+        tune.Tuner(
+            make_trainable(1, 0),
+            param_space=None if plant.search_alg else search_space(),
+            tune_config=tune.TuneConfig(
+                metric=METRIC,
+                mode=MODE,
+                num_samples=TRIALS,
+                reuse_actors=True,
+                search_alg=plant.search_alg,
+                scheduler=plant.scheduler,
+                max_concurrent_trials=2 if plant.search_alg else None,
+            ),
+            run_config=tune.RunConfig(
+                storage_path=storage, verbose=0, callbacks=[plant, guard, Judge(guard, plant, out)]
+            ),
+        ).fit()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,149 @@
+"""One look at a driver's memory: the split of its RSS, and every holder's share of it."""
+
+from __future__ import annotations
+
+import time
+import weakref
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from ray_tune_memguard.memory import references
+from ray_tune_memguard.memory.deep_size import OutOfTime, Size, Walk
+from ray_tune_memguard.memory.ray_processes import RayProcesses
+from ray_tune_memguard.memory.split import Split, split
+from ray_tune_memguard.report.ranking import KnownHolder
+from ray_tune_memguard.tune_internals import entry
+
+#: No look stalls the sweep's loop for longer.
+LONGEST_WALK_S = 0.2
+#: Types, growing globals and other processes are looked at with every so-manieth sample.
+RARE = 4
+#: A type is followed once it has grown by one object for so many trials.
+_TRIALS_A_NEW_OBJECT = 20
+_MOST_TYPES = 100
+
+
+@dataclass
+class Sample:
+    """Values by kind and name, as :class:`GrowthSeries` takes them."""
+
+    values: dict[tuple[str, str], float] = field(default_factory=dict)
+    absent: dict[str, str] = field(default_factory=dict)
+
+
+class GrowthSampler:
+    """Measures the sweep whose hook is calling. Keeps names and numbers, no object of the sweep."""
+
+    def __init__(self, session: str | None) -> None:
+        controller = entry.controller()
+        self._controller = None if controller is None else weakref.ref(controller)
+        self._holders = entry.holders()
+        self._globals = self._holders.GrowingGlobals() if self._holders else None
+        self._processes = RayProcesses(session)
+        self._first_types: dict[str, int] = {}
+        self._types: set[str] = set()
+        self._looks = 0
+        self.known: dict[str, KnownHolder] = {}
+
+    @property
+    def controller(self) -> Any | None:
+        return None if self._controller is None else self._controller()
+
+    def look(self, trials: int, thoroughly: bool = False) -> Sample:
+        """Measure now. ``thoroughly``: also what is otherwise looked at now and then."""
+        sample = Sample()
+        turn = self._looks % RARE
+        self._looks += 1
+        if self._globals is not None and turn == RARE // 2:
+            self._globals.look(trials)
+        held, complete = self._measure_holders(sample)
+        parts = split()
+        self._add_parts(sample, parts, held, complete)
+        if thoroughly or turn == 0:
+            self._count_types(sample, trials)
+        if thoroughly or turn == RARE // 2:
+            for name, rss in self._processes.rss().items():
+                sample.values["process", name] = float(rss)
+        return sample
+
+    def each_holder(self) -> Iterator[Any]:
+        """The holders of the sweep; none on a Ray that is not known, or when the sweep is gone."""
+        controller = self.controller
+        if self._holders is not None and controller is not None:
+            assert self._globals is not None
+            yield from self._holders.holders_of(controller, self._globals.found)
+
+    def barriers(self) -> set[int]:
+        controller = self.controller
+        if self._holders is None or controller is None:
+            return set()
+        return self._holders.barriers_of(controller)
+
+    def _measure_holders(self, sample: Sample) -> tuple[Size, bool]:
+        """The sum over all holders, and whether it is of all."""
+        total = Size()
+        controller = self.controller
+        if self._holders is None or controller is None:
+            sample.absent["holders"] = "this Ray is not one that this version knows"
+            return total, False
+        walk = Walk(self.barriers(), self._holders.trial_identity)
+        deadline = time.perf_counter() + LONGEST_WALK_S
+        late = []
+        for holder in self.each_holder():
+            left = deadline - time.perf_counter()
+            try:
+                # Half of what is left for one, so that others are measured, too.
+                size = walk.measure(holder.value, max(0.0, left / 2))
+            except OutOfTime:
+                late.append(holder.name)
+                continue
+            if holder.name == self._holders.TRIALS:
+                walk.shut(self._holders.trials_in_memory(controller))
+            total.add(size)
+            part = "native" if 2 * size.native > size.total else "python"
+            noisy = holder.name == self._holders.THREADS
+            self.known[holder.name] = KnownHolder(holder.role, holder.is_users, part, noisy)
+            sample.values["holder", holder.name] = size.total
+        if late:
+            more = f" and {len(late) - 3} more" if len(late) > 3 else ""
+            sample.absent["sizes"] = (
+                f"partial: no time for {', '.join(late[:3])}{more} "
+                f"({LONGEST_WALK_S:g} s a look at most)"
+            )
+        return total, not late
+
+    def _add_parts(self, sample: Sample, parts: Split, held: Size, complete: bool) -> None:
+        values = sample.values
+        values["part", "rss"] = float(parts.rss)
+        sample.absent.update(parts.absent)
+        # The larger Python blocks come from malloc; only the walk knows them from native memory.
+        if parts.python is not None:
+            values["part", "python"] = parts.python + held.large
+            if complete:
+                values["part", "python rest"] = parts.python + held.large + held.native - held.total
+        if parts.malloc is not None:
+            native = parts.malloc - held.large + (parts.other or 0)
+            values["part", "native"] = native + (parts.stacks or 0)
+            if complete:
+                values["part", "native rest"] = native - held.native
+        for name in ("slack", "shared"):
+            value = getattr(parts, name)
+            if value is not None:
+                values["part", name] = float(value)
+        if parts.stacks is not None and self._holders is not None:
+            threads = ("holder", self._holders.THREADS)
+            values[threads] = values.get(threads, 0.0) + parts.stacks
+
+    def _count_types(self, sample: Sample, trials: int) -> None:
+        counts, complete = references.type_counts(LONGEST_WALK_S)
+        if not complete:
+            sample.absent["types"] = "partial: counted on a part of all objects"
+        if not self._first_types:
+            self._first_types = counts
+        for name, count in counts.items():
+            grown = count - self._first_types.get(name, 0)
+            if grown >= max(10, trials // _TRIALS_A_NEW_OBJECT) and len(self._types) < _MOST_TYPES:
+                self._types.add(name)
+        for name in self._types:
+            sample.values["type", name] = float(counts.get(name, 0))

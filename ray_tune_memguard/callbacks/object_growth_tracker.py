@@ -1,0 +1,315 @@
+"""Says who holds the driver's memory: by holder, by type, by part of RSS."""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from ray_tune_memguard import options as opt
+from ray_tune_memguard.callbacks.base import GuardCallback, guarded
+from ray_tune_memguard.callbacks.counting import FinishedTrials
+from ray_tune_memguard.callbacks.growth_sampler import GrowthSampler, Sample
+from ray_tune_memguard.memory import references
+from ray_tune_memguard.memory.deep_size import Walk
+from ray_tune_memguard.memory.growth import GrowthFile, GrowthRow, GrowthSeries
+from ray_tune_memguard.notices import logger
+from ray_tune_memguard.report import advice, text
+from ray_tune_memguard.report.advice import Circumstances
+from ray_tune_memguard.report.diagnosis import Diagnosis, GrowingHolder, TypeGrowth
+from ray_tune_memguard.report.ranking import explained, is_rest_of_python, rank
+from ray_tune_memguard.tune_internals import entry
+
+#: As often as a budget of 1 % allows in a fast sweep, and enough points for a trend by trial 500.
+SAMPLE_EVERY_TRIALS = 25
+_ALLOWANCE_TRIALS = 500
+# Until then Ray makes its first trials; intervals of samples.
+_WARM_UP = 2
+#: In sweeps of few, long trials.
+_RESULTS_PER_TRIAL = 20
+GROWTH_BUDGET = 0.01
+#: What a short sweep may take, seconds: else it would be over before there is a trend.
+ALLOWANCE_S = 0.75
+#: Of each holder so much is on disk; smaller ones cannot matter.
+_SMALLEST_ROW = 512.0
+#: Paths are found for so many.
+_PATHS = 5
+_TYPE_PATHS = 3
+_SECONDS_A_PATH = 0.5
+#: A holder is announced once, and no more than so many.
+_MOST_ANNOUNCED = 5
+
+
+class ObjectGrowthTracker(GuardCallback):
+    """Finds out who holds the driver's memory while a sweep runs, and what to do about it.
+
+    It measures the split of RSS into live Python objects, native memory, allocator slack and mapped
+    files; the deep size of every known holder (the collections of Ray's controller, schedulers,
+    searchers, loggers, callbacks, module globals); and the number of objects by type. What grows
+    steadily is named once in the log; at the end of the sweep a table says all of it. See
+    :meth:`diagnosis`, :func:`ray_tune_memguard.read_diagnosis` and
+    :func:`ray_tune_memguard.read_growth`.
+
+    *Steadily*: by the slope of Theil and Sen over the samples after the first fifth of the sweep,
+    its 95 % interval above zero, in both halves.
+
+    It keeps names and numbers only, in bounded memory, and never a reference to what it measured.
+
+    Args:
+        sample_every_trials: measure after so many finished trials, as far as the budget allows.
+            Default 25, or ``TUNE_MEMGUARD_SAMPLE_EVERY_TRIALS``.
+        growth_budget: the share of the sweep's wall time that measuring may take, from 0 to 1;
+            three quarters of a second are always allowed. 0: it does not measure by itself.
+            Default 0.01, or ``TUNE_MEMGUARD_GROWTH_BUDGET``.
+
+    Raises:
+        ValueError, TypeError: an argument, or its environment variable, is not allowed.
+    """
+
+    def __init__(
+        self,
+        sample_every_trials: int | opt.Unset = opt.UNSET,
+        growth_budget: float | opt.Unset = opt.UNSET,
+    ) -> None:
+        self.sample_every_trials: int = opt.resolve(
+            "sample_every_trials", sample_every_trials, SAMPLE_EVERY_TRIALS, opt.count
+        )
+        self.growth_budget: float = opt.resolve(
+            "growth_budget", growth_budget, GROWTH_BUDGET, opt.share
+        )
+        self.options = {
+            "sample_every_trials": self.sample_every_trials,
+            "growth_budget": self.growth_budget,
+        }
+
+    def begin(self) -> None:
+        self._finished = FinishedTrials()
+        self._results = 0
+        self._counted_before = False
+        self._last_trials = _WARM_UP * self.sample_every_trials
+        self._last_results = 0
+        self._began = time.monotonic()
+        self._spent = self._last_cost = 0.0
+        self._series = GrowthSeries()
+        self._absent: dict[str, str] = {}
+        self._announced: set[str] = set()
+        self._file: GrowthFile | None = None
+        self._diagnosis_path: Path | None = None
+        self._last_diagnosis: Diagnosis | None = None
+        self._sampler: GrowthSampler | None = None
+        if not entry.claim("growth", self):
+            self.active = False
+            self.notices.remark(
+                "second",
+                "ObjectGrowthTracker: another one follows this sweep; this one steps aside.",
+            )
+        else:
+            self._sampler = GrowthSampler(entry.ray_session())
+
+    # What a user calls.
+
+    def sample(self) -> None:
+        """Measure now, whatever the budget. Does nothing outside a sweep."""
+        if self._runs():
+            self._sample(thoroughly=True)
+
+    def diagnosis(self) -> Diagnosis:
+        """What is known now: in a sweep of the samples so far, after it of the whole sweep.
+
+        Raises:
+            RuntimeError: it was never in a sweep.
+        """
+        if self._runs():
+            return self._diagnose(with_paths=True)
+        found: Diagnosis | None = getattr(self, "_last_diagnosis", None)
+        if found is None:
+            raise RuntimeError("This ObjectGrowthTracker has not been in a sweep yet.")
+        return found
+
+    def show_backrefs(self, type_name: str, filename: str | os.PathLike[str]) -> None:
+        """Draw who refers to the newest object of a type, with ``objgraph.show_backrefs``.
+
+        ``type_name``: as in :attr:`Diagnosis.types`. ``filename``: a ``.dot`` file, or an image if
+        Graphviz is installed. The picture shows the ``repr`` of objects, which may run code of
+        theirs.
+
+        Raises:
+            ValueError: there is no such object.
+        """
+        references.draw_referrers(type_name, os.fspath(filename))
+
+    def _runs(self) -> bool:
+        return getattr(self, "active", False) and getattr(self, "_sampler", None) is not None
+
+    # What Ray calls.
+
+    @guarded
+    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        if not self._counted_before:
+            self._counted_before = True
+            self._finished.recount(trials)
+            self._last_trials += self._finished.total
+
+    @guarded
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        self._results += 1
+
+    @guarded
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._finished.complete(trial)
+
+    @guarded
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._finished.fail(trial)
+
+    @guarded
+    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        self._finished.settle()
+        if self._is_due():
+            self._open_files(trials)
+            self._sample()
+            self._announce()
+
+    @guarded
+    def on_experiment_end(self, trials: list[Any], **info: Any) -> None:
+        self.active = False
+        if not self.growth_budget or self._sampler is None or not self._series.trials:
+            return
+        self._open_files(trials)
+        self._sample(thoroughly=True)
+        self._last_diagnosis = self._diagnose(with_paths=True)
+        self._keep(self._last_diagnosis)
+        if self._last_diagnosis.holders:
+            logger.info("%s", self._last_diagnosis)
+        self._sampler = None
+
+    def _is_due(self) -> bool:
+        if not self.growth_budget:
+            return False
+        every = self.sample_every_trials
+        if (
+            self._finished.total - self._last_trials < every
+            and self._results - self._last_results < every * _RESULTS_PER_TRIAL
+        ):
+            return False
+        # Spread over the trials until there is a trend to see.
+        allowance = ALLOWANCE_S * min(1.0, self._finished.total / _ALLOWANCE_TRIALS)
+        allowed = max(allowance, self.growth_budget * (time.monotonic() - self._began))
+        return self._spent + self._last_cost <= allowed
+
+    def _sample(self, thoroughly: bool = False) -> None:
+        assert self._sampler is not None
+        began = time.thread_time()
+        trials, results = self._finished.total, self._results
+        found = self._sampler.look(trials, thoroughly)
+        self._absent = found.absent
+        self._series.add(trials, results, found.values)
+        self._write(trials, results, found)
+        self._last_trials, self._last_results = trials, results
+        self._last_cost = time.thread_time() - began
+        self._spent += self._last_cost
+
+    def _announce(self) -> None:
+        """Say it once when something begins to show."""
+        began = time.thread_time()
+        for holder in self._rank().holders:
+            if holder.name not in self._announced and len(self._announced) < _MOST_ANNOUNCED:
+                self._announced.add(holder.name)
+                logger.info("%s", text.line(self._with_path(holder), self._finished.total))
+        self._spent += time.thread_time() - began
+
+    def _rank(self) -> Diagnosis:
+        assert self._sampler is not None
+        controller = self._sampler.controller
+        reuse = getattr(controller, "_reuse_actors", None)
+        pruned = entry.is_pruned(controller)
+        return rank(self._series, self._sampler.known, Circumstances(reuse, pruned))
+
+    def _diagnose(self, with_paths: bool) -> Diagnosis:
+        found = self._rank()
+        if with_paths:
+            found = self._with_types(found)
+            holders = [*map(self._with_path, found.holders[:_PATHS]), *found.holders[_PATHS:]]
+            found = dataclasses.replace(found, holders=holders)
+        return dataclasses.replace(found, absent=self._absent, cost_seconds=self._spent)
+
+    def _with_path(self, holder: GrowingHolder) -> GrowingHolder:
+        assert self._sampler is not None
+        value = next((h.value for h in self._sampler.each_holder() if h.name == holder.name), None)
+        if value is None or holder.path:
+            return holder
+        path = references.chain_down(holder.name, value, self._sampler.barriers())
+        return dataclasses.replace(holder, path=path)
+
+    def _with_types(self, found: Diagnosis) -> Diagnosis:
+        """With the chains to the types that grow, and who is found by them and was not known."""
+        assert self._sampler is not None
+        holders = {id(holder.value): holder.name for holder in self._sampler.each_holder()}
+        names = {**references.modules_by_namespace(), **holders}
+        types, more = [], []
+        for kind in found.types[:_TYPE_PATHS]:
+            newest = references.newest_of(kind.name)
+            if newest is None:
+                types.append(kind)
+                continue
+            chain = references.chain_up(newest, lambda at: names.get(id(at)), _SECONDS_A_PATH)
+            types.append(dataclasses.replace(kind, path=chain.words))
+            if chain.closed and chain.root not in holders.values():
+                more.append(self._found_by_type(kind, chain, newest))
+        types += found.types[_TYPE_PATHS:]
+        found = dataclasses.replace(found, types=types)
+        return explained(found, more) if any(map(is_rest_of_python, found.holders)) else found
+
+    def _found_by_type(
+        self, kind: TypeGrowth, chain: references.Chain, newest: Any
+    ) -> GrowingHolder:
+        assert self._sampler is not None
+        each = Walk(self._sampler.barriers()).measure(newest).total
+        slope = kind.per_trial * each
+        if chain.root is None:
+            name, words = f"unreachable {kind.name}", ""
+            told = advice.of_cycles(slope, gc.isenabled())
+        else:
+            name, words = chain.words.split(" → ")[0], chain.words
+            told = advice.of_holder(name, "module", False, slope, Circumstances())
+        return GrowingHolder(
+            name, "python", slope, kind.uncertainty * each, kind.count * each, words, told
+        )
+
+    def _open_files(self, trials: list[Any]) -> None:
+        if self._file is None:
+            rows = entry.report_path(trials, "growth", ".csv")
+            self._file = None if rows is None else GrowthFile(rows)
+            self._diagnosis_path = entry.report_path(trials, "diagnosis", ".json")
+
+    def _write(self, trials: int, results: int, found: Sample) -> None:
+        if self._file is None:
+            return
+        now = time.time()
+        rows = (
+            GrowthRow(now, trials, results, kind, name, value)
+            for (kind, name), value in found.values.items()
+            if kind != "holder" or value >= _SMALLEST_ROW
+        )
+        self._to_disk(self._file.path, lambda file=self._file: file.add(rows))
+
+    def _keep(self, found: Diagnosis) -> None:
+        path = self._diagnosis_path
+        if path is not None:
+            self._to_disk(path, lambda: found.save(path))
+
+    def _to_disk(self, path: Path, write: Any) -> None:
+        try:
+            write()
+            self.notices.again("growth")
+        except OSError as error:
+            self.notices.warn(
+                "growth",
+                f"ObjectGrowthTracker cannot write {path} ({error}); it goes on measuring, and "
+                "what comes until there is room again will be missing from the file.",
+            )

@@ -1,0 +1,161 @@
+"""Series of many quantities over a sweep: bounded in memory, whole on disk."""
+
+from __future__ import annotations
+
+import csv
+import math
+import os
+from array import array
+from collections.abc import Iterable, Mapping
+from dataclasses import astuple, dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ray_tune_memguard.memory.trend import Trend, trend
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+#: Points of each series in memory; when there are more, every second one is dropped.
+POINTS_KEPT = 40
+#: Series in memory. One that comes when there are so many is on disk only.
+SERIES_KEPT = 500
+#: The first part of a sweep is warm-up: caches fill, Ray makes its first trials. That is a fifth of
+#: it, and so many trials at least.
+WARM_UP = 0.2
+WARM_UP_TRIALS = 100
+#: Over fewer trials what comes and goes cannot be told from what grows.
+SHORTEST_SPAN = 200
+FILE_PATTERN = "growth-*.csv"
+
+
+@dataclass(frozen=True)
+class GrowthRow:
+    """One quantity at one moment.
+
+    ``kind``: ``part`` (of the driver's RSS), ``holder``, ``process`` (another one of Ray's):
+    ``value`` is bytes; ``type``: it is how many objects of that type there are.
+    """
+
+    time: float
+    trials: int
+    results: int
+    kind: str
+    name: str
+    value: float
+
+
+class GrowthSeries:
+    """Quantities by kind and name, one value a sample, over finished trials and results."""
+
+    def __init__(self) -> None:
+        self.trials = array("q")
+        self.results = array("q")
+        self._values: dict[tuple[str, str], array[float]] = {}
+        #: How much coarser than the samples the series are.
+        self.thinned = 1
+        self._skipped = 0
+
+    def add(self, trials: int, results: int, values: Mapping[tuple[str, str], float]) -> None:
+        """Append a sample. A quantity that is not in it, or NaN, is unknown there."""
+        self._skipped += 1
+        if self._skipped < self.thinned:
+            return
+        self._skipped = 0
+        if len(self.trials) >= POINTS_KEPT:
+            self._thin()
+        count = len(self.trials)
+        self.trials.append(trials)
+        self.results.append(results)
+        for key, value in values.items():
+            column = self._values.get(key)
+            if column is None:
+                if len(self._values) >= SERIES_KEPT:
+                    continue
+                # Of its full length at once, so that it does not grow itself.
+                column = self._values[key] = array("d", [math.nan]) * POINTS_KEPT
+            column[count] = value
+
+    def _thin(self) -> None:
+        self.thinned *= 2
+        self.trials, self.results = self.trials[::2], self.results[::2]
+        for key, column in list(self._values.items()):
+            thinned = column[::2]
+            if all(map(math.isnan, thinned)):  # It has not been there for so long.
+                del self._values[key]
+            column[:] = thinned + array("d", [math.nan]) * (POINTS_KEPT - len(thinned))
+
+    def names(self, kind: str) -> list[str]:
+        return [name for of, name in self._values if of == kind]
+
+    def last(self, kind: str, name: str) -> float:
+        """The latest known value; NaN if there is none."""
+        column = self._values.get((kind, name), ())
+        return next((value for value in reversed(column) if not math.isnan(value)), math.nan)
+
+    @property
+    def begin(self) -> int:
+        """The first sample after warm-up."""
+        first = WARM_UP * self.trials[-1]
+        enough = max(first, WARM_UP_TRIALS) if self.trials[-1] >= 3 * WARM_UP_TRIALS else first
+        return next((i for i, at in enumerate(self.trials) if at >= enough), 0)
+
+    @property
+    def span(self) -> int:
+        """Trials between the first sample after warm-up and the last one."""
+        return self.trials[-1] - self.trials[self.begin] if self.trials else 0
+
+    def per_trial(self, kind: str, name: str) -> Trend | None:
+        return self._trend(self.trials, kind, name)
+
+    def per_result(self, kind: str, name: str) -> Trend | None:
+        return self._trend(self.results, kind, name)
+
+    def _trend(self, x: array[int], kind: str, name: str) -> Trend | None:
+        column = self._values.get((kind, name))
+        if column is None:
+            return None
+        return trend(x[self.begin :], column[self.begin : len(x)])
+
+
+class GrowthFile:
+    """Rows of one run, appended as CSV. A write that fails raises OSError."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def add(self, rows: Iterable[GrowthRow]) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("a", newline="") as file:
+            writer = csv.writer(file)
+            if file.tell() == 0:
+                writer.writerow([field.name for field in fields(GrowthRow)])
+            writer.writerows(astuple(row) for row in rows)
+
+
+def growth_files(path: str | os.PathLike[str], pattern: str) -> list[Path]:
+    """The files of an experiment, given by its directory, its ``memguard`` folder, or one file."""
+    place = Path(path)
+    if place.is_file():
+        return [place]
+    return sorted([*place.glob(pattern), *place.glob(f"*/{pattern}")])
+
+
+def read_growth(path: str | os.PathLike[str]) -> pd.DataFrame:
+    """What :class:`ray_tune_memguard.ObjectGrowthTracker` measured, in order of time.
+
+    ``path``: the experiment's directory (what ``ResultGrid.experiment_path`` says, on a local
+    disk), the ``memguard`` folder in it, or one ``growth-*.csv`` file. The columns are the fields
+    of :class:`GrowthRow`: ``time`` (seconds since the epoch), ``trials`` and ``results`` (finished
+    and received so far), ``kind``, ``name`` and ``value`` (bytes, or objects of a type).
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    import pandas as pd
+
+    files = growth_files(path, FILE_PATTERN)
+    if not files:
+        raise FileNotFoundError(f"No growth series ({FILE_PATTERN}) at {path}")
+    frame = pd.concat([pd.read_csv(file) for file in files], ignore_index=True)
+    return frame.sort_values("time", kind="stable", ignore_index=True)

@@ -1,0 +1,58 @@
+"""Ray's other processes on this machine: how much memory they have."""
+
+from __future__ import annotations
+
+import psutil
+
+#: Kept apart; all others of a session are workers.
+_SERVERS = ("gcs_server", "raylet")
+
+
+class RayProcesses:
+    """Finds the processes of one Ray session by its directory, which is in their command lines.
+
+    ``session``: the name of the session's directory; None: nobody is found.
+    """
+
+    def __init__(self, session: str | None) -> None:
+        self._session = session
+        self._servers: dict[str, psutil.Process] = {}
+
+    def rss(self) -> dict[str, int]:
+        """Resident bytes by ``gcs_server``, ``raylet`` and ``workers``; absent if not there.
+
+        Workers are the raylet's children, all together; what they share counts for each.
+        """
+        if self._session is None:
+            return {}
+        if not self._servers:
+            self._find()
+        found: dict[str, int] = {}
+        for name, process in list(self._servers.items()):
+            try:
+                found[name] = int(process.memory_info().rss)
+                if name == "raylet":
+                    workers = [_rss(worker) for worker in process.children()]
+                    found["workers"] = sum(workers)
+            except psutil.Error:
+                del self._servers[name]
+        return found
+
+    def _find(self) -> None:
+        assert self._session is not None
+        # Not by `process_iter`, which keeps an object for each process of the machine.
+        for pid in psutil.pids():
+            try:
+                process = psutil.Process(pid)
+                name = process.name()
+                if name in _SERVERS and any(self._session in word for word in process.cmdline()):
+                    self._servers[name] = process
+            except psutil.Error:
+                continue
+
+
+def _rss(process: psutil.Process) -> int:
+    try:
+        return int(process.memory_info().rss)
+    except psutil.Error:
+        return 0

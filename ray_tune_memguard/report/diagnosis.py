@@ -1,0 +1,115 @@
+"""Who holds the memory: what a person, or a program, can act on."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+FILE_PATTERN = "diagnosis-*.json"
+
+
+@dataclass(frozen=True)
+class GrowingHolder:
+    """Something that grows steadily, and keeps memory of every trial.
+
+    ``part``: of the driver's RSS: ``python``, ``native``, ``slack`` or ``shared``.
+    ``bytes_per_trial`` with half the width of its 95 % interval, ``uncertainty``. ``bytes``: what
+    it had at the last sample. ``path``: from the holder to what it keeps.
+    """
+
+    name: str
+    part: str
+    bytes_per_trial: float
+    uncertainty: float
+    bytes: float
+    path: str = ""
+    advice: str = ""
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """A part of the driver's RSS, or another process. Bytes; slopes are None where not known."""
+
+    name: str
+    bytes: float
+    per_trial: float | None = None
+    uncertainty: float | None = None
+    per_result: float | None = None
+    advice: str = ""
+
+
+@dataclass(frozen=True)
+class TypeGrowth:
+    """A type of which there are steadily more objects. ``path`` is that of one of them."""
+
+    name: str
+    count: int
+    per_trial: float
+    uncertainty: float
+    path: str = ""
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """All that is known of a sweep's memory. ``print(diagnosis)`` shows it as a table.
+
+    ``holders``: ranked, the fastest-growing first; empty if nothing grows steadily. ``parts``: of
+    the driver's RSS, ``rss`` first. ``processes``: Ray's others on this machine. ``absent``: what
+    could not be measured, by name, with the reason. ``cost_seconds``: what measuring took.
+    """
+
+    trials: int
+    results: int
+    holders: list[GrowingHolder] = field(default_factory=list)
+    parts: list[Quantity] = field(default_factory=list)
+    types: list[TypeGrowth] = field(default_factory=list)
+    processes: list[Quantity] = field(default_factory=list)
+    absent: dict[str, str] = field(default_factory=dict)
+    cost_seconds: float = 0.0
+
+    def part(self, name: str) -> Quantity | None:
+        return next((part for part in self.parts if part.name == name), None)
+
+    def __str__(self) -> str:
+        from ray_tune_memguard.report.text import table
+
+        return table(self)
+
+    def save(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = path.with_name(f".{path.name}.part")
+        unfinished.write_text(json.dumps(asdict(self), indent=1, allow_nan=True))
+        unfinished.replace(path)
+
+    @classmethod
+    def load(cls, path: Path) -> Diagnosis:
+        found: dict[str, Any] = json.loads(path.read_text())
+        kinds: dict[str, Any] = {
+            "holders": GrowingHolder,
+            "parts": Quantity,
+            "types": TypeGrowth,
+            "processes": Quantity,
+        }
+        for name, kind in kinds.items():
+            found[name] = [kind(**one) for one in found[name]]
+        return cls(**found)
+
+
+def read_diagnosis(path: str | os.PathLike[str]) -> Diagnosis:
+    """What :class:`ray_tune_memguard.ObjectGrowthTracker` found in an experiment, in its last run.
+
+    ``path``: the experiment's directory (``ResultGrid.experiment_path``, on a local disk), the
+    ``memguard`` folder in it, or one ``diagnosis-*.json`` file.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    from ray_tune_memguard.memory.growth import growth_files
+
+    files = growth_files(path, FILE_PATTERN)
+    if not files:
+        raise FileNotFoundError(f"No diagnosis ({FILE_PATTERN}) at {path}")
+    return Diagnosis.load(max(files, key=lambda file: file.name))

@@ -1,0 +1,171 @@
+"""From series to a ranking: what grows steadily, and how much of it is whose."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ray_tune_memguard.memory.growth import SHORTEST_SPAN, GrowthSeries
+from ray_tune_memguard.memory.trend import Trend
+from ray_tune_memguard.report import advice
+from ray_tune_memguard.report.diagnosis import Diagnosis, GrowingHolder, Quantity, TypeGrowth
+
+#: The parts of RSS, in the order in which they are shown.
+PARTS = ("rss", "python", "native", "slack", "shared")
+#: What of a part no holder accounts for, by the name of its series.
+REST_OF = {"python": "python rest", "native": "native rest", "slack": "slack", "shared": "shared"}
+REST_NAMES = {
+    "python": "Python objects (no known holder)",
+    "native": "native memory (no known holder)",
+    "slack": "allocator slack",
+    "shared": "mapped files and shared memory",
+}
+#: Bytes per trial below which nothing is named: a sampled size has some noise, a part has more.
+SMALLEST_HOLDER = 32.0
+SMALLEST_REST = 1024.0
+#: … and bytes by which a part must have grown since warm-up: by less it does by itself.
+SMALLEST_REST_GROWTH = 3 * 2**20
+#: Of a slope: what is less certain is not named.
+LARGEST_UNCERTAINTY = 0.5
+#: Of the slope of a part that no holder accounts for: what RSS must grow by.
+SHARE_OF_RSS = 0.5
+#: Of what no known holder accounts for: what others must have for it to be theirs.
+SHARE_EXPLAINED = 0.5
+#: Processes other than the driver.
+SMALLEST_PROCESS = 4096.0
+#: Objects of a type per trial.
+SMALLEST_TYPE = 0.05
+
+
+@dataclass(frozen=True)
+class KnownHolder:
+    """What the ranking needs to know of a holder beside its series."""
+
+    role: str
+    is_users: bool
+    #: The part of RSS that most of its memory is in.
+    part: str
+    #: It has some noise: the stacks of threads are in it.
+    is_noisy: bool = False
+
+
+def rank(
+    series: GrowthSeries,
+    known: Mapping[str, KnownHolder],
+    sweep: advice.Circumstances,
+) -> Diagnosis:
+    """The diagnosis by the series alone: paths are left empty."""
+    holders = []
+    if series.span >= SHORTEST_SPAN:
+        holders = [*_holders(series, known, sweep), *_rests(series, sweep)]
+        holders.sort(key=lambda holder: -holder.bytes_per_trial)
+    return Diagnosis(
+        trials=series.trials[-1] if series.trials else 0,
+        results=series.results[-1] if series.results else 0,
+        holders=holders,
+        parts=[_quantity(series, "part", name) for name in PARTS if name in series.names("part")],
+        types=_types(series),
+        processes=[_process(series, name) for name in series.names("process")],
+    )
+
+
+def _grows(found: Trend | None, smallest: float) -> bool:
+    if found is None or not found.steady:
+        return False
+    return found.slope >= smallest and found.uncertainty <= LARGEST_UNCERTAINTY * found.slope
+
+
+def _holders(
+    series: GrowthSeries, known: Mapping[str, KnownHolder], sweep: advice.Circumstances
+) -> list[GrowingHolder]:
+    found = []
+    for name in series.names("holder"):
+        slope = series.per_trial("holder", name)
+        of = known.get(name) or KnownHolder("module", False, "python")
+        smallest = SMALLEST_REST if of.is_noisy else SMALLEST_HOLDER
+        if slope is None or not _grows(slope, smallest):
+            continue
+        found.append(
+            GrowingHolder(
+                name,
+                of.part,
+                slope.slope,
+                slope.uncertainty,
+                series.last("holder", name),
+                advice=advice.of_holder(name, of.role, of.is_users, slope.slope, sweep),
+            )
+        )
+    return found
+
+
+def _rests(series: GrowthSeries, sweep: advice.Circumstances) -> list[GrowingHolder]:
+    found = []
+    for part, name in REST_OF.items():
+        slope = series.per_trial("part", name)
+        # What one part loses another may get; a person sees RSS.
+        if slope is not None and _grows(slope, SMALLEST_REST) and _shows(slope, series):
+            found.append(
+                GrowingHolder(
+                    REST_NAMES[part],
+                    part,
+                    slope.slope,
+                    slope.uncertainty,
+                    series.last("part", name),
+                    advice=advice.of_part(part, slope.slope, sweep),
+                )
+            )
+    return found
+
+
+def is_rest_of_python(holder: GrowingHolder) -> bool:
+    """Whether it is what no known holder of Python objects accounts for."""
+    return holder.name == REST_NAMES["python"]
+
+
+def _shows(slope: Trend, series: GrowthSeries) -> bool:
+    if slope.slope * series.span < SMALLEST_REST_GROWTH:
+        return False
+    rss = series.per_trial("part", "rss")
+    return rss is not None and rss.low > 0 and rss.slope >= SHARE_OF_RSS * slope.slope
+
+
+def explained(found: Diagnosis, more: list[GrowingHolder]) -> Diagnosis:
+    """With holders that were found otherwise, and without the rest that they account for."""
+    accounted = sum(holder.bytes_per_trial for holder in more)
+    holders = [
+        holder
+        for holder in found.holders
+        if not is_rest_of_python(holder) or accounted < SHARE_EXPLAINED * holder.bytes_per_trial
+    ]
+    ranked = sorted([*holders, *more], key=lambda holder: -holder.bytes_per_trial)
+    return dataclasses.replace(found, holders=ranked)
+
+
+def _quantity(series: GrowthSeries, kind: str, name: str) -> Quantity:
+    slope, by_result = series.per_trial(kind, name), series.per_result(kind, name)
+    return Quantity(
+        name,
+        series.last(kind, name),
+        None if slope is None else slope.slope,
+        None if slope is None else slope.uncertainty,
+        None if by_result is None else by_result.slope,
+    )
+
+
+def _process(series: GrowthSeries, name: str) -> Quantity:
+    found = _quantity(series, "process", name)
+    if not _grows(series.per_trial("process", name), SMALLEST_PROCESS):
+        return found
+    text = advice.of_process(name, found.bytes, found.per_trial)
+    return Quantity(**{**vars(found), "advice": text})
+
+
+def _types(series: GrowthSeries) -> list[TypeGrowth]:
+    found = []
+    for name in series.names("type"):
+        slope = series.per_trial("type", name)
+        if slope is not None and _grows(slope, SMALLEST_TYPE):
+            count = int(series.last("type", name))
+            found.append(TypeGrowth(name, count, slope.slope, slope.uncertainty))
+    return sorted(found, key=lambda kind: -kind.per_trial)

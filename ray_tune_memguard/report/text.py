@@ -1,0 +1,78 @@
+"""A diagnosis as a person reads it in a terminal."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+
+from ray_tune_memguard.report.diagnosis import Diagnosis, GrowingHolder, Quantity
+
+_WIDTH = 100
+_MOST_ROWS = 10
+
+
+def size(count: float) -> str:
+    """Bytes, with the unit that suits."""
+    if not math.isfinite(count):
+        return "?"
+    for unit, limit in (("MiB", 2**20), ("KiB", 2**10)):
+        if abs(count) >= limit:
+            return f"{count / limit:.1f} {unit}"
+    return f"{count:.0f} B"
+
+
+def slope(value: float | None, uncertainty: float | None) -> str:
+    """Bytes per trial, with its uncertainty, in one unit."""
+    if value is None:
+        return "?"
+    unit, name = (1024.0, "KiB") if abs(value) >= 1024 else (1.0, "B")
+    digits = 1 if unit > 1 else 0
+    text = f"{value / unit:+.{digits}f}"
+    if uncertainty is not None:
+        text += f" ± {uncertainty / unit:.{digits}f}"
+    return f"{text} {name}"
+
+
+def line(holder: GrowingHolder, trials: int) -> str:
+    """One line about one holder that begins to show."""
+    text = f"trial#{trials}  {holder.name} grows by {slope(holder.bytes_per_trial, None)} per trial"
+    return textwrap.shorten(f"{text}  ({holder.path or holder.part})", _WIDTH, placeholder=" …")
+
+
+def table(found: Diagnosis) -> str:
+    """The whole diagnosis in plain text."""
+    lines = [f"Memory of the driver after {found.trials:,} trials and {found.results:,} results"]
+    lines += _quantities("", found.parts)
+    for name, reason in found.absent.items():
+        lines.append(f"  {name:<28} not known: {reason}")
+    if found.holders:
+        lines.append("What grows, by bytes per trial:")
+        for holder in found.holders[:_MOST_ROWS]:
+            figure = slope(holder.bytes_per_trial, holder.uncertainty)
+            lines.append(f"  {figure:>22}  {holder.name} ({holder.part}, {size(holder.bytes)})")
+            for text in (holder.path, holder.advice):
+                lines += textwrap.wrap(
+                    text, _WIDTH, initial_indent=" " * 26, subsequent_indent=" " * 26
+                )
+        if len(found.holders) > _MOST_ROWS:
+            lines.append(f"  … and {len(found.holders) - _MOST_ROWS} more")
+    else:
+        lines.append("Nothing grows steadily with trials.")
+    if found.types:
+        lines.append("Types of which there are more with every trial:")
+        for kind in found.types[:_MOST_ROWS]:
+            lines.append(f"  {kind.per_trial:>+16.2f} a trial  {kind.name}  {kind.path}"[:_WIDTH])
+    lines += _quantities("Ray's other processes on this machine:", found.processes)
+    return "\n".join(lines)
+
+
+def _quantities(title: str, rows: list[Quantity]) -> list[str]:
+    lines = [title] if title and rows else []
+    for row in rows:
+        figure = slope(row.per_trial, row.uncertainty)
+        lines.append(f"  {row.name:<28}{size(row.bytes):>12}  {figure:>22} per trial")
+        if row.advice:
+            lines += textwrap.wrap(
+                row.advice, _WIDTH, initial_indent=" " * 30, subsequent_indent=" " * 30
+            )
+    return lines

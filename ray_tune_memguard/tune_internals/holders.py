@@ -1,0 +1,254 @@
+"""Who in a Tune driver can hold memory: names for the objects that are measured one by one.
+
+A *holder* is an attribute of one of a sweep's parts (the controller, its actor manager, scheduler,
+searcher, reporter, each callback), of a user's class among these, or a global of a module. What is
+shared is counted for the first in the order of :func:`holders_of`: the controller's trials first,
+then Ray's parts before the user's.
+"""
+
+from __future__ import annotations
+
+import site
+import sys
+import sysconfig
+import threading
+import types
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from ray.tune import Callback
+from ray.tune.experiment import Trial
+from ray.tune.progress_reporter import ProgressReporter
+from ray.tune.schedulers import TrialScheduler
+from ray.tune.search import SearchAlgorithm, Searcher
+
+from ray_tune_memguard.spill.trials import SpilledTrials
+
+TRIALS = "TuneController._trials"
+THREADS = "threading._active"
+#: Globals of libraries that are known to grow with trials or results.
+_KNOWN_GLOBALS = (("ray.util.debug", "_logged"), ("tensorboardX.writer", "atexit"))
+#: Nested parts: a limiter around a searcher in a generator.
+_DEEPEST_PART = 4
+_CONTAINERS = (dict, list, set, deque)
+#: A global of a library that has fewer entries is not worth remembering.
+_FEWEST_ENTRIES = 32
+#: … and of those that grow, so many are measured.
+_MOST_DISCOVERED = 32
+_SCALARS = (int, float, complex, bool, str, bytes, type(None))
+
+
+@dataclass(frozen=True)
+class Holder:
+    """``value`` is what is measured; ``owner`` is whose attribute or global it is."""
+
+    name: str
+    value: Any
+    #: ``searcher``, ``scheduler``, ``callback``, ``controller``, ``reporter`` or ``module``.
+    role: str
+    #: Not Ray's, nor a library's.
+    is_users: bool
+
+
+@dataclass(frozen=True)
+class _Part:
+    name: str
+    value: Any
+    role: str
+
+
+def trial_identity(found: Any) -> int | None:
+    """The same number for a trial and its id, without waking a ghost; None for anything else."""
+    if Trial not in _mro(type(found)):
+        return None
+    try:
+        return hash(object.__getattribute__(found, "trial_id"))
+    except AttributeError:
+        return None
+
+
+def trials_in_memory(controller: Any) -> list[Any]:
+    """The trials of the controller's list that are in memory."""
+    trials = controller._trials
+    return trials.resident() if isinstance(trials, SpilledTrials) else list(trials)
+
+
+def barriers_of(controller: Any) -> set[int]:
+    """Identities of what is a holder of its own, or nobody's."""
+    found = {id(part.value) for part in _parts(controller)}
+    # MemGuard's own: the paths in it come with each trial and go with each upload.
+    syncer = getattr(controller._checkpoint_manager._storage, "syncer", None)
+    if type(syncer).__module__.startswith("ray_tune_memguard."):
+        found.add(id(syncer))
+    return found
+
+
+def holders_of(controller: Any, discovered: Iterable[tuple[str, str]]) -> Iterator[Holder]:
+    """All holders of a sweep, in the order in which shared objects are counted.
+
+    ``discovered``: module and name of globals that were found to grow.
+    """
+    parts = _parts(controller)
+    barriers = {id(part.value) for part in parts}
+    yield Holder(TRIALS, controller._trials, "controller", is_users=False)
+    classes: dict[type, _Part] = {}
+    # Ray's own first.
+    for part in sorted(parts, key=lambda part: _is_users(type(part.value))):
+        for name, value in _attributes(part.value).items():
+            full = f"{part.name}.{name}"
+            if full != TRIALS and type(value) not in _SCALARS and id(value) not in barriers:
+                yield Holder(full, value, part.role, _is_users(type(part.value)))
+        for base in _mro(type(part.value)):
+            if _is_users(base):
+                classes.setdefault(base, part)
+    modules = {"__main__", *_users_modules()}
+    for base, part in classes.items():
+        modules.add(base.__module__)
+        for name, value in _globals(vars(base)):
+            yield Holder(f"{base.__name__}.{name}", value, part.role, is_users=True)
+    for module in sorted(modules):
+        for name, value in _globals(_namespace(module)):
+            yield Holder(f"{module}.{name}", value, "module", is_users=True)
+    for module, name in (*_KNOWN_GLOBALS, *discovered):
+        if module not in modules and name in (namespace := _namespace(module)):
+            yield Holder(f"{module}.{name}", namespace[name], "module", is_users=False)
+    yield Holder(THREADS, threading._active, "module", is_users=False)  # type: ignore[attr-defined]
+
+
+class GrowingGlobals:
+    """Finds globals of any module, containers, that get more entries as trials finish."""
+
+    def __init__(self) -> None:
+        # By the hash of module and name: thousands of names would be a leak of our own.
+        self._lengths: dict[int, int] = {}
+        self._trials = 0
+        self.found: list[tuple[str, str]] = []
+
+    def look(self, trials: int) -> None:
+        """Compare with the look before: whoever got an entry for every 20 trials is growing."""
+        enough = max(1, (trials - self._trials) // 20)
+        lengths: dict[int, int] = {}
+        for module in list(sys.modules):
+            for name, value in list(_namespace(module).items()):
+                if type(value) in _CONTAINERS and len(value) >= _FEWEST_ENTRIES:
+                    key = hash((module, name))
+                    lengths[key] = len(value)
+                    grown = len(value) - self._lengths.get(key, len(value))
+                    if grown >= enough and (module, name) not in self.found:
+                        self.found.append((module, name))
+        del self.found[_MOST_DISCOVERED:]
+        self._lengths, self._trials = lengths, trials
+
+
+def _parts(controller: Any) -> list[_Part]:
+    found: dict[int, _Part] = {}
+    names: Counter[str] = Counter()
+
+    def add(value: Any, role: str, depth: int = 0) -> None:
+        if id(value) in found or depth > _DEEPEST_PART:
+            return
+        name = _class_name(value)
+        names[name] += 1
+        if names[name] > 1:
+            name = f"{name}#{names[name]}"
+        found[id(value)] = _Part(name, value, role)
+        for inner in _attributes(value).values():
+            if inner_role := _role(inner):
+                add(inner, inner_role, depth + 1)
+
+    add(controller, "controller", _DEEPEST_PART)
+    add(controller._actor_manager, "controller", _DEEPEST_PART)
+    add(controller._scheduler_alg, "scheduler")
+    add(controller._search_alg, "searcher")
+    for callback in controller._callbacks._callbacks:
+        add(callback, "callback")
+    add(controller._callbacks, "controller", _DEEPEST_PART)
+    return list(found.values())
+
+
+_ROLES: tuple[tuple[type, str], ...] = (
+    (TrialScheduler, "scheduler"),
+    (Searcher, "searcher"),
+    (SearchAlgorithm, "searcher"),
+    (ProgressReporter, "reporter"),
+    (Callback, "callback"),
+)
+
+
+def _role(value: Any) -> str | None:
+    bases = _mro(type(value))
+    return next((role for base, role in _ROLES if base in bases), None)
+
+
+def _class_name(value: Any) -> str:
+    """The class as its user knows it, not as it was adopted."""
+    return next(base.__name__ for base in _mro(type(value)) if not _is_adopted(base))
+
+
+def _is_adopted(cls: type) -> bool:
+    return cls.__module__.startswith("ray_tune_memguard.tune_internals")
+
+
+def _mro(cls: type) -> tuple[type, ...]:
+    # A metaclass may have an `mro` of its own, and code in it.
+    return type.__dict__["__mro__"].__get__(cls)
+
+
+def _attributes(value: Any) -> dict[str, Any]:
+    """Those in the instance's dictionary, read by nobody's code."""
+    for base in _mro(type(value)):
+        descriptor = vars(base).get("__dict__")
+        if isinstance(descriptor, types.GetSetDescriptorType):
+            return dict(descriptor.__get__(value))
+    return {}
+
+
+def _globals(namespace: Any) -> Iterator[tuple[str, Any]]:
+    """Names of a module or class that can hold more than code."""
+    for name, value in list(namespace.items()):
+        value = getattr(value, "__func__", value) if type(value) in _WRAPPED else value
+        if name.startswith("__") or type(value) in _SCALARS:
+            continue
+        if isinstance(value, types.FunctionType):
+            if value.__closure__ or value.__defaults__ or value.__kwdefaults__:
+                yield name, value
+        elif not issubclass(type(value), (type, types.ModuleType, types.BuiltinFunctionType)):
+            yield name, value
+
+
+_WRAPPED = (staticmethod, classmethod)
+
+
+def _namespace(module: str) -> dict[str, Any]:
+    found = sys.modules.get(module)
+    return vars(found) if type(found) is types.ModuleType else {}
+
+
+_LIBRARIES = tuple(
+    {
+        *(path for path in sysconfig.get_paths().values() if path),
+        *site.getsitepackages(),
+        site.getusersitepackages(),
+        # Where distributions of Debian put packages.
+        "/usr/lib/python3",
+    }
+)
+
+
+def _is_users(cls: type) -> bool:
+    return _is_users_module(cls.__module__)
+
+
+def _is_users_module(name: str) -> bool:
+    if name.partition(".")[0] in ("ray", "ray_tune_memguard", "builtins"):
+        return False
+    if name == "__main__":
+        return True
+    file = getattr(sys.modules.get(name), "__file__", None)
+    return file is not None and not file.startswith(_LIBRARIES)
+
+
+def _users_modules() -> list[str]:
+    return [name for name in list(sys.modules) if _is_users_module(name)]
