@@ -8,6 +8,7 @@ import os
 import tempfile
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from ray_tune_memguard.memory.pymalloc import pymalloc_use
 
 PAYLOAD = 3000
 CACHE: dict[str, bytes] = {}
+END = threading.Event()
 
 
 def in_use() -> int:
@@ -195,6 +197,9 @@ class OpenFiles(Plant):
         self.directory = Path(tempfile.mkdtemp(prefix="tmp-"))
         self.files: dict[str, Any] = {}
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
     def leak(self, trial: Any, result: dict[str, Any]) -> None:
         file = self.files[trial.trial_id] = (self.directory / trial.trial_id).open("w")
         file.write(f"{result}\n")
@@ -210,12 +215,8 @@ class Threads(Plant):
 
     name = "threading._active"
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.end = threading.Event()
-
     def leak(self, trial: Any, result: dict[str, Any]) -> None:
-        threading.Thread(target=self.end.wait, daemon=True).start()
+        threading.Thread(target=END.wait, daemon=True).start()
 
     def truth(self) -> float:
         """By starting more of them: a stack is not given back when its thread ends."""
@@ -225,7 +226,7 @@ class Threads(Plant):
             self.leak(None, {})
         time.sleep(0.5)
         found = (rss_bytes() - before) / more
-        self.end.set()
+        END.set()
         return found
 
 
@@ -241,26 +242,26 @@ class Node:
 
 
 class Cycles(Plant):
-    """A cycle with ``__del__``, where the collector is off; with it, such cycles are no leak."""
+    """A cycle with ``__del__`` that lives for a while, and then waits for a full collection."""
 
     name = "unreachable benchmarks.plants.Node"
 
     def __init__(self) -> None:
         super().__init__()
-        gc.disable()
+        self.latest: deque[Node] = deque(maxlen=40)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
 
     def leak(self, trial: Any, result: dict[str, Any]) -> None:
-        Node()
+        self.latest.append(Node())
 
     def truth(self) -> float:
-        # What one node takes: Ray's own cycles are not collected either.
-        nodes = [Node() for _ in range(1000)]
+        """What the collection frees is Ray's, too; so this is what as many more nodes take."""
+        gc.collect()
         before = in_use()
-        for node in nodes:
-            del node.me
-        node = None
-        nodes.clear()
-        return (before - in_use()) / 1000
+        nodes = [Node() for _ in range(1000)]
+        return (in_use() - before) / len(nodes)
 
 
 class Arrays(Plant):
@@ -280,16 +281,20 @@ class Arrays(Plant):
         self.kept.clear()
 
 
+_C = ctypes.CDLL(None)
+_C.malloc.restype = ctypes.c_void_p
+_C.malloc.argtypes = [ctypes.c_size_t]
+_C.free.argtypes = [ctypes.c_void_p]
+
+
 def _malloc(size: int) -> int:
-    library = ctypes.CDLL(None)
-    library.malloc.restype = ctypes.c_void_p
-    block: int = library.malloc(ctypes.c_size_t(size))
+    block: int = _C.malloc(size)
     ctypes.memset(block, 1, size)
     return block
 
 
 def _free(block: int) -> None:
-    ctypes.CDLL(None).free(ctypes.c_void_p(block))
+    _C.free(block)
 
 
 class Malloc(Plant):
@@ -306,20 +311,32 @@ class Malloc(Plant):
 
 
 class Slack(Plant):
-    """Frees all that it takes, but in holes that nothing fits into; and nobody trims."""
+    """Takes a little more memory each time and frees it all, below what stays; nobody trims."""
 
     name = "allocator slack"
     part = "slack"
     guard_options = {"trim_slack_mib": None}  # noqa: RUF012
+    #: Blocks more than the time before. Smaller than what `malloc` maps one by one.
+    more, size = 10, 4000
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last: int | None = None
 
     def leak(self, trial: Any, result: dict[str, Any]) -> None:
-        # Each a little larger than all the holes before it, with a pin behind it.
-        block = _malloc(30_000 + 16 * self.planted)
-        _malloc(24)
-        _free(block)
+        blocks = [_malloc(self.size) for _ in range(self.more * self.planted)]
+        pin = _malloc(self.size)
+        for block in blocks:
+            _free(block)
+        if self.last is not None:
+            _free(self.last)
+        self.last = pin
 
     def truth(self) -> float:
-        return 30_000.0 + 16 * self.planted / 2
+        """What the system gets back."""
+        before = rss_bytes()
+        allocator.trim()
+        return (before - rss_bytes()) / self.planted
 
 
 class Small(Plant):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 import weakref
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from typing import Any
 
 from ray_tune_memguard.memory import references
 from ray_tune_memguard.memory.deep_size import OutOfTime, Size, Walk
+from ray_tune_memguard.memory.growth import WARM_UP_TRIALS
 from ray_tune_memguard.memory.ray_processes import RayProcesses
 from ray_tune_memguard.memory.split import Split, split
 from ray_tune_memguard.report.ranking import KnownHolder
@@ -17,11 +19,14 @@ from ray_tune_memguard.tune_internals import entry
 
 #: No look stalls the sweep's loop for longer.
 LONGEST_WALK_S = 0.2
-#: Types, growing globals and other processes are looked at with every so-manieth sample.
-RARE = 4
+#: Types, and growing globals with other processes, take turns of so many samples. Odd: a thinned
+#: series keeps every second sample, and so some of each.
+TURNS = 3
 #: A type is followed once it has grown by one object for so many trials.
 _TRIALS_A_NEW_OBJECT = 20
-_MOST_TYPES = 100
+_MOST_TYPES = 30
+#: What a thread takes of malloc: its state in CPython and in glibc (measured with 200 idle ones).
+_NATIVE_A_THREAD = 2048
 
 
 @dataclass
@@ -42,6 +47,7 @@ class GrowthSampler:
         self._globals = self._holders.GrowingGlobals() if self._holders else None
         self._processes = RayProcesses(session)
         self._first_types: dict[str, int] = {}
+        self._first_trials = 0
         self._types: set[str] = set()
         self._looks = 0
         self.known: dict[str, KnownHolder] = {}
@@ -53,16 +59,16 @@ class GrowthSampler:
     def look(self, trials: int, thoroughly: bool = False) -> Sample:
         """Measure now. ``thoroughly``: also what is otherwise looked at now and then."""
         sample = Sample()
-        turn = self._looks % RARE
+        turn = self._looks % TURNS
         self._looks += 1
-        if self._globals is not None and turn == RARE // 2:
+        if self._globals is not None and turn == 1:
             self._globals.look(trials)
         held, complete = self._measure_holders(sample)
         parts = split()
         self._add_parts(sample, parts, held, complete)
         if thoroughly or turn == 0:
             self._count_types(sample, trials)
-        if thoroughly or turn == RARE // 2:
+        if thoroughly or turn == 1:
             for name, rss in self._processes.rss().items():
                 sample.values["process", name] = float(rss)
         return sample
@@ -133,17 +139,21 @@ class GrowthSampler:
                 values["part", name] = float(value)
         if parts.stacks is not None and self._holders is not None:
             threads = ("holder", self._holders.THREADS)
-            values[threads] = values.get(threads, 0.0) + parts.stacks
+            states = _NATIVE_A_THREAD * threading.active_count()
+            values[threads] = values.get(threads, 0.0) + parts.stacks + states
 
     def _count_types(self, sample: Sample, trials: int) -> None:
         counts, complete = references.type_counts(LONGEST_WALK_S)
         if not complete:
             sample.absent["types"] = "partial: counted on a part of all objects"
         if not self._first_types:
-            self._first_types = counts
+            if trials < WARM_UP_TRIALS:
+                return
+            self._first_types, self._first_trials = counts, trials
+        enough = max(10, (trials - self._first_trials) // _TRIALS_A_NEW_OBJECT)
         for name, count in counts.items():
             grown = count - self._first_types.get(name, 0)
-            if grown >= max(10, trials // _TRIALS_A_NEW_OBJECT) and len(self._types) < _MOST_TYPES:
+            if grown >= enough and len(self._types) < _MOST_TYPES:
                 self._types.add(name)
         for name in self._types:
             sample.values["type", name] = float(counts.get(name, 0))

@@ -32,13 +32,13 @@ _WARM_UP = 2
 _RESULTS_PER_TRIAL = 20
 GROWTH_BUDGET = 0.01
 #: What a short sweep may take, seconds: else it would be over before there is a trend.
-ALLOWANCE_S = 0.75
+ALLOWANCE_S = 1.0
 #: Of each holder so much is on disk; smaller ones cannot matter.
 _SMALLEST_ROW = 512.0
 #: Paths are found for so many.
 _PATHS = 5
-_TYPE_PATHS = 3
 _SECONDS_A_PATH = 0.5
+_SECONDS_FOR_TYPES = 2.0
 #: A holder is announced once, and no more than so many.
 _MOST_ANNOUNCED = 5
 
@@ -62,8 +62,8 @@ class ObjectGrowthTracker(GuardCallback):
         sample_every_trials: measure after so many finished trials, as far as the budget allows.
             Default 25, or ``TUNE_MEMGUARD_SAMPLE_EVERY_TRIALS``.
         growth_budget: the share of the sweep's wall time that measuring may take, from 0 to 1;
-            three quarters of a second are always allowed. 0: it does not measure by itself.
-            Default 0.01, or ``TUNE_MEMGUARD_GROWTH_BUDGET``.
+            a second is always allowed. 0: it does not measure by itself. Default 0.01, or
+            ``TUNE_MEMGUARD_GROWTH_BUDGET``.
 
     Raises:
         ValueError, TypeError: an argument, or its environment variable, is not allowed.
@@ -130,7 +130,7 @@ class ObjectGrowthTracker(GuardCallback):
         return found
 
     def show_backrefs(self, type_name: str, filename: str | os.PathLike[str]) -> None:
-        """Draw who refers to the newest object of a type, with ``objgraph.show_backrefs``.
+        """Draw who refers to the typical object of a type, with ``objgraph.show_backrefs``.
 
         ``type_name``: as in :attr:`Diagnosis.types`. ``filename``: a ``.dot`` file, or an image if
         Graphviz is installed. The picture shows the ``repr`` of objects, which may run code of
@@ -251,25 +251,26 @@ class ObjectGrowthTracker(GuardCallback):
         assert self._sampler is not None
         holders = {id(holder.value): holder.name for holder in self._sampler.each_holder()}
         names = {**references.modules_by_namespace(), **holders}
-        types, more = [], []
-        for kind in found.types[:_TYPE_PATHS]:
-            newest = references.newest_of(kind.name)
-            if newest is None:
+        types: list[TypeGrowth] = []
+        more: list[GrowingHolder] = []
+        deadline = time.perf_counter() + _SECONDS_FOR_TYPES
+        for kind in found.types:
+            typical = references.typical_of(kind.name) if time.perf_counter() < deadline else None
+            if typical is None:
                 types.append(kind)
                 continue
-            chain = references.chain_up(newest, lambda at: names.get(id(at)), _SECONDS_A_PATH)
+            chain = references.chain_up(typical, lambda at: names.get(id(at)), _SECONDS_A_PATH)
             types.append(dataclasses.replace(kind, path=chain.words))
             if chain.closed and chain.root not in holders.values():
-                more.append(self._found_by_type(kind, chain, newest))
-        types += found.types[_TYPE_PATHS:]
+                more.append(self._found_by_type(kind, chain, typical))
         found = dataclasses.replace(found, types=types)
         return explained(found, more) if any(map(is_rest_of_python, found.holders)) else found
 
     def _found_by_type(
-        self, kind: TypeGrowth, chain: references.Chain, newest: Any
+        self, kind: TypeGrowth, chain: references.Chain, typical: Any
     ) -> GrowingHolder:
         assert self._sampler is not None
-        each = Walk(self._sampler.barriers()).measure(newest).total
+        each = Walk(self._sampler.barriers()).measure(typical).total
         slope = kind.per_trial * each
         if chain.root is None:
             name, words = f"unreachable {kind.name}", ""

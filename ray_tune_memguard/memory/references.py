@@ -50,12 +50,13 @@ def type_counts(seconds: float) -> tuple[dict[str, int], bool]:
     return counts, done >= total
 
 
-def newest_of(type_name: str) -> Any | None:
-    """An object of this type, one of the latest that were made; None if there is none."""
-    for found in reversed(gc.get_objects()):
-        if type(found).__name__ == type_name.rpartition(".")[2] and _full(type(found)) == type_name:
-            return found
-    return None
+def typical_of(type_name: str) -> Any | None:
+    """An object of this type, neither the latest nor the first made; None if there is none."""
+    name = type_name.rpartition(".")[2]
+    # Few types have this name, and asking each object for its full one takes long.
+    same = [found for found in gc.get_objects() if type(found).__name__ == name]
+    same = [found for found in same if _full(type(found)) == type_name]
+    return same[len(same) // 2] if same else None
 
 
 def _full(cls: type) -> str:
@@ -215,7 +216,7 @@ def _name_in(outer: Any, inner: Any) -> str:
 
 def draw_referrers(type_name: str, filename: str) -> None:
     """See :meth:`ray_tune_memguard.ObjectGrowthTracker.show_backrefs`."""
-    newest = newest_of(type_name)
-    if newest is None:
+    typical = typical_of(type_name)
+    if typical is None:
         raise ValueError(f"type_name is {type_name!r}; there is no object of such a type")
-    objgraph.show_backrefs([newest], max_depth=5, too_many=8, filename=filename)
+    objgraph.show_backrefs([typical], max_depth=5, too_many=8, filename=filename)

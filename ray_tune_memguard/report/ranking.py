@@ -24,8 +24,12 @@ REST_NAMES = {
 #: Bytes per trial below which nothing is named: a sampled size has some noise, a part has more.
 SMALLEST_HOLDER = 32.0
 SMALLEST_REST = 1024.0
-#: … and bytes by which a part must have grown since warm-up: by less it does by itself.
-SMALLEST_REST_GROWTH = 3 * 2**20
+#: … and bytes by which a holder must have grown since warm-up.
+SMALLEST_HOLDER_GROWTH = 16 * 2**10
+#: … and bytes by which a part must have grown since warm-up: by less it does by itself. Of Python
+#: objects that is what waits for the garbage collector.
+SMALLEST_REST_GROWTH = {"python": 768 * 2**10}
+SMALLEST_NATIVE_GROWTH = 3 * 2**20
 #: Of a slope: what is less certain is not named.
 LARGEST_UNCERTAINTY = 0.5
 #: Of the slope of a part that no holder accounts for: what RSS must grow by.
@@ -86,6 +90,8 @@ def _holders(
         smallest = SMALLEST_REST if of.is_noisy else SMALLEST_HOLDER
         if slope is None or not _grows(slope, smallest):
             continue
+        if slope.slope * series.span < SMALLEST_HOLDER_GROWTH:
+            continue
         found.append(
             GrowingHolder(
                 name,
@@ -104,7 +110,9 @@ def _rests(series: GrowthSeries, sweep: advice.Circumstances) -> list[GrowingHol
     for part, name in REST_OF.items():
         slope = series.per_trial("part", name)
         # What one part loses another may get; a person sees RSS.
-        if slope is not None and _grows(slope, SMALLEST_REST) and _shows(slope, series):
+        if slope is None or not _grows(slope, SMALLEST_REST):
+            continue
+        if _shows(slope, series, SMALLEST_REST_GROWTH.get(part, SMALLEST_NATIVE_GROWTH)):
             found.append(
                 GrowingHolder(
                     REST_NAMES[part],
@@ -123,8 +131,8 @@ def is_rest_of_python(holder: GrowingHolder) -> bool:
     return holder.name == REST_NAMES["python"]
 
 
-def _shows(slope: Trend, series: GrowthSeries) -> bool:
-    if slope.slope * series.span < SMALLEST_REST_GROWTH:
+def _shows(slope: Trend, series: GrowthSeries, smallest: float) -> bool:
+    if slope.slope * series.span < smallest:
         return False
     rss = series.per_trial("part", "rss")
     return rss is not None and rss.low > 0 and rss.slope >= SHARE_OF_RSS * slope.slope
