@@ -1,6 +1,6 @@
 """Measure MemGuard against Ray alone: ``python -m benchmarks NAME [--quick]``.
 
-``kills``, ``planted``, ``restore`` and ``ray-examples`` have options of their own: see
+``kills``, ``planted``, ``restore``, ``tracked`` and ``ray-examples`` have options of their own: see
 ``NAME --help``.
 
 Prints one table per benchmark and writes ``NAME.json`` and ``NAME.png`` to ``benchmarks/results/``.
@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 
-from benchmarks import kills, planted, ray_examples, restore
+from benchmarks import kills, planted, ray_examples, restore, tracked
 from benchmarks.machine import describe_machine
 from benchmarks.picture import NoMatplotlib, draw
 from benchmarks.report import format_table, write_results
@@ -29,6 +29,7 @@ COMMANDS = {
     "planted": planted.main,
     "ray-examples": ray_examples.main,
     "restore": restore.main,
+    "tracked": tracked.main,
 }
 RESULTS_DIRECTORY = Path(__file__).resolve().parent / "results"
 

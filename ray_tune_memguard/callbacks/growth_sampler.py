@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ray_tune_memguard.memory import references
-from ray_tune_memguard.memory.deep_size import OutOfTime, Size, Walk
+from ray_tune_memguard.memory.deep_size import OutOfTime, Size, Walk, entries_of
 from ray_tune_memguard.memory.growth import WARM_UP_TRIALS
 from ray_tune_memguard.memory.ray_processes import RayProcesses
 from ray_tune_memguard.memory.split import Split, split
@@ -26,7 +26,7 @@ TURNS = 3
 _TRIALS_A_NEW_OBJECT = 20
 _MOST_TYPES = 30
 #: What a thread takes of malloc: its state in CPython and in glibc (measured with 200 idle ones).
-_NATIVE_A_THREAD = 2048
+_NATIVE_A_THREAD = 1024
 
 
 @dataclass
@@ -111,6 +111,9 @@ class GrowthSampler:
             noisy = holder.name == self._holders.THREADS
             self.known[holder.name] = KnownHolder(holder.role, holder.is_users, part, noisy)
             sample.values["holder", holder.name] = size.total
+            entries = entries_of(holder.value)
+            if entries is not None:
+                sample.values["entries", holder.name] = float(entries)
         if late:
             more = f" and {len(late) - 3} more" if len(late) > 3 else ""
             sample.absent["sizes"] = (

@@ -39,6 +39,9 @@ _SMALLEST_ROW = 512.0
 _PATHS = 5
 _SECONDS_A_PATH = 0.5
 _SECONDS_FOR_TYPES = 2.0
+_EVERYBODYS = ("builtins.", "collections.", "_thread.")
+#: With fewer samples than this the end of a sweep is one more; otherwise it is unlike the rest.
+_ENOUGH_SAMPLES = 8
 #: A holder is announced once, and no more than so many.
 _MOST_ANNOUNCED = 5
 
@@ -178,10 +181,11 @@ class ObjectGrowthTracker(GuardCallback):
     @guarded
     def on_experiment_end(self, trials: list[Any], **info: Any) -> None:
         self.active = False
-        if not self.growth_budget or self._sampler is None or not self._series.trials:
+        if not self.growth_budget or self._sampler is None:
             return
         self._open_files(trials)
-        self._sample(thoroughly=True)
+        if len(self._series.trials) < _ENOUGH_SAMPLES:
+            self._sample(thoroughly=True)
         self._last_diagnosis = self._diagnose(with_paths=True)
         self._keep(self._last_diagnosis)
         if self._last_diagnosis.holders:
@@ -252,25 +256,35 @@ class ObjectGrowthTracker(GuardCallback):
         holders = {id(holder.value): holder.name for holder in self._sampler.each_holder()}
         names = {**references.modules_by_namespace(), **holders}
         types: list[TypeGrowth] = []
-        more: list[GrowingHolder] = []
+        unknown: list[tuple[float, TypeGrowth, references.Chain, Any]] = []
         deadline = time.perf_counter() + _SECONDS_FOR_TYPES
-        for kind in found.types:
+        # Those first that say most.
+        for kind in sorted(found.types, key=lambda kind: kind.name.startswith(_EVERYBODYS)):
             typical = references.typical_of(kind.name) if time.perf_counter() < deadline else None
             if typical is None:
                 types.append(kind)
                 continue
             chain = references.chain_up(typical, lambda at: names.get(id(at)), _SECONDS_A_PATH)
             types.append(dataclasses.replace(kind, path=chain.words))
-            if chain.closed and chain.root not in holders.values():
-                more.append(self._found_by_type(kind, chain, typical))
+            # Of lists and functions there are too many others for one to be typical.
+            is_telling = not kind.name.startswith(_EVERYBODYS)
+            if is_telling and chain.closed and chain.root not in holders.values():
+                each = Walk(self._sampler.barriers()).measure(typical).total
+                unknown.append((each, kind, chain, typical))
+        types.sort(key=lambda kind: -kind.per_trial)
         found = dataclasses.replace(found, types=types)
-        return explained(found, more) if any(map(is_rest_of_python, found.holders)) else found
+        if not any(map(is_rest_of_python, found.holders)):
+            return found
+        more: list[GrowingHolder] = []
+        within: set[str] = set()
+        for each, kind, chain, typical in sorted(unknown, key=lambda one: -one[0]):
+            if kind.name not in within:
+                within |= references.types_within(typical)
+                more.append(self._found_by_type(kind, chain, each))
+        return explained(found, more)
 
-    def _found_by_type(
-        self, kind: TypeGrowth, chain: references.Chain, typical: Any
-    ) -> GrowingHolder:
-        assert self._sampler is not None
-        each = Walk(self._sampler.barriers()).measure(typical).total
+    @staticmethod
+    def _found_by_type(kind: TypeGrowth, chain: references.Chain, each: float) -> GrowingHolder:
         slope = kind.per_trial * each
         if chain.root is None:
             name, words = f"unreachable {kind.name}", ""
@@ -295,7 +309,7 @@ class ObjectGrowthTracker(GuardCallback):
         rows = (
             GrowthRow(now, trials, results, kind, name, value)
             for (kind, name), value in found.values.items()
-            if kind != "holder" or value >= _SMALLEST_ROW
+            if kind != "entries" and (kind != "holder" or value >= _SMALLEST_ROW)
         )
         self._to_disk(self._file.path, lambda file=self._file: file.add(rows))
 

@@ -243,6 +243,12 @@ def _kind_of(cls: type) -> _Kind:
     )
 
 
+def entries_of(found: Any) -> int | None:
+    """How many entries a container has; None for anything else."""
+    base = _kind_of(type(found)).container
+    return None if base is None else base.__len__(found)
+
+
 def _scatter(identity: int) -> int:
     """Spread identities that follow each other at equal distances (Knuth's multiplicative hash)."""
     return (identity * 2654435761 & 0xFFFFFFFF) >> 16

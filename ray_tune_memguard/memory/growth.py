@@ -11,7 +11,7 @@ from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ray_tune_memguard.memory.trend import Trend, trend
+from ray_tune_memguard.memory.trend import Line, Trend, fit_line, trend
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -110,6 +110,13 @@ class GrowthSeries:
 
     def per_result(self, kind: str, name: str) -> Trend | None:
         return self._trend(self.results, kind, name)
+
+    def line(self, kind: str, name: str) -> Line | None:
+        """The least-squares line over trials: those of parts add up to that of the whole."""
+        column = self._values.get((kind, name))
+        if column is None:
+            return None
+        return fit_line(self.trials[self.begin :], column[self.begin : len(self.trials)])
 
     def _trend(self, x: array[int], kind: str, name: str) -> Trend | None:
         column = self._values.get((kind, name))

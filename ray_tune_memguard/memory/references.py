@@ -23,6 +23,8 @@ _FEW = 8
 _SECONDS_A_LINK = 0.005
 _LEAVES = (str, bytes, bytearray, int, float, bool, type(None), type, types.ModuleType)
 _CHUNK = 50_000
+#: Objects that are looked at for what else an object keeps alive.
+_MOST_WITHIN = 5_000
 
 
 def type_counts(seconds: float) -> tuple[dict[str, int], bool]:
@@ -61,6 +63,24 @@ def typical_of(type_name: str) -> Any | None:
 
 def _full(cls: type) -> str:
     return f"{cls.__module__}.{cls.__name__}"
+
+
+def types_within(found: Any) -> set[str]:
+    """The types of all that an object keeps alive, its own not among them unless there are more."""
+    seen = {id(found)}
+    waiting = gc.get_referents(found)
+    types_found: set[str] = set()
+    while waiting and len(seen) < _MOST_WITHIN:
+        inner = waiting.pop()
+        if id(inner) in seen or isinstance_of(inner, (type, types.ModuleType, types.CodeType)):
+            continue
+        seen.add(id(inner))
+        types_found.add(_full(type(inner)))
+        if type(inner) is types.FunctionType:
+            waiting += inner.__closure__ or ()
+        else:
+            waiting += gc.get_referents(inner)
+    return types_found
 
 
 def chain_down(name: str, root: Any, barriers: set[int]) -> str:
@@ -126,11 +146,10 @@ def _inside(found: Any) -> Iterator[tuple[str, Any]]:
             except ValueError:  # An empty cell.
                 continue
     else:
-        named = {id(value): name for name, value in instance_dictionary(found).items()}
-        for inner in gc.get_referents(found):
-            if type(inner) is dict and inner is instance_dictionary(found):
-                continue
-            yield named.get(id(inner), ""), inner
+        attributes = instance_dictionary(found)
+        yield from list(attributes.items())
+        named = {id(attributes), *map(id, attributes.values())}
+        yield from (("", inner) for inner in gc.get_referents(found) if id(inner) not in named)
 
 
 def instance_dictionary(found: Any) -> dict[str, Any]:

@@ -63,6 +63,29 @@ def trend(x: Sequence[float], y: Sequence[float]) -> Trend | None:
     return Trend(slope, float(low), float(high), bool(low > 0 and grows))
 
 
+@dataclass(frozen=True)
+class Line:
+    """A least-squares slope, with half the width of its 95 % interval (normal errors)."""
+
+    slope: float
+    uncertainty: float
+
+
+def fit_line(x: Sequence[float], y: Sequence[float]) -> Line | None:
+    """Fit a line by least squares; None where :func:`trend` would be."""
+    xs, ys = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
+    known = np.isfinite(xs) & np.isfinite(ys)
+    xs, ys = xs[known], ys[known]
+    if len(xs) < FEWEST_POINTS or np.ptp(xs) == 0:
+        return None
+    away = xs - xs.mean()
+    spread = float(away @ away)
+    slope = float(away @ (ys - ys.mean())) / spread
+    rest = ys - ys.mean() - slope * away
+    error = math.sqrt(float(rest @ rest) / (len(xs) - 2) / spread)
+    return Line(slope, _Z * error)
+
+
 def _pair_slopes(xs: np.ndarray, ys: np.ndarray) -> np.ndarray:
     first, second = np.triu_indices(len(xs), k=1)
     run = xs[second] - xs[first]

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ray_tune_memguard.memory.growth import SHORTEST_SPAN, GrowthSeries
-from ray_tune_memguard.memory.trend import Trend
+from ray_tune_memguard.memory.trend import Line, Trend
 from ray_tune_memguard.report import advice
 from ray_tune_memguard.report.diagnosis import Diagnosis, GrowingHolder, Quantity, TypeGrowth
 
@@ -25,7 +25,7 @@ REST_NAMES = {
 SMALLEST_HOLDER = 32.0
 SMALLEST_REST = 1024.0
 #: … and bytes by which a holder must have grown since warm-up.
-SMALLEST_HOLDER_GROWTH = 16 * 2**10
+SMALLEST_HOLDER_GROWTH = 8 * 2**10
 #: … and bytes by which a part must have grown since warm-up: by less it does by itself. Of Python
 #: objects that is what waits for the garbage collector.
 SMALLEST_REST_GROWTH = {"python": 768 * 2**10}
@@ -38,6 +38,8 @@ SHARE_OF_RSS = 0.5
 SHARE_EXPLAINED = 0.5
 #: Processes other than the driver.
 SMALLEST_PROCESS = 4096.0
+#: Entries of a container per trial.
+SMALLEST_ENTRIES = 0.05
 #: Objects of a type per trial.
 SMALLEST_TYPE = 0.05
 
@@ -85,12 +87,9 @@ def _holders(
 ) -> list[GrowingHolder]:
     found = []
     for name in series.names("holder"):
-        slope = series.per_trial("holder", name)
         of = known.get(name) or KnownHolder("module", False, "python")
-        smallest = SMALLEST_REST if of.is_noisy else SMALLEST_HOLDER
-        if slope is None or not _grows(slope, smallest):
-            continue
-        if slope.slope * series.span < SMALLEST_HOLDER_GROWTH:
+        slope = _slope_of(series, name, SMALLEST_REST if of.is_noisy else SMALLEST_HOLDER)
+        if slope is None or slope.slope * series.span < SMALLEST_HOLDER_GROWTH:
             continue
         found.append(
             GrowingHolder(
@@ -103,6 +102,18 @@ def _holders(
             )
         )
     return found
+
+
+def _slope_of(series: GrowthSeries, name: str, smallest: float) -> Trend | Line | None:
+    """By which a holder grows steadily; None if it does not."""
+    slope = series.per_trial("holder", name)
+    if _grows(slope, smallest):
+        return slope
+    # A hash table's bytes grow in few large steps, its entries one by one.
+    entries, line = series.per_trial("entries", name), series.line("holder", name)
+    if _grows(entries, SMALLEST_ENTRIES) and line is not None and line.slope >= smallest:
+        return line
+    return None
 
 
 def _rests(series: GrowthSeries, sweep: advice.Circumstances) -> list[GrowingHolder]:
@@ -151,7 +162,7 @@ def explained(found: Diagnosis, more: list[GrowingHolder]) -> Diagnosis:
 
 
 def _quantity(series: GrowthSeries, kind: str, name: str) -> Quantity:
-    slope, by_result = series.per_trial(kind, name), series.per_result(kind, name)
+    slope, by_result = series.line(kind, name), series.per_result(kind, name)
     return Quantity(
         name,
         series.last(kind, name),

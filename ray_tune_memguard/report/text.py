@@ -35,8 +35,10 @@ def slope(value: float | None, uncertainty: float | None) -> str:
 
 def line(holder: GrowingHolder, trials: int) -> str:
     """One line about one holder that begins to show."""
-    text = f"trial#{trials}  {holder.name} grows by {slope(holder.bytes_per_trial, None)} per trial"
-    return textwrap.shorten(f"{text}  ({holder.path or holder.part})", _WIDTH, placeholder=" …")
+    figure = slope(holder.bytes_per_trial, None)
+    told = f"trial#{trials}  {holder.name} grows by {figure} per trial"
+    told += f"  ({holder.path or holder.part})"
+    return told if len(told) <= _WIDTH else f"{told[: _WIDTH - 2]} …"
 
 
 def table(found: Diagnosis) -> str:

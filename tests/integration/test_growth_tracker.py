@@ -1,0 +1,228 @@
+"""Who holds the memory, in real sweeps: named, measured, written down, and left alone.
+
+``python -m benchmarks planted`` plants a dozen leaks one by one, with the slopes that are judged.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ray import tune
+from ray.tune import Callback, ResultGrid
+
+from ray_tune_memguard import (
+    MemGuard,
+    ObjectGrowthTracker,
+    TrialPruner,
+    read_diagnosis,
+    read_growth,
+)
+from ray_tune_memguard.memory.deep_size import Walk
+from ray_tune_memguard.spill.ghost import Residency
+from ray_tune_memguard.tune_internals import probe
+
+#: Enough for a trend: warm-up is 100 of them, and the shortest span 200.
+TRIALS = 330
+PAYLOAD = 2000
+CACHE: dict[str, bytes] = {}
+
+
+def train(config: dict[str, Any]) -> None:
+    tune.report({"score": config["x"]})
+
+
+def run(storage: Path, callbacks: list[Callback], trials: int = TRIALS) -> ResultGrid:
+    return tune.Tuner(
+        train,
+        param_space={"x": tune.uniform(0, 1)},
+        tune_config=tune.TuneConfig(
+            metric="score", mode="max", num_samples=trials, reuse_actors=True
+        ),
+        run_config=tune.RunConfig(
+            name="sweep", storage_path=str(storage), verbose=0, callbacks=callbacks
+        ),
+    ).fit()
+
+
+class Leaky(Callback):
+    """Keeps trials, and blobs in two places."""
+
+    def __init__(self) -> None:
+        self.trials: list[Any] = []
+        self.blobs: list[bytes] = []
+
+    def on_trial_complete(self, *, trial: Any, **info: Any) -> None:
+        self.trials.append(trial)
+        self.blobs.append(bytes([len(self.blobs) % 256]) * (2 * PAYLOAD))
+        CACHE[trial.trial_id] = bytes([len(CACHE) % 256]) * PAYLOAD
+
+
+@pytest.fixture(autouse=True)
+def _empty_cache() -> None:
+    CACHE.clear()
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> tuple[MemGuard, ResultGrid, list[str]]:
+    """A guarded sweep with leaks, and what woke ghosts while it ran."""
+    woken: list[str] = []
+    load = Residency.load
+
+    def note(self: Residency, trial: Any) -> None:
+        woken.append(object.__getattribute__(trial, "trial_id"))
+        load(self, trial)
+
+    guard = MemGuard(growth_budget=1.0, sample_every_trials=15)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Residency, "load", note)
+        patched.setenv("TUNE_WARN_SLOW_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S", "100")
+        thresholds, frozen = gc.get_threshold(), gc.get_freeze_count()
+        grid = run(tmp_path_factory.mktemp("guarded"), [Leaky(), guard])
+        assert (gc.get_threshold(), gc.get_freeze_count()) == (thresholds, frozen)
+        return guard, grid, list(woken)
+
+
+def test_leaks_are_named_with_their_slopes(guarded: Any) -> None:
+    guard, _, _ = guarded
+    holders = {holder.name: holder for holder in guard.tracker.diagnosis().holders}
+    first, second = list(holders)[:2]
+    assert first == "Leaky.blobs"
+    assert second == f"{__name__}.CACHE"
+    assert holders[first].bytes_per_trial == pytest.approx(2 * PAYLOAD + 48, rel=0.05)
+    assert holders[second].bytes_per_trial == pytest.approx(PAYLOAD + 48 + 80, rel=0.1)
+    assert holders["Leaky.trials"].bytes_per_trial < 1000
+    assert holders[first].path == f"Leaky.blobs → list[{TRIALS}] → bytes"
+    assert "→ Trial" in holders["Leaky.trials"].path
+    assert "Your callback keeps" in holders[first].advice
+    assert not {name for name in holders if name.startswith(("TuneController", "MemGuard"))}
+
+
+def test_no_ghost_was_woken(guarded: Any) -> None:
+    _, _, woken = guarded
+    assert woken == []
+
+
+def test_it_is_kept_with_the_experiment(guarded: Any) -> None:
+    guard, grid, _ = guarded
+    assert read_diagnosis(grid.experiment_path) == guard.tracker.diagnosis()
+    frame = read_growth(grid.experiment_path)
+    assert set(frame["kind"]) >= {"part", "holder", "process"}
+    blobs = frame[frame["name"] == "Leaky.blobs"]
+    assert len(blobs) >= 10
+    assert blobs["trials"].is_monotonic_increasing
+    assert (frame[frame["kind"] == "part"].groupby("name")["value"].max() >= 0).all()
+
+
+def test_processes_of_ray_are_told_apart(guarded: Any) -> None:
+    guard, _, _ = guarded
+    names = {process.name for process in guard.tracker.diagnosis().processes}
+    assert names == {"gcs_server", "raylet", "workers"}
+
+
+def test_it_does_not_grow_itself(guarded: Any) -> None:
+    guard, _, _ = guarded
+    assert Walk().measure(guard.tracker).total < 1_000_000
+
+
+def test_alone_it_names_what_ray_keeps(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    tracker = ObjectGrowthTracker(growth_budget=1.0, sample_every_trials=15)
+    with caplog.at_level(logging.INFO, logger="ray_tune_memguard"):
+        run(tmp_path, [tracker])
+    found = tracker.diagnosis()
+    named = {holder.name for holder in found.holders}
+    assert found.holders[0].name == "TuneController._trials"
+    assert "TuneController._trial_metadata" in named
+    # Held by functions that tensorboardX registered with `atexit`, where Python cannot see them.
+    assert any("tensorboardX" in name for name in named)
+    assert "add MemGuard()" in found.holders[0].advice
+    assert any("Trial" in kind.name for kind in found.types)
+    lines = [record.getMessage() for record in caplog.records]
+    assert sum("TuneController._trials grows by" in line for line in lines) >= 1
+    assert str(found) in lines
+
+
+def test_a_clean_sweep_names_none(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    guard = MemGuard(growth_budget=1.0, sample_every_trials=15)
+    with caplog.at_level(logging.INFO, logger="ray_tune_memguard"):
+        run(tmp_path, [guard])
+    assert guard.tracker.diagnosis().holders == []
+    assert not [r for r in caplog.records if "grows" in r.getMessage()]
+
+
+def test_asked_in_mid_sweep_and_before(tmp_path: Path) -> None:
+    guard = MemGuard()
+    with pytest.raises(RuntimeError, match="has not been in a sweep"):
+        guard.tracker.diagnosis()
+    asked = []
+
+    class Asks(Callback):
+        def on_trial_complete(self, **info: Any) -> None:
+            if not asked:
+                guard.tracker.sample()
+                asked.append(guard.tracker.diagnosis())
+
+    run(tmp_path, [guard, Asks()], trials=4)
+    [found] = asked
+    assert found.part("rss").bytes > 50 * 2**20
+    assert found.part("rss").per_trial is None
+
+
+def test_it_can_be_left_out(tmp_path: Path) -> None:
+    grid = run(tmp_path, [MemGuard(growth_budget=0)], trials=4)
+    assert not list(Path(grid.experiment_path, "memguard").glob("growth-*"))
+
+
+def test_two_of_them_take_turns_no_more(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, logger="ray_tune_memguard"):
+        run(tmp_path, [MemGuard(), ObjectGrowthTracker()], trials=3)
+    said = [r.getMessage() for r in caplog.records if "steps aside" in r.getMessage()]
+    assert said == ["ObjectGrowthTracker: another one follows this sweep; this one steps aside."]
+
+
+def test_on_an_unknown_ray_it_measures_what_it_can(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(probe, "missing_names", lambda controller: ["TuneController.new"])
+    tracker = ObjectGrowthTracker(growth_budget=1.0, sample_every_trials=1)
+    grid = run(tmp_path, [tracker], trials=6)
+    found = tracker.diagnosis()
+    assert found.part("rss").bytes > 50 * 2**20
+    assert "holders" in found.absent
+    assert found.holders == []
+    assert len(grid) == 6
+
+
+def test_an_error_of_its_own_ends_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: Any) -> None:
+        raise RuntimeError("planned")
+
+    tracker = ObjectGrowthTracker(growth_budget=1.0, sample_every_trials=1)
+    monkeypatch.setattr(ObjectGrowthTracker, "_sample", fail)
+    grid = run(tmp_path, [tracker, TrialPruner()], trials=6)
+    assert grid.num_terminated == 6
+    told = [r.getMessage() for r in caplog.records if "error of its own" in r.getMessage()]
+    assert len(told) == 1
+
+
+def test_a_disk_that_takes_nothing_is_said_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from ray_tune_memguard.memory.growth import GrowthFile
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(GrowthFile, "add", full)
+    tracker = ObjectGrowthTracker(growth_budget=1.0, sample_every_trials=1)
+    grid = run(tmp_path, [tracker], trials=8)
+    assert grid.num_terminated == 8
+    told = [r.getMessage() for r in caplog.records if "cannot write" in r.getMessage()]
+    assert len(told) == 1
+    assert "No space left on device" in told[0]
+    assert read_diagnosis(grid.experiment_path).trials == 8

@@ -1,0 +1,196 @@
+"""Series stay bounded, files whole, and the ranking names what grows."""
+
+from __future__ import annotations
+
+import math
+import pickle
+from pathlib import Path
+
+import pytest
+
+from ray_tune_memguard import read_diagnosis, read_growth
+from ray_tune_memguard.memory import growth
+from ray_tune_memguard.memory.growth import GrowthFile, GrowthRow, GrowthSeries
+from ray_tune_memguard.report import ranking
+from ray_tune_memguard.report.advice import Circumstances
+from ray_tune_memguard.report.diagnosis import Diagnosis, GrowingHolder, Quantity, TypeGrowth
+from ray_tune_memguard.report.ranking import KnownHolder, rank
+from ray_tune_memguard.report.text import line, slope
+
+MIB = 2.0**20
+HOLDERS = {
+    "Mine.kept": KnownHolder("callback", True, "python"),
+    "Mine.few": KnownHolder("callback", True, "python"),
+    "TuneController._trials": KnownHolder("controller", False, "python"),
+}
+
+
+def series(until: int = 500, **slopes: float) -> GrowthSeries:
+    """Samples every 25 trials; slopes in bytes per trial of the holders and parts named."""
+    made = GrowthSeries()
+    for trials in range(75, until + 1, 25):
+        values = {("part", "rss"): 250 * MIB, ("part", "native rest"): 80 * MIB}
+        values |= {("part", "slack"): 5 * MIB, ("part", "python rest"): 90 * MIB}
+        values |= {("holder", name): 1000.0 for name in HOLDERS}
+        for name, grows in slopes.items():
+            key = next(key for key in values if key[1].replace(".", "_").replace(" ", "_") == name)
+            values[key] += grows * trials
+        made.add(trials, trials, values)
+    return made
+
+
+def names(found: GrowthSeries) -> list[str]:
+    return [holder.name for holder in rank(found, HOLDERS, Circumstances()).holders]
+
+
+def test_a_holder_is_named_with_its_slope() -> None:
+    found = rank(series(Mine_kept=500.0), HOLDERS, Circumstances())
+    [holder] = found.holders
+    assert (holder.name, holder.part) == ("Mine.kept", "python")
+    assert holder.bytes_per_trial == pytest.approx(500)
+    assert "Your callback keeps +500 B per trial" in holder.advice
+
+
+def test_a_table_that_grows_in_steps_is_named_by_its_entries() -> None:
+    made = GrowthSeries()
+    for trials in range(75, 1001, 25):
+        step = 36_960.0 * 2 ** (trials // 350)
+        entries = ("entries", "TuneController._trials")
+        values = {("holder", "TuneController._trials"): step, entries: float(trials)}
+        made.add(trials, trials, {("part", "rss"): 250 * MIB, **values})
+    assert names(made) == ["TuneController._trials"]
+
+
+def test_the_fastest_comes_first() -> None:
+    found = series(Mine_kept=500.0, TuneController__trials=9000.0, Mine_few=100.0)
+    assert names(found) == ["TuneController._trials", "Mine.kept", "Mine.few"]
+
+
+def test_nothing_is_named_of_a_clean_sweep() -> None:
+    assert names(series()) == []
+    assert names(series(Mine_kept=10.0)) == []
+
+
+def test_nothing_is_named_too_early() -> None:
+    assert names(series(until=250, Mine_kept=5000.0)) == []
+
+
+def test_a_part_is_named_if_rss_shows_it() -> None:
+    # What native memory gets while slack loses it is seen by nobody.
+    assert names(series(native_rest=20_000.0)) == []
+    assert names(series(native_rest=20_000.0, rss=20_000.0)) == ["native memory (no known holder)"]
+    assert names(series(slack=20_000.0, rss=18_000.0)) == ["allocator slack"]
+    # By so little it grows by itself.
+    assert names(series(native_rest=3000.0, rss=3000.0)) == []
+
+
+def test_fresh_actors_get_their_advice() -> None:
+    grown = series(native_rest=12_000.0, rss=12_000.0)
+    [fresh] = rank(grown, HOLDERS, Circumstances(reuse_actors=False)).holders
+    assert "reuse_actors=True" in fresh.advice
+    assert "11.7 KiB" in fresh.advice
+    [reused] = rank(grown, HOLDERS, Circumstances(reuse_actors=True)).holders
+    assert "reuse_actors" not in reused.advice
+
+
+def test_memory_of_a_long_series_is_bounded() -> None:
+    made = GrowthSeries()
+    for trials in range(10_000):
+        made.add(trials, trials, {("holder", f"h{trials % 7}"): float(trials)})
+    assert len(made.trials) <= growth.POINTS_KEPT
+    assert made.trials[-1] >= 10_000 - made.thinned
+    for trials in range(2000):
+        made.add(10_000 + trials, 0, {("holder", f"other {trials}"): 1.0})
+    assert len(made._values) <= growth.SERIES_KEPT
+
+
+def test_thinning_keeps_the_trend_and_forgets_who_left() -> None:
+    made = GrowthSeries()
+    for trials in range(0, 20_000, 25):
+        values = {("holder", "stays"): 3.0 * trials}
+        if trials < 500:
+            values["holder", "left"] = 1.0
+        made.add(trials, trials, values)
+    found = made.per_trial("holder", "stays")
+    assert found is not None
+    assert found.slope == 3.0
+    assert made.last("holder", "stays") == 3.0 * made.trials[-1]
+    assert math.isnan(made.last("holder", "nobody"))
+
+
+def test_rows_load_as_a_frame(tmp_path: Path) -> None:
+    folder = tmp_path / "memguard"
+    GrowthFile(folder / "growth-b.csv").add([GrowthRow(2.0, 50, 50, "holder", "Mine.kept", 9.0)])
+    file = GrowthFile(folder / "growth-a.csv")
+    file.add([GrowthRow(1.0, 25, 25, "part", "rss", 7.5)])
+    file.add([GrowthRow(1.5, 30, 30, "type", "builtins.dict", 3.0)])
+    frame = read_growth(tmp_path)
+    assert list(frame["value"]) == [7.5, 3.0, 9.0]
+    assert list(frame.columns) == ["time", "trials", "results", "kind", "name", "value"]
+    assert len(read_growth(folder / "growth-a.csv")) == 2
+    with pytest.raises(FileNotFoundError, match="No growth series"):
+        read_growth(tmp_path / "nowhere")
+
+
+DIAGNOSIS = Diagnosis(
+    500,
+    600,
+    holders=[GrowingHolder("Mine.kept", "python", 512.0, 3.0, 1e6, "Mine.kept → list[9]", "Stop.")],
+    parts=[Quantity("rss", 250 * MIB, 600.0, 50.0, 500.0), Quantity("slack", 5 * MIB)],
+    types=[TypeGrowth("builtins.dict", 5000, 1.0, 0.1, "Mine.kept → list[9] → dict")],
+    processes=[Quantity("gcs_server", 60 * MIB, 19_000.0, 10.0, advice="Limit it.")],
+    absent={"stacks": "this system does not tell"},
+    cost_seconds=0.5,
+)
+
+
+def test_a_diagnosis_is_kept_whole(tmp_path: Path) -> None:
+    DIAGNOSIS.save(tmp_path / "memguard" / "diagnosis-2026.json")
+    assert read_diagnosis(tmp_path) == DIAGNOSIS
+    assert pickle.loads(pickle.dumps(DIAGNOSIS)) == DIAGNOSIS
+    with pytest.raises(FileNotFoundError, match="No diagnosis"):
+        read_diagnosis(tmp_path / "nowhere")
+
+
+def test_the_table_says_all_of_it() -> None:
+    table = str(DIAGNOSIS)
+    for text in (
+        "500 trials and 600 results",
+        "Mine.kept (python, 976.6 KiB)",
+        "+512 ± 3 B",
+        "Mine.kept → list[9]",
+        "Stop.",
+        "stacks",
+        "this system does not tell",
+        "builtins.dict",
+        "gcs_server",
+        "Limit it.",
+    ):
+        assert text in table
+    assert all(len(row) <= 100 for row in table.splitlines())
+    assert "Nothing grows steadily" in str(Diagnosis(5, 5))
+
+
+def test_the_line_fits_a_terminal() -> None:
+    long = GrowingHolder("X" * 30, "python", 2048.0, 1.0, 1.0, " → ".join(["dict"] * 40))
+    assert len(line(long, 500)) <= 100
+    assert line(long, 500).startswith("trial#500  XXX")
+    short = GrowingHolder("Mine.kept", "python", 2048.0, 1.0, 1.0, "Mine.kept → list[9]")
+    assert line(short, 500) == (
+        "trial#500  Mine.kept grows by +2.0 KiB per trial  (Mine.kept → list[9])"
+    )
+
+
+def test_slopes_in_words() -> None:
+    assert slope(12.4, 3.0) == "+12 ± 3 B"
+    assert slope(-3000.0, 1024.0) == "-2.9 ± 1.0 KiB"
+    assert slope(None, None) == "?"
+
+
+def test_what_types_explain_is_not_named_twice() -> None:
+    rest = GrowingHolder(ranking.REST_NAMES["python"], "python", 5000.0, 1.0, 1.0)
+    cycles = GrowingHolder("unreachable Node", "python", 4500.0, 1.0, 1.0)
+    found = ranking.explained(Diagnosis(1, 1, holders=[rest]), [cycles])
+    assert found.holders == [cycles]
+    few = GrowingHolder("unreachable Node", "python", 500.0, 1.0, 1.0)
+    assert ranking.explained(Diagnosis(1, 1, holders=[rest]), [few]).holders == [rest, few]
