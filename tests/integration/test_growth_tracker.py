@@ -135,7 +135,7 @@ def test_alone_it_names_what_ray_keeps(tmp_path: Path, caplog: pytest.LogCapture
     found = tracker.diagnosis()
     named = {holder.name for holder in found.holders}
     assert found.holders[0].name == "TuneController._trials"
-    assert "TuneController._trial_metadata" in named
+    assert "TuneController._stopped_trials" in named
     # Held by functions that tensorboardX registered with `atexit`, where Python cannot see them.
     assert any("tensorboardX" in name for name in named)
     assert "add MemGuard()" in found.holders[0].advice
