@@ -126,7 +126,7 @@ class ObjectGrowthTracker(GuardCallback):
             RuntimeError: it was never in a sweep.
         """
         if self._runs():
-            return self._diagnose(with_paths=True)
+            return self._diagnose(on_demand=True)
         found: Diagnosis | None = getattr(self, "_last_diagnosis", None)
         if found is None:
             raise RuntimeError("This ObjectGrowthTracker has not been in a sweep yet.")
@@ -186,7 +186,7 @@ class ObjectGrowthTracker(GuardCallback):
         self._open_files(trials)
         if len(self._series.trials) < _ENOUGH_SAMPLES:
             self._sample(thoroughly=True)
-        self._last_diagnosis = self._diagnose(with_paths=True)
+        self._last_diagnosis = self._diagnose()
         self._keep(self._last_diagnosis)
         if self._last_diagnosis.holders:
             logger.info("%s", self._last_diagnosis)
@@ -234,13 +234,18 @@ class ObjectGrowthTracker(GuardCallback):
         pruned = entry.is_pruned(controller)
         return rank(self._series, self._sampler.known, Circumstances(reuse, pruned))
 
-    def _diagnose(self, with_paths: bool) -> Diagnosis:
+    def _diagnose(self, on_demand: bool = False) -> Diagnosis:
+        began = time.thread_time()
         found = self._rank()
-        if with_paths:
+        # Chains take long: they are for who asks, or has something to look for.
+        if on_demand or found.holders:
             found = self._with_types(found)
-            holders = [*map(self._with_path, found.holders[:_PATHS]), *found.holders[_PATHS:]]
-            found = dataclasses.replace(found, holders=holders)
-        return dataclasses.replace(found, absent=self._absent, cost_seconds=self._spent)
+        holders = [*map(self._with_path, found.holders[:_PATHS]), *found.holders[_PATHS:]]
+        if not on_demand:
+            self._spent += time.thread_time() - began
+        return dataclasses.replace(
+            found, holders=holders, absent=self._absent, cost_seconds=self._spent
+        )
 
     def _with_path(self, holder: GrowingHolder) -> GrowingHolder:
         assert self._sampler is not None

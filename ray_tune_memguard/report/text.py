@@ -45,6 +45,9 @@ def table(found: Diagnosis) -> str:
     """The whole diagnosis in plain text."""
     lines = [f"Memory of the driver after {found.trials:,} trials and {found.results:,} results"]
     lines += _quantities("", found.parts)
+    if found.results > 2 * found.trials:
+        slopes = [f"{part.name} {slope(part.per_result, None)}" for part in found.parts]
+        lines.append(f"  per result: {', '.join(slopes)}")
     for name, reason in found.absent.items():
         lines.append(f"  {name:<28} not known: {reason}")
     if found.holders:
