@@ -17,7 +17,7 @@ from ray_tune_memguard.memory.split import Split, split
 from ray_tune_memguard.report.ranking import KnownHolder
 from ray_tune_memguard.tune_internals import entry
 
-#: No look stalls the sweep's loop for longer.
+#: What the holders may take at each look, and the types.
 LONGEST_WALK_S = 0.2
 #: Types, and growing globals with other processes, take turns of so many samples. Odd: a thinned
 #: series keeps every second sample, and so some of each.
@@ -25,6 +25,8 @@ TURNS = 3
 #: A type is followed once it has grown by one object for so many trials.
 _TRIALS_A_NEW_OBJECT = 20
 _MOST_TYPES = 30
+#: Of so many holders it is known what they are.
+_MOST_KNOWN = 2000
 #: What a thread takes of malloc: its state in CPython and in glibc (measured with 200 idle ones).
 _NATIVE_A_THREAD = 1024
 
@@ -48,7 +50,10 @@ class GrowthSampler:
         self._processes = RayProcesses(session)
         self._first_types: dict[str, int] = {}
         self._first_trials = 0
-        self._types: set[str] = set()
+        #: Those that grow most.
+        self.types: set[str] = set()
+        #: Trials that had finished before this run began.
+        self.before = 0
         self._looks = 0
         self.known: dict[str, KnownHolder] = {}
 
@@ -66,7 +71,7 @@ class GrowthSampler:
         held, complete = self._measure_holders(sample)
         parts = split()
         self._add_parts(sample, parts, held, complete)
-        if thoroughly or turn == 0:
+        if thoroughly or turn != 1:
             self._count_types(sample, trials)
         if thoroughly or turn == 1:
             for name, rss in self._processes.rss().items():
@@ -100,20 +105,18 @@ class GrowthSampler:
             left = deadline - time.perf_counter()
             try:
                 # Half of what is left for one, so that others are measured, too.
-                size = walk.measure(holder.value, max(0.0, left / 2))
+                size = walk.measure(holder.value, left / 2)
             except OutOfTime:
                 late.append(holder.name)
                 continue
-            if holder.name == self._holders.TRIALS:
-                walk.shut(self._holders.trials_in_memory(controller))
+            except Exception as error:  # A container that another thread is changing, say.
+                sample.absent[holder.name] = f"it could not be measured: {error!r}"
+                continue
+            finally:
+                if holder.name == self._holders.TRIALS:
+                    walk.shut(self._holders.trials_in_memory(controller))
+            self._add_holder(sample, holder, size)
             total.add(size)
-            part = "native" if 2 * size.native > size.total else "python"
-            noisy = holder.name == self._holders.THREADS
-            self.known[holder.name] = KnownHolder(holder.role, holder.is_users, part, noisy)
-            sample.values["holder", holder.name] = size.total
-            entries = entries_of(holder.value)
-            if entries is not None:
-                sample.values["entries", holder.name] = float(entries)
         if late:
             more = f" and {len(late) - 3} more" if len(late) > 3 else ""
             sample.absent["sizes"] = (
@@ -122,20 +125,35 @@ class GrowthSampler:
             )
         return total, not late
 
+    def _add_holder(self, sample: Sample, holder: Any, size: Size) -> None:
+        assert self._holders is not None
+        name = holder.name
+        # Two classes may have the same name.
+        sample.values["holder", name] = sample.values.get(("holder", name), 0.0) + size.total
+        entries = entries_of(holder.value)
+        if entries is not None:
+            sample.values["entries", name] = float(entries)
+        if name in self.known or len(self.known) < _MOST_KNOWN:
+            part = "native" if 2 * size.native > size.total else "python"
+            noisy = name == self._holders.THREADS
+            self.known[name] = KnownHolder(holder.role, holder.is_users, part, noisy)
+
     def _add_parts(self, sample: Sample, parts: Split, held: Size, complete: bool) -> None:
         values = sample.values
         values["part", "rss"] = float(parts.rss)
         sample.absent.update(parts.absent)
         # The larger Python blocks come from malloc; only the walk knows them from native memory.
-        if parts.python is not None:
-            values["part", "python"] = parts.python + held.large
+        # It knows no small ones, where Python has no allocator of its own.
+        if parts.python is not None and (complete or self._holders is None):
+            python = parts.python + held.large
+            values["part", "python"] = python
+            if parts.malloc is not None:
+                native = parts.malloc - held.large + (parts.other or 0)
+                values["part", "native"] = native + (parts.stacks or 0)
             if complete:
-                values["part", "python rest"] = parts.python + held.large + held.native - held.total
-        if parts.malloc is not None:
-            native = parts.malloc - held.large + (parts.other or 0)
-            values["part", "native"] = native + (parts.stacks or 0)
-            if complete:
-                values["part", "native rest"] = native - held.native
+                values["part", "python rest"] = python + held.native - held.total
+                if parts.malloc is not None:
+                    values["part", "native rest"] = native - held.native
         for name in ("slack", "shared"):
             value = getattr(parts, name)
             if value is not None:
@@ -150,13 +168,12 @@ class GrowthSampler:
         if not complete:
             sample.absent["types"] = "partial: counted on a part of all objects"
         if not self._first_types:
-            if trials < WARM_UP_TRIALS:
+            if trials - self.before < WARM_UP_TRIALS:
                 return
             self._first_types, self._first_trials = counts, trials
         enough = max(10, (trials - self._first_trials) // _TRIALS_A_NEW_OBJECT)
-        for name, count in counts.items():
-            grown = count - self._first_types.get(name, 0)
-            if grown >= enough and len(self._types) < _MOST_TYPES:
-                self._types.add(name)
-        for name in self._types:
-            sample.values["type", name] = float(counts.get(name, 0))
+        grown = {name: count - self._first_types.get(name, 0) for name, count in counts.items()}
+        most = sorted(grown, key=lambda name: -grown[name])[:_MOST_TYPES]
+        self.types = {name for name in most if grown[name] >= enough}
+        for name in self.types:
+            sample.values["type", name] = float(counts[name])

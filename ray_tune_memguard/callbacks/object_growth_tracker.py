@@ -14,13 +14,18 @@ from ray_tune_memguard.callbacks.base import GuardCallback, guarded
 from ray_tune_memguard.callbacks.counting import FinishedTrials
 from ray_tune_memguard.callbacks.growth_sampler import GrowthSampler, Sample
 from ray_tune_memguard.memory import references
-from ray_tune_memguard.memory.deep_size import Walk
+from ray_tune_memguard.memory.deep_size import OutOfTime, Walk
 from ray_tune_memguard.memory.growth import GrowthFile, GrowthRow, GrowthSeries
 from ray_tune_memguard.notices import logger
 from ray_tune_memguard.report import advice, text
 from ray_tune_memguard.report.advice import Circumstances
 from ray_tune_memguard.report.diagnosis import Diagnosis, GrowingHolder, TypeGrowth
-from ray_tune_memguard.report.ranking import explained, is_rest_of_python, rank
+from ray_tune_memguard.report.ranking import (
+    SMALLEST_HOLDER,
+    explained,
+    is_rest_of_python,
+    rank,
+)
 from ray_tune_memguard.tune_internals import entry
 
 #: As often as a budget of 1 % allows in a fast sweep, and enough points for a trend by trial 500.
@@ -39,11 +44,21 @@ _SMALLEST_ROW = 512.0
 _PATHS = 5
 _SECONDS_A_PATH = 0.5
 _SECONDS_FOR_TYPES = 2.0
+_SECONDS_A_SIZE = 0.1
 _EVERYBODYS = ("builtins.", "collections.", "_thread.")
 #: With fewer samples than this the end of a sweep is one more; otherwise it is unlike the rest.
 _ENOUGH_SAMPLES = 8
 #: A holder is announced once, and no more than so many.
 _MOST_ANNOUNCED = 5
+
+
+def _size_of_one_more(typical: list[Any], barriers: set[int]) -> float:
+    """Of the last of these, what the others share with it not counted; 0 if it takes too long."""
+    walk = Walk(barriers)
+    try:
+        return [walk.measure(found, _SECONDS_A_SIZE).total for found in typical][-1]
+    except OutOfTime:
+        return 0.0
 
 
 class ObjectGrowthTracker(GuardCallback):
@@ -64,8 +79,9 @@ class ObjectGrowthTracker(GuardCallback):
     Args:
         sample_every_trials: measure after so many finished trials, as far as the budget allows.
             Default 25, or ``TUNE_MEMGUARD_SAMPLE_EVERY_TRIALS``.
-        growth_budget: the share of the sweep's wall time that measuring may take, from 0 to 1;
-            a second is always allowed. 0: it does not measure by itself. Default 0.01, or
+        growth_budget: the share of the sweep's wall time that measuring may take while it runs,
+            from 0 to 1; a second is always allowed, and two more at the end to find paths if
+            something grows. 0: it does not measure by itself. Default 0.01, or
             ``TUNE_MEMGUARD_GROWTH_BUDGET``.
 
     Raises:
@@ -117,27 +133,30 @@ class ObjectGrowthTracker(GuardCallback):
     def sample(self) -> None:
         """Measure now, whatever the budget. Does nothing outside a sweep."""
         if self._runs():
-            self._sample(thoroughly=True)
+            try:
+                self._sample(thoroughly=True)
+            except Exception as error:
+                self.step_back(error)
 
     def diagnosis(self) -> Diagnosis:
         """What is known now: in a sweep of the samples so far, after it of the whole sweep.
 
         Raises:
-            RuntimeError: it was never in a sweep.
+            RuntimeError: nothing was measured: it was not in a sweep yet, or stepped aside.
         """
-        if self._runs():
+        if self._runs() and self._series.trials:
             return self._diagnose(on_demand=True)
         found: Diagnosis | None = getattr(self, "_last_diagnosis", None)
         if found is None:
-            raise RuntimeError("This ObjectGrowthTracker has not been in a sweep yet.")
+            raise RuntimeError("This ObjectGrowthTracker has not measured anything yet.")
         return found
 
     def show_backrefs(self, type_name: str, filename: str | os.PathLike[str]) -> None:
         """Draw who refers to the typical object of a type, with ``objgraph.show_backrefs``.
 
         ``type_name``: as in :attr:`Diagnosis.types`. ``filename``: a ``.dot`` file, or an image if
-        Graphviz is installed. The picture shows the ``repr`` of objects, which may run code of
-        theirs.
+        Graphviz is installed. objgraph collects garbage for it, and shows the ``repr`` of objects,
+        which may run code of theirs.
 
         Raises:
             ValueError: there is no such object.
@@ -155,6 +174,9 @@ class ObjectGrowthTracker(GuardCallback):
             self._counted_before = True
             self._finished.recount(trials)
             self._last_trials += self._finished.total
+            self._series = GrowthSeries(before=self._finished.total)
+            if self._sampler is not None:
+                self._sampler.before = self._finished.total
 
     @guarded
     def on_trial_result(
@@ -176,20 +198,23 @@ class ObjectGrowthTracker(GuardCallback):
         if self._is_due():
             self._open_files(trials)
             self._sample()
-            self._announce()
 
     @guarded
     def on_experiment_end(self, trials: list[Any], **info: Any) -> None:
-        self.active = False
-        if not self.growth_budget or self._sampler is None:
-            return
-        self._open_files(trials)
-        if len(self._series.trials) < _ENOUGH_SAMPLES:
+        if self.growth_budget and len(self._series.trials) < _ENOUGH_SAMPLES:
+            self._open_files(trials)
             self._sample(thoroughly=True)
-        self._last_diagnosis = self._diagnose()
-        self._keep(self._last_diagnosis)
-        if self._last_diagnosis.holders:
-            logger.info("%s", self._last_diagnosis)
+        self.active = False
+        if self._series.trials:
+            self._open_files(trials)
+            self._last_diagnosis = self._diagnose()
+            self._keep(self._last_diagnosis)
+            if self._last_diagnosis.holders:
+                logger.info("%s", self._last_diagnosis)
+        self._sampler = None
+
+    def step_back(self, error: Exception) -> None:
+        super().step_back(error)
         self._sampler = None
 
     def _is_due(self) -> bool:
@@ -207,86 +232,99 @@ class ObjectGrowthTracker(GuardCallback):
         return self._spent + self._last_cost <= allowed
 
     def _sample(self, thoroughly: bool = False) -> None:
-        assert self._sampler is not None
-        began = time.thread_time()
+        sampler = self._sampler
+        if sampler is None:
+            return
+        began = time.perf_counter()
         trials, results = self._finished.total, self._results
-        found = self._sampler.look(trials, thoroughly)
+        found = sampler.look(trials, thoroughly)
         self._absent = found.absent
-        self._series.add(trials, results, found.values)
-        self._write(trials, results, found)
+        if self._series.add(trials, results, found.values, keep=thoroughly):
+            self._write(trials, results, found)
+        for name in self._series.names("type"):
+            if name not in sampler.types:
+                self._series.drop("type", name)
         self._last_trials, self._last_results = trials, results
-        self._last_cost = time.thread_time() - began
+        self._announce()
+        self._last_cost = time.perf_counter() - began
         self._spent += self._last_cost
 
     def _announce(self) -> None:
         """Say it once when something begins to show."""
-        began = time.thread_time()
         for holder in self._rank().holders:
             if holder.name not in self._announced and len(self._announced) < _MOST_ANNOUNCED:
                 self._announced.add(holder.name)
                 logger.info("%s", text.line(self._with_path(holder), self._finished.total))
-        self._spent += time.thread_time() - began
 
     def _rank(self) -> Diagnosis:
-        assert self._sampler is not None
-        controller = self._sampler.controller
+        sampler = self._sampler
+        controller = None if sampler is None else sampler.controller
         reuse = getattr(controller, "_reuse_actors", None)
         pruned = entry.is_pruned(controller)
-        return rank(self._series, self._sampler.known, Circumstances(reuse, pruned))
+        known = {} if sampler is None else sampler.known
+        return rank(self._series, known, Circumstances(reuse, pruned))
 
     def _diagnose(self, on_demand: bool = False) -> Diagnosis:
-        began = time.thread_time()
+        began = time.perf_counter()
         found = self._rank()
-        # Chains take long: they are for who asks, or has something to look for.
-        if on_demand or found.holders:
-            found = self._with_types(found)
-        holders = [*map(self._with_path, found.holders[:_PATHS]), *found.holders[_PATHS:]]
+        try:
+            # Chains take long: they are for who asks, or has something to look for.
+            if on_demand or found.holders:
+                found = self._with_types(found)
+            holders = [*map(self._with_path, found.holders[:_PATHS]), *found.holders[_PATHS:]]
+            found = dataclasses.replace(found, holders=holders)
+        except Exception as error:  # What is measured is there all the same.
+            self._absent = {**self._absent, "paths": f"they could not be found: {error!r}"}
         if not on_demand:
-            self._spent += time.thread_time() - began
-        return dataclasses.replace(
-            found, holders=holders, absent=self._absent, cost_seconds=self._spent
-        )
+            self._spent += time.perf_counter() - began
+        return dataclasses.replace(found, absent=self._absent, cost_seconds=self._spent)
 
     def _with_path(self, holder: GrowingHolder) -> GrowingHolder:
-        assert self._sampler is not None
-        value = next((h.value for h in self._sampler.each_holder() if h.name == holder.name), None)
-        if value is None or holder.path:
+        sampler = self._sampler
+        if sampler is None or holder.path:
             return holder
-        path = references.chain_down(holder.name, value, self._sampler.barriers())
+        value = next((h.value for h in sampler.each_holder() if h.name == holder.name), None)
+        if value is None:
+            return holder
+        path = references.chain_down(holder.name, value, sampler.barriers())
         return dataclasses.replace(holder, path=path)
 
     def _with_types(self, found: Diagnosis) -> Diagnosis:
         """With the chains to the types that grow, and who is found by them and was not known."""
-        assert self._sampler is not None
-        holders = {id(holder.value): holder.name for holder in self._sampler.each_holder()}
+        sampler = self._sampler
+        if sampler is None:
+            return found
+        holders = {id(holder.value): holder.name for holder in sampler.each_holder()}
         names = {**references.modules_by_namespace(), **holders}
+        barriers = sampler.barriers()
+        has_rest = any(map(is_rest_of_python, found.holders))
         types: list[TypeGrowth] = []
         unknown: list[tuple[float, TypeGrowth, references.Chain, Any]] = []
         deadline = time.perf_counter() + _SECONDS_FOR_TYPES
         # Those first that say most.
         for kind in sorted(found.types, key=lambda kind: kind.name.startswith(_EVERYBODYS)):
-            typical = references.typical_of(kind.name) if time.perf_counter() < deadline else None
-            if typical is None:
+            in_time = time.perf_counter() < deadline
+            typical = references.typical_of(kind.name, most=2) if in_time else []
+            if not typical:
                 types.append(kind)
                 continue
-            chain = references.chain_up(typical, lambda at: names.get(id(at)), _SECONDS_A_PATH)
+            chain = references.chain_up(typical[0], lambda at: names.get(id(at)), _SECONDS_A_PATH)
             types.append(dataclasses.replace(kind, path=chain.words))
             # Of lists and functions there are too many others for one to be typical.
-            is_telling = not kind.name.startswith(_EVERYBODYS)
+            is_telling = has_rest and not kind.name.startswith(_EVERYBODYS)
             if is_telling and chain.closed and chain.root not in holders.values():
-                each = Walk(self._sampler.barriers()).measure(typical).total
-                unknown.append((each, kind, chain, typical))
+                each = _size_of_one_more(typical, barriers)
+                if each * kind.per_trial >= SMALLEST_HOLDER:
+                    unknown.append((each, kind, chain, typical[0]))
         types.sort(key=lambda kind: -kind.per_trial)
-        found = dataclasses.replace(found, types=types)
-        if not any(map(is_rest_of_python, found.holders)):
-            return found
         more: list[GrowingHolder] = []
         within: set[str] = set()
-        for each, kind, chain, typical in sorted(unknown, key=lambda one: -one[0]):
+        for each, kind, chain, one in sorted(unknown, key=lambda of: -of[0]):
             if kind.name not in within:
-                within |= references.types_within(typical)
+                within |= references.types_within(one)
                 more.append(self._found_by_type(kind, chain, each))
-        return explained(found, more)
+        found = dataclasses.replace(found, types=types)
+        return explained(found, more) if more else found
 
     @staticmethod
     def _found_by_type(kind: TypeGrowth, chain: references.Chain, each: float) -> GrowingHolder:

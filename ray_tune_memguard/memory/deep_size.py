@@ -13,7 +13,7 @@ holders are measured. Modules, classes and code are nobody's, nor are the object
 **Big containers are sampled.** Of one with more than :data:`WHOLE` entries, about :data:`SAMPLE`
 are measured and the rest is taken to be like the later half of these: what entries share has been
 counted with the earlier half. Entries are picked by their identity, so that two containers of the
-same things are sampled at the same ones.
+same things are sampled at the same ones; of very big ones every so-manieth is.
 """
 
 from __future__ import annotations
@@ -24,15 +24,17 @@ import sys
 import time
 import types
 import weakref
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from ray_tune_memguard.memory import classes
+
 WHOLE = 256
 SAMPLE = 64
-#: From so many entries on they are not even looked at one by one, but at every so-manieth.
-_EVERY_NTH_FROM = 100_000
+#: From so many entries on they are not even looked at one by one.
+_EVERY_NTH_FROM = 8192
 _LOOK_AT_CLOCK_EVERY = 256
 
 # The allocators' granularity (16 bytes on 64-bit systems), and malloc's header of a block.
@@ -57,8 +59,8 @@ _OPAQUE = (
     weakref.ReferenceType,
 )
 _C_METHODS = (types.WrapperDescriptorType, types.MethodDescriptorType)
-_MAPPINGS = (OrderedDict, dict)
-_SEQUENCES = (list, tuple, set, frozenset, deque)
+#: Of an ``OrderedDict`` too the entries are those of its ``dict``: its own iterator hashes keys.
+_CONTAINERS = (dict, list, tuple, set, frozenset, deque)
 
 
 class OutOfTime(Exception):
@@ -88,14 +90,15 @@ class _Kind:
     #: Whether the type's own ``__sizeof__`` may be asked.
     sized: bool
     #: NumPy's class of arrays, if it is one.
-    array: type | None
+    array: Any
     container: Any
     managed_dict: bool
     weakly_referable: bool
 
 
-# Types come and go with modules; this does not keep them.
-_kinds: weakref.WeakKeyDictionary[type, _Kind] = weakref.WeakKeyDictionary()
+# By the identity of the type, which is kept weakly: types come and go, and some cannot be hashed.
+_kinds: dict[int, tuple[weakref.ref[type], _Kind]] = {}
+_MOST_KINDS = 20_000
 
 
 def _identity(entry: Any) -> int:
@@ -119,10 +122,13 @@ class Walk:
     ) -> None:
         self._barriers = {*barriers, *(id(vars(m)) for m in _modules())}
         self._named_identity = identity
-        self._seen: set[int] = {id(self), id(self.__dict__), id(self._barriers)}
-        self._kinds: dict[type, _Kind] = {}
         self._deadline = float("inf")
         self.visited = 0
+        self.forget()
+
+    def forget(self) -> None:
+        """Begin anew: nothing has been counted."""
+        self._seen: set[int] = {id(self), id(self.__dict__), id(self._barriers)}
 
     def measure(self, root: Any, seconds: float = float("inf")) -> Size:
         """The size of ``root`` with all that it keeps alive and nobody had counted.
@@ -131,12 +137,17 @@ class Walk:
             OutOfTime: it took longer than ``seconds``. What was met until then counts as counted.
         """
         self._deadline = time.perf_counter() + seconds
+        self._look_at_clock()
         self._barriers.discard(id(root))
         return self._visit([root])
 
     def shut(self, counted: Iterable[Any]) -> None:
         """Walk into none of these any more: what they keep alive was counted, or estimated."""
         self._barriers.update(map(id, counted))
+
+    def _look_at_clock(self) -> None:
+        if time.perf_counter() > self._deadline:
+            raise OutOfTime
 
     def _visit(self, waiting: list[Any]) -> Size:
         size = Size()
@@ -148,28 +159,39 @@ class Walk:
                 continue
             seen.add(key)
             self.visited += 1
-            if not self.visited % _LOOK_AT_CLOCK_EVERY and time.perf_counter() > self._deadline:
-                raise OutOfTime
-            kind = self._kind(type(found))
+            if not self.visited % _LOOK_AT_CLOCK_EVERY:
+                self._look_at_clock()
+            kind = _kind(type(found))
             if kind.opaque:
                 continue
             self._add_flat(size, found, kind)
             if kind.weakly_referable:
                 for reference in weakref.getweakrefs(found):
                     size.total += -(-sys.getsizeof(reference) // _ALIGN) * _ALIGN
-            if kind.container is not None and (n := kind.container.__len__(found)) > WHOLE:
-                self._sample(size, found, kind.container, n)
-            elif kind.array is not None:
-                # Arrays do not tell the collector that they are views.
-                waiting.append(vars(kind.array)["base"].__get__(found))
+            if kind.container is not None:
+                n = kind.container.__len__(found)
+                if n > WHOLE:
+                    self._sample(size, self._pick(found, kind.container, n), n)
+                    continue
+            if kind.array is not None:
+                self._visit_array(size, found, classes.namespace(kind.array), waiting)
             elif type(found) is types.FunctionType:
                 waiting += (found.__closure__, found.__defaults__, found.__kwdefaults__)
             else:
                 waiting += gc.get_referents(found)
-                if kind.container in _MAPPINGS:
+                if kind.container is dict:
                     # The collector does not ask a dictionary for keys that are all text.
-                    waiting += dict.keys(found)
+                    waiting += list(dict.keys(found))
         return size
+
+    def _visit_array(self, size: Size, found: Any, array: Any, waiting: list[Any]) -> None:
+        # Arrays do not tell the collector that they are views, nor which objects are in them.
+        waiting.append(array["base"].__get__(found))
+        n = array["size"].__get__(found)
+        if n and array["dtype"].__get__(found).hasobject:
+            items = array["flat"].__get__(found)
+            picked = list(itertools.islice(items, 0, n, max(1, n // SAMPLE)))
+            self._sample(size, [(item,) for item in picked], n)
 
     def _add_flat(self, size: Size, found: Any, kind: _Kind) -> None:
         flat = sys.getsizeof(found) if kind.sized else object.__sizeof__(found) + _GC_HEAD
@@ -187,8 +209,7 @@ class Walk:
             flat = -(-flat // _ALIGN) * _ALIGN
         size.total += flat
 
-    def _sample(self, size: Size, container: Any, base: Any, n: int) -> None:
-        picked = self._pick(container, base, n)
+    def _sample(self, size: Size, picked: list[tuple[Any, ...]], n: int) -> None:
         sizes = [self._visit(list(entry)) for entry in picked]
         early, late = sizes[: len(sizes) // 2], sizes[len(sizes) // 2 :]
         for one in early:
@@ -197,17 +218,20 @@ class Walk:
             size.add(one, (n - len(early)) / len(late))
 
     def _pick(self, container: Any, base: Any, n: int) -> list[tuple[Any, ...]]:
-        is_mapping = base in _MAPPINGS
-        entries: Iterable[Any] = base.items(container) if is_mapping else base.__iter__(container)
-        step = 1 << (n // SAMPLE).bit_length() - 1
-        if n >= _EVERY_NTH_FROM:
-            picked = list(itertools.islice(entries, 0, n, n // SAMPLE))
-        else:
+        self._look_at_clock()
+        is_mapping = base is dict
+
+        def entries() -> Iterable[Any]:
+            return dict.items(container) if is_mapping else base.__iter__(container)
+
+        picked: list[Any] = []
+        if n < _EVERY_NTH_FROM:
+            step = 1 << (n // SAMPLE).bit_length() - 1
             identity = self._identity_of_pair if is_mapping else self._identity
-            picked = [entry for entry in list(entries) if not identity(entry) % step]
-            if len(picked) < SAMPLE // 4:  # They are all the same to `identity`, or none is.
-                entries = base.items(container) if is_mapping else base.__iter__(container)
-                picked = list(itertools.islice(entries, 0, n, n // SAMPLE))
+            picked = [entry for entry in list(entries()) if not identity(entry) % step]
+        # They are too many, or all the same to `identity`.
+        if len(picked) < SAMPLE // 4:
+            picked = list(itertools.islice(entries(), 0, n, n // SAMPLE))
         return picked if is_mapping else [(entry,) for entry in picked]
 
     def _identity(self, entry: Any) -> int:
@@ -217,36 +241,51 @@ class Walk:
     def _identity_of_pair(self, pair: tuple[Any, Any]) -> int:
         return self._identity(pair[0])
 
-    def _kind(self, cls: type) -> _Kind:
-        kind = self._kinds.get(cls)
-        if kind is None:
-            kind = _kinds.get(cls)
-            if kind is None:
-                kind = _kinds[cls] = _kind_of(cls)
-            self._kinds[cls] = kind
-        return kind
+
+def _kind(cls: type) -> _Kind:
+    known = _kinds.get(id(cls))
+    if known is not None and known[0]() is cls:
+        return known[1]
+    kind = _kind_of(cls)
+    if len(_kinds) >= _MOST_KINDS:
+        _kinds.clear()
+    _kinds[id(cls)] = (weakref.ref(cls), kind)
+    return kind
 
 
 def _kind_of(cls: type) -> _Kind:
-    mro = type.__dict__["__mro__"].__get__(cls)
-    flags = type.__dict__["__flags__"].__get__(cls)
-    sizeof = next(vars(base)["__sizeof__"] for base in mro if "__sizeof__" in vars(base))
-    container = next((base for base in mro if base in (*_MAPPINGS, *_SEQUENCES)), None)
+    mro = classes.mro(cls)
+    flags = classes.flags(cls)
+    sizeof = next(
+        classes.namespace(base)["__sizeof__"]
+        for base in mro
+        if "__sizeof__" in classes.namespace(base)
+    )
+    container = next((own for own in _CONTAINERS if classes.has_base(cls, own)), None)
     return _Kind(
-        opaque=bool(flags & _TYPE_SUBCLASS) or any(base in _OPAQUE for base in mro),
-        sized=isinstance(sizeof, _C_METHODS),
+        opaque=bool(flags & _TYPE_SUBCLASS) or classes.has_base(cls, *_OPAQUE),
+        sized=type(sizeof) in _C_METHODS,
         # By its name, for NumPy need not be there.
-        array=next((b for b in mro if b.__name__ == "ndarray" and b.__module__ == "numpy"), None),
+        array=next((base for base in mro if classes.full_name(base) == "numpy.ndarray"), None),
         container=container,
         managed_dict=bool(flags & _MANAGED_DICT) and container is None,
-        weakly_referable=bool(type.__dict__["__weakrefoffset__"].__get__(cls)),
+        weakly_referable=classes.is_weakly_referable(cls),
     )
 
 
 def entries_of(found: Any) -> int | None:
     """How many entries a container has; None for anything else."""
-    base = _kind_of(type(found)).container
+    base = _kind(type(found)).container
     return None if base is None else base.__len__(found)
+
+
+def newest_of(found: Any, most: int) -> list[Any] | None:
+    """The last entries of a container, those of a mapping without keys; None for anything else."""
+    base = _kind(type(found)).container
+    if base is None:
+        return None
+    entries = dict.values(found) if base is dict else base.__iter__(found)
+    return list(deque(entries, maxlen=most))
 
 
 def _scatter(identity: int) -> int:

@@ -46,9 +46,13 @@ class GrowthRow:
 
 
 class GrowthSeries:
-    """Quantities by kind and name, one value a sample, over finished trials and results."""
+    """Quantities by kind and name, one value a sample, over finished trials and results.
 
-    def __init__(self) -> None:
+    ``before``: trials that had finished before this run began.
+    """
+
+    def __init__(self, before: int = 0) -> None:
+        self.before = before
         self.trials = array("q")
         self.results = array("q")
         self._values: dict[tuple[str, str], array[float]] = {}
@@ -56,11 +60,21 @@ class GrowthSeries:
         self.thinned = 1
         self._skipped = 0
 
-    def add(self, trials: int, results: int, values: Mapping[tuple[str, str], float]) -> None:
-        """Append a sample. A quantity that is not in it, or NaN, is unknown there."""
+    def add(
+        self,
+        trials: int,
+        results: int,
+        values: Mapping[tuple[str, str], float],
+        keep: bool = False,
+    ) -> bool:
+        """Append a sample. A quantity that is not in it, or NaN, is unknown there.
+
+        Once the series are thinned not each sample is taken; ``keep``: this one is. Returns whether
+        it was.
+        """
         self._skipped += 1
-        if self._skipped < self.thinned:
-            return
+        if self._skipped < self.thinned and not keep:
+            return False
         self._skipped = 0
         if len(self.trials) >= POINTS_KEPT:
             self._thin()
@@ -70,11 +84,26 @@ class GrowthSeries:
         for key, value in values.items():
             column = self._values.get(key)
             if column is None:
-                if len(self._values) >= SERIES_KEPT:
+                if not self._has_room(key[0]):
                     continue
                 # Of its full length at once, so that it does not grow itself.
                 column = self._values[key] = array("d", [math.nan]) * POINTS_KEPT
             column[count] = value
+        return True
+
+    def _has_room(self, kind: str) -> bool:
+        # There are as many of these as a user's code has globals; the others are few.
+        if kind not in ("holder", "entries") or len(self._values) < SERIES_KEPT:
+            return True
+        for key, column in list(self._values.items()):
+            known = [value for value in column if not math.isnan(value)]
+            if key[0] == kind and len(known) > 1 and max(known) <= known[0]:
+                del self._values[key]  # It does not grow.
+        return len(self._values) < SERIES_KEPT
+
+    def drop(self, kind: str, name: str) -> None:
+        """Forget a series."""
+        self._values.pop((kind, name), None)
 
     def _thin(self) -> None:
         self.thinned *= 2
@@ -96,9 +125,11 @@ class GrowthSeries:
     @property
     def begin(self) -> int:
         """The first sample after warm-up."""
-        first = WARM_UP * self.trials[-1]
-        enough = max(first, WARM_UP_TRIALS) if self.trials[-1] >= 3 * WARM_UP_TRIALS else first
-        return next((i for i, at in enumerate(self.trials) if at >= enough), 0)
+        run = self.trials[-1] - self.before
+        warm_up = WARM_UP * run
+        if run >= 3 * WARM_UP_TRIALS:
+            warm_up = max(warm_up, WARM_UP_TRIALS)
+        return next((i for i, at in enumerate(self.trials) if at - self.before >= warm_up), 0)
 
     @property
     def span(self) -> int:

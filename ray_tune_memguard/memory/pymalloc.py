@@ -1,12 +1,14 @@
 """CPython's allocator for small objects (blocks of up to 512 bytes): how much it has and uses.
 
 The only interface is ``sys._debugmallocstats``, which prints to the C library's stderr. The text is
-caught in a file for the moment of the call; the GIL is held, so no Python thread writes meanwhile,
-and what native threads write is passed on.
+caught in a file for that moment. The switches keep the GIL, so a Python thread gets in between only
+if the interpreter gives it its turn just then; what it, or native code, writes is passed on.
 """
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import os
 import re
 import sys
@@ -16,9 +18,13 @@ from dataclasses import dataclass
 _ROW = re.compile(rb"^# bytes in (allocated|available) blocks\s*=\s*([\d,]+)", re.MULTILINE)
 _ARENAS = re.compile(rb"^Total\s*=\s*([\d,]+)", re.MULTILINE)
 _UNUSED_POOLS = re.compile(rb"^\d+ unused pools \* \d+ bytes\s*=\s*([\d,]+)", re.MULTILINE)
-# A line of the statistics, whatever it counts.
+# Any line of the statistics.
 _STATISTICS = re.compile(
-    rb"\s*(#|\d+ |Total|class +size|-----|Small block threshold|arena map|Arenas|$)", re.IGNORECASE
+    rb"(Small block threshold = \d+, in \d+ size classes\."
+    rb"|class +size +num pools +blocks in use +avail blocks|-[- ]+|arena map counts"
+    rb"| *\d+ +\d+ +\d+ +\d+ +\d+"
+    rb"|(# [a-z ]+|Total) *= +[\d,]+"
+    rb"|\s*\d+ (unused pools|arenas|free [\w -]+) \* \d+ bytes(/arena| each)? *= +[\d,]+)?\s*"
 )
 
 
@@ -46,23 +52,23 @@ def pymalloc_use() -> PymallocUse | None:
 
 
 def _call_into(descriptor: int, report: object) -> None:
+    # Python's own `os.dup2` gives the GIL away.
+    switch = ctypes.PyDLL(None).dup2
     before = os.dup(2)
     try:
-        os.dup2(descriptor, 2)
-        try:
-            report()  # type: ignore[operator]
-        finally:
-            os.dup2(before, 2)
+        switch(descriptor, 2)
+        report()  # type: ignore[operator]
     finally:
+        switch(before, 2)
         os.close(before)
 
 
 def _parse(text: bytes) -> PymallocUse | None:
-    strangers = b"".join(
-        line for line in text.splitlines(keepends=True) if not _STATISTICS.match(line)
-    )
+    lines = text.splitlines(keepends=True)
+    strangers = b"".join(line for line in lines if not _STATISTICS.fullmatch(line))
     if strangers:
-        os.write(2, strangers)
+        with contextlib.suppress(OSError):
+            os.write(2, strangers)
     rows = {name: _number(digits) for name, digits in _ROW.findall(text)}
     arenas = _ARENAS.search(text)
     if arenas is None or rows.keys() != {b"allocated", b"available"}:

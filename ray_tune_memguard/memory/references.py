@@ -14,14 +14,19 @@ from typing import Any
 
 import objgraph
 
-from ray_tune_memguard.memory.deep_size import OutOfTime, Walk
+from ray_tune_memguard.memory import classes
+from ray_tune_memguard.memory.deep_size import OutOfTime, Walk, entries_of, newest_of
 
 _DEEPEST = 6
-#: Containers with more entries are shown with their number and their newest entry.
+#: Of a container so many of the newest entries are looked at, if it has no more; else the newest.
 _FEW = 8
-#: Of the time for a chain, for each of its links.
-_SECONDS_A_LINK = 0.005
-_LEAVES = (str, bytes, bytearray, int, float, bool, type(None), type, types.ModuleType)
+#: Of an object's attributes.
+_MANY = 32
+#: For a chain downwards, and for each reference that it may take.
+_SECONDS = 0.1
+_SECONDS_A_REFERENCE = 0.003
+_NUMBERS_AND_TEXT = (str, bytes, bytearray, int, float, bool)
+_LEAVES = (*_NUMBERS_AND_TEXT, type(None), type, types.ModuleType)
 _CHUNK = 50_000
 #: Objects that are looked at for what else an object keeps alive.
 _MOST_WITHIN = 5_000
@@ -37,45 +42,48 @@ def type_counts(seconds: float) -> tuple[dict[str, int], bool]:
     deadline = time.perf_counter() + seconds
     objects = gc.get_objects()
     total, done = len(objects), 0
-    found: Counter[type] = Counter()
+    # By identity: a type need not be hashable.
+    found: Counter[int] = Counter()
+    kinds: dict[int, type] = {}
     # Objects lie in order of age: in strides, a part of them is like all of them.
     strides = max(1, total // _CHUNK)
     for first in range(strides):
-        chunk = objects[first::strides]
-        found.update(map(type, chunk))
+        chunk = list(map(type, objects[first::strides]))
+        keys = list(map(id, chunk))
+        found.update(keys)
+        kinds.update(zip(keys, chunk, strict=True))
         done += len(chunk)
         if time.perf_counter() > deadline:
             break
     counts: Counter[str] = Counter()
-    for cls, count in found.items():
-        counts[_full(cls)] += round(count * total / done)
+    for key, count in found.items():
+        counts[classes.full_name(kinds[key])] += round(count * total / done)
     return counts, done >= total
 
 
-def typical_of(type_name: str) -> Any | None:
-    """An object of this type, neither the latest nor the first made; None if there is none."""
+def typical_of(type_name: str, most: int = 1) -> list[Any]:
+    """Objects of this type, none of the latest or the first if there are others; or none."""
     name = type_name.rpartition(".")[2]
     # Few types have this name, and asking each object for its full one takes long.
-    same = [found for found in gc.get_objects() if type(found).__name__ == name]
-    same = [found for found in same if _full(type(found)) == type_name]
-    return same[len(same) // 2] if same else None
-
-
-def _full(cls: type) -> str:
-    return f"{cls.__module__}.{cls.__name__}"
+    same = [found for found in gc.get_objects() if classes.name(type(found)) == name]
+    same = [found for found in same if classes.full_name(type(found)) == type_name]
+    middle = max(0, len(same) // 2 - most // 2)
+    return same[middle : middle + most]
 
 
 def types_within(found: Any) -> set[str]:
-    """The types of all that an object keeps alive, its own not among them unless there are more."""
+    """The types of what an object keeps alive."""
     seen = {id(found)}
     waiting = gc.get_referents(found)
     types_found: set[str] = set()
     while waiting and len(seen) < _MOST_WITHIN:
         inner = waiting.pop()
-        if id(inner) in seen or isinstance_of(inner, (type, types.ModuleType, types.CodeType)):
+        if id(inner) in seen or classes.has_base(
+            type(inner), type, types.ModuleType, types.CodeType
+        ):
             continue
         seen.add(id(inner))
-        types_found.add(_full(type(inner)))
+        types_found.add(classes.full_name(type(inner)))
         if type(inner) is types.FunctionType:
             waiting += inner.__closure__ or ()
         else:
@@ -87,9 +95,11 @@ def chain_down(name: str, root: Any, barriers: set[int]) -> str:
     """What ``root`` holds, along its heaviest references: ``Mine.history → list[812] → dict``."""
     steps = [name]
     found = root
+    walk = Walk(barriers)
+    deadline = time.perf_counter() + _SECONDS
     for _ in range(_DEEPEST):
         steps.append(label(found))
-        following = _heaviest(found, barriers)
+        following = _heaviest(found, barriers, walk, deadline)
         if following is None:
             break
         attribute, found = following
@@ -103,25 +113,25 @@ def chain_down(name: str, root: Any, barriers: set[int]) -> str:
 
 def label(found: Any) -> str:
     """The type of an object, with its length if it is a container."""
-    for base in (dict, list, tuple, set, frozenset):
-        if isinstance_of(found, base):
-            return f"{type(found).__name__}[{base.__len__(found)}]"
-    return type(found).__name__
+    entries = entries_of(found)
+    name = classes.name(type(found))
+    return name if entries is None else f"{name}[{entries}]"
 
 
-def isinstance_of(found: Any, cls: Any) -> bool:
-    """By its real type: ``isinstance`` asks the object for its ``__class__``."""
-    return issubclass(type(found), cls)
-
-
-def _heaviest(found: Any, barriers: set[int]) -> tuple[str, Any] | None:
+def _heaviest(
+    found: Any, barriers: set[int], walk: Walk, deadline: float
+) -> tuple[str, Any] | None:
     best: tuple[float, str, Any] | None = None
     for attribute, inner in _inside(found):
-        if id(inner) in barriers or type(inner) in _LEAVES:
-            size = float(sys.getsizeof(inner)) if type(inner) in _LEAVES[:7] else 0.0
+        left = deadline - time.perf_counter()
+        if type(inner) in _NUMBERS_AND_TEXT:
+            size = float(sys.getsizeof(inner))
+        elif id(inner) in barriers or type(inner) in _LEAVES or left < 0:
+            continue
         else:
+            walk.forget()
             try:
-                size = Walk(barriers).measure(inner, _SECONDS_A_LINK).total
+                size = walk.measure(inner, min(left, _SECONDS_A_REFERENCE)).total
             except OutOfTime:
                 size = float("inf")
         if size and (best is None or size > best[0]):
@@ -130,14 +140,10 @@ def _heaviest(found: Any, barriers: set[int]) -> tuple[str, Any] | None:
 
 
 def _inside(found: Any) -> Iterator[tuple[str, Any]]:
-    if isinstance_of(found, dict):
-        pairs = list(dict.items(found))
-        yield from (("", value) for _, value in (pairs if len(pairs) <= _FEW else pairs[-1:]))
-    elif isinstance_of(found, (list)):
-        size = list.__len__(found)
-        yield from (("", list.__getitem__(found, i)) for i in range(max(0, size - _FEW), size)[-1:])
-    elif type(found) in (tuple, set, frozenset):
-        yield from (("", inner) for inner in list(found)[:_FEW])
+    entries = entries_of(found)
+    if entries is not None:
+        newest = newest_of(found, _FEW if entries <= _FEW else 1)
+        yield from (("", entry) for entry in newest or ())
     elif type(found) is types.FunctionType:
         names = found.__code__.co_freevars
         for name, cell in zip(names, found.__closure__ or (), strict=True):
@@ -146,27 +152,22 @@ def _inside(found: Any) -> Iterator[tuple[str, Any]]:
             except ValueError:  # An empty cell.
                 continue
     else:
-        attributes = instance_dictionary(found)
-        yield from list(attributes.items())
-        named = {id(attributes), *map(id, attributes.values())}
-        yield from (("", inner) for inner in gc.get_referents(found) if id(inner) not in named)
-
-
-def instance_dictionary(found: Any) -> dict[str, Any]:
-    """An object's attributes, read by nobody's code; empty if it has no dictionary."""
-    for base in type.__dict__["__mro__"].__get__(type(found)):
-        descriptor = vars(base).get("__dict__")
-        if isinstance(descriptor, types.GetSetDescriptorType):
-            return descriptor.__get__(found)
-    return {}
+        attributes = classes.attributes(found)
+        # The newest of them: some code makes an attribute for each trial.
+        named = list(attributes.items())[-_MANY:]
+        yield from ((name if type(name) is str else "", value) for name, value in named)
+        known = {id(attributes), *map(id, attributes.values())}
+        others = (inner for inner in gc.get_referents(found) if id(inner) not in known)
+        yield from (("", inner) for inner in itertools.islice(others, _MANY))
 
 
 @dataclass(frozen=True)
 class Chain:
     """From a root to an object. ``root``: its name; None if there is none.
 
-    ``closed``: everything that refers to it was looked at. With no root, nothing but the garbage
-    collector knows of it: a cycle that was not collected, or native code holds it.
+    ``closed``: everything that refers to it was looked at. With no root, no container of Python's
+    has it: it is in a cycle that was not collected, in a variable of a running function, or held by
+    native code.
     """
 
     root: str | None
@@ -184,7 +185,7 @@ def chain_up(found: Any, name_of_root: Callable[[Any], str | None], seconds: flo
     deadline = time.perf_counter() + seconds
     queue = deque([found])
     leads_to: dict[int, Any] = {id(found): None}
-    own = {id(queue), id(leads_to), id(leads_to.values())}
+    own = {id(queue), id(leads_to)}
     while queue:
         if time.perf_counter() > deadline:
             return Chain(None, label(found), closed=False)
@@ -222,20 +223,20 @@ def _in_words(root: str, chain: Sequence[Any]) -> str:
         attribute = _name_in(outer, inner)
         if attribute:
             steps[-1] += f".{attribute}"
-        if type(inner) is not dict or inner is not instance_dictionary(outer):
+        if type(inner) is not dict or inner is not classes.attributes(outer):
             steps.append(label(inner))
     return " → ".join(steps)
 
 
 def _name_in(outer: Any, inner: Any) -> str:
-    names = outer if type(outer) is dict else instance_dictionary(outer)
-    found = (name for name, value in names.items() if value is inner and type(name) is str)
+    names = outer if type(outer) is dict else classes.attributes(outer)
+    found = (name for name, value in list(names.items()) if value is inner and type(name) is str)
     return next(found, "")
 
 
 def draw_referrers(type_name: str, filename: str) -> None:
     """See :meth:`ray_tune_memguard.ObjectGrowthTracker.show_backrefs`."""
     typical = typical_of(type_name)
-    if typical is None:
+    if not typical:
         raise ValueError(f"type_name is {type_name!r}; there is no object of such a type")
-    objgraph.show_backrefs([typical], max_depth=5, too_many=8, filename=filename)
+    objgraph.show_backrefs(typical, max_depth=5, too_many=8, filename=filename)

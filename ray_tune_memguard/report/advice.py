@@ -51,8 +51,8 @@ def of_cycles(bytes_per_trial: float, is_collecting: bool) -> str:
     if not is_collecting:
         return f"Cycles of references that are not collected ({figure}): gc is disabled."
     return (
-        f"Nothing in Python refers to them ({figure}): cycles that wait for the garbage collector, "
-        "or something native holds them."
+        f"No container of Python's has them ({figure}): they are in cycles that wait for the "
+        "garbage collector, in a function that runs, or held by native code (atexit, say)."
     )
 
 

@@ -56,13 +56,16 @@ class TypeGrowth:
 class Diagnosis:
     """All that is known of a sweep's memory. ``print(diagnosis)`` shows it as a table.
 
-    ``holders``: ranked, the fastest-growing first; empty if nothing grows steadily. ``parts``: of
-    the driver's RSS, ``rss`` first. ``processes``: Ray's others on this machine. ``absent``: what
-    could not be measured, by name, with the reason. ``cost_seconds``: what measuring took.
+    ``span``: the finished trials since warm-up, by which it was judged. ``holders``: ranked, the
+    fastest-growing first; empty if nothing grows steadily, or the span is too short to tell (200).
+    ``parts``: of the driver's RSS, ``rss`` first. ``processes``: Ray's others on this machine.
+    ``absent``: what could not be measured, by name, with the reason. ``cost_seconds``: what
+    measuring took.
     """
 
     trials: int
     results: int
+    span: int = 0
     holders: list[GrowingHolder] = field(default_factory=list)
     parts: list[Quantity] = field(default_factory=list)
     types: list[TypeGrowth] = field(default_factory=list)
@@ -99,7 +102,9 @@ class Diagnosis:
 
 
 def read_diagnosis(path: str | os.PathLike[str]) -> Diagnosis:
-    """What :class:`ray_tune_memguard.ObjectGrowthTracker` found in an experiment, in its last run.
+    """What :class:`ray_tune_memguard.ObjectGrowthTracker` found in an experiment.
+
+    It is written when a run ends; of several runs it is the latest that did.
 
     ``path``: the experiment's directory (``ResultGrid.experiment_path``, on a local disk), the
     ``memguard`` folder in it, or one ``diagnosis-*.json`` file.

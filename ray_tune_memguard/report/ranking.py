@@ -69,6 +69,7 @@ def rank(
     return Diagnosis(
         trials=series.trials[-1] if series.trials else 0,
         results=series.results[-1] if series.results else 0,
+        span=series.span,
         holders=holders,
         parts=[_quantity(series, "part", name) for name in PARTS if name in series.names("part")],
         types=_types(series),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import textwrap
 
+from ray_tune_memguard.memory.growth import SHORTEST_SPAN
 from ray_tune_memguard.report.diagnosis import Diagnosis, GrowingHolder, Quantity
 
 _WIDTH = 100
@@ -61,6 +62,11 @@ def table(found: Diagnosis) -> str:
                 )
         if len(found.holders) > _MOST_ROWS:
             lines.append(f"  … and {len(found.holders) - _MOST_ROWS} more")
+    elif found.span < SHORTEST_SPAN:
+        lines.append(
+            f"Too few trials to tell what grows: {max(0, found.span)} since warm-up, of "
+            f"{SHORTEST_SPAN} that it takes."
+        )
     else:
         lines.append("Nothing grows steadily with trials.")
     if found.types:

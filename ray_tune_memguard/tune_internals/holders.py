@@ -8,6 +8,8 @@ then Ray's parts before the user's.
 
 from __future__ import annotations
 
+import logging
+import os
 import site
 import sys
 import sysconfig
@@ -24,6 +26,7 @@ from ray.tune.progress_reporter import ProgressReporter
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import SearchAlgorithm, Searcher
 
+from ray_tune_memguard.memory import classes
 from ray_tune_memguard.spill.trials import SpilledTrials
 
 TRIALS = "TuneController._trials"
@@ -61,7 +64,7 @@ class _Part:
 
 def trial_identity(found: Any) -> int | None:
     """The same number for a trial and its id, without waking a ghost; None for anything else."""
-    if Trial not in _mro(type(found)):
+    if not classes.has_base(type(found), Trial):
         return None
     try:
         return hash(object.__getattribute__(found, "trial_id"))
@@ -93,21 +96,22 @@ def holders_of(controller: Any, discovered: Iterable[tuple[str, str]]) -> Iterat
     parts = _parts(controller)
     barriers = {id(part.value) for part in parts}
     yield Holder(TRIALS, controller._trials, "controller", is_users=False)
-    classes: dict[type, _Part] = {}
+    users: dict[int, tuple[type, _Part]] = {}
     # Ray's own first.
     for part in sorted(parts, key=lambda part: _is_users(type(part.value))):
-        for name, value in _attributes(part.value).items():
+        for name, value in list(classes.attributes(part.value).items()):
             full = f"{part.name}.{name}"
             if full != TRIALS and type(value) not in _SCALARS and id(value) not in barriers:
                 yield Holder(full, value, part.role, _is_users(type(part.value)))
-        for base in _mro(type(part.value)):
+        for base in classes.mro(type(part.value)):
             if _is_users(base):
-                classes.setdefault(base, part)
+                users.setdefault(id(base), (base, part))
     modules = {"__main__", *_users_modules()}
-    for base, part in classes.items():
-        modules.add(base.__module__)
-        for name, value in _globals(vars(base)):
-            yield Holder(f"{base.__name__}.{name}", value, part.role, is_users=True)
+    for base, part in users.values():
+        modules.add(classes.module(base))
+        for name, value in _globals(classes.namespace(base)):
+            full = f"{classes.name(base)}.{name} (class)"
+            yield Holder(full, value, part.role, is_users=True)
     for module in sorted(modules):
         for name, value in _globals(_namespace(module)):
             yield Holder(f"{module}.{name}", value, "module", is_users=True)
@@ -132,6 +136,8 @@ class GrowingGlobals:
         lengths: dict[int, int] = {}
         for module in list(sys.modules):
             for name, value in list(_namespace(module).items()):
+                if type(name) is not str:
+                    continue
                 if type(value) in _CONTAINERS and len(value) >= _FEWEST_ENTRIES:
                     key = hash((module, name))
                     lengths[key] = len(value)
@@ -154,7 +160,7 @@ def _parts(controller: Any) -> list[_Part]:
         if names[name] > 1:
             name = f"{name}#{names[name]}"
         found[id(value)] = _Part(name, value, role)
-        for inner in _attributes(value).values():
+        for inner in list(classes.attributes(value).values()):
             if inner_role := _role(inner):
                 add(inner, inner_role, depth + 1)
 
@@ -178,46 +184,40 @@ _ROLES: tuple[tuple[type, str], ...] = (
 
 
 def _role(value: Any) -> str | None:
-    bases = _mro(type(value))
-    return next((role for base, role in _ROLES if base in bases), None)
+    return next((role for base, role in _ROLES if classes.has_base(type(value), base)), None)
 
 
 def _class_name(value: Any) -> str:
     """The class as its user knows it, not as it was adopted."""
-    return next(base.__name__ for base in _mro(type(value)) if not _is_adopted(base))
+    own = (base for base in classes.mro(type(value)) if not _is_adopted(base))
+    return classes.name(next(own))
 
 
 def _is_adopted(cls: type) -> bool:
-    return cls.__module__.startswith("ray_tune_memguard.tune_internals")
-
-
-def _mro(cls: type) -> tuple[type, ...]:
-    # A metaclass may have an `mro` of its own, and code in it.
-    return type.__dict__["__mro__"].__get__(cls)
-
-
-def _attributes(value: Any) -> dict[str, Any]:
-    """Those in the instance's dictionary, read by nobody's code."""
-    for base in _mro(type(value)):
-        descriptor = vars(base).get("__dict__")
-        if isinstance(descriptor, types.GetSetDescriptorType):
-            return dict(descriptor.__get__(value))
-    return {}
+    return classes.module(cls).startswith("ray_tune_memguard.tune_internals")
 
 
 def _globals(namespace: Any) -> Iterator[tuple[str, Any]]:
     """Names of a module or class that can hold more than code."""
     for name, value in list(namespace.items()):
-        value = getattr(value, "__func__", value) if type(value) in _WRAPPED else value
-        if name.startswith("__") or type(value) in _SCALARS:
+        if type(value) in _WRAPPED:
+            value = value.__func__
+        if type(name) is not str or name.startswith("__") or type(value) in _SCALARS:
             continue
-        if isinstance(value, types.FunctionType):
-            if value.__closure__ or value.__defaults__ or value.__kwdefaults__:
+        if type(value) is types.FunctionType:
+            if value.__closure__ or any(
+                type(default) in _CONTAINERS for default in value.__defaults__ or ()
+            ):
                 yield name, value
-        elif not issubclass(type(value), (type, types.ModuleType, types.BuiltinFunctionType)):
+        elif not classes.has_base(type(value), *_CODE) and not _is_descriptor(value):
             yield name, value
 
 
+def _is_descriptor(value: Any) -> bool:
+    return any("__get__" in classes.namespace(base) for base in classes.mro(type(value)))
+
+
+_CODE = (type, types.ModuleType, types.BuiltinFunctionType, logging.Logger)
 _WRAPPED = (staticmethod, classmethod)
 
 
@@ -226,9 +226,11 @@ def _namespace(module: str) -> dict[str, Any]:
     return vars(found) if type(found) is types.ModuleType else {}
 
 
+_PATHS = sysconfig.get_paths()
 _LIBRARIES = tuple(
-    {
-        *(path for path in sysconfig.get_paths().values() if path),
+    f"{path}{os.sep}"
+    for path in {
+        *(_PATHS[kind] for kind in ("stdlib", "platstdlib", "purelib", "platlib")),
         *site.getsitepackages(),
         site.getusersitepackages(),
         # Where distributions of Debian put packages.
@@ -238,7 +240,7 @@ _LIBRARIES = tuple(
 
 
 def _is_users(cls: type) -> bool:
-    return _is_users_module(cls.__module__)
+    return _is_users_module(classes.module(cls))
 
 
 def _is_users_module(name: str) -> bool:
@@ -246,8 +248,9 @@ def _is_users_module(name: str) -> bool:
         return False
     if name == "__main__":
         return True
-    file = getattr(sys.modules.get(name), "__file__", None)
-    return file is not None and not file.startswith(_LIBRARIES)
+    # A module that is not of the plain type may be one that runs when it is asked for something.
+    file = _namespace(name).get("__file__")
+    return type(file) is str and not file.startswith(_LIBRARIES)
 
 
 def _users_modules() -> list[str]:

@@ -137,7 +137,6 @@ def test_alone_it_names_what_ray_keeps(tmp_path: Path, caplog: pytest.LogCapture
     assert found.holders[0].name == "TuneController._trials"
     assert "TuneController._stopped_trials" in named
     assert "add MemGuard()" in found.holders[0].advice
-    assert any("Trial" in kind.name for kind in found.types)
     lines = [record.getMessage() for record in caplog.records]
     assert sum("TuneController._trials grows by" in line for line in lines) >= 1
     assert str(found) in lines
@@ -153,7 +152,7 @@ def test_a_clean_sweep_names_none(tmp_path: Path, caplog: pytest.LogCaptureFixtu
 
 def test_asked_in_mid_sweep_and_before(tmp_path: Path) -> None:
     guard = MemGuard()
-    with pytest.raises(RuntimeError, match="has not been in a sweep"):
+    with pytest.raises(RuntimeError, match="has not measured anything yet"):
         guard.tracker.diagnosis()
     asked = []
 

@@ -168,7 +168,8 @@ def test_the_table_says_all_of_it() -> None:
     ):
         assert text in table
     assert all(len(row) <= 100 for row in table.splitlines())
-    assert "Nothing grows steadily" in str(Diagnosis(5, 5))
+    assert "Nothing grows steadily" in str(Diagnosis(500, 500, span=400))
+    assert "Too few trials to tell what grows: 50" in str(Diagnosis(95, 1000, span=50))
 
 
 def test_the_line_fits_a_terminal() -> None:

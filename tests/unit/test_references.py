@@ -104,9 +104,10 @@ def test_a_part_of_all_objects_stands_for_the_rest(monkeypatch: pytest.MonkeyPat
 
 def test_a_typical_object() -> None:
     kept = [Marked() for _ in range(9)]
-    found = typical_of(f"{__name__}.Marked")
-    assert any(found is one for one in kept)
-    assert typical_of("nowhere.Marked") is None
+    found = typical_of(f"{__name__}.Marked", most=2)
+    assert len(found) == 2
+    assert all(any(one is its for its in kept) for one in found)
+    assert typical_of("nowhere.Marked") == []
 
 
 def test_counting_keeps_nothing() -> None:

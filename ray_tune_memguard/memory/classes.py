@@ -1,0 +1,62 @@
+"""What a class is, asked of the type system alone: a metaclass may have code of its own."""
+
+from __future__ import annotations
+
+import types
+from typing import Any
+
+_MRO = type.__dict__["__mro__"]
+_NAMESPACE = type.__dict__["__dict__"]
+_NAME = type.__dict__["__name__"]
+_FLAGS = type.__dict__["__flags__"]
+_WEAKREF_OFFSET = type.__dict__["__weakrefoffset__"]
+
+
+def mro(cls: type) -> tuple[type, ...]:
+    """Its bases in order, itself first."""
+    return _MRO.__get__(cls)
+
+
+def namespace(cls: type) -> Any:
+    """What is defined in the class itself."""
+    return _NAMESPACE.__get__(cls)
+
+
+def name(cls: type) -> str:
+    return _NAME.__get__(cls)
+
+
+def module(cls: type) -> str:
+    """The name of its module; empty where it has none."""
+    found = namespace(cls).get("__module__")
+    if type(found) is str:
+        return found
+    # Of a class written in C it is part of a name that only the type itself takes apart.
+    found = type.__dict__["__module__"].__get__(cls) if "__module__" not in namespace(cls) else ""
+    return found if type(found) is str else ""
+
+
+def full_name(cls: type) -> str:
+    return f"{module(cls)}.{name(cls)}"
+
+
+def flags(cls: type) -> int:
+    return _FLAGS.__get__(cls)
+
+
+def is_weakly_referable(cls: type) -> bool:
+    return bool(_WEAKREF_OFFSET.__get__(cls))
+
+
+def has_base(cls: type, *bases: type) -> bool:
+    """Whether it is one of these or derived from one: ``issubclass`` without anybody's hooks."""
+    return any(any(own is base for base in bases) for own in mro(cls))
+
+
+def attributes(found: Any) -> dict[str, Any]:
+    """The instance's own dictionary; empty if it has none."""
+    for base in mro(type(found)):
+        descriptor = namespace(base).get("__dict__")
+        if type(descriptor) is types.GetSetDescriptorType:
+            return descriptor.__get__(found)
+    return {}
