@@ -201,7 +201,12 @@ class ObjectGrowthTracker(GuardCallback):
 
     @guarded
     def on_experiment_end(self, trials: list[Any], **info: Any) -> None:
-        if self.growth_budget and len(self._series.trials) < _ENOUGH_SAMPLES:
+        done = self._finished.total - self._series.before
+        if (
+            self.growth_budget
+            and len(self._series.trials) < _ENOUGH_SAMPLES
+            and done >= self.sample_every_trials
+        ):
             self._open_files(trials)
             self._sample(thoroughly=True)
         self.active = False
