@@ -14,9 +14,7 @@ help:  ## What there is to make
 demo: $(VENV)/.ready  ## A real sweep without and with MemGuard, side by side (under five minutes)
 	$(VENV)/bin/python -m examples.demo
 
-test: check  ## All checks and tests, on the latest and two older Rays
-	# Side by side: most of their time is waiting for processes to start.
-	$(MAKE) --jobs 3 --output-sync=target integration compat
+test: lint types unit integration compat  ## All checks and tests, on the latest and two older Rays
 
 check: lint types unit  ## The quick part of the tests
 
