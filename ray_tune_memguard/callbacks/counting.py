@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from ray_tune_memguard.callbacks.base import GuardCallback, guarded
+
 
 class FinishedTrials:
     """How many trials are over: ``completed`` and ``errored``, those before a resume included."""
@@ -37,3 +39,29 @@ class FinishedTrials:
         statuses = [trial.status for trial in trials]
         self.completed = statuses.count("TERMINATED")
         self.errored = statuses.count("ERROR")
+
+
+class CountingCallback(GuardCallback):
+    """A callback that knows how many trials are over; in ``on_step_end`` it settles the count."""
+
+    def begin(self) -> None:
+        self._finished = FinishedTrials()
+        self._counted_before = False
+
+    def on_first_step(self) -> None:
+        """Trials that had finished before the sweep was resumed are counted now."""
+
+    @guarded
+    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        if not self._counted_before:
+            self._counted_before = True
+            self._finished.recount(trials)
+            self.on_first_step()
+
+    @guarded
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._finished.complete(trial)
+
+    @guarded
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._finished.fail(trial)

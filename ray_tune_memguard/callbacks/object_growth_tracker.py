@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ray_tune_memguard import options as opt
-from ray_tune_memguard.callbacks.base import GuardCallback, guarded
-from ray_tune_memguard.callbacks.counting import FinishedTrials
+from ray_tune_memguard.callbacks.base import guarded
+from ray_tune_memguard.callbacks.counting import CountingCallback
 from ray_tune_memguard.callbacks.growth_sampler import GrowthSampler, Sample
 from ray_tune_memguard.memory import references
 from ray_tune_memguard.memory.deep_size import OutOfTime, Walk
@@ -19,7 +19,8 @@ from ray_tune_memguard.memory.growth import GrowthFile, GrowthRow, GrowthSeries
 from ray_tune_memguard.notices import logger
 from ray_tune_memguard.report import advice, text
 from ray_tune_memguard.report.advice import Circumstances
-from ray_tune_memguard.report.diagnosis import Diagnosis, GrowingHolder, TypeGrowth
+from ray_tune_memguard.report.diagnosis import Diagnosis
+from ray_tune_memguard.report.findings import GrowingHolder, TypeGrowth
 from ray_tune_memguard.report.ranking import (
     SMALLEST_HOLDER,
     explained,
@@ -61,7 +62,7 @@ def _size_of_one_more(typical: list[Any], barriers: set[int]) -> float:
         return 0.0
 
 
-class ObjectGrowthTracker(GuardCallback):
+class ObjectGrowthTracker(CountingCallback):
     """Finds out who holds the driver's memory while a sweep runs, and what to do about it.
 
     It measures the split of RSS into live Python objects, native memory, allocator slack and mapped
@@ -105,9 +106,8 @@ class ObjectGrowthTracker(GuardCallback):
         }
 
     def begin(self) -> None:
-        self._finished = FinishedTrials()
+        super().begin()
         self._results = 0
-        self._counted_before = False
         self._last_trials = _WARM_UP * self.sample_every_trials
         self._last_results = 0
         self._began = time.monotonic()
@@ -168,29 +168,17 @@ class ObjectGrowthTracker(GuardCallback):
 
     # What Ray calls.
 
-    @guarded
-    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        if not self._counted_before:
-            self._counted_before = True
-            self._finished.recount(trials)
-            self._last_trials += self._finished.total
-            self._series = GrowthSeries(before=self._finished.total)
-            if self._sampler is not None:
-                self._sampler.before = self._finished.total
+    def on_first_step(self) -> None:
+        self._last_trials += self._finished.total
+        self._series = GrowthSeries(before=self._finished.total)
+        if self._sampler is not None:
+            self._sampler.before = self._finished.total
 
     @guarded
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
         self._results += 1
-
-    @guarded
-    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._finished.complete(trial)
-
-    @guarded
-    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._finished.fail(trial)
 
     @guarded
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:

@@ -6,8 +6,8 @@ import time
 from typing import Any
 
 from ray_tune_memguard import options as opt
-from ray_tune_memguard.callbacks.base import GuardCallback, guarded
-from ray_tune_memguard.callbacks.counting import FinishedTrials
+from ray_tune_memguard.callbacks.base import guarded
+from ray_tune_memguard.callbacks.counting import CountingCallback
 from ray_tune_memguard.memory.process import rss_bytes
 from ray_tune_memguard.memory.series import RssPoint, RssSeries
 from ray_tune_memguard.notices import logger
@@ -19,7 +19,7 @@ EVERY_TRIALS = 100
 EVERY_SECONDS = 600.0
 
 
-class RssReporter(GuardCallback):
+class RssReporter(CountingCallback):
     """Logs a line with the driver's resident memory (RSS) at intervals::
 
         trial#400  RSS 231 MiB  (+0.1 KiB/trial over the last 300)
@@ -52,8 +52,7 @@ class RssReporter(GuardCallback):
         self.options = {"every_trials": self.every_trials, "every_seconds": self.every_seconds}
 
     def begin(self) -> None:
-        self._finished = FinishedTrials()
-        self._counted_before = False
+        super().begin()
         self._last_trials = 0
         self._last_time = time.monotonic()
         self._series: RssSeries | None = None
@@ -63,20 +62,8 @@ class RssReporter(GuardCallback):
                 "second", "RssReporter: another one reports on this sweep; this one steps aside."
             )
 
-    @guarded
-    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        if not self._counted_before:
-            self._counted_before = True
-            self._finished.recount(trials)
-            self._last_trials = self._finished.total
-
-    @guarded
-    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._finished.complete(trial)
-
-    @guarded
-    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._finished.fail(trial)
+    def on_first_step(self) -> None:
+        self._last_trials = self._finished.total
 
     @guarded
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:

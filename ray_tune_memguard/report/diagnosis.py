@@ -8,48 +8,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ray_tune_memguard.memory.growth import growth_files
+from ray_tune_memguard.report import text
+from ray_tune_memguard.report.findings import GrowingHolder, Quantity, TypeGrowth
+
 FILE_PATTERN = "diagnosis-*.json"
-
-
-@dataclass(frozen=True)
-class GrowingHolder:
-    """Something that grows steadily, and keeps memory of every trial.
-
-    ``part``: of the driver's RSS: ``python``, ``native``, ``slack`` or ``shared``.
-    ``bytes_per_trial`` with half the width of its 95 % interval, ``uncertainty``. ``bytes``: what
-    it had at the last sample. ``path``: from the holder to what it keeps.
-    """
-
-    name: str
-    part: str
-    bytes_per_trial: float
-    uncertainty: float
-    bytes: float
-    path: str = ""
-    advice: str = ""
-
-
-@dataclass(frozen=True)
-class Quantity:
-    """A part of the driver's RSS, or another process. Bytes; slopes are None where not known."""
-
-    name: str
-    bytes: float
-    per_trial: float | None = None
-    uncertainty: float | None = None
-    per_result: float | None = None
-    advice: str = ""
-
-
-@dataclass(frozen=True)
-class TypeGrowth:
-    """A type of which there are steadily more objects. ``path`` is that of one of them."""
-
-    name: str
-    count: int
-    per_trial: float
-    uncertainty: float
-    path: str = ""
 
 
 @dataclass(frozen=True)
@@ -77,9 +40,14 @@ class Diagnosis:
         return next((part for part in self.parts if part.name == name), None)
 
     def __str__(self) -> str:
-        from ray_tune_memguard.report.text import table
-
-        return table(self)
+        grown = text.growth(self.holders, self.types, self.span)
+        return "\n".join(
+            [
+                *text.parts(self.trials, self.results, self.parts, self.absent),
+                *grown,
+                *text.processes(self.processes),
+            ]
+        )
 
     def save(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -112,8 +80,6 @@ def read_diagnosis(path: str | os.PathLike[str]) -> Diagnosis:
     Raises:
         FileNotFoundError: there is none.
     """
-    from ray_tune_memguard.memory.growth import growth_files
-
     files = growth_files(path, FILE_PATTERN)
     if not files:
         raise FileNotFoundError(f"No diagnosis ({FILE_PATTERN}) at {path}")

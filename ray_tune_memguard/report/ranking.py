@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from ray_tune_memguard.memory.growth import SHORTEST_SPAN, GrowthSeries
 from ray_tune_memguard.memory.trend import Line, Trend
 from ray_tune_memguard.report import advice
-from ray_tune_memguard.report.diagnosis import Diagnosis, GrowingHolder, Quantity, TypeGrowth
+from ray_tune_memguard.report.diagnosis import Diagnosis
+from ray_tune_memguard.report.findings import GrowingHolder, Quantity, TypeGrowth
 
 #: The parts of RSS, in the order in which they are shown.
 PARTS = ("rss", "python", "native", "slack", "shared")

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import textwrap
+from collections.abc import Mapping
 
 from ray_tune_memguard.memory.growth import SHORTEST_SPAN
-from ray_tune_memguard.report.diagnosis import Diagnosis, GrowingHolder, Quantity
+from ray_tune_memguard.report.findings import GrowingHolder, Quantity, TypeGrowth
 
 _WIDTH = 100
 _MOST_ROWS = 10
@@ -42,39 +43,49 @@ def line(holder: GrowingHolder, trials: int) -> str:
     return told if len(told) <= _WIDTH else f"{told[: _WIDTH - 2]} …"
 
 
-def table(found: Diagnosis) -> str:
-    """The whole diagnosis in plain text."""
-    lines = [f"Memory of the driver after {found.trials:,} trials and {found.results:,} results"]
-    lines += _quantities("", found.parts)
-    if found.results > 2 * found.trials:
-        slopes = [f"{part.name} {slope(part.per_result, None)}" for part in found.parts]
+def parts(trials: int, results: int, found: list[Quantity], absent: Mapping[str, str]) -> list[str]:
+    """The parts of RSS, and what is not known of them."""
+    lines = [f"Memory of the driver after {trials:,} trials and {results:,} results"]
+    lines += _quantities("", found)
+    if results > 2 * trials:
+        slopes = [f"{part.name} {slope(part.per_result, None)}" for part in found]
         lines.append(f"  per result: {', '.join(slopes)}")
-    for name, reason in found.absent.items():
-        lines.append(f"  {name:<28} not known: {reason}")
-    if found.holders:
-        lines.append("What grows, by bytes per trial:")
-        for holder in found.holders[:_MOST_ROWS]:
+    lines += [f"  {name:<28} not known: {reason}" for name, reason in absent.items()]
+    return lines
+
+
+def growth(holders: list[GrowingHolder], types: list[TypeGrowth], span: int) -> list[str]:
+    """What grows, or that nothing does."""
+    if holders:
+        lines = ["What grows, by bytes per trial:"]
+        for holder in holders[:_MOST_ROWS]:
             figure = slope(holder.bytes_per_trial, holder.uncertainty)
             lines.append(f"  {figure:>22}  {holder.name} ({holder.part}, {size(holder.bytes)})")
-            for text in (holder.path, holder.advice):
+            for told in (holder.path, holder.advice):
                 lines += textwrap.wrap(
-                    text, _WIDTH, initial_indent=" " * 26, subsequent_indent=" " * 26
+                    told, _WIDTH, initial_indent=" " * 26, subsequent_indent=" " * 26
                 )
-        if len(found.holders) > _MOST_ROWS:
-            lines.append(f"  … and {len(found.holders) - _MOST_ROWS} more")
-    elif found.span < SHORTEST_SPAN:
-        lines.append(
-            f"Too few trials to tell what grows: {max(0, found.span)} since warm-up, of "
+        if len(holders) > _MOST_ROWS:
+            lines.append(f"  … and {len(holders) - _MOST_ROWS} more")
+    elif span < SHORTEST_SPAN:
+        lines = [
+            f"Too few trials to tell what grows: {max(0, span)} since warm-up, of "
             f"{SHORTEST_SPAN} that it takes."
-        )
+        ]
     else:
-        lines.append("Nothing grows steadily with trials.")
-    if found.types:
+        lines = ["Nothing grows steadily with trials."]
+    if types:
         lines.append("Types of which there are more with every trial:")
-        for kind in found.types[:_MOST_ROWS]:
-            lines.append(f"  {kind.per_trial:>+16.2f} a trial  {kind.name}  {kind.path}"[:_WIDTH])
-    lines += _quantities("Ray's other processes on this machine:", found.processes)
-    return "\n".join(lines)
+        lines += [
+            f"  {kind.per_trial:>+16.2f} a trial  {kind.name}  {kind.path}"[:_WIDTH]
+            for kind in types[:_MOST_ROWS]
+        ]
+    return lines
+
+
+def processes(found: list[Quantity]) -> list[str]:
+    """Ray's other processes."""
+    return _quantities("Ray's other processes on this machine:", found)
 
 
 def _quantities(title: str, rows: list[Quantity]) -> list[str]:

@@ -13,7 +13,8 @@ from ray_tune_memguard.memory import growth
 from ray_tune_memguard.memory.growth import GrowthFile, GrowthRow, GrowthSeries
 from ray_tune_memguard.report import ranking
 from ray_tune_memguard.report.advice import Circumstances
-from ray_tune_memguard.report.diagnosis import Diagnosis, GrowingHolder, Quantity, TypeGrowth
+from ray_tune_memguard.report.diagnosis import Diagnosis
+from ray_tune_memguard.report.findings import GrowingHolder, Quantity, TypeGrowth
 from ray_tune_memguard.report.ranking import KnownHolder, rank
 from ray_tune_memguard.report.text import line, slope
 

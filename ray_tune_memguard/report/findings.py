@@ -1,0 +1,46 @@
+"""What a diagnosis consists of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class GrowingHolder:
+    """Something that grows steadily, and keeps memory of every trial.
+
+    ``part``: of the driver's RSS: ``python``, ``native``, ``slack`` or ``shared``.
+    ``bytes_per_trial`` with half the width of its 95 % interval, ``uncertainty``. ``bytes``: what
+    it had at the last sample. ``path``: from the holder to what it keeps.
+    """
+
+    name: str
+    part: str
+    bytes_per_trial: float
+    uncertainty: float
+    bytes: float
+    path: str = ""
+    advice: str = ""
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """A part of the driver's RSS, or another process. Bytes; slopes are None where not known."""
+
+    name: str
+    bytes: float
+    per_trial: float | None = None
+    uncertainty: float | None = None
+    per_result: float | None = None
+    advice: str = ""
+
+
+@dataclass(frozen=True)
+class TypeGrowth:
+    """A type of which there are steadily more objects. ``path`` is that of one of them."""
+
+    name: str
+    count: int
+    per_trial: float
+    uncertainty: float
+    path: str = ""
