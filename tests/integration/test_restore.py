@@ -7,6 +7,7 @@ import logging
 import os
 import shutil
 import signal
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import pytest
 import ray
 from ray import tune
 from ray.tune import Callback, ExperimentAnalysis, ResultGrid, Tuner
+from ray.tune.experiment import Trial
 from ray.tune.search import ConcurrencyLimiter, Searcher
 from ray.tune.search.basic_variant import BasicVariantGenerator
 from ray.tune.tune_config import ResumeConfig
@@ -295,8 +297,10 @@ def test_tune_run_resumes(interrupted: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("finished", ["RESUME", "RESTART"])
 def test_finished_trials_run_again_on_request(
-    interrupted: Path, tmp_path: Path, finished: str
+    interrupted: Path, tmp_path: Path, finished: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # As Ray makes them: other tests give trials numbers, and a trial that begins anew a new one.
+    monkeypatch.setattr(Trial, "generate_id", classmethod(lambda cls: uuid.uuid4().hex[:8]))
     how = ResumeConfig(finished=ResumeConfig.ResumeType[finished])
     outcomes = []
     for guarded in (False, True):
