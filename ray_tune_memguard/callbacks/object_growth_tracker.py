@@ -46,6 +46,8 @@ _PATHS = 5
 _SECONDS_A_PATH = 0.5
 _SECONDS_FOR_TYPES = 2.0
 _SECONDS_A_SIZE = 0.1
+#: Of the cost of a look, what the one after it is expected to take at least.
+_FORGETTING = 0.8
 _EVERYBODYS = ("builtins.", "collections.", "_thread.")
 #: With fewer samples than this the end of a sweep is one more; otherwise it is unlike the rest.
 _ENOUGH_SAMPLES = 8
@@ -239,8 +241,10 @@ class ObjectGrowthTracker(CountingCallback):
                 self._series.drop("type", name)
         self._last_trials, self._last_results = trials, results
         self._announce()
-        self._last_cost = time.perf_counter() - began
-        self._spent += self._last_cost
+        cost = time.perf_counter() - began
+        # The next one may be as dear as the dearest of late.
+        self._last_cost = max(cost, _FORGETTING * self._last_cost)
+        self._spent += cost
 
     def _announce(self) -> None:
         """Say it once when something begins to show."""
