@@ -244,6 +244,10 @@ def by_trial(grid: ResultGrid) -> dict[str, Any]:
     }
 
 
+#: The second is whether the last result is empty, the trial's id included.
+_BY_THE_CLOCK = ("done", "has_reported_at_least_once")
+
+
 def without_done(answers: Any) -> Any:
     """Answers of an experiment that was opened anew, without what is up to the clock.
 
@@ -253,7 +257,11 @@ def without_done(answers: Any) -> Any:
     if isinstance(answers, dict):
         if answers.keys() == {"trial_id"}:
             return {}
-        return {name: without_done(inner) for name, inner in answers.items() if name != "done"}
+        return {
+            name: without_done(inner)
+            for name, inner in answers.items()
+            if name not in _BY_THE_CLOCK
+        }
     if isinstance(answers, (list, tuple)):
         return type(answers)(map(without_done, answers))
     return answers
