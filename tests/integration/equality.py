@@ -245,7 +245,7 @@ def by_trial(grid: ResultGrid) -> dict[str, Any]:
 
 
 #: The second is whether the last result is empty, the trial's id included.
-_BY_THE_CLOCK = ("done", "has_reported_at_least_once")
+_BY_THE_CLOCK = {"done", "has_reported_at_least_once"}
 
 
 def without_done(answers: Any) -> Any:
