@@ -136,7 +136,10 @@ class Outcome:
     def as_json(self) -> dict[str, Any]:
         """Return everything for the results file."""
         derived = {name: getattr(self, name) for name in ("doubled", "missing", "surplus")}
-        return asdict(self) | derived
+        written = asdict(self) | derived
+        for place in ("begin_python", "restore_python"):  # Paths of this machine.
+            del written["plan"][place]
+        return written
 
 
 class _Hung(Exception):
