@@ -273,9 +273,16 @@ class _Resumption:
         """
         staged = Path(self._past.store.fact("staging") or "")
         staging = Path(self._controller._storage.experiment_driver_staging_path)
-        late = (json.loads(trial.state_json).get("relative_logdir") for trial in self._past.late)
+        entries = [trial.state_json for trial in self._past.late]
+        # Also of those that had finished by the snapshot, but were not spilled yet.
+        entries += [
+            place.entry[0]
+            for place in self._past.order
+            if place.entry is not None and place.status in FINISHED
+        ]
+        of_trials = {json.loads(entry).get("relative_logdir") for entry in entries}
         fetched = []
-        for directory in {*self._past.snapshot.unsent, *late}:
+        for directory in {*self._past.snapshot.unsent, *of_trials}:
             if not directory or not staged.is_absolute() or not (staged / directory).is_dir():
                 continue
             try:
