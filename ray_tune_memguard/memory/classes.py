@@ -9,6 +9,7 @@ _MRO = type.__dict__["__mro__"]
 _NAMESPACE = type.__dict__["__dict__"]
 _NAME = type.__dict__["__name__"]
 _FLAGS = type.__dict__["__flags__"]
+_HEAP_TYPE = 1 << 9
 _WEAKREF_OFFSET = type.__dict__["__weakrefoffset__"]
 
 
@@ -29,10 +30,10 @@ def name(cls: type) -> str:
 def module(cls: type) -> str:
     """The name of its module; empty where it has none."""
     found = namespace(cls).get("__module__")
-    if type(found) is str:
-        return found
-    # Of a class written in C it is part of a name that only the type itself takes apart.
-    found = type.__dict__["__module__"].__get__(cls) if "__module__" not in namespace(cls) else ""
+    if type(found) is not str and not flags(cls) & _HEAP_TYPE:
+        # Of a class written in C it is part of a name that only the type itself takes apart, unless
+        # its instances have such an attribute (functions).
+        found = "builtins" if found else type.__dict__["__module__"].__get__(cls)
     return found if type(found) is str else ""
 
 

@@ -100,27 +100,28 @@ class Residency:
         self._codec = codec
         self._capacity = capacity
         self._lock = threading.RLock()
-        self._held: weakref.WeakValueDictionary[str, Any] = weakref.WeakValueDictionary()
+        #: Spilled trials that somebody holds.
+        self.held: weakref.WeakValueDictionary[str, Any] = weakref.WeakValueDictionary()
         # Trial id to (trial, hash of its state when it was loaded), first loaded first.
         self._loaded: OrderedDict[str, tuple[Any, int | None]] = OrderedDict()
 
     def release(self, trial: Any) -> None:
         """Turn a trial into a ghost. Its state must be durable in the store already."""
         with self._lock:
-            self._held[trial.trial_id] = trial
+            self.held[trial.trial_id] = trial
             self._to_ghost(trial)
 
     def ghost(self, row: SpilledRow) -> Any:
         """The one object that stands for a spilled trial."""
         with self._lock:
-            trial = self._held.get(row.trial_id)
+            trial = self.held.get(row.trial_id)
             if trial is None:
                 cls = ghost_class(self._codec.trial_class)
                 trial = object.__new__(cls)
                 _attributes(trial).update(
                     {"trial_id": row.trial_id, "status": row.status, _RESIDENCY: self}
                 )
-                self._held[row.trial_id] = trial
+                self.held[row.trial_id] = trial
             return trial
 
     def load(self, trial: Any) -> None:

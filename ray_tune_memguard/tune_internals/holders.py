@@ -85,6 +85,9 @@ def barriers_of(controller: Any) -> set[int]:
     syncer = getattr(controller._checkpoint_manager._storage, "syncer", None)
     if type(syncer).__module__.startswith("ray_tune_memguard."):
         found.add(id(syncer))
+    if isinstance(controller._trials, SpilledTrials):
+        # It has a line for each trial that somebody else keeps.
+        found.add(id(controller._trials.residency.held))
     return found
 
 

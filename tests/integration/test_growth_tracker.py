@@ -40,7 +40,12 @@ def run(storage: Path, callbacks: list[Callback], trials: int = TRIALS) -> Resul
         train,
         param_space={"x": tune.uniform(0, 1)},
         tune_config=tune.TuneConfig(
-            metric="score", mode="max", num_samples=trials, reuse_actors=True
+            metric="score",
+            mode="max",
+            num_samples=trials,
+            reuse_actors=True,
+            # Else 200 trials wait, and a short sweep is over when it would have come to rest.
+            max_concurrent_trials=4,
         ),
         run_config=tune.RunConfig(
             name="sweep", storage_path=str(storage), verbose=0, callbacks=callbacks
