@@ -50,7 +50,7 @@ def _judge(plant: str, record: dict[str, Any]) -> dict[str, Any]:
         "plant": plant,
         "planted": record["truth"],
         "first": first and first["name"],
-        "slope": first and first["bytes_per_trial"],
+        "slope": first and first["slope"],
         "uncertainty": first and first["uncertainty"],
         "part": first and first["part"],
         "path": first and first["path"],
@@ -60,7 +60,7 @@ def _judge(plant: str, record: dict[str, Any]) -> dict[str, Any]:
     if plant == "Nothing":
         row["kept"] = not holders
     else:
-        row["error"] = first and first["bytes_per_trial"] / record["truth"] - 1
+        row["error"] = first and first["slope"] / record["truth"] - 1
         row["kept"] = first is not None and abs(row["error"]) <= LARGEST_ERROR
         row["kept"] = row["kept"] and first["name"].startswith(record["name"])
     return row

@@ -11,7 +11,6 @@ from typing import Any
 
 from ray_tune_memguard.memory import references
 from ray_tune_memguard.memory.deep_size import OutOfTime, Size, Walk, entries_of
-from ray_tune_memguard.memory.growth import WARM_UP_TRIALS
 from ray_tune_memguard.memory.ray_processes import RayProcesses
 from ray_tune_memguard.memory.split import Split, split
 from ray_tune_memguard.report.ranking import KnownHolder
@@ -19,8 +18,8 @@ from ray_tune_memguard.tune_internals import entry
 
 #: What the holders may take at each look, and the types.
 LONGEST_WALK_S = 0.2
-#: Types, and growing globals with other processes, take turns of so many samples. Odd: a thinned
-#: series keeps every second sample, and so some of each.
+#: Growing globals and other processes are looked at every so many samples. Odd: a thinned series
+#: keeps every second sample, and so some of these.
 TURNS = 3
 #: A type is followed once it has grown by one object for so many trials.
 _TRIALS_A_NEW_OBJECT = 20
@@ -52,8 +51,6 @@ class GrowthSampler:
         self._first_trials = 0
         #: Those that grow most.
         self.types: set[str] = set()
-        #: Trials that had finished before this run began.
-        self.before = 0
         self._looks = 0
         self.known: dict[str, KnownHolder] = {}
 
@@ -61,19 +58,22 @@ class GrowthSampler:
     def controller(self) -> Any | None:
         return None if self._controller is None else self._controller()
 
-    def look(self, trials: int, thoroughly: bool = False) -> Sample:
-        """Measure now. ``thoroughly``: also what is otherwise looked at now and then."""
+    def look(self, trials: int, is_warm: bool = False, thoroughly: bool = False) -> Sample:
+        """Measure now, after so many trials.
+
+        ``is_warm``: warm-up is over. ``thoroughly``: also what is otherwise looked at now and then.
+        """
         sample = Sample()
-        turn = self._looks % TURNS
+        is_thorough = thoroughly or self._looks % TURNS == 1
         self._looks += 1
-        if self._globals is not None and turn == 1:
+        if self._globals is not None and is_thorough:
             self._globals.look(trials)
         held, complete = self._measure_holders(sample)
         parts = split()
         self._add_parts(sample, parts, held, complete)
-        if thoroughly or turn != 1:
+        if is_warm:
             self._count_types(sample, trials)
-        if thoroughly or turn == 1:
+        if is_thorough:
             for name, rss in self._processes.rss().items():
                 sample.values["process", name] = float(rss)
         return sample
@@ -168,8 +168,6 @@ class GrowthSampler:
         if not complete:
             sample.absent["types"] = "partial: counted on a part of all objects"
         if not self._first_types:
-            if trials - self.before < WARM_UP_TRIALS:
-                return
             self._first_types, self._first_trials = counts, trials
         enough = max(10, (trials - self._first_trials) // _TRIALS_A_NEW_OBJECT)
         grown = {name: count - self._first_types.get(name, 0) for name, count in counts.items()}

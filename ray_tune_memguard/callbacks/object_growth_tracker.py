@@ -15,7 +15,13 @@ from ray_tune_memguard.callbacks.counting import CountingCallback
 from ray_tune_memguard.callbacks.growth_sampler import GrowthSampler, Sample
 from ray_tune_memguard.memory import references
 from ray_tune_memguard.memory.deep_size import OutOfTime, Walk
-from ray_tune_memguard.memory.growth import GrowthFile, GrowthRow, GrowthSeries
+from ray_tune_memguard.memory.growth import (
+    RESULTS_FOR_A_TRIAL,
+    WARM_UP_TRIALS,
+    GrowthFile,
+    GrowthRow,
+    GrowthSeries,
+)
 from ray_tune_memguard.notices import logger
 from ray_tune_memguard.report import advice, text
 from ray_tune_memguard.report.advice import Circumstances
@@ -26,6 +32,7 @@ from ray_tune_memguard.report.ranking import (
     explained,
     is_rest_of_python,
     rank,
+    smallest_of,
 )
 from ray_tune_memguard.tune_internals import entry
 
@@ -34,8 +41,6 @@ SAMPLE_EVERY_TRIALS = 25
 _ALLOWANCE_TRIALS = 500
 # Until then Ray makes its first trials; intervals of samples.
 _WARM_UP = 2
-#: In sweeps of few, long trials.
-_RESULTS_PER_TRIAL = 20
 GROWTH_BUDGET = 0.01
 #: What a short sweep may take, seconds: else it would be over before there is a trend.
 ALLOWANCE_S = 1.0
@@ -173,8 +178,6 @@ class ObjectGrowthTracker(CountingCallback):
     def on_first_step(self) -> None:
         self._last_trials += self._finished.total
         self._series = GrowthSeries(before=self._finished.total)
-        if self._sampler is not None:
-            self._sampler.before = self._finished.total
 
     @guarded
     def on_trial_result(
@@ -191,11 +194,10 @@ class ObjectGrowthTracker(CountingCallback):
 
     @guarded
     def on_experiment_end(self, trials: list[Any], **info: Any) -> None:
-        done = self._finished.total - self._series.before
         if (
             self.growth_budget
             and len(self._series.trials) < _ENOUGH_SAMPLES
-            and done >= self.sample_every_trials
+            and self._progress() >= self.sample_every_trials
         ):
             self._open_files(trials)
             self._sample(thoroughly=True)
@@ -218,13 +220,17 @@ class ObjectGrowthTracker(CountingCallback):
         every = self.sample_every_trials
         if (
             self._finished.total - self._last_trials < every
-            and self._results - self._last_results < every * _RESULTS_PER_TRIAL
+            and self._results - self._last_results < every * RESULTS_FOR_A_TRIAL
         ):
             return False
         # Spread over the trials until there is a trend to see.
-        allowance = ALLOWANCE_S * min(1.0, self._finished.total / _ALLOWANCE_TRIALS)
+        allowance = ALLOWANCE_S * min(1.0, self._progress() / _ALLOWANCE_TRIALS)
         allowed = max(allowance, self.growth_budget * (time.monotonic() - self._began))
         return self._spent + self._last_cost <= allowed
+
+    def _progress(self) -> float:
+        """Trials that this run has finished, or results that stand for them if these are few."""
+        return max(self._finished.total - self._series.before, self._results / RESULTS_FOR_A_TRIAL)
 
     def _sample(self, thoroughly: bool = False) -> None:
         sampler = self._sampler
@@ -232,7 +238,9 @@ class ObjectGrowthTracker(CountingCallback):
             return
         began = time.perf_counter()
         trials, results = self._finished.total, self._results
-        found = sampler.look(trials, thoroughly)
+        found = sampler.look(
+            trials, is_warm=self._progress() >= WARM_UP_TRIALS, thoroughly=thoroughly
+        )
         self._absent = found.absent
         if self._series.add(trials, results, found.values, keep=thoroughly):
             self._write(trials, results, found)
@@ -266,7 +274,7 @@ class ObjectGrowthTracker(CountingCallback):
         found = self._rank()
         try:
             # Chains take long: they are for who asks, or has something to look for.
-            if on_demand or found.holders:
+            if on_demand or found.holders or any(entry.is_users_type(k.name) for k in found.types):
                 found = self._with_types(found)
             holders = [*map(self._with_path, found.holders[:_PATHS]), *found.holders[_PATHS:]]
             found = dataclasses.replace(found, holders=holders)
@@ -308,12 +316,14 @@ class ObjectGrowthTracker(CountingCallback):
             chain = references.chain_up(typical[0], lambda at: names.get(id(at)), _SECONDS_A_PATH)
             types.append(dataclasses.replace(kind, path=chain.words))
             # Of lists and functions there are too many others for one to be typical.
-            is_telling = has_rest and not kind.name.startswith(_EVERYBODYS)
+            is_telling = entry.is_users_type(kind.name) or (
+                has_rest and not kind.name.startswith(_EVERYBODYS)
+            )
             if is_telling and chain.closed and chain.root not in holders.values():
                 each = _size_of_one_more(typical, barriers)
-                if each * kind.per_trial >= SMALLEST_HOLDER:
+                if each * kind.slope >= smallest_of(SMALLEST_HOLDER, found.unit):
                     unknown.append((each, kind, chain, typical[0]))
-        types.sort(key=lambda kind: -kind.per_trial)
+        types.sort(key=lambda kind: -kind.slope)
         more: list[GrowingHolder] = []
         within: set[str] = set()
         for each, kind, chain, one in sorted(unknown, key=lambda of: -of[0]):
@@ -325,15 +335,22 @@ class ObjectGrowthTracker(CountingCallback):
 
     @staticmethod
     def _found_by_type(kind: TypeGrowth, chain: references.Chain, each: float) -> GrowingHolder:
-        slope = kind.per_trial * each
+        slope = kind.slope * each
         if chain.root is None:
             name, words = f"unreachable {kind.name}", ""
-            told = advice.of_cycles(slope, gc.isenabled())
+            told = advice.of_cycles(slope, kind.unit, gc.isenabled())
         else:
             name, words = chain.words.split(" → ")[0], chain.words
-            told = advice.of_holder(name, "module", False, slope, Circumstances())
+            told = advice.of_holder(name, "module", False, slope, Circumstances(unit=kind.unit))
         return GrowingHolder(
-            name, "python", slope, kind.uncertainty * each, kind.count * each, words, told
+            name,
+            "python",
+            slope,
+            kind.uncertainty * each,
+            kind.count * each,
+            words,
+            told,
+            kind.unit,
         )
 
     def _open_files(self, trials: list[Any]) -> None:

@@ -6,12 +6,12 @@ import csv
 import math
 import os
 from array import array
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ray_tune_memguard.memory.trend import Line, Trend, fit_line, trend
+from ray_tune_memguard.memory.trend import FEWEST_POINTS, Line, Trend, fit_line, trend
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,6 +26,9 @@ WARM_UP = 0.2
 WARM_UP_TRIALS = 100
 #: Over fewer trials what comes and goes cannot be told from what grows.
 SHORTEST_SPAN = 200
+#: In a sweep of few, long trials so many results stand for a trial.
+RESULTS_FOR_A_TRIAL = 20
+_IN_A_TRIAL = {"trial": 1, "result": RESULTS_FOR_A_TRIAL}
 FILE_PATTERN = "growth-*.csv"
 
 
@@ -123,37 +126,62 @@ class GrowthSeries:
         return next((value for value in reversed(column) if not math.isnan(value)), math.nan)
 
     @property
-    def begin(self) -> int:
-        """The first sample after warm-up."""
-        run = self.trials[-1] - self.before
-        warm_up = WARM_UP * run
-        if run >= 3 * WARM_UP_TRIALS:
-            warm_up = max(warm_up, WARM_UP_TRIALS)
-        return next((i for i, at in enumerate(self.trials) if at - self.before >= warm_up), 0)
+    def unit(self) -> str:
+        """By what growth is judged: ``trial``; ``result`` in a sweep of too few, long trials."""
+        if self._is_long("trial") or not self._is_long("result"):
+            return "trial"
+        return "result"
 
     @property
     def span(self) -> int:
-        """Trials between the first sample after warm-up and the last one."""
-        return self.trials[-1] - self.trials[self.begin] if self.trials else 0
+        """Trials (or results, by :attr:`unit`) from the first sample after warm-up to the last."""
+        return self._span(self.unit)
 
-    def per_trial(self, kind: str, name: str) -> Trend | None:
-        return self._trend(self.trials, kind, name)
+    @property
+    def is_long_enough(self) -> bool:
+        """Whether what comes and goes can be told from what grows."""
+        samples = len(self.trials) - self._begin(self.unit) if self.trials else 0
+        return samples >= FEWEST_POINTS and self._is_long(self.unit)
 
-    def per_result(self, kind: str, name: str) -> Trend | None:
-        return self._trend(self.results, kind, name)
-
-    def line(self, kind: str, name: str) -> Line | None:
-        """The least-squares line over trials: those of parts add up to that of the whole."""
+    def trend(self, kind: str, name: str) -> Trend | None:
+        """The trend since warm-up, per :attr:`unit`."""
         column = self._values.get((kind, name))
         if column is None:
             return None
-        return fit_line(self.trials[self.begin :], column[self.begin : len(self.trials)])
+        return trend(*self._since_warm_up(column, self.unit))
 
-    def _trend(self, x: array[int], kind: str, name: str) -> Trend | None:
+    def line(self, kind: str, name: str, unit: str | None = None) -> Line | None:
+        """The least-squares line: those of parts add up to that of the whole."""
         column = self._values.get((kind, name))
         if column is None:
             return None
-        return trend(x[self.begin :], column[self.begin : len(x)])
+        return fit_line(*self._since_warm_up(column, unit or self.unit))
+
+    def _since_warm_up(
+        self, column: array[float], unit: str
+    ) -> tuple[Sequence[int], Sequence[float]]:
+        begin = self._begin(unit)
+        return self._along(unit)[begin:], column[begin : len(self.trials)]
+
+    def _along(self, unit: str) -> array[int]:
+        return self.trials if unit == "trial" else self.results
+
+    def _begin(self, unit: str) -> int:
+        """The first sample after warm-up."""
+        along = self._along(unit)
+        before = self.before if unit == "trial" else 0
+        run = along[-1] - before
+        warm_up, least = WARM_UP * run, WARM_UP_TRIALS * _IN_A_TRIAL[unit]
+        if run >= 3 * least:
+            warm_up = max(warm_up, least)
+        return next((i for i, at in enumerate(along) if at - before >= warm_up), 0)
+
+    def _is_long(self, unit: str) -> bool:
+        return self._span(unit) >= SHORTEST_SPAN * _IN_A_TRIAL[unit]
+
+    def _span(self, unit: str) -> int:
+        along = self._along(unit)
+        return along[-1] - along[self._begin(unit)] if along else 0
 
 
 class GrowthFile:

@@ -7,8 +7,9 @@ import itertools
 import sys
 import time
 import types
+import weakref
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +29,9 @@ _SECONDS_A_REFERENCE = 0.003
 _NUMBERS_AND_TEXT = (str, bytes, bytearray, int, float, bool)
 _LEAVES = (*_NUMBERS_AND_TEXT, type(None), type, types.ModuleType)
 _CHUNK = 50_000
+#: Full names by the identity of the type. So many are kept.
+_names: dict[int, tuple[weakref.ref[type], str]] = {}
+_MOST_NAMES = 20_000
 #: Objects that are looked at for what else an object keeps alive.
 _MOST_WITHIN = 5_000
 
@@ -40,25 +44,39 @@ def type_counts(seconds: float) -> tuple[dict[str, int], bool]:
     rest. Returns the counts, and whether they are of all.
     """
     deadline = time.perf_counter() + seconds
+    if len(_names) > _MOST_NAMES:
+        _names.clear()
     objects = gc.get_objects()
     total, done = len(objects), 0
     # By identity: a type need not be hashable.
     found: Counter[int] = Counter()
-    kinds: dict[int, type] = {}
     # Objects lie in order of age: in strides, a part of them is like all of them.
     strides = max(1, total // _CHUNK)
     for first in range(strides):
-        chunk = list(map(type, objects[first::strides]))
-        keys = list(map(id, chunk))
-        found.update(keys)
-        kinds.update(zip(keys, chunk, strict=True))
+        chunk = objects[first::strides]
+        found.update(map(id, map(type, chunk)))
         done += len(chunk)
+        _learn_names(found, chunk)
         if time.perf_counter() > deadline:
             break
     counts: Counter[str] = Counter()
     for key, count in found.items():
-        counts[classes.full_name(kinds[key])] += round(count * total / done)
+        counts[_names[key][1]] += round(count * total / done)
     return counts, done >= total
+
+
+def _learn_names(kinds: Iterable[int], objects: Sequence[Any]) -> None:
+    """Have the names of all these types, which are those of the objects."""
+    # Another type may be where one was that is gone.
+    unknown = {key for key in kinds if key not in _names or _names[key][0]() is None}
+    if not unknown:
+        return
+    for kind in map(type, objects):
+        if id(kind) in unknown:
+            _names[id(kind)] = weakref.ref(kind), classes.full_name(kind)
+            unknown.remove(id(kind))
+            if not unknown:
+                return
 
 
 def typical_of(type_name: str, most: int = 1) -> list[Any]:

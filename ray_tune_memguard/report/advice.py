@@ -16,13 +16,13 @@ class Circumstances:
 
     reuse_actors: bool | None = None
     is_pruned: bool = False
+    #: What slopes are per.
+    unit: str = "trial"
 
 
-def of_holder(
-    name: str, role: str, is_users: bool, bytes_per_trial: float, sweep: Circumstances
-) -> str:
+def of_holder(name: str, role: str, is_users: bool, grows_by: float, sweep: Circumstances) -> str:
     """Advice about a holder that grows by so much."""
-    figure = f"{slope(bytes_per_trial, None)} per trial"
+    figure = f"{slope(grows_by, None)} per {sweep.unit}"
     if name == "threading._active":
         return f"Threads are started and do not end ({figure}, stacks included): join them."
     if role == "searcher" and "optuna" in name.lower():
@@ -45,9 +45,9 @@ def of_holder(
     return f"Ray keeps {figure} of finished trials here: add MemGuard() or TrialPruner()."
 
 
-def of_cycles(bytes_per_trial: float, is_collecting: bool) -> str:
+def of_cycles(grows_by: float, unit: str, is_collecting: bool) -> str:
     """Advice about objects that only the garbage collector knows of."""
-    figure = f"{slope(bytes_per_trial, None)} per trial"
+    figure = f"{slope(grows_by, None)} per {unit}"
     if not is_collecting:
         return f"Cycles of references that are not collected ({figure}): gc is disabled."
     return (
@@ -56,16 +56,16 @@ def of_cycles(bytes_per_trial: float, is_collecting: bool) -> str:
     )
 
 
-def of_part(part: str, bytes_per_trial: float, sweep: Circumstances) -> str:
+def of_part(part: str, grows_by: float, sweep: Circumstances) -> str:
     """Advice about a part of RSS that grows and that no holder accounts for."""
-    figure = f"{slope(bytes_per_trial, None)} per trial"
+    figure = f"{slope(grows_by, None)} per {sweep.unit}"
     if part == "slack":
         return (
             f"Freed memory that the C allocator keeps ({figure}): TrialPruner gives it back "
             "(trim_slack_mib)."
         )
     if part == "native":
-        if sweep.reuse_actors is False and bytes_per_trial > _NATIVE_OF_FRESH_ACTORS:
+        if sweep.reuse_actors is False and grows_by > _NATIVE_OF_FRESH_ACTORS:
             return (
                 f"Native memory grows by {figure} with a fresh actor for each trial: set "
                 "reuse_actors=True in TuneConfig."
@@ -76,12 +76,12 @@ def of_part(part: str, bytes_per_trial: float, sweep: Circumstances) -> str:
     return f"Python objects ({figure}) that no known holder keeps; see the types."
 
 
-def of_process(name: str, bytes_now: float, bytes_per_trial: float | None) -> str:
+def of_process(name: str, bytes_now: float, grows_by: float, unit: str) -> str:
     """Advice about another process of Ray's that grows."""
-    if name != "gcs_server" or bytes_per_trial is None:
+    if name != "gcs_server":
         return ""
     return (
         f"It has {size(bytes_now)} and keeps records of finished tasks and actors "
-        f"({slope(bytes_per_trial, None)} per trial). RAY_task_events_max_num_task_in_gcs and "
+        f"({slope(grows_by, None)} per {unit}). RAY_task_events_max_num_task_in_gcs and "
         "RAY_maximum_gcs_destroyed_actor_cached_count, set where Ray is started, limit them."
     )

@@ -19,8 +19,10 @@ FILE_PATTERN = "diagnosis-*.json"
 class Diagnosis:
     """All that is known of a sweep's memory. ``print(diagnosis)`` shows it as a table.
 
-    ``span``: the finished trials since warm-up, by which it was judged. ``holders``: ranked, the
-    fastest-growing first; empty if nothing grows steadily, or the span is too short to tell (200).
+    ``span``: the finished trials since warm-up, by which it was judged; results, if ``unit`` says
+    so, in a sweep of few, long trials. ``holders``: ranked, the fastest-growing first; empty if
+    nothing grows steadily, or if the span is too short to tell (200 trials, 4,000 results), which
+    ``is_judged`` says.
     ``parts``: of the driver's RSS, ``rss`` first. ``processes``: Ray's others on this machine.
     ``absent``: what could not be measured, by name, with the reason. ``cost_seconds``: what
     measuring took.
@@ -29,6 +31,8 @@ class Diagnosis:
     trials: int
     results: int
     span: int = 0
+    unit: str = "trial"
+    is_judged: bool = False
     holders: list[GrowingHolder] = field(default_factory=list)
     parts: list[Quantity] = field(default_factory=list)
     types: list[TypeGrowth] = field(default_factory=list)
@@ -40,12 +44,12 @@ class Diagnosis:
         return next((part for part in self.parts if part.name == name), None)
 
     def __str__(self) -> str:
-        grown = text.growth(self.holders, self.types, self.span)
+        grown = text.growth(self.holders, self.types, self.span, self.unit, self.is_judged)
         return "\n".join(
             [
-                *text.parts(self.trials, self.results, self.parts, self.absent),
+                *text.parts(self.trials, self.results, self.parts, self.unit, self.absent),
                 *grown,
-                *text.processes(self.processes),
+                *text.processes(self.processes, self.unit),
             ]
         )
 

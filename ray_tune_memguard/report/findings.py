@@ -10,17 +10,29 @@ class GrowingHolder:
     """Something that grows steadily, and keeps memory of every trial.
 
     ``part``: of the driver's RSS: ``python``, ``native``, ``slack`` or ``shared``.
-    ``bytes_per_trial`` with half the width of its 95 % interval, ``uncertainty``. ``bytes``: what
-    it had at the last sample. ``path``: from the holder to what it keeps.
+    ``slope``: bytes per ``unit`` (``trial``; ``result`` in a sweep of few, long trials), with half
+    the width of its 95 % interval, ``uncertainty``. ``bytes``: what it had at the last sample.
+    ``path``: from the holder to what it keeps.
     """
 
     name: str
     part: str
-    bytes_per_trial: float
+    slope: float
     uncertainty: float
     bytes: float
     path: str = ""
     advice: str = ""
+    unit: str = "trial"
+
+    @property
+    def bytes_per_trial(self) -> float | None:
+        """The slope; None if it is one per result."""
+        return self.slope if self.unit == "trial" else None
+
+    @property
+    def bytes_per_result(self) -> float | None:
+        """The slope; None if it is one per trial."""
+        return self.slope if self.unit == "result" else None
 
 
 @dataclass(frozen=True)
@@ -37,10 +49,14 @@ class Quantity:
 
 @dataclass(frozen=True)
 class TypeGrowth:
-    """A type of which there are steadily more objects. ``path`` is that of one of them."""
+    """A type of which there are steadily more objects: ``slope`` of them per ``unit``.
+
+    ``path`` is that of one of them.
+    """
 
     name: str
     count: int
-    per_trial: float
+    slope: float
     uncertainty: float
     path: str = ""
+    unit: str = "trial"

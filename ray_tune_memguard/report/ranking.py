@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ray_tune_memguard.memory.growth import SHORTEST_SPAN, GrowthSeries
+from ray_tune_memguard.memory.growth import RESULTS_FOR_A_TRIAL, GrowthSeries
 from ray_tune_memguard.memory.trend import Line, Trend
 from ray_tune_memguard.report import advice
 from ray_tune_memguard.report.diagnosis import Diagnosis
@@ -64,13 +64,16 @@ def rank(
 ) -> Diagnosis:
     """The diagnosis by the series alone: paths are left empty."""
     holders = []
-    if series.span >= SHORTEST_SPAN:
+    sweep = dataclasses.replace(sweep, unit=series.unit)
+    if series.is_long_enough:
         holders = [*_holders(series, known, sweep), *_rests(series, sweep)]
-        holders.sort(key=lambda holder: -holder.bytes_per_trial)
+        holders.sort(key=lambda holder: -holder.slope)
     return Diagnosis(
         trials=series.trials[-1] if series.trials else 0,
         results=series.results[-1] if series.results else 0,
         span=series.span,
+        unit=series.unit,
+        is_judged=series.is_long_enough,
         holders=holders,
         parts=[_quantity(series, "part", name) for name in PARTS if name in series.names("part")],
         types=_types(series),
@@ -78,9 +81,16 @@ def rank(
     )
 
 
-def _grows(found: Trend | None, smallest: float) -> bool:
+def smallest_of(threshold: float, unit: str) -> float:
+    """A threshold per trial, as one per ``unit``."""
+    return threshold if unit == "trial" else threshold / RESULTS_FOR_A_TRIAL
+
+
+def _grows(found: Trend | None, threshold: float, unit: str) -> bool:
+    """Whether it is steady, and by as many bytes per trial as ``threshold``."""
     if found is None or not found.steady:
         return False
+    smallest = smallest_of(threshold, unit)
     return found.slope >= smallest and found.uncertainty <= LARGEST_UNCERTAINTY * found.slope
 
 
@@ -101,29 +111,30 @@ def _holders(
                 slope.uncertainty,
                 series.last("holder", name),
                 advice=advice.of_holder(name, of.role, of.is_users, slope.slope, sweep),
+                unit=series.unit,
             )
         )
     return found
 
 
-def _slope_of(series: GrowthSeries, name: str, smallest: float) -> Trend | Line | None:
+def _slope_of(series: GrowthSeries, name: str, threshold: float) -> Trend | Line | None:
     """By which a holder grows steadily; None if it does not."""
-    slope = series.per_trial("holder", name)
-    if _grows(slope, smallest):
+    slope = series.trend("holder", name)
+    if _grows(slope, threshold, series.unit):
         return slope
     # A hash table's bytes grow in few large steps, its entries one by one.
-    entries, line = series.per_trial("entries", name), series.line("holder", name)
-    if _grows(entries, SMALLEST_ENTRIES) and line is not None and line.slope >= smallest:
-        return line
-    return None
+    entries, line = series.trend("entries", name), series.line("holder", name)
+    if line is None or not _grows(entries, SMALLEST_ENTRIES, series.unit):
+        return None
+    return line if line.slope >= smallest_of(threshold, series.unit) else None
 
 
 def _rests(series: GrowthSeries, sweep: advice.Circumstances) -> list[GrowingHolder]:
     found = []
     for part, name in REST_OF.items():
-        slope = series.per_trial("part", name)
+        slope = series.trend("part", name)
         # What one part loses another may get; a person sees RSS.
-        if slope is None or not _grows(slope, SMALLEST_REST):
+        if slope is None or not _grows(slope, SMALLEST_REST, series.unit):
             continue
         if _shows(slope, series, SMALLEST_REST_GROWTH.get(part, SMALLEST_NATIVE_GROWTH)):
             found.append(
@@ -134,6 +145,7 @@ def _rests(series: GrowthSeries, sweep: advice.Circumstances) -> list[GrowingHol
                     slope.uncertainty,
                     series.last("part", name),
                     advice=advice.of_part(part, slope.slope, sweep),
+                    unit=series.unit,
                 )
             )
     return found
@@ -147,24 +159,24 @@ def is_rest_of_python(holder: GrowingHolder) -> bool:
 def _shows(slope: Trend, series: GrowthSeries, smallest: float) -> bool:
     if slope.slope * series.span < smallest:
         return False
-    rss = series.per_trial("part", "rss")
+    rss = series.trend("part", "rss")
     return rss is not None and rss.low > 0 and rss.slope >= SHARE_OF_RSS * slope.slope
 
 
 def explained(found: Diagnosis, more: list[GrowingHolder]) -> Diagnosis:
     """With holders that were found otherwise, and without the rest that they account for."""
-    accounted = sum(holder.bytes_per_trial for holder in more)
+    accounted = sum(holder.slope for holder in more)
     holders = [
         holder
         for holder in found.holders
-        if not is_rest_of_python(holder) or accounted < SHARE_EXPLAINED * holder.bytes_per_trial
+        if not is_rest_of_python(holder) or accounted < SHARE_EXPLAINED * holder.slope
     ]
-    ranked = sorted([*holders, *more], key=lambda holder: -holder.bytes_per_trial)
+    ranked = sorted([*holders, *more], key=lambda holder: -holder.slope)
     return dataclasses.replace(found, holders=ranked)
 
 
 def _quantity(series: GrowthSeries, kind: str, name: str) -> Quantity:
-    slope, by_result = series.line(kind, name), series.per_result(kind, name)
+    slope, by_result = series.line(kind, name, "trial"), series.line(kind, name, "result")
     return Quantity(
         name,
         series.last(kind, name),
@@ -176,17 +188,18 @@ def _quantity(series: GrowthSeries, kind: str, name: str) -> Quantity:
 
 def _process(series: GrowthSeries, name: str) -> Quantity:
     found = _quantity(series, "process", name)
-    if not _grows(series.per_trial("process", name), SMALLEST_PROCESS):
+    trend = series.trend("process", name)
+    if trend is None or not _grows(trend, SMALLEST_PROCESS, series.unit):
         return found
-    text = advice.of_process(name, found.bytes, found.per_trial)
+    text = advice.of_process(name, found.bytes, trend.slope, series.unit)
     return Quantity(**{**vars(found), "advice": text})
 
 
 def _types(series: GrowthSeries) -> list[TypeGrowth]:
     found = []
     for name in series.names("type"):
-        slope = series.per_trial("type", name)
-        if slope is not None and _grows(slope, SMALLEST_TYPE):
+        slope = series.trend("type", name)
+        if slope is not None and _grows(slope, SMALLEST_TYPE, series.unit):
             count = int(series.last("type", name))
-            found.append(TypeGrowth(name, count, slope.slope, slope.uncertainty))
-    return sorted(found, key=lambda kind: -kind.per_trial)
+            found.append(TypeGrowth(name, count, slope.slope, slope.uncertainty, unit=series.unit))
+    return sorted(found, key=lambda kind: -kind.slope)

@@ -6,7 +6,6 @@ import math
 import textwrap
 from collections.abc import Mapping
 
-from ray_tune_memguard.memory.growth import SHORTEST_SPAN
 from ray_tune_memguard.report.findings import GrowingHolder, Quantity, TypeGrowth
 
 _WIDTH = 100
@@ -37,29 +36,33 @@ def slope(value: float | None, uncertainty: float | None) -> str:
 
 def line(holder: GrowingHolder, trials: int) -> str:
     """One line about one holder that begins to show."""
-    figure = slope(holder.bytes_per_trial, None)
-    told = f"trial#{trials}  {holder.name} grows by {figure} per trial"
+    figure = slope(holder.slope, None)
+    told = f"trial#{trials}  {holder.name} grows by {figure} per {holder.unit}"
     told += f"  ({holder.path or holder.part})"
     return told if len(told) <= _WIDTH else f"{told[: _WIDTH - 2]} …"
 
 
-def parts(trials: int, results: int, found: list[Quantity], absent: Mapping[str, str]) -> list[str]:
+def parts(
+    trials: int, results: int, found: list[Quantity], unit: str, absent: Mapping[str, str]
+) -> list[str]:
     """The parts of RSS, and what is not known of them."""
     lines = [f"Memory of the driver after {trials:,} trials and {results:,} results"]
-    lines += _quantities("", found)
-    if results > 2 * trials:
+    lines += _quantities("", found, unit)
+    if results > 2 * trials and unit == "trial":
         slopes = [f"{part.name} {slope(part.per_result, None)}" for part in found]
         lines.append(f"  per result: {', '.join(slopes)}")
     lines += [f"  {name:<28} not known: {reason}" for name, reason in absent.items()]
     return lines
 
 
-def growth(holders: list[GrowingHolder], types: list[TypeGrowth], span: int) -> list[str]:
+def growth(
+    holders: list[GrowingHolder], types: list[TypeGrowth], span: int, unit: str, is_judged: bool
+) -> list[str]:
     """What grows, or that nothing does."""
     if holders:
-        lines = ["What grows, by bytes per trial:"]
+        lines = [f"What grows, by bytes per {unit}:"]
         for holder in holders[:_MOST_ROWS]:
-            figure = slope(holder.bytes_per_trial, holder.uncertainty)
+            figure = slope(holder.slope, holder.uncertainty)
             lines.append(f"  {figure:>22}  {holder.name} ({holder.part}, {size(holder.bytes)})")
             for told in (holder.path, holder.advice):
                 lines += textwrap.wrap(
@@ -67,32 +70,30 @@ def growth(holders: list[GrowingHolder], types: list[TypeGrowth], span: int) -> 
                 )
         if len(holders) > _MOST_ROWS:
             lines.append(f"  … and {len(holders) - _MOST_ROWS} more")
-    elif span < SHORTEST_SPAN:
-        lines = [
-            f"Too few trials to tell what grows: {max(0, span)} since warm-up, of "
-            f"{SHORTEST_SPAN} that it takes."
-        ]
+    elif not is_judged:
+        lines = [f"Too little to tell what grows: {span:,} {unit}s since warm-up, or few looks."]
     else:
-        lines = ["Nothing grows steadily with trials."]
+        lines = [f"Nothing grows steadily with {unit}s."]
     if types:
-        lines.append("Types of which there are more with every trial:")
+        lines.append(f"Types of which there are more with every {unit}:")
         lines += [
-            f"  {kind.per_trial:>+16.2f} a trial  {kind.name}  {kind.path}"[:_WIDTH]
+            f"  {kind.slope:>+16.2f} a {unit}  {kind.name}  {kind.path}"[:_WIDTH]
             for kind in types[:_MOST_ROWS]
         ]
     return lines
 
 
-def processes(found: list[Quantity]) -> list[str]:
+def processes(found: list[Quantity], unit: str) -> list[str]:
     """Ray's other processes."""
-    return _quantities("Ray's other processes on this machine:", found)
+    return _quantities("Ray's other processes on this machine:", found, unit)
 
 
-def _quantities(title: str, rows: list[Quantity]) -> list[str]:
+def _quantities(title: str, rows: list[Quantity], unit: str) -> list[str]:
     lines = [title] if title and rows else []
     for row in rows:
-        figure = slope(row.per_trial, row.uncertainty)
-        lines.append(f"  {row.name:<28}{size(row.bytes):>12}  {figure:>22} per trial")
+        by_trial = slope(row.per_trial, row.uncertainty)
+        figure = by_trial if unit == "trial" else slope(row.per_result, None)
+        lines.append(f"  {row.name:<28}{size(row.bytes):>12}  {figure:>22} per {unit}")
         if row.advice:
             lines += textwrap.wrap(
                 row.advice, _WIDTH, initial_indent=" " * 30, subsequent_indent=" " * 30

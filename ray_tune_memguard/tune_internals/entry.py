@@ -139,6 +139,12 @@ def holders() -> ModuleType | None:
     return known
 
 
+def is_users_type(full_name: str) -> bool:
+    """Whether a type of this name is neither Ray's nor a library's; False if that is not known."""
+    known = holders()
+    return known is not None and bool(known.is_users_module(full_name.rpartition(".")[0]))
+
+
 def report_path(trials: Sequence[Any], kind: str, suffix: str) -> Path | None:
     """Where a report on the calling sweep goes; None where this Ray does not tell.
 

@@ -243,10 +243,11 @@ _LIBRARIES = tuple(
 
 
 def _is_users(cls: type) -> bool:
-    return _is_users_module(classes.module(cls))
+    return is_users_module(classes.module(cls))
 
 
-def _is_users_module(name: str) -> bool:
+def is_users_module(name: str) -> bool:
+    """Whether it is neither Ray's nor a library's."""
     if name.partition(".")[0] in ("ray", "ray_tune_memguard", "builtins"):
         return False
     if name == "__main__":
@@ -257,4 +258,4 @@ def _is_users_module(name: str) -> bool:
 
 
 def _users_modules() -> list[str]:
-    return [name for name in list(sys.modules) if _is_users_module(name)]
+    return [name for name in list(sys.modules) if is_users_module(name)]

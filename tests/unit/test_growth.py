@@ -94,6 +94,22 @@ def test_fresh_actors_get_their_advice() -> None:
     assert "reuse_actors" not in reused.advice
 
 
+def test_few_long_trials_are_judged_by_their_results() -> None:
+    made = GrowthSeries()
+    for results in range(500, 12_001, 500):
+        values = {("part", "rss"): 250 * MIB, ("holder", "Mine.kept"): 40.0 * results}
+        made.add(results // 4000, results, values | {("type", "mine.Point"): results / 2})
+    found = rank(made, HOLDERS, Circumstances())
+    assert (found.unit, found.is_judged, found.span) == ("result", True, 9500)
+    [holder] = found.holders
+    assert holder.bytes_per_result == pytest.approx(40)
+    assert holder.bytes_per_trial is None
+    assert "Your callback keeps +40 B per result" in holder.advice
+    assert [(kind.name, kind.slope) for kind in found.types] == [("mine.Point", 0.5)]
+    assert "What grows, by bytes per result:" in str(found)
+    assert "grows by +40 B per result" in line(holder, 2)
+
+
 def test_memory_of_a_long_series_is_bounded() -> None:
     made = GrowthSeries()
     for trials in range(10_000):
@@ -112,7 +128,7 @@ def test_thinning_keeps_the_trend_and_forgets_who_left() -> None:
         if trials < 500:
             values["holder", "left"] = 1.0
         made.add(trials, trials, values)
-    found = made.per_trial("holder", "stays")
+    found = made.trend("holder", "stays")
     assert found is not None
     assert found.slope == 3.0
     assert made.last("holder", "stays") == 3.0 * made.trials[-1]
@@ -169,8 +185,8 @@ def test_the_table_says_all_of_it() -> None:
     ):
         assert text in table
     assert all(len(row) <= 100 for row in table.splitlines())
-    assert "Nothing grows steadily" in str(Diagnosis(500, 500, span=400))
-    assert "Too few trials to tell what grows: 50" in str(Diagnosis(95, 1000, span=50))
+    assert "Nothing grows steadily" in str(Diagnosis(500, 500, span=400, is_judged=True))
+    assert "Too little to tell what grows: 50 trials since" in str(Diagnosis(95, 1000, span=50))
 
 
 def test_the_line_fits_a_terminal() -> None:
