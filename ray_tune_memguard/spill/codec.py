@@ -43,9 +43,11 @@ class Packer:
 
     def __init__(self, dictionary: bytes) -> None:
         self.dictionary = dictionary[-DICTIONARY_BYTES:]
+        # Reading the dictionary takes longer than packing; a copy of who has read it does not.
+        self._ready = zlib.compressobj(_LEVEL, zlib.DEFLATED, _RAW_DEFLATE, zdict=self.dictionary)
 
     def pack(self, raw: bytes) -> bytes:
-        deflate = zlib.compressobj(_LEVEL, zlib.DEFLATED, _RAW_DEFLATE, zdict=self.dictionary)
+        deflate = self._ready.copy()
         return deflate.compress(raw) + deflate.flush()
 
     def unpack(self, packed: bytes) -> bytes:
