@@ -220,7 +220,8 @@ class Threads(Plant):
 
     def truth(self) -> float:
         """By starting more of them: a stack is not given back when its thread ends."""
-        more = 200
+        # So many that what Python has free already, and would use first, does not count.
+        more = 1000
         allocator.trim()  # Or they would live in what is free already.
         before = rss_bytes()
         for _ in range(more):

@@ -23,7 +23,7 @@ LONGEST_WALK_S = 0.2
 TURNS = 3
 #: A type is followed once it has grown by one object for so many trials.
 _TRIALS_A_NEW_OBJECT = 20
-_MOST_TYPES = 30
+_MOST_TYPES = 80
 #: Of so many holders it is known what they are.
 _MOST_KNOWN = 2000
 #: What a thread takes of malloc: its state in CPython and in glibc (measured with 200 idle ones).

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import gc
 import os
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from ray_tune_memguard.memory.growth import (
     GrowthRow,
     GrowthSeries,
 )
+from ray_tune_memguard.memory.trend import FEWEST_POINTS
 from ray_tune_memguard.notices import logger
 from ray_tune_memguard.report import advice, text
 from ray_tune_memguard.report.advice import Circumstances
@@ -39,11 +40,11 @@ from ray_tune_memguard.tune_internals import entry
 #: As often as a budget of 1 % allows in a fast sweep, and enough points for a trend by trial 500.
 SAMPLE_EVERY_TRIALS = 25
 _ALLOWANCE_TRIALS = 500
-# Until then Ray makes its first trials; intervals of samples.
-_WARM_UP = 2
+# Until then, or until the end of warm-up, there is nothing to compare with; intervals of samples.
+_WARM_UP = 3
 GROWTH_BUDGET = 0.01
 #: What a short sweep may take, seconds: else it would be over before there is a trend.
-ALLOWANCE_S = 1.0
+ALLOWANCE_S = 0.6
 #: Of each holder so much is on disk; smaller ones cannot matter.
 _SMALLEST_ROW = 512.0
 #: Paths are found for so many.
@@ -53,11 +54,23 @@ _SECONDS_FOR_TYPES = 2.0
 _SECONDS_A_SIZE = 0.1
 #: Of the cost of a look, what the one after it is expected to take at least.
 _FORGETTING = 0.8
-_EVERYBODYS = ("builtins.", "collections.", "_thread.")
+_EVERYBODYS = ("builtins.", "collections.", "_thread.", "_io.")
 #: With fewer samples than this the end of a sweep is one more; otherwise it is unlike the rest.
-_ENOUGH_SAMPLES = 8
+_ENOUGH_SAMPLES = FEWEST_POINTS + 1
 #: A holder is announced once, and no more than so many.
 _MOST_ANNOUNCED = 5
+
+
+def _says_little(kind: TypeGrowth) -> int:
+    """By which types are sorted: those first of which there are few others, and whose is clear."""
+    if entry.is_users_type(kind.name):
+        return 0
+    package = kind.name.partition(".")[0]
+    if kind.name.startswith(_EVERYBODYS):
+        return 4
+    if package in sys.stdlib_module_names:
+        return 3
+    return 2 if package == "ray" else 1
 
 
 def _size_of_one_more(typical: list[Any], barriers: set[int]) -> float:
@@ -88,7 +101,7 @@ class ObjectGrowthTracker(CountingCallback):
         sample_every_trials: measure after so many finished trials, as far as the budget allows.
             Default 25, or ``TUNE_MEMGUARD_SAMPLE_EVERY_TRIALS``.
         growth_budget: the share of the sweep's wall time that measuring may take while it runs,
-            from 0 to 1; a second is always allowed, and two more at the end to find paths if
+            from 0 to 1; 0.6 seconds are always allowed, and two more at the end to find paths if
             something grows. 0: it does not measure by itself. Default 0.01, or
             ``TUNE_MEMGUARD_GROWTH_BUDGET``.
 
@@ -115,7 +128,9 @@ class ObjectGrowthTracker(CountingCallback):
     def begin(self) -> None:
         super().begin()
         self._results = 0
-        self._last_trials = _WARM_UP * self.sample_every_trials
+        self._last_trials = min(
+            WARM_UP_TRIALS - self.sample_every_trials, _WARM_UP * self.sample_every_trials
+        )
         self._last_results = 0
         self._began = time.monotonic()
         self._spent = self._last_cost = 0.0
@@ -238,9 +253,9 @@ class ObjectGrowthTracker(CountingCallback):
             return
         began = time.perf_counter()
         trials, results = self._finished.total, self._results
-        found = sampler.look(
-            trials, is_warm=self._progress() >= WARM_UP_TRIALS, thoroughly=thoroughly
-        )
+        is_warm = self._progress() >= WARM_UP_TRIALS
+        with references.no_collection():
+            found = sampler.look(trials, is_warm, thoroughly)
         self._absent = found.absent
         if self._series.add(trials, results, found.values, keep=thoroughly):
             self._write(trials, results, found)
@@ -275,7 +290,8 @@ class ObjectGrowthTracker(CountingCallback):
         try:
             # Chains take long: they are for who asks, or has something to look for.
             if on_demand or found.holders or any(entry.is_users_type(k.name) for k in found.types):
-                found = self._with_types(found)
+                with references.no_collection() as is_collecting:
+                    found = self._with_types(found, is_collecting)
             holders = [*map(self._with_path, found.holders[:_PATHS]), *found.holders[_PATHS:]]
             found = dataclasses.replace(found, holders=holders)
         except Exception as error:  # What is measured is there all the same.
@@ -294,7 +310,7 @@ class ObjectGrowthTracker(CountingCallback):
         path = references.chain_down(holder.name, value, sampler.barriers())
         return dataclasses.replace(holder, path=path)
 
-    def _with_types(self, found: Diagnosis) -> Diagnosis:
+    def _with_types(self, found: Diagnosis, is_collecting: bool) -> Diagnosis:
         """With the chains to the types that grow, and who is found by them and was not known."""
         sampler = self._sampler
         if sampler is None:
@@ -306,8 +322,7 @@ class ObjectGrowthTracker(CountingCallback):
         types: list[TypeGrowth] = []
         unknown: list[tuple[float, TypeGrowth, references.Chain, Any]] = []
         deadline = time.perf_counter() + _SECONDS_FOR_TYPES
-        # Those first that say most.
-        for kind in sorted(found.types, key=lambda kind: kind.name.startswith(_EVERYBODYS)):
+        for kind in sorted(found.types, key=_says_little):
             in_time = time.perf_counter() < deadline
             typical = references.typical_of(kind.name, most=2) if in_time else []
             if not typical:
@@ -329,16 +344,18 @@ class ObjectGrowthTracker(CountingCallback):
         for each, kind, chain, one in sorted(unknown, key=lambda of: -of[0]):
             if kind.name not in within:
                 within |= references.types_within(one)
-                more.append(self._found_by_type(kind, chain, each))
+                more.append(self._found_by_type(kind, chain, each, is_collecting))
         found = dataclasses.replace(found, types=types)
         return explained(found, more) if more else found
 
     @staticmethod
-    def _found_by_type(kind: TypeGrowth, chain: references.Chain, each: float) -> GrowingHolder:
+    def _found_by_type(
+        kind: TypeGrowth, chain: references.Chain, each: float, is_collecting: bool
+    ) -> GrowingHolder:
         slope = kind.slope * each
         if chain.root is None:
             name, words = f"unreachable {kind.name}", ""
-            told = advice.of_cycles(slope, kind.unit, gc.isenabled())
+            told = advice.of_cycles(slope, kind.unit, is_collecting)
         else:
             name, words = chain.words.split(" → ")[0], chain.words
             told = advice.of_holder(name, "module", False, slope, Circumstances(unit=kind.unit))

@@ -150,6 +150,12 @@ class GrowthSeries:
             return None
         return trend(*self._since_warm_up(column, self.unit))
 
+    def growth(self, kind: str, name: str) -> float:
+        """The most that a quantity has grown by since warm-up; 0 if it is not known."""
+        column = self._values.get((kind, name), ())
+        known = [value for value in column[self._begin(self.unit) :] if not math.isnan(value)]
+        return max(known) - min(known) if known else 0.0
+
     def line(self, kind: str, name: str, unit: str | None = None) -> Line | None:
         """The least-squares line: those of parts add up to that of the whole."""
         column = self._values.get((kind, name))
@@ -167,14 +173,18 @@ class GrowthSeries:
         return self.trials if unit == "trial" else self.results
 
     def _begin(self, unit: str) -> int:
-        """The first sample after warm-up."""
+        """The first sample after warm-up; an earlier one where few came later."""
         along = self._along(unit)
         before = self.before if unit == "trial" else 0
         run = along[-1] - before
-        warm_up, least = WARM_UP * run, WARM_UP_TRIALS * _IN_A_TRIAL[unit]
-        if run >= 3 * least:
-            warm_up = max(warm_up, least)
-        return next((i for i, at in enumerate(along) if at - before >= warm_up), 0)
+        least = WARM_UP_TRIALS * _IN_A_TRIAL[unit]
+        least = least if run >= 3 * least else 0
+
+        def first(after: float) -> int:
+            return next((i for i, at in enumerate(along) if at - before >= after), 0)
+
+        warm = first(max(least, WARM_UP * run))
+        return max(first(least), min(warm, len(along) - FEWEST_POINTS))
 
     def _is_long(self, unit: str) -> bool:
         return self._span(unit) >= SHORTEST_SPAN * _IN_A_TRIAL[unit]

@@ -10,6 +10,7 @@ import types
 import weakref
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,6 +35,22 @@ _names: dict[int, tuple[weakref.ref[type], str]] = {}
 _MOST_NAMES = 20_000
 #: Objects that are looked at for what else an object keeps alive.
 _MOST_WITHIN = 5_000
+
+
+@contextmanager
+def no_collection() -> Iterator[bool]:
+    """Keep the garbage collector from running meanwhile, as it would for what measuring allocates.
+
+    It takes longer than the measuring itself, and would free what is looked for. Yields whether it
+    was enabled.
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield enabled
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def type_counts(seconds: float) -> tuple[dict[str, int], bool]:

@@ -30,8 +30,8 @@ def of_holder(name: str, role: str, is_users: bool, grows_by: float, sweep: Circ
             f"Optuna's study keeps every trial in memory ({figure}), by design: give OptunaSearch "
             "a database, storage=optuna.storages.RDBStorage(...)."
         )
-    if role == "searcher" and not is_users:
-        return f"A searcher keeps what it learned ({figure}), by design."
+    if role in ("searcher", "scheduler") and not is_users:
+        return f"A {role} keeps what it learned ({figure}), by design."
     if is_users:
         kind = "callback" if role == "callback" else role
         return (

@@ -99,6 +99,8 @@ def _holders(
 ) -> list[GrowingHolder]:
     found = []
     for name in series.names("holder"):
+        if series.growth("holder", name) < SMALLEST_HOLDER_GROWTH / 2:
+            continue  # Most of them; a trend takes longer.
         of = known.get(name) or KnownHolder("module", False, "python")
         slope = _slope_of(series, name, SMALLEST_REST if of.is_noisy else SMALLEST_HOLDER)
         if slope is None or slope.slope * series.span < SMALLEST_HOLDER_GROWTH:
@@ -123,10 +125,11 @@ def _slope_of(series: GrowthSeries, name: str, threshold: float) -> Trend | Line
     if _grows(slope, threshold, series.unit):
         return slope
     # A hash table's bytes grow in few large steps, its entries one by one.
-    entries, line = series.trend("entries", name), series.line("holder", name)
-    if line is None or not _grows(entries, SMALLEST_ENTRIES, series.unit):
+    entries, count = series.trend("entries", name), series.last("entries", name)
+    if entries is None or not _grows(entries, SMALLEST_ENTRIES, series.unit):
         return None
-    return line if line.slope >= smallest_of(threshold, series.unit) else None
+    each = series.last("holder", name) / count
+    return Line(each * entries.slope, each * entries.uncertainty)
 
 
 def _rests(series: GrowthSeries, sweep: advice.Circumstances) -> list[GrowingHolder]:
