@@ -244,13 +244,17 @@ class Node:
 
 
 class Cycles(Plant):
-    """A cycle with ``__del__`` that lives for a while, and then waits for a full collection."""
+    """A cycle with ``__del__`` that lives for a while, and then waits for a full collection.
+
+    Longer than it takes until the next one of the younger generations (some fifty trials), which
+    would collect those that died before it.
+    """
 
     name = "unreachable benchmarks.plants.Node"
 
     def __init__(self) -> None:
         super().__init__()
-        self.latest: deque[Node] = deque(maxlen=40)
+        self.latest: deque[Node] = deque(maxlen=120)
 
     def __getstate__(self) -> dict[str, Any]:
         return {}

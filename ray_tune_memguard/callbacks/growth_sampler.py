@@ -18,8 +18,8 @@ from ray_tune_memguard.tune_internals import entry
 
 #: What the holders may take at each look, and the types.
 LONGEST_WALK_S = 0.2
-#: Growing globals and other processes are looked at every so many samples. Odd: a thinned series
-#: keeps every second sample, and so some of these.
+#: Types, and growing globals with other processes, take turns of so many samples. Odd: a thinned
+#: series keeps every second sample, and so some of each.
 TURNS = 3
 #: A type is followed once it has grown by one object for so many trials.
 _TRIALS_A_NEW_OBJECT = 20
@@ -47,8 +47,9 @@ class GrowthSampler:
         self._holders = entry.holders()
         self._globals = self._holders.GrowingGlobals() if self._holders else None
         self._processes = RayProcesses(session)
-        self._first_types: dict[str, int] = {}
-        self._first_trials = 0
+        #: How many objects of each type there were after warm-up, and after how many trials.
+        self.first_types: dict[str, int] = {}
+        self.first_trials = 0
         #: Those that grow most.
         self.types: set[str] = set()
         self._looks = 0
@@ -64,16 +65,16 @@ class GrowthSampler:
         ``is_warm``: warm-up is over. ``thoroughly``: also what is otherwise looked at now and then.
         """
         sample = Sample()
-        is_thorough = thoroughly or self._looks % TURNS == 1
+        is_others_turn = self._looks % TURNS == 1
         self._looks += 1
-        if self._globals is not None and is_thorough:
+        if self._globals is not None and is_others_turn:
             self._globals.look(trials)
         held, complete = self._measure_holders(sample)
         parts = split()
         self._add_parts(sample, parts, held, complete)
-        if is_warm:
+        if is_warm and (thoroughly or not is_others_turn):
             self._count_types(sample, trials)
-        if is_thorough:
+        if thoroughly or is_others_turn:
             for name, rss in self._processes.rss().items():
                 sample.values["process", name] = float(rss)
         return sample
@@ -167,10 +168,10 @@ class GrowthSampler:
         counts, complete = references.type_counts(LONGEST_WALK_S)
         if not complete:
             sample.absent["types"] = "partial: counted on a part of all objects"
-        if not self._first_types:
-            self._first_types, self._first_trials = counts, trials
-        enough = max(10, (trials - self._first_trials) // _TRIALS_A_NEW_OBJECT)
-        grown = {name: count - self._first_types.get(name, 0) for name, count in counts.items()}
+        if not self.first_types:
+            self.first_types, self.first_trials = counts, trials
+        enough = max(10, (trials - self.first_trials) // _TRIALS_A_NEW_OBJECT)
+        grown = {name: count - self.first_types.get(name, 0) for name, count in counts.items()}
         most = sorted(grown, key=lambda name: -grown[name])[:_MOST_TYPES]
         self.types = {name for name in most if grown[name] >= enough}
         for name in self.types:

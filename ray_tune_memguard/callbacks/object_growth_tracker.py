@@ -161,12 +161,14 @@ class ObjectGrowthTracker(CountingCallback):
                 self.step_back(error)
 
     def diagnosis(self) -> Diagnosis:
-        """What is known now: in a sweep of the samples so far, after it of the whole sweep.
+        """What is known now: in a sweep it is measured once more, after it all of it is known.
 
         Raises:
             RuntimeError: nothing was measured: it was not in a sweep yet, or stepped aside.
         """
         if self._runs() and self._series.trials:
+            if self._finished.total > self._last_trials:
+                self.sample()
             return self._diagnose(on_demand=True)
         found: Diagnosis | None = getattr(self, "_last_diagnosis", None)
         if found is None:
@@ -260,7 +262,11 @@ class ObjectGrowthTracker(CountingCallback):
         if self._series.add(trials, results, found.values, keep=thoroughly):
             self._write(trials, results, found)
         for name in self._series.names("type"):
-            if name not in sampler.types:
+            if name in sampler.types:
+                # Which of all types would grow was not known then.
+                first = float(sampler.first_types.get(name, 0))
+                self._series.complete("type", name, sampler.first_trials, first)
+            else:
                 self._series.drop("type", name)
         self._last_trials, self._last_results = trials, results
         self._announce()

@@ -101,12 +101,6 @@ _kinds: dict[int, tuple[weakref.ref[type], _Kind]] = {}
 _MOST_KINDS = 20_000
 
 
-def _identity(entry: Any) -> int:
-    if type(entry) is str or type(entry) is int:
-        return hash(entry)
-    return id(entry) >> 4
-
-
 class Walk:
     """Measures one object after the other, each object it meets once.
 
@@ -235,8 +229,10 @@ class Walk:
         return picked if is_mapping else [(entry,) for entry in picked]
 
     def _identity(self, entry: Any) -> int:
+        if type(entry) is str or type(entry) is int:
+            return _scatter(hash(entry))
         named = self._named_identity(entry)
-        return _scatter(_identity(entry) if named is None else named)
+        return _scatter(id(entry) >> 4 if named is None else named)
 
     def _identity_of_pair(self, pair: tuple[Any, Any]) -> int:
         return self._identity(pair[0])

@@ -28,6 +28,8 @@ WARM_UP_TRIALS = 100
 SHORTEST_SPAN = 200
 #: In a sweep of few, long trials so many results stand for a trial.
 RESULTS_FOR_A_TRIAL = 20
+#: Of a type, whose number has no noise.
+FEWEST_COUNTS = 4
 _IN_A_TRIAL = {"trial": 1, "result": RESULTS_FOR_A_TRIAL}
 FILE_PATTERN = "growth-*.csv"
 
@@ -104,6 +106,13 @@ class GrowthSeries:
                 del self._values[key]  # It does not grow.
         return len(self._values) < SERIES_KEPT
 
+    def complete(self, kind: str, name: str, trials: int, value: float) -> None:
+        """Set what a quantity was at an earlier sample, where it is not known and still kept."""
+        column = self._values.get((kind, name))
+        if column is not None and trials in self.trials:
+            place = self.trials.index(trials)
+            column[place] = value if math.isnan(column[place]) else column[place]
+
     def drop(self, kind: str, name: str) -> None:
         """Forget a series."""
         self._values.pop((kind, name), None)
@@ -148,7 +157,9 @@ class GrowthSeries:
         column = self._values.get((kind, name))
         if column is None:
             return None
-        return trend(*self._since_warm_up(column, self.unit))
+        # Types are counted on some looks only.
+        fewest = FEWEST_COUNTS if kind == "type" else FEWEST_POINTS
+        return trend(*self._since_warm_up(column, self.unit), fewest)
 
     def growth(self, kind: str, name: str) -> float:
         """The most that a quantity has grown by since warm-up; 0 if it is not known."""

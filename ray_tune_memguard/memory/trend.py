@@ -37,16 +37,17 @@ class Trend:
         return (self.high - self.low) / 2
 
 
-def trend(x: Sequence[float], y: Sequence[float]) -> Trend | None:
+def trend(x: Sequence[float], y: Sequence[float], fewest: int = FEWEST_POINTS) -> Trend | None:
     """The trend of ``y`` over ``x``; points without a number (NaN) do not count.
 
-    None with fewer than :data:`FEWEST_POINTS` points, or where x does not vary.
+    None with fewer than ``fewest`` points, or where x does not vary. Of four points that each are
+    higher than the one before the interval is one of 92 %; of fewer it says little.
     """
     xs, ys = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
     known = np.isfinite(xs) & np.isfinite(ys)
     xs, ys = xs[known], ys[known]
     count = len(xs)
-    if count < FEWEST_POINTS or np.ptp(xs) == 0:
+    if count < fewest or np.ptp(xs) == 0:
         return None
     slopes = _pair_slopes(xs, ys)
     spread = _Z * math.sqrt(count * (count - 1) * (2 * count + 5) / 18)

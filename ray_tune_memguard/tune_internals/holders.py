@@ -242,6 +242,10 @@ _LIBRARIES = tuple(
 )
 
 
+#: By module: whether it is a user's.
+_users: dict[str, bool] = {}
+
+
 def _is_users(cls: type) -> bool:
     return is_users_module(classes.module(cls))
 
@@ -252,9 +256,14 @@ def is_users_module(name: str) -> bool:
         return False
     if name == "__main__":
         return True
-    # A module that is not of the plain type may be one that runs when it is asked for something.
-    file = _namespace(name).get("__file__")
-    return type(file) is str and not file.startswith(_LIBRARIES)
+    known = _users.get(name)
+    if known is None:
+        # A module that is not of the plain type may be one that runs when it is asked something.
+        file = _namespace(name).get("__file__")
+        known = type(file) is str and not file.startswith(_LIBRARIES)
+        if name in sys.modules:
+            _users[name] = known
+    return known
 
 
 def _users_modules() -> list[str]:
