@@ -274,25 +274,33 @@ def test_no_experiment(tmp_path: Path) -> None:
         open_experiment(tmp_path)
 
 
+def resumed_by_run(
+    interrupted: Path, tmp_path: Path, guarded: bool, **how: Any
+) -> tuple[list[int], Any]:
+    """Who ran again and what came out, by ``tune.run``."""
+    forget_staging()
+    path = copied(interrupted, tmp_path / str(guarded))
+    log = tmp_path / f"ran {guarded}"
+    analysis = tune.run(
+        train_and_log(log),
+        name="sweep",
+        storage_path=str(path.parent),
+        metric="score",
+        mode="max",
+        verbose=0,
+        raise_on_failed_trial=False,
+        callbacks=[MemGuard()] if guarded else [],
+        **how,
+    )
+    return ran(log), outcome(ResultGrid(analysis))
+
+
 def test_tune_run_resumes(interrupted: Path, tmp_path: Path) -> None:
-    analyses = []
-    for guarded in (False, True):
-        forget_staging()
-        path = copied(interrupted, tmp_path / str(guarded))
-        log = tmp_path / f"ran {guarded}"
-        analysis = tune.run(
-            train_and_log(log),
-            name="sweep",
-            storage_path=str(path.parent),
-            resume="AUTO+ERRORED",
-            metric="score",
-            mode="max",
-            verbose=0,
-            raise_on_failed_trial=False,
-            callbacks=[MemGuard()] if guarded else [],
-        )
-        analyses.append((ran(log), outcome(ResultGrid(analysis))))
-    assert analyses[1] == analyses[0]
+    alone, guarded = (
+        resumed_by_run(interrupted, tmp_path, guarded, resume="AUTO+ERRORED")
+        for guarded in (False, True)
+    )
+    assert guarded == alone
 
 
 @pytest.mark.parametrize("finished", ["RESUME", "RESTART"])
@@ -302,26 +310,12 @@ def test_finished_trials_run_again_on_request(
     # As Ray makes them: other tests give trials numbers, and a trial that begins anew a new one.
     monkeypatch.setattr(Trial, "generate_id", classmethod(lambda cls: uuid.uuid4().hex[:8]))
     how = ResumeConfig(finished=ResumeConfig.ResumeType[finished])
-    outcomes = []
-    for guarded in (False, True):
-        forget_staging()
-        path = copied(interrupted, tmp_path / str(guarded))
-        log = tmp_path / f"ran {guarded}"
-        analysis = tune.run(
-            train_and_log(log),
-            name="sweep",
-            storage_path=str(path.parent),
-            resume_config=how,
-            resume=True,
-            metric="score",
-            mode="max",
-            verbose=0,
-            raise_on_failed_trial=False,
-            callbacks=[MemGuard()] if guarded else [],
-        )
-        outcomes.append((ran(log), outcome(ResultGrid(analysis))))
-    assert outcomes[1] == outcomes[0]
-    assert len(outcomes[1][0]) >= SAMPLES - len(FAILING)
+    alone, guarded = (
+        resumed_by_run(interrupted, tmp_path, guarded, resume_config=how, resume=True)
+        for guarded in (False, True)
+    )
+    assert guarded == alone
+    assert len(guarded[0]) >= SAMPLES - len(FAILING)
 
 
 def test_resumed_by_an_environment_variable(
