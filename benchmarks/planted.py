@@ -9,15 +9,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
-import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import describe_machine
-from benchmarks.runs import ROOT
+from benchmarks.runs import record_of
 
 #: Those of ``plants``, which imports Ray; the parent does not.
 PLANT_NAMES = (
@@ -25,22 +23,6 @@ PLANT_NAMES = (
     *("Threads", "Cycles", "Arrays", "Malloc", "Slack", "Small"),
 )
 LARGEST_ERROR = 0.15
-
-
-def _run(plant: str, directory: Path) -> dict[str, Any]:
-    out, log = directory / f"{plant}.json", directory / f"{plant}.log"
-    with log.open("wb") as output:
-        subprocess.run(
-            [sys.executable, "-m", "benchmarks.planted_sweep", plant, str(out)],
-            cwd=ROOT,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            check=False,
-        )
-    if not out.exists():
-        raise RuntimeError(f"{plant}:\n{log.read_text(errors='replace')[-3000:]}")
-    found: dict[str, Any] = json.loads(out.read_text())
-    return found
 
 
 def _judge(plant: str, record: dict[str, Any]) -> dict[str, Any]:
@@ -90,7 +72,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     rows = []
     with tempfile.TemporaryDirectory(prefix="tmp-") as directory:
         for plant in arguments.only:
-            rows.append(_judge(plant, _run(plant, Path(directory))))
+            rows.append(
+                _judge(plant, record_of(["benchmarks.planted_sweep", plant], Path(directory)))
+            )
             print(_text(rows[-1]), flush=True)
     if len(rows) == len(PLANT_NAMES):
         text = json.dumps({"machine": machine, "rows": rows}, indent=1)

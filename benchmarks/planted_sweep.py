@@ -1,12 +1,11 @@
 """A real sweep with a planted leak, and what the tracker says of it at trial 500, as JSON.
 
-The parent starts it afresh for each plant, as ``python -m benchmarks.planted_sweep PLANT OUT``.
+The parent starts it afresh for each plant, as ``python -m benchmarks.planted_sweep PLANT``.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import sys
 import tempfile
@@ -18,6 +17,7 @@ from ray import tune
 
 from benchmarks.plants import PLANTS, Plant
 from benchmarks.problem import METRIC, MODE, make_trainable, search_space
+from benchmarks.runs import write_record
 from benchmarks.sweep import set_environment, start_ray
 from ray_tune_memguard import MemGuard
 
@@ -28,10 +28,9 @@ JUDGED_AT, TRIALS = 500, 800
 class Judge(tune.Callback):
     """Asks the tracker once; then what was really planted."""
 
-    def __init__(self, guard: MemGuard, plant: Plant, out: Path) -> None:
+    def __init__(self, guard: MemGuard, plant: Plant) -> None:
         self._guard = guard
         self._plant = plant
-        self._out = out
 
     def on_step_end(self, iteration: int, trials: Any, **info: Any) -> None:
         if self._plant.planted < JUDGED_AT:
@@ -39,7 +38,7 @@ class Judge(tune.Callback):
         found = self._guard.tracker.diagnosis()
         record = {"diagnosis": dataclasses.asdict(found), "truth": self._plant.truth()}
         record |= {"name": self._plant.name, "table": str(found)}
-        self._out.write_text(json.dumps(record))
+        write_record(record)
         # The rest of the sweep has nothing to tell.
         ray.shutdown()
         os._exit(0)
@@ -47,7 +46,7 @@ class Judge(tune.Callback):
 
 def main() -> None:
     """Run the sweep."""
-    plant, out = PLANTS[sys.argv[1]](), Path(sys.argv[2])
+    plant = PLANTS[sys.argv[1]]()
     set_environment(loggers=True)
     guard = MemGuard(**plant.guard_options)
     with tempfile.TemporaryDirectory(prefix="tmp-") as storage:
@@ -65,7 +64,7 @@ def main() -> None:
                 max_concurrent_trials=2 if plant.search_alg else None,
             ),
             run_config=tune.RunConfig(
-                storage_path=storage, verbose=0, callbacks=[plant, guard, Judge(guard, plant, out)]
+                storage_path=storage, verbose=0, callbacks=[plant, guard, Judge(guard, plant)]
             ),
         ).fit()
 

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import describe_machine
-from benchmarks.runs import ROOT, Sweep, _run_child, _scratch_directory
+from benchmarks.runs import ROOT, Sweep, _run_child, _scratch_directory, record_of
 
 MB = 1_000_000
 
@@ -63,23 +61,8 @@ def _make(rival: str, trials: int, directory: Path) -> Path:
 
 
 def _take(step: Step, experiment: Path, directory: Path) -> dict[str, Any]:
-    out = directory / "step.json"
-    command = [sys.executable, "-m", "benchmarks.restore_child", step.how, str(experiment)]
-    command += ["--with-memguard"] if step.guarded else []
-    log = directory / "step.log"
-    with log.open("wb") as output:
-        ended = subprocess.run(
-            command,
-            cwd=ROOT,
-            env={**os.environ, "RESTORE_RECORD": str(out)},
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            check=False,
-        )
-    if ended.returncode:
-        raise RuntimeError(f"{' '.join(command)}:\n{log.read_text(errors='replace')[-3000:]}")
-    record: dict[str, Any] = json.loads(out.read_text())
-    return record
+    command = ["benchmarks.restore_child", step.how, str(experiment)]
+    return record_of([*command, *(["--with-memguard"] if step.guarded else [])], directory)
 
 
 def _row(step: Step, record: dict[str, Any]) -> tuple[str, bool]:

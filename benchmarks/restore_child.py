@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import os
 import sys
 import time
@@ -22,6 +21,7 @@ from ray.tune import ExperimentAnalysis, ResultGrid, Tuner
 
 from benchmarks.probes import resident_bytes
 from benchmarks.problem import METRIC, MODE, make_trainable, search_space
+from benchmarks.runs import write_record
 from benchmarks.simulated import install_simulated_actors
 from benchmarks.sweep import set_environment, start_ray
 
@@ -130,7 +130,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
         ray.shutdown()
     assert ("ray_tune_memguard" in sys.modules) == arguments.with_memguard
-    Path(os.environ["RESTORE_RECORD"]).write_text(json.dumps(record))
+    write_record(record)
 
 
 if __name__ == "__main__":

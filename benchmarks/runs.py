@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,8 @@ from typing import Any
 from benchmarks.record import Pair, Run, samples_path
 
 ROOT = Path(__file__).resolve().parent.parent
+#: Where a process that :func:`record_of` starts writes its record.
+RECORD_VARIABLE = "MEMGUARD_BENCHMARK_RECORD"
 RIVALS = ("ray", "memguard")
 LOG_LINES_SHOWN = 30
 
@@ -191,3 +194,31 @@ def run_pairs(
             done[rival] = _run_one(sweep, rival, index, scratch, reopen, title)
         pairs.append(Pair(done["ray"], done["memguard"]))
     return pairs
+
+
+def record_of(command: Sequence[str], directory: Path) -> dict[str, Any]:
+    """Run ``python -m command`` in a fresh process; what it wrote to ``RECORD_VARIABLE``, JSON.
+
+    Raises:
+        RuntimeError: it failed, or wrote nothing; with the end of its output.
+    """
+    out, log = directory / "record.json", directory / "record.log"
+    out.unlink(missing_ok=True)
+    with log.open("wb") as output:
+        ended = subprocess.run(
+            [sys.executable, "-m", *command],
+            cwd=ROOT,
+            env={**os.environ, RECORD_VARIABLE: str(out)},
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            check=False,
+        )
+    if ended.returncode or not out.exists():
+        raise RuntimeError(f"{' '.join(command)}:\n{log.read_text(errors='replace')[-3000:]}")
+    record: dict[str, Any] = json.loads(out.read_text())
+    return record
+
+
+def write_record(record: dict[str, Any]) -> None:
+    """In such a process: write what it found."""
+    Path(os.environ[RECORD_VARIABLE]).write_text(json.dumps(record))

@@ -11,16 +11,14 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from benchmarks.machine import describe_machine
-from benchmarks.runs import ROOT
+from benchmarks.runs import record_of, write_record
 
 TRIALS = {"alone": 1000, "guarded": 4000}
 #: Of who wants to find out, in a sweep of twenty seconds. The other one has the default.
@@ -30,7 +28,7 @@ LARGEST_COST = 0.01
 LARGEST_SIZE = 1_000_000
 
 
-def sweep(kind: str, trials: int, out: Path) -> None:
+def sweep(kind: str, trials: int) -> None:
     """Run one sweep, in this process."""
     import ray
     from ray import tune
@@ -65,40 +63,27 @@ def sweep(kind: str, trials: int, out: Path) -> None:
         "diagnosis": dataclasses.asdict(found),
         "table": str(found),
     }
-    out.write_text(json.dumps(record))
-
-
-def _run(kind: str, trials: int, directory: Path) -> dict[str, Any]:
-    out, log = directory / f"{kind}.json", directory / f"{kind}.log"
-    with log.open("wb") as output:
-        subprocess.run(
-            [sys.executable, "-m", "benchmarks.tracked", "--run", kind, str(trials), str(out)],
-            cwd=ROOT,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            check=False,
-        )
-    if not out.exists():
-        raise RuntimeError(f"{kind}:\n{log.read_text(errors='replace')[-3000:]}")
-    found: dict[str, Any] = json.loads(out.read_text())
-    return found
+    write_record(record)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run both sweeps, print and write what they say."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks tracked", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--run", nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--run", nargs=2, help=argparse.SUPPRESS)
     parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results")
     arguments = parser.parse_args(argv)
     if arguments.run:
-        kind, trials, out = arguments.run
-        sweep(kind, int(trials), Path(out))
+        kind, trials = arguments.run
+        sweep(kind, int(trials))
         return 0
     machine = describe_machine()
     print(", ".join(f"{key} {value}" for key, value in machine.items()))
     with tempfile.TemporaryDirectory(prefix="tmp-") as directory:
-        records = {kind: _run(kind, TRIALS[kind], Path(directory)) for kind in TRIALS}
+        records = {
+            kind: record_of(["benchmarks.tracked", "--run", kind, str(trials)], Path(directory))
+            for kind, trials in TRIALS.items()
+        }
     alone, guarded = records["alone"], records["guarded"]
     print(f"\nRay alone, {TRIALS['alone']:,} trials, growth_budget={DIAGNOSIS_BUDGET}:")
     print(alone["table"])

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from ray_tune_memguard import read_rss_series
+from ray_tune_memguard import plot_rss_series, read_rss_series
 from ray_tune_memguard.memory.series import FILE_PATTERN, least_squares_slope
 
 MIB = 2**20
@@ -102,26 +102,15 @@ def table(plain: Run, guarded: Run) -> str:
 
 def draw(plain: Run, guarded: Run, path: Path) -> None:
     """The picture: RSS against finished trials, and the RSS after ``fit()`` as a mark."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
-    for run, color in ((plain, "tab:red"), (guarded, "tab:blue")):
-        axes.plot(run.series.trials, run.series.rss_bytes / MIB, color=color, label=run.name)
-        end = run.series.trials.max()
-        axes.plot([end], [run.rss_after_fit / MIB], "o", color=color)
-        axes.annotate(
-            "after fit()", (end, run.rss_after_fit / MIB), (6, 0), textcoords="offset points"
-        )
-    axes.set_xlabel("finished trials")
-    axes.set_ylabel("driver RSS [MiB]")
+    runs = (plain, guarded)
+    figure = plot_rss_series({run.name: run.series for run in runs}, path)
+    axes = figure.axes[0]
+    for run, line in zip(runs, axes.lines[:], strict=True):
+        end = run.series.trials.max(), run.rss_after_fit / MIB
+        axes.plot(*end, "o", color=line.get_color())
+        axes.annotate("after fit()", end, (6, 0), textcoords="offset points")
     axes.set_title("Ray Tune driver memory, reused actors")
     axes.margins(x=0.12)
-    axes.grid(alpha=0.3)
-    axes.legend(loc="upper left")
-    path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
 
 

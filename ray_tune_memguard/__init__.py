@@ -8,6 +8,7 @@ from ray_tune_memguard.memory.growth import read_growth
 from ray_tune_memguard.memory.series import read_rss_series
 from ray_tune_memguard.opening import open_experiment
 from ray_tune_memguard.report.diagnosis import read_diagnosis
+from ray_tune_memguard.report.picture import plot_rss_series
 from ray_tune_memguard.tune_internals import entry as _entry
 
 __version__ = "0.1.0"
@@ -18,6 +19,7 @@ __all__ = [
     "RssReporter",
     "TrialPruner",
     "open_experiment",
+    "plot_rss_series",
     "read_diagnosis",
     "read_growth",
     "read_rss_series",

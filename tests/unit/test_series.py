@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from ray_tune_memguard import read_rss_series
+from ray_tune_memguard import plot_rss_series, read_rss_series
 from ray_tune_memguard.memory.series import RssPoint, RssSeries, least_squares_slope
 
 MIB = 2**20
@@ -55,3 +55,27 @@ def test_all_runs_of_an_experiment_are_read_in_order(tmp_path: Path) -> None:
 def test_no_series_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="No RSS series"):
         read_rss_series(tmp_path)
+
+
+def test_series_are_drawn(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    for name, grows in (("alone", 40_000), ("guarded", 0)):
+        series = RssSeries(tmp_path / name / "memguard" / "rss-a.csv")
+        for trials in (100, 200, 300):
+            series.add(RssPoint(float(trials), trials, trials, 0, 200 * MIB + grows * trials))
+    image = tmp_path / "new" / "rss.png"
+    paths = {"Ray alone": tmp_path / "alone", "MemGuard": tmp_path / "guarded"}
+    figure = plot_rss_series(paths, image)
+    assert image.read_bytes().startswith(b"\x89PNG")
+    first, second = figure.axes[0].lines
+    assert (first.get_label(), second.get_label()) == ("Ray alone", "MemGuard")
+    assert list(first.get_xdata()) == [100, 200, 300]
+    assert list(second.get_ydata()) == [200, 200, 200]
+    [again] = plot_rss_series({"read": read_rss_series(paths["MemGuard"])}, image).axes[0].lines
+    assert list(again.get_ydata()) == [200, 200, 200]
+    [line] = plot_rss_series(tmp_path / "alone", image).axes[0].lines
+    assert line.get_ydata()[-1] == pytest.approx(200 + 12_000_000 / MIB)
+    with pytest.raises(ValueError, match="experiments is empty"):
+        plot_rss_series({}, image)
+    with pytest.raises(FileNotFoundError, match="No RSS series"):
+        plot_rss_series(tmp_path / "nowhere", image)
