@@ -47,9 +47,9 @@ class GrowthSampler:
         self._holders = entry.holders()
         self._globals = self._holders.GrowingGlobals() if self._holders else None
         self._processes = RayProcesses(session)
-        #: How many objects of each type there were after warm-up, and after how many trials.
+        #: How many objects of each type there were after warm-up, at how many trials and results.
         self.first_types: dict[str, int] = {}
-        self.first_trials = 0
+        self.first_at = (0, 0)
         #: Those that grow most.
         self.types: set[str] = set()
         self._looks = 0
@@ -59,8 +59,10 @@ class GrowthSampler:
     def controller(self) -> Any | None:
         return None if self._controller is None else self._controller()
 
-    def look(self, trials: int, is_warm: bool = False, thoroughly: bool = False) -> Sample:
-        """Measure now, after so many trials.
+    def look(
+        self, trials: int, results: int, is_warm: bool = False, thoroughly: bool = False
+    ) -> Sample:
+        """Measure now, after so many trials and results.
 
         ``is_warm``: warm-up is over. ``thoroughly``: also what is otherwise looked at now and then.
         """
@@ -73,7 +75,7 @@ class GrowthSampler:
         parts = split()
         self._add_parts(sample, parts, held, complete)
         if is_warm and (thoroughly or not is_others_turn):
-            self._count_types(sample, trials)
+            self._count_types(sample, trials, results)
         if thoroughly or is_others_turn:
             for name, rss in self._processes.rss().items():
                 sample.values["process", name] = float(rss)
@@ -137,7 +139,7 @@ class GrowthSampler:
         if name in self.known or len(self.known) < _MOST_KNOWN:
             part = "native" if 2 * size.native > size.total else "python"
             noisy = name == self._holders.THREADS
-            self.known[name] = KnownHolder(holder.role, holder.is_users, part, noisy)
+            self.known[name] = KnownHolder(holder.role, holder.owner, part, noisy)
 
     def _add_parts(self, sample: Sample, parts: Split, held: Size, complete: bool) -> None:
         values = sample.values
@@ -164,13 +166,13 @@ class GrowthSampler:
             states = _NATIVE_A_THREAD * threading.active_count()
             values[threads] = values.get(threads, 0.0) + parts.stacks + states
 
-    def _count_types(self, sample: Sample, trials: int) -> None:
+    def _count_types(self, sample: Sample, trials: int, results: int) -> None:
         counts, complete = references.type_counts(LONGEST_WALK_S)
         if not complete:
             sample.absent["types"] = "partial: counted on a part of all objects"
         if not self.first_types:
-            self.first_types, self.first_trials = counts, trials
-        enough = max(10, (trials - self.first_trials) // _TRIALS_A_NEW_OBJECT)
+            self.first_types, self.first_at = counts, (trials, results)
+        enough = max(10, (trials - self.first_at[0]) // _TRIALS_A_NEW_OBJECT)
         grown = {name: count - self.first_types.get(name, 0) for name, count in counts.items()}
         most = sorted(grown, key=lambda name: -grown[name])[:_MOST_TYPES]
         self.types = {name for name in most if grown[name] >= enough}

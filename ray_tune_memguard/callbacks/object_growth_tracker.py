@@ -133,7 +133,8 @@ class ObjectGrowthTracker(CountingCallback):
         )
         self._last_results = 0
         self._began = time.monotonic()
-        self._spent = self._last_cost = 0.0
+        #: Seconds: of all measuring; of that within the budget; of the next look, as expected.
+        self._cost = self._spent = self._last_cost = 0.0
         self._series = GrowthSeries()
         self._absent: dict[str, str] = {}
         self._announced: set[str] = set()
@@ -156,7 +157,7 @@ class ObjectGrowthTracker(CountingCallback):
         """Measure now, whatever the budget. Does nothing outside a sweep."""
         if self._runs():
             try:
-                self._sample(thoroughly=True)
+                self._sample(asked=True)
             except Exception as error:
                 self.step_back(error)
 
@@ -205,8 +206,8 @@ class ObjectGrowthTracker(CountingCallback):
     @guarded
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         self._finished.settle()
+        self._open_files(trials)
         if self._is_due():
-            self._open_files(trials)
             self._sample()
 
     @guarded
@@ -217,7 +218,7 @@ class ObjectGrowthTracker(CountingCallback):
             and self._progress() >= self.sample_every_trials
         ):
             self._open_files(trials)
-            self._sample(thoroughly=True)
+            self._sample(asked=True)
         self.active = False
         if self._series.trials:
             self._open_files(trials)
@@ -243,13 +244,15 @@ class ObjectGrowthTracker(CountingCallback):
         # Spread over the trials until there is a trend to see.
         allowance = ALLOWANCE_S * min(1.0, self._progress() / _ALLOWANCE_TRIALS)
         allowed = max(allowance, self.growth_budget * (time.monotonic() - self._began))
-        return self._spent + self._last_cost <= allowed
+        return self._spent + self._last_cost <= allowed and self._series.wants(
+            self._finished.total, self._results
+        )
 
     def _progress(self) -> float:
         """Trials that this run has finished, or results that stand for them if these are few."""
         return max(self._finished.total - self._series.before, self._results / RESULTS_FOR_A_TRIAL)
 
-    def _sample(self, thoroughly: bool = False) -> None:
+    def _sample(self, asked: bool = False) -> None:
         sampler = self._sampler
         if sampler is None:
             return
@@ -257,23 +260,25 @@ class ObjectGrowthTracker(CountingCallback):
         trials, results = self._finished.total, self._results
         is_warm = self._progress() >= WARM_UP_TRIALS
         with references.no_collection():
-            found = sampler.look(trials, is_warm, thoroughly)
+            found = sampler.look(trials, results, is_warm, thoroughly=asked)
         self._absent = found.absent
-        if self._series.add(trials, results, found.values, keep=thoroughly):
-            self._write(trials, results, found)
+        self._series.add(trials, results, found.values)
+        self._write(trials, results, found)
         for name in self._series.names("type"):
             if name in sampler.types:
                 # Which of all types would grow was not known then.
                 first = float(sampler.first_types.get(name, 0))
-                self._series.complete("type", name, sampler.first_trials, first)
+                self._series.complete("type", name, sampler.first_at, first)
             else:
                 self._series.drop("type", name)
         self._last_trials, self._last_results = trials, results
         self._announce()
         cost = time.perf_counter() - began
-        # The next one may be as dear as the dearest of late.
-        self._last_cost = max(cost, _FORGETTING * self._last_cost)
-        self._spent += cost
+        self._cost += cost
+        if not asked:
+            # The next one may be as dear as the dearest of late.
+            self._last_cost = max(cost, _FORGETTING * self._last_cost)
+            self._spent += cost
 
     def _announce(self) -> None:
         """Say it once when something begins to show."""
@@ -292,8 +297,9 @@ class ObjectGrowthTracker(CountingCallback):
 
     def _diagnose(self, on_demand: bool = False) -> Diagnosis:
         began = time.perf_counter()
-        found = self._rank()
+        found = Diagnosis(self._finished.total, self._results)
         try:
+            found = self._rank()
             # Chains take long: they are for who asks, or has something to look for.
             if on_demand or found.holders or any(entry.is_users_type(k.name) for k in found.types):
                 with references.no_collection() as is_collecting:
@@ -302,9 +308,14 @@ class ObjectGrowthTracker(CountingCallback):
             found = dataclasses.replace(found, holders=holders)
         except Exception as error:  # What is measured is there all the same.
             self._absent = {**self._absent, "paths": f"they could not be found: {error!r}"}
-        if not on_demand:
-            self._spent += time.perf_counter() - began
-        return dataclasses.replace(found, absent=self._absent, cost_seconds=self._spent)
+        self._cost += time.perf_counter() - began
+        all_measured = not self._absent.keys() & {"holders", "sizes"}
+        return dataclasses.replace(
+            found,
+            absent=self._absent,
+            cost_seconds=self._cost,
+            is_judged=found.is_judged and (all_measured or bool(found.holders)),
+        )
 
     def _with_path(self, holder: GrowingHolder) -> GrowingHolder:
         sampler = self._sampler
@@ -364,7 +375,7 @@ class ObjectGrowthTracker(CountingCallback):
             told = advice.of_cycles(slope, kind.unit, is_collecting)
         else:
             name, words = chain.words.split(" → ")[0], chain.words
-            told = advice.of_holder(name, "module", False, slope, Circumstances(unit=kind.unit))
+            told = advice.of_holder(name, "module", "library", slope, Circumstances(unit=kind.unit))
         return GrowingHolder(
             name,
             "python",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import types
 from typing import Any
 
@@ -61,3 +62,18 @@ def attributes(found: Any) -> dict[str, Any]:
         if type(descriptor) is types.GetSetDescriptorType:
             return descriptor.__get__(found)
     return {}
+
+
+def held_by_function(function: types.FunctionType) -> list[Any]:
+    """What a function holds beside its code: closure, defaults, attributes. None that is empty.
+
+    The attributes by the garbage collector's way: asking a function for them makes them.
+    """
+    namespaces = (id(function.__globals__), id(getattr(function, "__builtins__", None)))
+    held = [
+        inner
+        for inner in gc.get_referents(function)
+        if type(inner) is dict and inner and id(inner) not in namespaces
+    ]
+    closure, defaults = function.__closure__, function.__defaults__
+    return [*held, *(inner for inner in (closure, defaults) if inner)]

@@ -170,7 +170,7 @@ class Walk:
             if kind.array is not None:
                 self._visit_array(size, found, classes.namespace(kind.array), waiting)
             elif type(found) is types.FunctionType:
-                waiting += (found.__closure__, found.__defaults__, found.__kwdefaults__)
+                waiting += classes.held_by_function(found)
             else:
                 waiting += gc.get_referents(found)
                 if kind.container is dict:

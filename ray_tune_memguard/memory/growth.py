@@ -16,7 +16,7 @@ from ray_tune_memguard.memory.trend import FEWEST_POINTS, Line, Trend, fit_line,
 if TYPE_CHECKING:
     import pandas as pd
 
-#: Points of each series in memory; when there are more, every second one is dropped.
+#: Points of each series in memory; when there are more, every second old one is dropped.
 POINTS_KEPT = 40
 #: Series in memory. One that comes when there are so many is on disk only.
 SERIES_KEPT = 500
@@ -31,6 +31,8 @@ RESULTS_FOR_A_TRIAL = 20
 #: Of a type, whose number has no noise.
 FEWEST_COUNTS = 4
 _IN_A_TRIAL = {"trial": 1, "result": RESULTS_FOR_A_TRIAL}
+#: … if a trial has so many.
+_RESULTS_OF_A_LONG_TRIAL = 200
 FILE_PATTERN = "growth-*.csv"
 
 
@@ -61,70 +63,90 @@ class GrowthSeries:
         self.trials = array("q")
         self.results = array("q")
         self._values: dict[tuple[str, str], array[float]] = {}
-        #: How much coarser than the samples the series are.
-        self.thinned = 1
-        self._skipped = 0
+        # The last sample came sooner than one is wanted: the next takes its place.
+        self._is_provisional = False
 
-    def add(
-        self,
-        trials: int,
-        results: int,
-        values: Mapping[tuple[str, str], float],
-        keep: bool = False,
-    ) -> bool:
-        """Append a sample. A quantity that is not in it, or NaN, is unknown there.
+    def wants(self, trials: int, results: int) -> bool:
+        """Whether a sample is due: as many as are kept are spread over the sweep so far."""
+        if not self.trials:
+            return True
+        last = len(self.trials) - 1 - self._is_provisional
+        if last < 0:
+            return True
+        done = self._progress(trials, results)
+        since = done - self._progress(self.trials[last], self.results[last])
+        return since > 0 and since >= done / POINTS_KEPT
 
-        Once the series are thinned not each sample is taken; ``keep``: this one is. Returns whether
-        it was.
-        """
-        self._skipped += 1
-        if self._skipped < self.thinned and not keep:
-            return False
-        self._skipped = 0
+    def _progress(self, trials: int, results: int) -> float:
+        """In trials; results stand for them where these are few."""
+        return max(trials - self.before, results / RESULTS_FOR_A_TRIAL)
+
+    def add(self, trials: int, results: int, values: Mapping[tuple[str, str], float]) -> None:
+        """Append a sample. A quantity that is not in it, or NaN, is unknown there."""
+        is_wanted = self.wants(trials, results)
+        if self._is_provisional:
+            self._drop_last()
+        self._is_provisional = not is_wanted
         if len(self.trials) >= POINTS_KEPT:
             self._thin()
         count = len(self.trials)
         self.trials.append(trials)
         self.results.append(results)
+        has_room: bool | None = None
         for key, value in values.items():
             column = self._values.get(key)
             if column is None:
-                if not self._has_room(key[0]):
-                    continue
+                # There are as many of these as a user's code has globals; the others are few.
+                if key[0] in ("holder", "entries"):
+                    if has_room is None:
+                        has_room = self._make_room()
+                    if not has_room or len(self._values) >= SERIES_KEPT:
+                        continue
                 # Of its full length at once, so that it does not grow itself.
                 column = self._values[key] = array("d", [math.nan]) * POINTS_KEPT
             column[count] = value
-        return True
 
-    def _has_room(self, kind: str) -> bool:
-        # There are as many of these as a user's code has globals; the others are few.
-        if kind not in ("holder", "entries") or len(self._values) < SERIES_KEPT:
-            return True
-        for key, column in list(self._values.items()):
-            known = [value for value in column if not math.isnan(value)]
-            if key[0] == kind and len(known) > 1 and max(known) <= known[0]:
-                del self._values[key]  # It does not grow.
+    def _make_room(self) -> bool:
+        if len(self._values) >= SERIES_KEPT:
+            for key, column in list(self._values.items()):
+                known = [value for value in column if not math.isnan(value)]
+                if key[0] in ("holder", "entries") and len(known) > 1 and max(known) <= known[0]:
+                    del self._values[key]  # It does not grow.
         return len(self._values) < SERIES_KEPT
 
-    def complete(self, kind: str, name: str, trials: int, value: float) -> None:
-        """Set what a quantity was at an earlier sample, where it is not known and still kept."""
+    def _drop_last(self) -> None:
+        self.trials.pop()
+        self.results.pop()
+        for column in self._values.values():
+            column[len(self.trials)] = math.nan
+
+    def complete(self, kind: str, name: str, at: tuple[int, int], value: float) -> None:
+        """Set what a quantity was at an earlier sample, where it is not known and still kept.
+
+        ``at``: trials and results then.
+        """
         column = self._values.get((kind, name))
-        if column is not None and trials in self.trials:
-            place = self.trials.index(trials)
-            column[place] = value if math.isnan(column[place]) else column[place]
+        if column is None:
+            return
+        for place, then in enumerate(zip(self.trials, self.results, strict=True)):
+            if then == at and math.isnan(column[place]):
+                column[place] = value
 
     def drop(self, kind: str, name: str) -> None:
         """Forget a series."""
         self._values.pop((kind, name), None)
 
     def _thin(self) -> None:
-        self.thinned *= 2
-        self.trials, self.results = self.trials[::2], self.results[::2]
+        """Drop every second sample of the older half."""
+        kept = [*range(0, POINTS_KEPT // 2, 2), *range(POINTS_KEPT // 2, POINTS_KEPT)]
+        self.trials = array("q", (self.trials[i] for i in kept))
+        self.results = array("q", (self.results[i] for i in kept))
+        unknown = array("d", [math.nan]) * (POINTS_KEPT - len(kept))
         for key, column in list(self._values.items()):
-            thinned = column[::2]
+            thinned = array("d", (column[i] for i in kept))
             if all(map(math.isnan, thinned)):  # It has not been there for so long.
                 del self._values[key]
-            column[:] = thinned + array("d", [math.nan]) * (POINTS_KEPT - len(thinned))
+            column[:] = thinned + unknown
 
     def names(self, kind: str) -> list[str]:
         return [name for of, name in self._values if of == kind]
@@ -139,7 +161,9 @@ class GrowthSeries:
         """By what growth is judged: ``trial``; ``result`` in a sweep of too few, long trials."""
         if self._is_long("trial") or not self._is_long("result"):
             return "trial"
-        return "result"
+        # Otherwise it is only early.
+        is_long_trials = self._span("result") >= _RESULTS_OF_A_LONG_TRIAL * self._span("trial")
+        return "result" if is_long_trials else "trial"
 
     @property
     def span(self) -> int:
@@ -161,11 +185,11 @@ class GrowthSeries:
         fewest = FEWEST_COUNTS if kind == "type" else FEWEST_POINTS
         return trend(*self._since_warm_up(column, self.unit), fewest)
 
-    def growth(self, kind: str, name: str) -> float:
-        """The most that a quantity has grown by since warm-up; 0 if it is not known."""
+    def growth(self, kind: str, name: str) -> tuple[float, float]:
+        """The most that a quantity has grown by since warm-up, and the least that it was then."""
         column = self._values.get((kind, name), ())
         known = [value for value in column[self._begin(self.unit) :] if not math.isnan(value)]
-        return max(known) - min(known) if known else 0.0
+        return (max(known) - min(known), min(known)) if known else (0.0, 0.0)
 
     def line(self, kind: str, name: str, unit: str | None = None) -> Line | None:
         """The least-squares line: those of parts add up to that of the whole."""
@@ -213,7 +237,7 @@ class GrowthFile:
 
     def add(self, rows: Iterable[GrowthRow]) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a", newline="") as file:
+        with self.path.open("a", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             if file.tell() == 0:
                 writer.writerow([field.name for field in fields(GrowthRow)])
@@ -244,5 +268,5 @@ def read_growth(path: str | os.PathLike[str]) -> pd.DataFrame:
     files = growth_files(path, FILE_PATTERN)
     if not files:
         raise FileNotFoundError(f"No growth series ({FILE_PATTERN}) at {path}")
-    frame = pd.concat([pd.read_csv(file) for file in files], ignore_index=True)
+    frame = pd.concat([pd.read_csv(file, encoding="utf-8") for file in files], ignore_index=True)
     return frame.sort_values("time", kind="stable", ignore_index=True)

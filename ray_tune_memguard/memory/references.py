@@ -28,7 +28,9 @@ _MANY = 32
 _SECONDS = 0.1
 _SECONDS_A_REFERENCE = 0.003
 _NUMBERS_AND_TEXT = (str, bytes, bytearray, int, float, bool)
-_LEAVES = (*_NUMBERS_AND_TEXT, type(None), type, types.ModuleType)
+# By identity, for a metaclass may have its own idea of equality.
+_FLAT = frozenset(map(id, _NUMBERS_AND_TEXT))
+_LEAVES = frozenset(map(id, (*_NUMBERS_AND_TEXT, type(None), type, types.ModuleType)))
 _CHUNK = 50_000
 #: Full names by the identity of the type. So many are kept.
 _names: dict[int, tuple[weakref.ref[type], str]] = {}
@@ -140,7 +142,7 @@ def chain_down(name: str, root: Any, barriers: set[int]) -> str:
         attribute, found = following
         if attribute:
             steps[-1] += f".{attribute}"
-        if type(found) in _LEAVES:
+        if id(type(found)) in _LEAVES:
             steps.append(label(found))
             break
     return " → ".join(steps)
@@ -159,9 +161,9 @@ def _heaviest(
     best: tuple[float, str, Any] | None = None
     for attribute, inner in _inside(found):
         left = deadline - time.perf_counter()
-        if type(inner) in _NUMBERS_AND_TEXT:
+        if id(type(inner)) in _FLAT:
             size = float(sys.getsizeof(inner))
-        elif id(inner) in barriers or type(inner) in _LEAVES or left < 0:
+        elif id(inner) in barriers or id(type(inner)) in _LEAVES or left < 0:
             continue
         else:
             walk.forget()

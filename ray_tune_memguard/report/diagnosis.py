@@ -20,9 +20,9 @@ class Diagnosis:
     """All that is known of a sweep's memory. ``print(diagnosis)`` shows it as a table.
 
     ``span``: the finished trials since warm-up, by which it was judged; results, if ``unit`` says
-    so, in a sweep of few, long trials. ``holders``: ranked, the fastest-growing first; empty if
-    nothing grows steadily, or if the span is too short to tell (200 trials, 4,000 results), which
-    ``is_judged`` says.
+    so, in a sweep of few, long trials. ``is_judged``: whether what grows can be told; it cannot if
+    the span is too short (200 trials, 4,000 results) or not everything could be measured.
+    ``holders``: ranked, the fastest-growing first; empty if nothing grows steadily.
     ``parts``: of the driver's RSS, ``rss`` first. ``processes``: Ray's others on this machine.
     ``absent``: what could not be measured, by name, with the reason. ``cost_seconds``: what
     measuring took.
@@ -56,12 +56,12 @@ class Diagnosis:
     def save(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = path.with_name(f".{path.name}.part")
-        unfinished.write_text(json.dumps(asdict(self), indent=1, allow_nan=True))
+        unfinished.write_text(json.dumps(asdict(self), indent=1, allow_nan=True), encoding="utf-8")
         unfinished.replace(path)
 
     @classmethod
     def load(cls, path: Path) -> Diagnosis:
-        found: dict[str, Any] = json.loads(path.read_text())
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         kinds: dict[str, Any] = {
             "holders": GrowingHolder,
             "parts": Quantity,

@@ -37,6 +37,8 @@ LARGEST_UNCERTAINTY = 0.5
 SHARE_OF_RSS = 0.5
 #: Of what no known holder accounts for: what others must have for it to be theirs.
 SHARE_EXPLAINED = 0.5
+#: Of what a holder has grown by: what it must still have.
+SHARE_KEPT = 0.5
 #: Processes other than the driver.
 SMALLEST_PROCESS = 4096.0
 #: Entries of a container per trial.
@@ -50,7 +52,8 @@ class KnownHolder:
     """What the ranking needs to know of a holder beside its series."""
 
     role: str
-    is_users: bool
+    #: Whose it is: ``user``, ``ray``, or ``library``.
+    owner: str
     #: The part of RSS that most of its memory is in.
     part: str
     #: It has some noise: the stacks of threads are in it.
@@ -99,9 +102,12 @@ def _holders(
 ) -> list[GrowingHolder]:
     found = []
     for name in series.names("holder"):
-        if series.growth("holder", name) < SMALLEST_HOLDER_GROWTH / 2:
+        grown, least = series.growth("holder", name)
+        if grown < SMALLEST_HOLDER_GROWTH / 2:
             continue  # Most of them; a trend takes longer.
-        of = known.get(name) or KnownHolder("module", False, "python")
+        if series.last("holder", name) - least < SHARE_KEPT * grown:
+            continue  # It grew, and was cleared.
+        of = known.get(name) or KnownHolder("module", "library", "python")
         slope = _slope_of(series, name, SMALLEST_REST if of.is_noisy else SMALLEST_HOLDER)
         if slope is None or slope.slope * series.span < SMALLEST_HOLDER_GROWTH:
             continue
@@ -112,7 +118,7 @@ def _holders(
                 slope.slope,
                 slope.uncertainty,
                 series.last("holder", name),
-                advice=advice.of_holder(name, of.role, of.is_users, slope.slope, sweep),
+                advice=advice.of_holder(name, of.role, of.owner, slope.slope, sweep),
                 unit=series.unit,
             )
         )
@@ -126,7 +132,7 @@ def _slope_of(series: GrowthSeries, name: str, threshold: float) -> Trend | Line
         return slope
     # A hash table's bytes grow in few large steps, its entries one by one.
     entries, count = series.trend("entries", name), series.last("entries", name)
-    if entries is None or not _grows(entries, SMALLEST_ENTRIES, series.unit):
+    if entries is None or not count or not _grows(entries, SMALLEST_ENTRIES, series.unit):
         return None
     each = series.last("holder", name) / count
     return Line(each * entries.slope, each * entries.uncertainty)

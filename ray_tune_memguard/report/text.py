@@ -71,7 +71,10 @@ def growth(
         if len(holders) > _MOST_ROWS:
             lines.append(f"  … and {len(holders) - _MOST_ROWS} more")
     elif not is_judged:
-        lines = [f"Too little to tell what grows: {span:,} {unit}s since warm-up, or few looks."]
+        lines = [
+            f"Too little to tell what grows: {span:,} {unit}s since warm-up, few looks, or holders "
+            "that could not be measured."
+        ]
     else:
         lines = [f"Nothing grows steadily with {unit}s."]
     if types:

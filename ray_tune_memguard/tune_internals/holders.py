@@ -8,6 +8,7 @@ then Ray's parts before the user's.
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import site
@@ -35,12 +36,17 @@ THREADS = "threading._active"
 _KNOWN_GLOBALS = (("ray.util.debug", "_logged"), ("tensorboardX.writer", "atexit"))
 #: Nested parts: a limiter around a searcher in a generator.
 _DEEPEST_PART = 4
-_CONTAINERS = (dict, list, set, deque)
+_CONTAINERS = frozenset(map(id, (dict, list, set, deque)))
+#: A part with more attributes is one holder: some code makes an attribute for each trial.
+_MOST_ATTRIBUTES = 128
+#: What measures is not measured: what it keeps is bounded.
+_MEASURING = "ray_tune_memguard.callbacks.object_growth_tracker"
 #: A global of a library that has fewer entries is not worth remembering.
 _FEWEST_ENTRIES = 32
 #: … and of those that grow, so many are measured.
 _MOST_DISCOVERED = 32
-_SCALARS = (int, float, complex, bool, str, bytes, type(None))
+# By identity, for a metaclass may have its own idea of equality.
+_SCALARS = frozenset(map(id, (int, float, complex, bool, str, bytes, type(None))))
 
 
 @dataclass(frozen=True)
@@ -51,8 +57,8 @@ class Holder:
     value: Any
     #: ``searcher``, ``scheduler``, ``callback``, ``controller``, ``reporter`` or ``module``.
     role: str
-    #: Not Ray's, nor a library's.
-    is_users: bool
+    #: Whose it is: ``user``, ``ray``, or ``library``.
+    owner: str
 
 
 @dataclass(frozen=True)
@@ -98,14 +104,21 @@ def holders_of(controller: Any, discovered: Iterable[tuple[str, str]]) -> Iterat
     """
     parts = _parts(controller)
     barriers = {id(part.value) for part in parts}
-    yield Holder(TRIALS, controller._trials, "controller", is_users=False)
+    yield Holder(TRIALS, controller._trials, "controller", "ray")
     users: dict[int, tuple[type, _Part]] = {}
     # Ray's own first.
     for part in sorted(parts, key=lambda part: _is_users(type(part.value))):
-        for name, value in list(classes.attributes(part.value).items()):
+        if any(classes.module(base) == _MEASURING for base in classes.mro(type(part.value))):
+            continue
+        attributes = list(classes.attributes(part.value).items())
+        owner = _owner(type(part.value))
+        if len(attributes) > _MOST_ATTRIBUTES and part.value is not controller:
+            yield Holder(f"{part.name}.__dict__", classes.attributes(part.value), part.role, owner)
+            attributes = []
+        for name, value in attributes:
             full = f"{part.name}.{name}"
-            if full != TRIALS and type(value) not in _SCALARS and id(value) not in barriers:
-                yield Holder(full, value, part.role, _is_users(type(part.value)))
+            if full != TRIALS and id(type(value)) not in _SCALARS and id(value) not in barriers:
+                yield Holder(full, value, part.role, owner)
         for base in classes.mro(type(part.value)):
             if _is_users(base):
                 users.setdefault(id(base), (base, part))
@@ -114,14 +127,18 @@ def holders_of(controller: Any, discovered: Iterable[tuple[str, str]]) -> Iterat
         modules.add(classes.module(base))
         for name, value in _globals(classes.namespace(base)):
             full = f"{classes.name(base)}.{name} (class)"
-            yield Holder(full, value, part.role, is_users=True)
+            yield Holder(full, value, part.role, "user")
     for module in sorted(modules):
         for name, value in _globals(_namespace(module)):
-            yield Holder(f"{module}.{name}", value, "module", is_users=True)
+            yield Holder(f"{module}.{name}", value, "module", "user")
+        for cls in _classes_of(module):
+            if id(cls) not in users:
+                for name, value in _globals(classes.namespace(cls)):
+                    yield Holder(f"{module}.{classes.name(cls)}.{name}", value, "module", "user")
     for module, name in (*_KNOWN_GLOBALS, *discovered):
         if module not in modules and name in (namespace := _namespace(module)):
-            yield Holder(f"{module}.{name}", namespace[name], "module", is_users=False)
-    yield Holder(THREADS, threading._active, "module", is_users=False)  # type: ignore[attr-defined]
+            yield Holder(f"{module}.{name}", namespace[name], "module", "library")
+    yield Holder(THREADS, threading._active, "module", "library")  # type: ignore[attr-defined]
 
 
 class GrowingGlobals:
@@ -141,7 +158,7 @@ class GrowingGlobals:
             for name, value in list(_namespace(module).items()):
                 if type(name) is not str:
                     continue
-                if type(value) in _CONTAINERS and len(value) >= _FEWEST_ENTRIES:
+                if id(type(value)) in _CONTAINERS and len(value) >= _FEWEST_ENTRIES:
                     key = hash((module, name))
                     lengths[key] = len(value)
                     grown = len(value) - self._lengths.get(key, len(value))
@@ -203,17 +220,30 @@ def _is_adopted(cls: type) -> bool:
 def _globals(namespace: Any) -> Iterator[tuple[str, Any]]:
     """Names of a module or class that can hold more than code."""
     for name, value in list(namespace.items()):
-        if type(value) in _WRAPPED:
+        kind = type(value)
+        if kind is staticmethod or kind is classmethod:
             value = value.__func__
-        if type(name) is not str or name.startswith("__") or type(value) in _SCALARS:
+            kind = type(value)
+        if type(name) is not str or name.startswith("__") or id(kind) in _SCALARS:
             continue
-        if type(value) is types.FunctionType:
-            if value.__closure__ or any(
-                type(default) in _CONTAINERS for default in value.__defaults__ or ()
-            ):
+        if kind is types.FunctionType:
+            if value.__closure__ or any(map(_has_container, classes.held_by_function(value))):
                 yield name, value
-        elif not classes.has_base(type(value), *_CODE) and not _is_descriptor(value):
+        elif kind is _CACHED or not (classes.has_base(kind, *_CODE) or _is_descriptor(value)):
             yield name, value
+
+
+def _has_container(held: Any) -> bool:
+    """Whether a function's defaults or attributes, a tuple or dictionary, have one in them."""
+    inside = list(held.values()) if type(held) is dict else held
+    return any(id(type(inner)) in _CONTAINERS for inner in inside)
+
+
+def _classes_of(module: str) -> list[type]:
+    """The classes that a module defines."""
+    values = list(_namespace(module).values())
+    found = (value for value in values if classes.has_base(type(value), type))
+    return [cls for cls in found if classes.module(cls) == module]
 
 
 def _is_descriptor(value: Any) -> bool:
@@ -221,7 +251,7 @@ def _is_descriptor(value: Any) -> bool:
 
 
 _CODE = (type, types.ModuleType, types.BuiltinFunctionType, logging.Logger)
-_WRAPPED = (staticmethod, classmethod)
+_CACHED = functools._lru_cache_wrapper
 
 
 def _namespace(module: str) -> dict[str, Any]:
@@ -248,6 +278,12 @@ _users: dict[str, bool] = {}
 
 def _is_users(cls: type) -> bool:
     return is_users_module(classes.module(cls))
+
+
+def _owner(cls: type) -> str:
+    if _is_users(cls):
+        return "user"
+    return "ray" if classes.module(cls).partition(".")[0] == "ray" else "library"
 
 
 def is_users_module(name: str) -> bool:

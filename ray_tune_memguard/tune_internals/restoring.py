@@ -83,6 +83,8 @@ class Past:
     order: list[_Place]
     #: Trials that finished after the snapshot.
     late: list[Late]
+    #: Statuses of finished trials that are to run again.
+    rerun: frozenset[str]
 
     @classmethod
     def read(cls, store: TrialStore, resume_config: ResumeConfig) -> Past:
@@ -109,11 +111,21 @@ class Past:
         order.sort(key=_Place.rank)
         late = _late(store, snapshot, trial_data)
         late = [trial for trial in late if trial.trial_id not in again]
-        return cls(store, snapshot, state["runner_data"], order, late)
+        return cls(store, snapshot, state["runner_data"], order, late, rerun)
 
     def restored(self) -> list[list[str]]:
         """The entries of trials that come back to memory, in order."""
         return [place.entry for place in self.order if place.entry is not None]
+
+    def finished_unspilled(self) -> list[str]:
+        """The states of trials that had finished by the snapshot, but were not spilled yet."""
+        return [
+            place.entry[0]
+            for place in self.order
+            if place.entry is not None
+            and place.status in FINISHED
+            and place.status not in self.rerun
+        ]
 
     def kept(self) -> list[tuple[int, _Place]]:
         """The trials that stay on disk, with their new places."""
@@ -274,12 +286,7 @@ class _Resumption:
         staged = Path(self._past.store.fact("staging") or "")
         staging = Path(self._controller._storage.experiment_driver_staging_path)
         entries = [trial.state_json for trial in self._past.late]
-        # Also of those that had finished by the snapshot, but were not spilled yet.
-        entries += [
-            place.entry[0]
-            for place in self._past.order
-            if place.entry is not None and place.status in FINISHED
-        ]
+        entries += self._past.finished_unspilled()
         of_trials = {json.loads(entry).get("relative_logdir") for entry in entries}
         fetched = []
         for directory in {*self._past.snapshot.unsent, *of_trials}:

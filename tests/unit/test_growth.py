@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import pickle
 from pathlib import Path
@@ -20,9 +21,9 @@ from ray_tune_memguard.report.text import line, slope
 
 MIB = 2.0**20
 HOLDERS = {
-    "Mine.kept": KnownHolder("callback", True, "python"),
-    "Mine.few": KnownHolder("callback", True, "python"),
-    "TuneController._trials": KnownHolder("controller", False, "python"),
+    "Mine.kept": KnownHolder("callback", "user", "python"),
+    "Mine.few": KnownHolder("callback", "user", "python"),
+    "TuneController._trials": KnownHolder("controller", "ray", "python"),
 }
 
 
@@ -110,28 +111,95 @@ def test_few_long_trials_are_judged_by_their_results() -> None:
     assert "grows by +40 B per result" in line(holder, 2)
 
 
+def test_many_results_do_not_make_a_short_sweep_long() -> None:
+    made = GrowthSeries()
+    for trials in range(1, 81, 4):  # 100 results each: more trials are to be expected.
+        kept = 40_000.0 * min(trials, 60)
+        made.add(trials, 100 * trials, {("part", "rss"): 250 * MIB, ("holder", "Mine.kept"): kept})
+    found = rank(made, HOLDERS, Circumstances())
+    assert (found.unit, found.is_judged, found.holders) == ("trial", False, [])
+
+
+def test_what_was_cleared_is_not_named() -> None:
+    made = series(Mine_kept=5000.0)
+    assert names(made) == ["Mine.kept"]
+    made.add(525, 525, {("part", "rss"): 250 * MIB, ("holder", "Mine.kept"): 1000.0})
+    assert names(made) == []
+
+
+def test_a_table_that_is_empty_at_last_is_no_error() -> None:
+    made = GrowthSeries()
+    for trials in range(75, 1101, 25):
+        step = 36_960.0 * 2 ** (trials // 350)
+        count = 0.0 if trials == 1100 else float(trials)
+        values = {("holder", "Mine.kept"): step, ("entries", "Mine.kept"): count}
+        made.add(trials, trials, {("part", "rss"): 250 * MIB, **values})
+    assert names(made) == []
+
+
 def test_memory_of_a_long_series_is_bounded() -> None:
     made = GrowthSeries()
     for trials in range(10_000):
         made.add(trials, trials, {("holder", f"h{trials % 7}"): float(trials)})
     assert len(made.trials) <= growth.POINTS_KEPT
-    assert made.trials[-1] >= 10_000 - made.thinned
+    assert made.trials[-1] == 9999
     for trials in range(2000):
         made.add(10_000 + trials, 0, {("holder", f"other {trials}"): 1.0})
     assert len(made._values) <= growth.SERIES_KEPT
+
+
+@pytest.mark.parametrize("every", [1, 5, 25, 100])
+def test_samples_are_spread_over_the_sweep_however_often_they_come(every: int) -> None:
+    made = GrowthSeries()
+    for trials in range(every, 10_001, every):
+        made.add(trials, trials, {("holder", "stays"): 3.0 * trials})
+    found = made.trend("holder", "stays")
+    assert found is not None
+    assert found.slope == 3.0
+    assert made.is_long_enough
+    assert made.span > 6000
+    assert made.trials[0] == every
+    after = [at for at in made.trials if at >= 2000]
+    assert len(after) >= 8
+    assert max(b - a for a, b in itertools.pairwise(after)) < 2000
+
+
+def test_it_tells_when_a_sample_is_wanted() -> None:
+    made = GrowthSeries(before=1000)
+    assert made.wants(1000, 0)
+    for trials in range(1025, 2001, 25):
+        made.add(trials, 0, {})
+    assert not made.wants(2000, 0)
+    assert not made.wants(2010, 0)
+    assert made.wants(2026, 0)
+    made.add(2010, 0, {("holder", "early"): 7.0})  # Asked for.
+    assert made.last("holder", "early") == 7.0
+    made.add(2026, 0, {})
+    assert 2010 not in made.trials
+    assert math.isnan(made.last("holder", "early"))
+
+
+def test_an_earlier_value_is_added() -> None:
+    made = GrowthSeries()
+    for results in range(1000, 9000, 1000):
+        made.add(0, results, {("type", "mine.Point"): float(results)} if results > 2000 else {})
+    made.complete("type", "mine.Point", (0, 2000), 5.0)
+    made.complete("type", "mine.Point", (0, 3000), 5.0)
+    assert list(made._values["type", "mine.Point"])[1:3] == [5.0, 3000.0]
 
 
 def test_thinning_keeps_the_trend_and_forgets_who_left() -> None:
     made = GrowthSeries()
     for trials in range(0, 20_000, 25):
         values = {("holder", "stays"): 3.0 * trials}
-        if trials < 500:
+        if 100 < trials < 300:
             values["holder", "left"] = 1.0
         made.add(trials, trials, values)
     found = made.trend("holder", "stays")
     assert found is not None
     assert found.slope == 3.0
     assert made.last("holder", "stays") == 3.0 * made.trials[-1]
+    assert math.isnan(made.last("holder", "left"))
     assert math.isnan(made.last("holder", "nobody"))
 
 
@@ -140,8 +208,9 @@ def test_rows_load_as_a_frame(tmp_path: Path) -> None:
     GrowthFile(folder / "growth-b.csv").add([GrowthRow(2.0, 50, 50, "holder", "Mine.kept", 9.0)])
     file = GrowthFile(folder / "growth-a.csv")
     file.add([GrowthRow(1.0, 25, 25, "part", "rss", 7.5)])
-    file.add([GrowthRow(1.5, 30, 30, "type", "builtins.dict", 3.0)])
+    file.add([GrowthRow(1.5, 30, 30, "type", "größe.数据", 3.0)])
     frame = read_growth(tmp_path)
+    assert frame["name"][1] == "größe.数据"
     assert list(frame["value"]) == [7.5, 3.0, 9.0]
     assert list(frame.columns) == ["time", "trials", "results", "kind", "name", "value"]
     assert len(read_growth(folder / "growth-a.csv")) == 2
