@@ -82,6 +82,21 @@ def _size_of_one_more(typical: list[Any], barriers: set[int]) -> float:
         return 0.0
 
 
+class _Spent:
+    """Seconds that looks took, and that the next one is expected to take."""
+
+    def __init__(self) -> None:
+        self._total = self._dearest = 0.0
+
+    def add(self, cost: float) -> None:
+        self._total += cost
+        self._dearest = max(cost, _FORGETTING * self._dearest)
+
+    def with_next(self) -> float:
+        """What all will have taken after the next one, if it is as dear as the dearest of late."""
+        return self._total + self._dearest
+
+
 class ObjectGrowthTracker(CountingCallback):
     """Finds out who holds the driver's memory while a sweep runs, and what to do about it.
 
@@ -101,8 +116,8 @@ class ObjectGrowthTracker(CountingCallback):
         sample_every_trials: measure after so many finished trials, as far as the budget allows.
             Default 25, or ``TUNE_MEMGUARD_SAMPLE_EVERY_TRIALS``.
         growth_budget: the share of the sweep's wall time that measuring may take while it runs,
-            from 0 to 1; 0.6 seconds are always allowed, and two more at the end to find paths if
-            something grows. 0: it does not measure by itself. Default 0.01, or
+            from 0 to 1; 0.6 seconds of CPU time are always allowed, and two more at the end to find
+            paths if something grows. 0: it does not measure by itself. Default 0.01, or
             ``TUNE_MEMGUARD_GROWTH_BUDGET``.
 
     Raises:
@@ -133,8 +148,9 @@ class ObjectGrowthTracker(CountingCallback):
         )
         self._last_results = 0
         self._began = time.monotonic()
-        #: Seconds: of all measuring; of that within the budget; of the next look, as expected.
-        self._cost = self._spent = self._last_cost = 0.0
+        self._cost = 0.0
+        # By the clock, and by the CPU: on a busy machine a look takes longer, and so does the rest.
+        self._wall, self._cpu = _Spent(), _Spent()
         self._series = GrowthSeries()
         self._absent: dict[str, str] = {}
         self._announced: set[str] = set()
@@ -241,12 +257,12 @@ class ObjectGrowthTracker(CountingCallback):
             and self._results - self._last_results < every * RESULTS_FOR_A_TRIAL
         ):
             return False
+        if not self._series.wants(self._finished.total, self._results):
+            return False
         # Spread over the trials until there is a trend to see.
         allowance = ALLOWANCE_S * min(1.0, self._progress() / _ALLOWANCE_TRIALS)
-        allowed = max(allowance, self.growth_budget * (time.monotonic() - self._began))
-        return self._spent + self._last_cost <= allowed and self._series.wants(
-            self._finished.total, self._results
-        )
+        budget = self.growth_budget * (time.monotonic() - self._began)
+        return self._cpu.with_next() <= allowance or self._wall.with_next() <= budget
 
     def _progress(self) -> float:
         """Trials that this run has finished, or results that stand for them if these are few."""
@@ -256,7 +272,7 @@ class ObjectGrowthTracker(CountingCallback):
         sampler = self._sampler
         if sampler is None:
             return
-        began = time.perf_counter()
+        began, cpu_began = time.perf_counter(), time.thread_time()
         trials, results = self._finished.total, self._results
         is_warm = self._progress() >= WARM_UP_TRIALS
         with references.no_collection():
@@ -276,9 +292,8 @@ class ObjectGrowthTracker(CountingCallback):
         cost = time.perf_counter() - began
         self._cost += cost
         if not asked:
-            # The next one may be as dear as the dearest of late.
-            self._last_cost = max(cost, _FORGETTING * self._last_cost)
-            self._spent += cost
+            self._wall.add(cost)
+            self._cpu.add(time.thread_time() - cpu_began)
 
     def _announce(self) -> None:
         """Say it once when something begins to show."""
