@@ -102,11 +102,11 @@ def _holders(
 ) -> list[GrowingHolder]:
     found = []
     for name in series.names("holder"):
-        grown, least = series.growth("holder", name)
+        grown, _ = series.growth("holder", name)
         if grown < SMALLEST_HOLDER_GROWTH / 2:
             continue  # Most of them; a trend takes longer.
-        if series.last("holder", name) - least < SHARE_KEPT * grown:
-            continue  # It grew, and was cleared.
+        if _was_cleared(series, name):
+            continue
         of = known.get(name) or KnownHolder("module", "library", "python")
         slope = _slope_of(series, name, SMALLEST_REST if of.is_noisy else SMALLEST_HOLDER)
         if slope is None or slope.slope * series.span < SMALLEST_HOLDER_GROWTH:
@@ -123,6 +123,13 @@ def _holders(
             )
         )
     return found
+
+
+def _was_cleared(series: GrowthSeries, name: str) -> bool:
+    """Whether a holder grew and lost it again: by its entries, for sampled bytes have noise."""
+    kind = "entries" if name in series.names("entries") else "holder"
+    grown, least = series.growth(kind, name)
+    return series.last(kind, name) - least < SHARE_KEPT * grown
 
 
 def _slope_of(series: GrowthSeries, name: str, threshold: float) -> Trend | Line | None:

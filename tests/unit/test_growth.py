@@ -127,6 +127,16 @@ def test_what_was_cleared_is_not_named() -> None:
     assert names(made) == []
 
 
+def test_what_is_sampled_with_noise_was_not_cleared() -> None:
+    made = GrowthSeries()
+    for trials in range(75, 1001, 25):
+        size = 30_000.0 + 36.0 * trials + (-1) ** (trials // 25) * 40_000.0
+        entries = ("entries", "Mine.kept")
+        values = {("holder", "Mine.kept"): size, entries: float(trials)}
+        made.add(trials, trials, {("part", "rss"): 250 * MIB, **values})
+    assert names(made) == ["Mine.kept"]
+
+
 def test_a_table_that_is_empty_at_last_is_no_error() -> None:
     made = GrowthSeries()
     for trials in range(75, 1101, 25):
