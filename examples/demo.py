@@ -110,7 +110,11 @@ def draw(plain: Run, guarded: Run, path: Path) -> None:
         axes.plot(*end, "o", color=line.get_color())
         axes.annotate("after fit()", end, (6, 0), textcoords="offset points")
     axes.set_title("Ray Tune driver memory, reused actors")
+    # The marks lie beyond the lines.
     axes.margins(x=0.12)
+    axes.set_autoscaley_on(True)
+    axes.autoscale_view()
+    axes.set_ylim(bottom=0)
     figure.savefig(path, dpi=120)
 
 
