@@ -228,16 +228,15 @@ class ObjectGrowthTracker(CountingCallback):
 
     @guarded
     def on_experiment_end(self, trials: list[Any], **info: Any) -> None:
+        self._open_files(trials)
         if (
             self.growth_budget
             and len(self._series.trials) < _ENOUGH_SAMPLES
             and self._progress() >= self.sample_every_trials
         ):
-            self._open_files(trials)
             self._sample(asked=True)
         self.active = False
         if self._series.trials:
-            self._open_files(trials)
             self._last_diagnosis = self._diagnose()
             self._keep(self._last_diagnosis)
             if self._last_diagnosis.holders:
@@ -265,8 +264,7 @@ class ObjectGrowthTracker(CountingCallback):
         return self._cpu.with_next() <= allowance or self._wall.with_next() <= budget
 
     def _progress(self) -> float:
-        """Trials that this run has finished, or results that stand for them if these are few."""
-        return max(self._finished.total - self._series.before, self._results / RESULTS_FOR_A_TRIAL)
+        return self._series.progress(self._finished.total, self._results)
 
     def _sample(self, asked: bool = False) -> None:
         sampler = self._sampler

@@ -11,6 +11,7 @@ from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ray_tune_memguard.memory.series import report_files
 from ray_tune_memguard.memory.trend import FEWEST_POINTS, Line, Trend, fit_line, trend
 
 if TYPE_CHECKING:
@@ -73,12 +74,12 @@ class GrowthSeries:
         last = len(self.trials) - 1 - self._is_provisional
         if last < 0:
             return True
-        done = self._progress(trials, results)
-        since = done - self._progress(self.trials[last], self.results[last])
+        done = self.progress(trials, results)
+        since = done - self.progress(self.trials[last], self.results[last])
         return since > 0 and since >= done / POINTS_KEPT
 
-    def _progress(self, trials: int, results: int) -> float:
-        """In trials; results stand for them where these are few."""
+    def progress(self, trials: int, results: int) -> float:
+        """Trials that this run has finished; results stand for them where these are few."""
         return max(trials - self.before, results / RESULTS_FOR_A_TRIAL)
 
     def add(self, trials: int, results: int, values: Mapping[tuple[str, str], float]) -> None:
@@ -92,27 +93,23 @@ class GrowthSeries:
         count = len(self.trials)
         self.trials.append(trials)
         self.results.append(results)
-        has_room: bool | None = None
+        if len(self._values) >= SERIES_KEPT and values.keys() - self._values.keys():
+            self._make_room()
         for key, value in values.items():
             column = self._values.get(key)
             if column is None:
                 # There are as many of these as a user's code has globals; the others are few.
-                if key[0] in ("holder", "entries"):
-                    if has_room is None:
-                        has_room = self._make_room()
-                    if not has_room or len(self._values) >= SERIES_KEPT:
-                        continue
+                if key[0] in ("holder", "entries") and len(self._values) >= SERIES_KEPT:
+                    continue
                 # Of its full length at once, so that it does not grow itself.
                 column = self._values[key] = array("d", [math.nan]) * POINTS_KEPT
             column[count] = value
 
-    def _make_room(self) -> bool:
-        if len(self._values) >= SERIES_KEPT:
-            for key, column in list(self._values.items()):
-                known = [value for value in column if not math.isnan(value)]
-                if key[0] in ("holder", "entries") and len(known) > 1 and max(known) <= known[0]:
-                    del self._values[key]  # It does not grow.
-        return len(self._values) < SERIES_KEPT
+    def _make_room(self) -> None:
+        for key, column in list(self._values.items()):
+            known = [value for value in column if not math.isnan(value)]
+            if key[0] in ("holder", "entries") and len(known) > 1 and max(known) <= known[0]:
+                del self._values[key]  # It does not grow.
 
     def _drop_last(self) -> None:
         self.trials.pop()
@@ -185,11 +182,11 @@ class GrowthSeries:
         fewest = FEWEST_COUNTS if kind == "type" else FEWEST_POINTS
         return trend(*self._since_warm_up(column, self.unit), fewest)
 
-    def growth(self, kind: str, name: str) -> tuple[float, float]:
-        """The most that a quantity has grown by since warm-up, and the least that it was then."""
+    def extent(self, kind: str, name: str) -> tuple[float, float]:
+        """The least and the most that a quantity was since warm-up; zeros if it is not known."""
         column = self._values.get((kind, name), ())
         known = [value for value in column[self._begin(self.unit) :] if not math.isnan(value)]
-        return (max(known) - min(known), min(known)) if known else (0.0, 0.0)
+        return (min(known), max(known)) if known else (0.0, 0.0)
 
     def line(self, kind: str, name: str, unit: str | None = None) -> Line | None:
         """The least-squares line: those of parts add up to that of the whole."""
@@ -244,14 +241,6 @@ class GrowthFile:
             writer.writerows(astuple(row) for row in rows)
 
 
-def growth_files(path: str | os.PathLike[str], pattern: str) -> list[Path]:
-    """The files of an experiment, given by its directory, its ``memguard`` folder, or one file."""
-    place = Path(path)
-    if place.is_file():
-        return [place]
-    return sorted([*place.glob(pattern), *place.glob(f"*/{pattern}")])
-
-
 def read_growth(path: str | os.PathLike[str]) -> pd.DataFrame:
     """What :class:`ray_tune_memguard.ObjectGrowthTracker` measured, in order of time.
 
@@ -265,8 +254,8 @@ def read_growth(path: str | os.PathLike[str]) -> pd.DataFrame:
     """
     import pandas as pd
 
-    files = growth_files(path, FILE_PATTERN)
+    files = report_files(path, FILE_PATTERN)
     if not files:
         raise FileNotFoundError(f"No growth series ({FILE_PATTERN}) at {path}")
-    frame = pd.concat([pd.read_csv(file, encoding="utf-8") for file in files], ignore_index=True)
+    frame = pd.concat([pd.read_csv(file) for file in files], ignore_index=True)
     return frame.sort_values("time", kind="stable", ignore_index=True)

@@ -84,6 +84,14 @@ def least_squares_slope(points: Iterable[tuple[float, float]]) -> float | None:
     return sum((x - mean_x) * (y - mean_y) for x, y in pairs) / spread
 
 
+def report_files(path: str | os.PathLike[str], pattern: str) -> list[Path]:
+    """The files of an experiment, given by its directory, its ``memguard`` folder, or one file."""
+    place = Path(path)
+    if place.is_file():
+        return [place]
+    return sorted([*place.glob(pattern), *place.glob(f"*/{pattern}")])
+
+
 def read_rss_series(path: str | os.PathLike[str]) -> pd.DataFrame:
     """The RSS series of an experiment, all its runs in order of time.
 
@@ -96,13 +104,8 @@ def read_rss_series(path: str | os.PathLike[str]) -> pd.DataFrame:
     """
     import pandas as pd
 
-    place = Path(path)
-    files = (
-        [place]
-        if place.is_file()
-        else sorted([*place.glob(FILE_PATTERN), *place.glob(f"*/{FILE_PATTERN}")])
-    )
+    files = report_files(path, FILE_PATTERN)
     if not files:
-        raise FileNotFoundError(f"No RSS series ({FILE_PATTERN}) at {place}")
+        raise FileNotFoundError(f"No RSS series ({FILE_PATTERN}) at {path}")
     frame = pd.concat([pd.read_csv(file) for file in files], ignore_index=True)
     return frame.sort_values("time", kind="stable", ignore_index=True)

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ray_tune_memguard.memory.growth import growth_files
+from ray_tune_memguard.memory.series import report_files
 from ray_tune_memguard.report import text
 from ray_tune_memguard.report.findings import GrowingHolder, Quantity, TypeGrowth
 
@@ -84,7 +84,7 @@ def read_diagnosis(path: str | os.PathLike[str]) -> Diagnosis:
     Raises:
         FileNotFoundError: there is none.
     """
-    files = growth_files(path, FILE_PATTERN)
+    files = report_files(path, FILE_PATTERN)
     if not files:
         raise FileNotFoundError(f"No diagnosis ({FILE_PATTERN}) at {path}")
     return Diagnosis.load(max(files, key=lambda file: file.name))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -102,8 +103,8 @@ def _holders(
 ) -> list[GrowingHolder]:
     found = []
     for name in series.names("holder"):
-        grown, _ = series.growth("holder", name)
-        if grown < SMALLEST_HOLDER_GROWTH / 2:
+        least, most = series.extent("holder", name)
+        if most - least < SMALLEST_HOLDER_GROWTH / 2:
             continue  # Most of them; a trend takes longer.
         if _was_cleared(series, name):
             continue
@@ -127,9 +128,9 @@ def _holders(
 
 def _was_cleared(series: GrowthSeries, name: str) -> bool:
     """Whether a holder grew and lost it again: by its entries, for sampled bytes have noise."""
-    kind = "entries" if name in series.names("entries") else "holder"
-    grown, least = series.growth(kind, name)
-    return series.last(kind, name) - least < SHARE_KEPT * grown
+    kind = "holder" if math.isnan(series.last("entries", name)) else "entries"
+    least, most = series.extent(kind, name)
+    return series.last(kind, name) - least < SHARE_KEPT * (most - least)
 
 
 def _slope_of(series: GrowthSeries, name: str, threshold: float) -> Trend | Line | None:
