@@ -14,6 +14,9 @@ DICTIONARY_BYTES = 32 * 1024
 # Level 3 packs a trial's state nearly as small as level 6 in 60 % of the time.
 _LEVEL = 3
 _RAW_DEFLATE = -zlib.MAX_WBITS
+# What a compressor takes in memory, and so what a copy of it costs, is twice this, and little more.
+_SMALLEST_WINDOW = 9
+_MEMORY_LEVEL = 6
 
 
 class TrialCodec(Protocol):
@@ -44,7 +47,11 @@ class Packer:
     def __init__(self, dictionary: bytes) -> None:
         self.dictionary = dictionary[-DICTIONARY_BYTES:]
         # Reading the dictionary takes longer than packing; a copy of who has read it does not.
-        self._ready = zlib.compressobj(_LEVEL, zlib.DEFLATED, _RAW_DEFLATE, zdict=self.dictionary)
+        # Far enough back for a state of the same length to see all of the dictionary.
+        window = min(max((2 * len(self.dictionary)).bit_length(), _SMALLEST_WINDOW), zlib.MAX_WBITS)
+        self._ready = zlib.compressobj(
+            _LEVEL, zlib.DEFLATED, -window, _MEMORY_LEVEL, zdict=self.dictionary
+        )
 
     def pack(self, raw: bytes) -> bytes:
         deflate = self._ready.copy()

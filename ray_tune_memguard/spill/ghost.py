@@ -104,6 +104,8 @@ class Residency:
         self.held: weakref.WeakValueDictionary[str, Any] = weakref.WeakValueDictionary()
         # Trial id to (trial, hash of its state when it was loaded), first loaded first.
         self._loaded: OrderedDict[str, tuple[Any, int | None]] = OrderedDict()
+        #: Whether a spilled trial was changed, so that it is not what it was when it was spilled.
+        self.has_changes = False
 
     def release(self, trial: Any) -> None:
         """Turn a trial into a ghost. Its state must be durable in the store already."""
@@ -123,6 +125,10 @@ class Residency:
                 )
                 self.held[row.trial_id] = trial
             return trial
+
+    def loaded(self) -> list[Any]:
+        with self._lock:
+            return [trial for trial, _ in self._loaded.values()]
 
     def load(self, trial: Any) -> None:
         """Give a ghost its state back.
@@ -170,6 +176,7 @@ class Residency:
         try:
             raw = self._codec.dump(trial)
             if hash(raw) != before:
+                self.has_changes = True
                 with self.store.transaction():
                     self.store.replace(trial_id, trial.status, self._codec.has_error(trial), raw)
         except Exception as error:

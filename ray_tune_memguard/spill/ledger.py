@@ -1,4 +1,4 @@
-"""What is remembered of spilled trials, so that progress reports need not read them all."""
+"""What is remembered of spilled trials, so that nobody need read them all to report on them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import astuple, dataclass
 from numbers import Number
 from typing import Any
+
+from ray_tune_memguard.spill.best import BestTrials
 
 # Sweeps report tens of keys. One that makes up new keys for ever must not make the ledger grow.
 _MOST_KEYS = 1024
@@ -33,18 +35,29 @@ class ProgressLedger:
         # (key, sort of value) to the place and id of the first trial that has it.
         self._first_with: dict[tuple[str, str], tuple[int, str]] = {}
         self._best: dict[str, dict[str, _Best]] = {}
+        #: For results, which are asked for by more than the last value.
+        self.best_trials = BestTrials()
 
-    def note(self, seq: int, trial_id: str, result: dict[str, Any] | None) -> None:
-        """Take in a trial that is about to be spilled, by its last result."""
+    def note(
+        self,
+        seq: int,
+        trial_id: str,
+        result: dict[str, Any] | None,
+        summaries: Mapping[str, Mapping[str, Any]],
+    ) -> None:
+        """Take in a trial that is about to be spilled: its last result, its metrics' summaries."""
+        self.best_trials.note(seq, trial_id, summaries)
         if not result:
             return
+        first_with = self._first_with
         for key, value in _flat(result):
             feature = (key, _sort_of(value))
-            known = self._first_with.get(feature)
-            if (known is None and len(self._first_with) < _MOST_KEYS) or (
-                known is not None and seq < known[0]
-            ):
-                self._first_with[feature] = (seq, trial_id)
+            known = first_with.get(feature)
+            if known is None:
+                if len(first_with) < _MOST_KEYS:
+                    first_with[feature] = (seq, trial_id)
+            elif seq < known[0]:
+                first_with[feature] = (seq, trial_id)
         for metric in self._best:
             self._compare(metric, seq, trial_id, result)
 
@@ -86,6 +99,7 @@ class ProgressLedger:
                 metric: {mode: astuple(best) for mode, best in modes.items()}
                 for metric, modes in self._best.items()
             },
+            "best trials": self.best_trials.dump(),
         }
 
     def load(self, dumped: dict[str, Any], seqs: Mapping[str, int] | None = None) -> None:
@@ -93,6 +107,7 @@ class ProgressLedger:
 
         A trial that is not among them is not spilled any more and is forgotten.
         """
+        self.best_trials.load(dumped["best trials"], seqs)
         for key, sort, seq, trial_id in dumped["first"]:
             place = seq if seqs is None else seqs.get(trial_id)
             if place is not None:
@@ -114,7 +129,12 @@ def _flat(result: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]
         yield f"{prefix}{key}", value
 
 
+# What most values are, for which asking for the abstract class takes long.
+_SORTS = {type(None): "none", int: "number", float: "number", bool: "number", str: "other"}
+
+
 def _sort_of(value: Any) -> str:
-    if value is None:
-        return "none"
-    return "number" if isinstance(value, Number) else "other"
+    sort = _SORTS.get(type(value))
+    if sort is None:
+        sort = "number" if isinstance(value, Number) else "other"
+    return sort

@@ -22,7 +22,35 @@ from collections.abc import Iterable
 from pathlib import Path
 
 HEAD = '{"trial_data": ['
+_SPARE_SUFFIX = ".spare"
+_RETIRED_SUFFIX = ".retired"
 _COPY_BYTES = 1 << 20
+
+
+def has_links(directory: Path) -> bool:
+    """Whether a file here can have two names, by which two of them take turns.
+
+    Raises:
+        OSError: nothing can be written here.
+    """
+    one, other = directory / f".link{_SPARE_SUFFIX}", directory / f".link{_RETIRED_SUFFIX}"
+    other.unlink(missing_ok=True)
+    one.touch()
+    try:
+        os.link(one, other)
+    except OSError:
+        return False
+    finally:
+        one.unlink(missing_ok=True)
+        other.unlink(missing_ok=True)
+    return True
+
+
+def remove_spares(directory: Path) -> None:
+    """Remove what drivers that were killed have left."""
+    for suffix in (_SPARE_SUFFIX, _RETIRED_SUFFIX):
+        for path in directory.glob(f"*{suffix}"):
+            path.unlink(missing_ok=True)
 
 
 class ExperimentStateFile:
@@ -33,9 +61,9 @@ class ExperimentStateFile:
     """
 
     def __init__(self, published: Path, work_dir: Path) -> None:
-        self._published = published
-        self._spare_path = work_dir / f"{published.name}.spare"
-        self._retired_path = work_dir / f"{published.name}.retired"
+        self.path = published
+        self._spare_path = work_dir / f"{published.name}{_SPARE_SUFFIX}"
+        self._retired_path = work_dir / f"{published.name}{_RETIRED_SUFFIX}"
         work_dir.mkdir(parents=True, exist_ok=True)
         self._spare: int | None = None
         self._public: int | None = None
@@ -87,7 +115,7 @@ class ExperimentStateFile:
         os.fsync(spare)
         recycle = self._public is not None and not keep_old and self._link_public()
         try:
-            os.replace(self._spare_path, self._published)
+            os.replace(self._spare_path, self.path)
         except FileNotFoundError:
             # Somebody removed the work directory. The bytes are there as long as it is open.
             self._spare, self._spare_has = None, 0
@@ -108,12 +136,14 @@ class ExperimentStateFile:
 
     def _link_public(self) -> bool:
         """Give the published file a second name, under which it outlives its replacement."""
+        assert self._public is not None
         try:
             self._retired_path.unlink(missing_ok=True)
-            os.link(self._published, self._retired_path)
+            os.link(self.path, self._retired_path)
+            # Somebody may have put another file in its place.
+            return os.path.samestat(os.stat(self._retired_path), os.fstat(self._public))
         except OSError:  # Some file systems have no links.
             return False
-        return True
 
     def _ready_spare(self, source: int | None = None) -> int:
         """The spare, with the whole front in it; what it lacks comes from ``source``.
@@ -131,7 +161,7 @@ class ExperimentStateFile:
             size = min(_COPY_BYTES, self._front_end - self._spare_has)
             block = os.pread(source, size, self._spare_has)
             if not block:
-                raise OSError(f"{self._published} ends before its entries do")
+                raise OSError(f"{self.path} ends before its entries do")
             _write_all(self._spare, block, self._spare_has)
             self._spare_has += len(block)
         return self._spare

@@ -21,7 +21,7 @@ import time
 import weakref
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -30,8 +30,10 @@ from ray_tune_memguard.spill.codec import Packer
 
 #: "RTMG": marks the file as ours, see https://www.sqlite.org/pragma.html#pragma_application_id
 APPLICATION_ID = 0x52544D47
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 SUFFIX = ".sqlite"
+# Beside a store whose sweep is over: its size, and a checksum of all of it.
+_SEAL_SUFFIX = ".crc32"
 
 _SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
@@ -60,12 +62,16 @@ CREATE TABLE trial (
 CREATE INDEX trial_by_status ON trial (status, seq);
 CREATE INDEX trial_by_directory ON trial (directory);
 CREATE INDEX trial_with_error ON trial (seq) WHERE has_error;
+-- What is asked of all trials at once, without their states between.
+CREATE INDEX trial_words ON trial (seq, trial_id, status, reported_at, birth, resumes);
 """
 # Under which the dictionary of each packer is kept, behind its checksum.
 _DICTIONARIES = ("dictionary", "spare dictionary")
 # What of a row, in this order, its checksum is made of.
 _COVERED = "trial_id, status, has_error, directory, settled_at, reported_at, birth, resumes, entry"
+_WORDS = "trial INDEXED BY trial_words"
 _CACHE_KIB = 1024
+_READ_BYTES = 1 << 20
 _WINDOW = 512
 _LOCK_WAIT_S = 2.0
 
@@ -153,7 +159,7 @@ class TrialStore:
             connection.executescript(_SCHEMA)
         except BaseException:
             connection.close()
-            path.unlink(missing_ok=True)
+            remove(path)
             raise
         return cls(path, connection)
 
@@ -350,11 +356,11 @@ class TrialStore:
             query = "SELECT count(*) FROM trial WHERE status = ?"
             return int(self._connection.execute(query, (status,)).fetchone()[0])
 
-    def has_directory(self, directory: str) -> bool:
-        """Whether this is the directory of a spilled trial."""
+    def known_directories(self, names: Sequence[str]) -> set[str]:
+        """Which of these, some hundreds at most, are directories of spilled trials."""
+        query = f"SELECT directory FROM trial WHERE directory IN ({', '.join('?' * len(names))})"
         with self._lock:
-            query = "SELECT 1 FROM trial WHERE directory = ?"
-            return self._connection.execute(query, (directory,)).fetchone() is not None
+            return {name for (name,) in self._connection.execute(query, names)}
 
     def directories(self) -> Iterator[tuple[str, float]]:
         """The directory of each spilled trial that has one, and when the trial settled."""
@@ -371,19 +377,42 @@ class TrialStore:
 
     def born_since(self, birth: int) -> list[tuple[int, SpilledRow]]:
         """Trials with this ``birth`` or a later one, with it, in the order of their births."""
-        query = "SELECT birth, seq, trial_id, status FROM trial WHERE birth >= ? ORDER BY birth"
+        query = f"SELECT birth, seq, trial_id, status FROM {_WORDS} WHERE birth >= ? ORDER BY birth"
         with self._lock:
             found = self._connection.execute(query, (birth,)).fetchall()
         return [(row[0], SpilledRow(*row[1:])) for row in found]
 
-    def report_times(self) -> Iterator[tuple[float, int, str, str, bool]]:
-        """``reported_at``, ``seq``, id, status and ``resumes`` of all spilled trials, in order."""
-        return self._walk("reported_at, seq, trial_id, status, resumes")
+    def report_times(self) -> Iterator[tuple[float, int, str, str]]:
+        """``reported_at``, ``seq``, id and status of all spilled trials, in order."""
+        return self._walk("reported_at, seq, trial_id, status", table=_WORDS)
 
-    def _walk(self, columns: str, condition: str = "") -> Iterator[tuple[Any, ...]]:
+    def to_resume(self, statuses: Iterable[str] = ()) -> list[SpilledRow]:
+        """Trials that were to be resumed when the sweep ended, and those with these statuses."""
+        marks = list(statuses)
+        query = (
+            f"SELECT seq, trial_id, status FROM {_WORDS} "
+            f"WHERE resumes OR status IN ({', '.join('?' * len(marks))}) ORDER BY seq"
+        )
+        with self._lock:
+            return [SpilledRow(*row) for row in self._connection.execute(query, marks)]
+
+    def extent(self) -> tuple[int, int]:
+        """How many trials there are, and the highest ``seq``; -1 without any."""
+        with self._lock:
+            total, last = self._connection.execute(
+                f"SELECT count(*), max(seq) FROM {_WORDS}"
+            ).fetchone()
+        return total, -1 if last is None else last
+
+    def seqs(self) -> Iterator[int]:
+        return (seq for (seq,) in self._walk("seq", table=_WORDS))
+
+    def _walk(
+        self, columns: str, condition: str = "", table: str = "trial"
+    ) -> Iterator[tuple[Any, ...]]:
         """All rows in order, a window at a time, so that others get in between."""
         after = -1
-        query = f"SELECT seq, {columns} FROM trial WHERE seq > ? {condition} ORDER BY seq LIMIT ?"
+        query = f"SELECT seq, {columns} FROM {table} WHERE seq > ? {condition} ORDER BY seq LIMIT ?"
         while True:
             with self._lock:
                 rows = self._connection.execute(query, (after, _WINDOW)).fetchall()
@@ -455,6 +484,8 @@ class TrialStore:
         try:
             if self._damage is not None:
                 return self._damage
+            if self._is_sealed():
+                return None
             found = _pragma(self._connection, "quick_check(1)")
             if found != "ok":
                 return str(found)
@@ -488,14 +519,46 @@ class TrialStore:
                 continue
 
     def settle(self) -> None:
-        """Fold the write-ahead log into the file and let other processes read it."""
+        """Fold the write-ahead log into the file and let other processes read it.
+
+        It is sealed, by which :meth:`damage` tells at the speed of the disk that it is whole.
+        """
         with self._lock:
             self._connection.execute("PRAGMA journal_mode=DELETE")
             self._connection.execute("PRAGMA locking_mode=NORMAL")
             self._connection.execute("SELECT count(*) FROM meta").fetchone()
+            with suppress(OSError):  # Without it every row is looked at, which takes longer.
+                _seal_path(self.path).write_text(_seal_of(self.path))
+
+    def _is_sealed(self) -> bool:
+        """Whether the file is, byte for byte, what a sweep has left."""
+        try:
+            seal = _seal_path(self.path).read_text()
+            return seal.split()[0] == str(self.path.stat().st_size) and seal == _seal_of(self.path)
+        except (OSError, ValueError, IndexError):
+            return False
 
     def close(self) -> None:
         self._finalizer()
+
+
+def remove(path: Path) -> None:
+    """Delete a store that nobody uses, if it is there."""
+    path.unlink(missing_ok=True)
+    _seal_path(path).unlink(missing_ok=True)
+
+
+def _seal_path(path: Path) -> Path:
+    return path.with_name(path.name + _SEAL_SUFFIX)
+
+
+def _seal_of(path: Path) -> str:
+    size = checksum = 0
+    with path.open("rb") as file:
+        while block := file.read(_READ_BYTES):
+            size += len(block)
+            checksum = zlib.crc32(block, checksum)
+    return f"{size} {checksum:08x}\n"
 
 
 def _connect(path: Path) -> sqlite3.Connection:

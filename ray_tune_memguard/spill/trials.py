@@ -55,11 +55,13 @@ class SpilledTrials(list[Any]):
     ) -> SpilledTrials:
         """The list of a sweep of which the store has a part: ``residents`` by ``seq`` beside it."""
         trials = cls((), residency, ledger)
-        spilled = {seq for _, seq, *_ in residency.store.report_times()}
-        trials._next_seq = max((*spilled, *residents), default=-1) + 1
-        trials._holes = [
-            seq for seq in range(trials._next_seq) if seq not in spilled and seq not in residents
-        ]
+        total, last = residency.store.extent()
+        trials._next_seq = max((last, *residents)) + 1
+        # Some residents have a row as well: they are to be resumed.
+        alone = sum(not residency.store.rows(seq, seq + 1) for seq in residents)
+        if total + alone != trials._next_seq:
+            taken = {*residency.store.seqs(), *residents}
+            trials._holes = [seq for seq in range(trials._next_seq) if seq not in taken]
         for seq, trial in sorted(residents.items()):
             trials._place_at(seq, trial, birth=-1)
         return trials
@@ -118,6 +120,23 @@ class SpilledTrials(list[Any]):
     def spilled(self) -> Iterator[Any]:
         """The trials whose state is in the store, in order."""
         return (trial for trial in self if id(trial) not in self._seq_by_object)
+
+    def deciding(self, metric: str, mode: str, scope: str) -> list[Any] | None:
+        """Trials of which one is the best of all, in order; None: nobody knows without reading all.
+
+        The arguments are those of Ray's ``get_best_trial``, which leaves out what is not a number.
+        """
+        known = self.ledger.best_trials
+        if self.residency.has_changes or not known.knows(metric):
+            return None
+        found = {self.place(trial): trial for trial in self.residency.loaded()} | self._resident
+        best = known.best(metric, mode, scope)
+        if best is not None:
+            trial = self.find(best[0])
+            if trial is None or trial.metric_analysis[metric][best[1]] != best[2]:
+                return None
+            found[self.place(trial)] = trial
+        return [found[seq] for seq in sorted(found)]
 
     def ghosts(self, rows: Iterable[SpilledRow]) -> dict[int, Any]:
         """Ghosts for store rows, by ``seq``."""
@@ -259,6 +278,7 @@ class SpilledTrials(list[Any]):
         trial = self._at(seq)
         if self._forget(trial) is None:
             self.residency.store.delete(trial.trial_id)
+            self.ledger.best_trials.forget_all()
         insort(self._holes, seq)
         return trial
 

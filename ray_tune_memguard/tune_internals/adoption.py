@@ -148,8 +148,8 @@ class _AdoptedController(TuneController):
     def _save_joined(self) -> None:
         """Ray writes the state of what is in memory, beside; then it is joined to the rest."""
         adoption = self._memguard_adoption
-        published = Path(self.experiment_state_path)
-        partial = paths.work_directory(self) / f"{published.name}.partial"
+        staged = Path(self.experiment_state_path)
+        partial = paths.work_directory(self) / f"{staged.name}.partial"
         partial.parent.mkdir(parents=True, exist_ok=True)
         adoption.redirect_state_to = partial
         try:
@@ -164,7 +164,11 @@ class _AdoptedController(TuneController):
             adoption.save_snapshot(text)
         finally:
             tail = _with_pointer(text[len(HEAD) :], adoption.store_path)
-            adoption.state_file.publish(tail, keep_old=self._is_uploading())
+            is_uploaded = adoption.state_file.path == staged
+            adoption.state_file.publish(tail, keep_old=is_uploaded and self._is_uploading())
+        if not is_uploaded:
+            # Of before the sweep was adopted; it would be uploaded over the one that counts.
+            staged.unlink(missing_ok=True)
         partial.unlink()
 
     def _is_uploading(self) -> bool:

@@ -17,7 +17,7 @@ from ray.tune.search import BasicVariantGenerator, SearchGenerator
 from ray.tune.utils import flatten_dict, unflattened_lookup
 
 from ray_tune_memguard.notices import logger
-from ray_tune_memguard.tune_internals.trial_state import decode_state, last_result_of_entry
+from ray_tune_memguard.tune_internals.trial_json import decode_state, last_result_of_entry
 
 
 @dataclass(frozen=True)

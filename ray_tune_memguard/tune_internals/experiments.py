@@ -30,17 +30,14 @@ from ray_tune_memguard.spill.ghost import Residency
 from ray_tune_memguard.spill.snapshot import Snapshot
 from ray_tune_memguard.spill.state_file import HEAD
 from ray_tune_memguard.spill.state_reader import StateReader
-from ray_tune_memguard.spill.store import OtherVersion, StoreError, TrialRow, TrialStore
+from ray_tune_memguard.spill.store import OtherVersion, StoreError, TrialRow, TrialStore, remove
 from ray_tune_memguard.spill.trials import SpilledTrials
 from ray_tune_memguard.tune_internals import paths
 from ray_tune_memguard.tune_internals.adoption import POINTER_KEY
+from ray_tune_memguard.tune_internals.catch_up import Late
 from ray_tune_memguard.tune_internals.sweep import new_ledger
-from ray_tune_memguard.tune_internals.trial_state import (
-    FINISHED,
-    TrialStateCodec,
-    decode_state,
-    read_entry,
-)
+from ray_tune_memguard.tune_internals.trial_json import decode_state, read_entry, reported_of_entry
+from ray_tune_memguard.tune_internals.trial_state import FINISHED, TrialStateCodec
 
 # In a store that was made from a state file: which state of the file that was.
 _MADE_FROM = "made from"
@@ -80,6 +77,8 @@ class Experiment:
 
     def state_file(self) -> str | None:
         """The path of the newest run's experiment state file."""
+        if isinstance(self.filesystem, LocalFileSystem) and os.path.isdir(self.path):
+            return paths.newest_state_file(self.path)
         found: str | None = _find_newest_experiment_checkpoint(self.path, fs=self.filesystem)
         return found
 
@@ -304,7 +303,7 @@ def _new_store(directory: Path | None, session: str) -> Iterator[TrialStore]:
         yield store
     except BaseException:
         store.close()
-        store.path.unlink(missing_ok=True)
+        remove(store.path)
         raise
 
 
@@ -328,13 +327,13 @@ def _read_state(experiment: Experiment, state_file: str, store: TrialStore) -> d
         reader = StateReader(file.read, bar.update)
         rows: list[tuple[int, TrialRow]] = []
         for seq, (entry, text) in enumerate(reader.entries()):
-            row, last_result = read_entry(entry[0], entry[1], text)
+            row = read_entry(entry[0], entry[1], text)
             if row.trial_id in known or row.status not in FINISHED:
                 unfinished.append(entry)
                 places.append(seq)
             else:
                 rows.append((seq, row))
-                ledger.note(seq, row.trial_id, last_result)
+                ledger.note(seq, row.trial_id, *reported_of_entry(entry[1]))
                 if len(rows) >= _PUT_AT_ONCE:
                     _put(store, rows)
             known[row.trial_id] = row.status
@@ -420,13 +419,31 @@ def open_trials(experiment: Experiment, store: TrialStore) -> SpilledTrials:
     residents = {}
     state = decode_state(snapshot.state)
     unfinished = unfinished_entries(store, snapshot, state["trial_data"])
-    end = max([-1, *(seq for seq, _ in unfinished), *(row[1] for row in store.report_times())]) + 1
+    for late in late_trials(store, snapshot, state["trial_data"]):
+        row = store.row(late.trial_id)
+        if row is not None:
+            ledger.note(row.seq, row.trial_id, *reported_of_entry(late.metadata_json))
+    end = max([store.extent()[1], *(seq for seq, _ in unfinished)]) + 1
     for seq, entry in unfinished:
         # One that was taken out of the list and is in the file all the same comes last.
         if seq < 0:
             seq, end = end, end + 1
         residents[seq] = codec.trial_of(*entry)
     return SpilledTrials.reopened(residents, Residency(store, codec), ledger)
+
+
+def late_trials(
+    store: TrialStore, snapshot: Snapshot, trial_data: list[list[str]]
+) -> Iterator[Late]:
+    """The trials that were spilled after the snapshot. ``trial_data``: the entries in it."""
+    births = {row.trial_id: birth for birth, row in store.born_since(snapshot.births)}
+    states = (json.loads(state) for state, _ in trial_data)
+    then = {state["trial_id"]: state["status"] in FINISHED for state in states}
+    spilled_since = [trial_id for trial_id in then if store.row(trial_id) is not None]
+    for trial_id in [*spilled_since, *births]:
+        state_json, metadata_json = json.loads(store.entry(trial_id))
+        told = then.get(trial_id, False)
+        yield Late(trial_id, births.get(trial_id), state_json, metadata_json, told)
 
 
 def unfinished_entries(
@@ -442,10 +459,8 @@ def unfinished_entries(
     """
     found = []
     for seq, entry in zip(snapshot.seqs, trial_data, strict=True):
-        row = store.row(json.loads(entry[0])["trial_id"])
-        if row is None:
+        if store.row(json.loads(entry[0])["trial_id"]) is None:
             found.append((seq, list(entry)))
-    for _, seq, trial_id, status, resumes in store.report_times():
-        if resumes or status in rerun:
-            found.append((seq, json.loads(store.entry(trial_id))))
+    for row in store.to_resume(rerun):
+        found.append((row.seq, json.loads(store.entry(row.trial_id))))
     return found

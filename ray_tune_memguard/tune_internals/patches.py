@@ -7,12 +7,17 @@ when the package is imported and stay, because results are looked at long after 
 
 from __future__ import annotations
 
+import copy
 import functools
 import sqlite3
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import pandas
+from pyarrow.fs import LocalFileSystem
 from ray.tune import progress_reporter
+from ray.tune.analysis import experiment_analysis
 from ray.tune.analysis.experiment_analysis import ExperimentAnalysis
 from ray.tune.execution.tune_controller import TuneController
 from ray.tune.experimental import output
@@ -20,6 +25,7 @@ from ray.tune.impl.tuner_internal import TunerInternal
 from ray.tune.result_grid import ResultGrid
 
 from ray_tune_memguard.notices import Notices, logger
+from ray_tune_memguard.spill.best import MODES, SCOPES
 from ray_tune_memguard.spill.progress import ProgressDigest
 from ray_tune_memguard.spill.results import LateDict, LateList
 from ray_tune_memguard.spill.store import TrialStore
@@ -39,8 +45,10 @@ def install() -> None:
     _wrap(progress_reporter.JupyterNotebookReporter, "_progress_html", _old_report)
     _wrap(ExperimentAnalysis, "_fetch_trial_dataframes", _dataframes)
     _wrap(ExperimentAnalysis, "get_all_configs", _configs)
+    _wrap(ExperimentAnalysis, "get_best_trial", _best_trial)
     _wrap(ResultGrid, "__init__", _result_grid)
     _wrap(ExperimentAnalysis, "_load_trials", _load_trials)
+    _wrap(experiment_analysis, "_find_newest_experiment_checkpoint", _newest_state_file)
     _wrap(TuneController, "resume", _resume)
 
 
@@ -107,15 +115,32 @@ def _report_on(
 
 def _dataframes(original: Original, analysis: Any) -> Any:
     if isinstance(analysis.trials, SpilledTrials):
-        return LateDict(analysis.trials, _dataframe)
+        return LateDict(analysis.trials, _TrialFrames())
     return original(analysis)
 
 
-def _dataframe(trial: Any) -> Any:
-    """A trial's DataFrame as Ray reads it, failures included."""
-    one = ExperimentAnalysis.__new__(ExperimentAnalysis)
-    one.trials = [trial]
-    return one._fetch_trial_dataframes()[trial.trial_id]
+class _TrialFrames:
+    """Reads a trial's DataFrame as Ray does. That one cannot be read is said once for all trials.
+
+    Ray reads all of them at once and then says it of all; without loggers of results that is so.
+    """
+
+    def __init__(self) -> None:
+        self._said = False
+        self._analysis: Any = ExperimentAnalysis.__new__(ExperimentAnalysis)
+
+    def __call__(self, trial: Any) -> Any:
+        try:
+            return self._analysis._fetch_trial_dataframe(trial)
+        except Exception as error:
+            if not self._said:
+                self._said = True
+                experiment_analysis.logger.warning(
+                    "Failed to fetch metrics for a trial: %r. Trials that are read later may lack "
+                    "theirs as well.",
+                    error,
+                )
+            return pandas.DataFrame()
 
 
 def _configs(original: Original, analysis: Any, *args: Any, **kwargs: Any) -> Any:
@@ -124,6 +149,26 @@ def _configs(original: Original, analysis: Any, *args: Any, **kwargs: Any) -> An
     if in_constructor and isinstance(analysis.trials, SpilledTrials):
         return LateDict(analysis.trials, lambda trial: trial.config)
     return original(analysis, *args, **kwargs)
+
+
+def _best_trial(
+    original: Original,
+    analysis: Any,
+    metric: str | None = None,
+    mode: str | None = None,
+    scope: str = "last",
+    filter_nan_and_inf: bool = True,
+) -> Any:
+    few = None
+    if isinstance(analysis.trials, SpilledTrials) and filter_nan_and_inf:
+        asked = metric or analysis.default_metric, mode or analysis.default_mode, scope
+        if asked[0] and asked[1] in MODES and scope in SCOPES:
+            few = analysis.trials.deciding(*asked)
+    if few is not None:
+        analysis = copy.copy(analysis)
+        # Of a single trial Ray does not ask what it has reported.
+        analysis.trials = few * 2 if len(few) == 1 < len(analysis.trials) else few
+    return original(analysis, metric, mode, scope, filter_nan_and_inf)
 
 
 def _result_grid(original: Original, grid: Any, experiment_analysis: Any) -> None:
@@ -155,6 +200,13 @@ def _load_trials(original: Original, analysis: Any) -> Any:
             error,
         )
     return original(analysis)
+
+
+def _newest_state_file(original: Original, experiment_path: str, fs: Any = None) -> Any:
+    # Ray makes an object of each of the directory's entries, of which there is one for each trial.
+    if isinstance(fs, LocalFileSystem) and Path(experiment_path, paths.DIRECTORY).is_dir():
+        return paths.newest_state_file(experiment_path)
+    return original(experiment_path, fs)
 
 
 def _resume(original: Original, controller: Any, resume_config: Any) -> Any:

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
+import math
+import os
 import re
 import sys
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from pyarrow.fs import LocalFileSystem
 from ray.tune.execution.tune_controller import TuneController
 
+from ray_tune_memguard.spill.state_file import has_links, remove_spares
 from ray_tune_memguard.spill.store import SUFFIX
 
 #: The folder of ours in an experiment's directory.
@@ -20,6 +27,11 @@ _SESSION = re.compile(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d")
 # What Ray takes along when it restores an experiment, and what it writes there itself.
 _STATE_SUFFIXES = (".json", ".pkl")
 _RAYS_OWN = frozenset({"tuner.pkl", "trainable.pkl"})
+#: Of the name of an experiment state file; between them is the name of the run.
+STATE_FILE_PREFIX, _STATE_FILE_SUFFIX = "experiment_state-", ".json"
+_NAMES_AT_ONCE = 500
+# Who waits for an experiment checkpoint is the sweep; uploads run beside it.
+_SHARE_OF_CHECKPOINTS = 0.002
 _STORE_NAME = re.compile(r"(?:trials-)?(.*?_\d\d-\d\d-\d\d|.*?)(?:-(\d+))?")
 
 
@@ -85,23 +97,94 @@ def run_of_store(path: Path) -> tuple[str, int]:
 
 
 def work_directory(controller: Any) -> Path:
-    """For files that only this process needs, on the same disk as the experiment state file."""
+    """For files that only this process needs."""
     return Path(controller._storage.experiment_driver_staging_path).with_name(DIRECTORY)
 
 
-def session_files(controller: Any) -> dict[str, bytes]:
-    """What searchers and callbacks wrote for this run at the last experiment checkpoint.
+def state_file_and_work_directory(controller: Any) -> tuple[Path, Path]:
+    """Where the experiment state file is written, and where its spare is, on the same disk.
 
-    Ray's own put the name of the run into the file's name; somebody else's need not.
+    In the experiment itself if that is on a disk where two files can take turns: nobody then needs
+    to copy it there, which at 100,000 trials is 700 MB at every experiment checkpoint. Otherwise
+    where Ray has it, from where it is uploaded.
     """
-    staging = Path(controller._storage.experiment_driver_staging_path)
-    session = session_name(controller)
-    state_file = Path(controller.experiment_state_path).name
-    return {
-        path.name: path.read_bytes()
-        for path in staging.glob("[!.]*")
-        if path.name != state_file and _is_state_of(path.name, session) and path.is_file()
-    }
+    name = Path(controller.experiment_state_path).name
+    storage = controller._storage
+    if isinstance(storage.storage_filesystem, LocalFileSystem):
+        work = Path(storage.experiment_fs_path, DIRECTORY)
+        work.mkdir(parents=True, exist_ok=True)
+        if has_links(work):
+            remove_spares(work)
+            return Path(storage.experiment_fs_path, name), work
+    return Path(controller.experiment_state_path), work_directory(controller)
+
+
+def newest_state_file(experiment: str) -> str | None:
+    """The experiment state file of the newest run in a local directory, found as Ray does it.
+
+    In a hundredth of the time, for the directory has an entry for each trial.
+    """
+    with os.scandir(experiment) as entries:
+        names = (entry.name for entry in entries)
+        found = [
+            name
+            for name in names
+            if name.startswith(STATE_FILE_PREFIX) and name.endswith(_STATE_FILE_SUFFIX)
+        ]
+    return Path(experiment, max(found)).as_posix() if found else None
+
+
+class StagingListing:
+    """What there is in the driver's staging directory beside the directories of trials.
+
+    To find out takes time that grows with the number of trials, so it is not always found out anew:
+    what else somebody puts there is seen some seconds or, with 100,000 trials, a minute later.
+
+    ``known_directories``: which of some names are those of spilled trials.
+    """
+
+    def __init__(
+        self, controller: Any, known_directories: Callable[[Sequence[str]], set[str]]
+    ) -> None:
+        self.directory = Path(controller._storage.experiment_driver_staging_path)
+        self._session = session_name(controller)
+        self._state_file = Path(controller.experiment_state_path).name
+        self._known_directories = known_directories
+        self._names: frozenset[str] = frozenset()
+        self._looked_at = self._took = -math.inf
+
+    def names(self, share: float) -> frozenset[str]:
+        """The names, found out anew if that takes no more than this share of the time."""
+        if time.monotonic() >= self._looked_at + self._took / share:
+            self.look()
+        return self._names
+
+    def look(self) -> frozenset[str]:
+        """Find out now."""
+        began = time.monotonic()
+        found: set[str] = set()
+        with contextlib.suppress(FileNotFoundError), os.scandir(self.directory) as entries:
+            while some := list(itertools.islice(entries, _NAMES_AT_ONCE)):
+                known = self._known_directories([entry.name for entry in some])
+                found.update(entry.name for entry in some if entry.name not in known)
+        self._names = frozenset(found)
+        self._looked_at = time.monotonic()
+        self._took = self._looked_at - began
+        return self._names
+
+    def session_files(self) -> dict[str, bytes]:
+        """What searchers and callbacks wrote for this run at the last experiment checkpoint.
+
+        Ray's own put the name of the run into the file's name; somebody else's need not.
+        """
+        return {
+            name: path.read_bytes()
+            for name in sorted(self.names(_SHARE_OF_CHECKPOINTS))
+            if not name.startswith(".")
+            and name != self._state_file
+            and _is_state_of(name, self._session)
+            and (path := self.directory / name).is_file()
+        }
 
 
 def _is_state_of(name: str, session: str) -> bool:

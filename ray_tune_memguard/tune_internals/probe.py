@@ -83,6 +83,8 @@ _MODULE_NAMES: dict[str, tuple[str, ...]] = {
         "_get_trials_by_state",
     ),
     "ray.tune.analysis.experiment_analysis": (
+        "_find_newest_experiment_checkpoint",
+        "ExperimentAnalysis.get_best_trial",
         "ExperimentAnalysis._load_trials",
         "ExperimentAnalysis._fetch_trial_dataframe",
         "ExperimentAnalysis._fetch_trial_dataframes",

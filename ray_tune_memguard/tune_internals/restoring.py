@@ -30,7 +30,7 @@ from ray_tune_memguard.spill.ghost import Residency
 from ray_tune_memguard.spill.ledger import ProgressLedger
 from ray_tune_memguard.spill.snapshot import Snapshot
 from ray_tune_memguard.spill.state_file import ExperimentStateFile
-from ray_tune_memguard.spill.store import SpilledRow, StoreError, TrialStore
+from ray_tune_memguard.spill.store import SpilledRow, StoreError, TrialStore, remove
 from ray_tune_memguard.spill.trials import SpilledTrials
 from ray_tune_memguard.tune_internals import paths
 from ray_tune_memguard.tune_internals.adoption import give_back
@@ -38,6 +38,7 @@ from ray_tune_memguard.tune_internals.catch_up import Late, catch_up
 from ray_tune_memguard.tune_internals.experiments import (
     Experiment,
     current_store,
+    late_trials,
     unfinished_entries,
 )
 from ray_tune_memguard.tune_internals.sweep import (
@@ -46,12 +47,8 @@ from ray_tune_memguard.tune_internals.sweep import (
     make_files,
     new_ledger,
 )
-from ray_tune_memguard.tune_internals.trial_state import (
-    FINISHED,
-    TrialStateCodec,
-    decode_state,
-    last_result_of_entry,
-)
+from ray_tune_memguard.tune_internals.trial_json import decode_state, reported_of_entry
+from ray_tune_memguard.tune_internals.trial_state import FINISHED, TrialStateCodec
 
 _ENTRIES_AT_ONCE = 256
 
@@ -105,12 +102,15 @@ class Past:
         again = {place.trial_id for place in order}
         order += [
             _Place(reported_at, seq, trial_id, status)
-            for reported_at, seq, trial_id, status, _ in store.report_times()
+            for reported_at, seq, trial_id, status in store.report_times()
             if trial_id not in again
         ]
         order.sort(key=_Place.rank)
-        late = _late(store, snapshot, trial_data)
-        late = [trial for trial in late if trial.trial_id not in again]
+        late = [
+            trial
+            for trial in late_trials(store, snapshot, trial_data)
+            if trial.trial_id not in again
+        ]
         return cls(store, snapshot, state["runner_data"], order, late, rerun)
 
     def restored(self) -> list[list[str]]:
@@ -141,19 +141,6 @@ def _place(seq: int, entry: list[str]) -> _Place:
         state["status"],
         entry,
     )
-
-
-def _late(store: TrialStore, snapshot: Snapshot, trial_data: list[list[str]]) -> list[Late]:
-    births = {row.trial_id: birth for birth, row in store.born_since(snapshot.births)}
-    states = (json.loads(state) for state, _ in trial_data)
-    then = {state["trial_id"]: state["status"] in FINISHED for state in states}
-    spilled_since = [trial_id for trial_id in then if store.row(trial_id) is not None]
-    late = []
-    for trial_id in [*spilled_since, *births]:
-        state_json, metadata_json = json.loads(store.entry(trial_id))
-        told = then.get(trial_id, False)
-        late.append(Late(trial_id, births.get(trial_id), state_json, metadata_json, told))
-    return late
 
 
 def resume(
@@ -241,7 +228,7 @@ class _Resumption:
         except BaseException:
             state_file.close()
             store.close()
-            store.path.unlink(missing_ok=True)
+            remove(store.path)
             raise
         for name in fetched:
             sweep.to_upload(name)
@@ -329,8 +316,8 @@ class _Resumption:
         seqs = {place.trial_id: seq for seq, place in self._past.kept()}
         ledger.load(self._past.snapshot.ledger, seqs)
         for trial in self._past.late:
-            result = last_result_of_entry(trial.metadata_json)
-            ledger.note(seqs[trial.trial_id], trial.trial_id, result)
+            reported = reported_of_entry(trial.metadata_json)
+            ledger.note(seqs[trial.trial_id], trial.trial_id, *reported)
         return ledger
 
 

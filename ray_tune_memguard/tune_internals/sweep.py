@@ -16,7 +16,7 @@ from ray_tune_memguard.spill.ghost import Residency
 from ray_tune_memguard.spill.ledger import ProgressLedger
 from ray_tune_memguard.spill.snapshot import Snapshot
 from ray_tune_memguard.spill.state_file import ExperimentStateFile
-from ray_tune_memguard.spill.store import TrialRow, TrialStore
+from ray_tune_memguard.spill.store import TrialRow, TrialStore, remove
 from ray_tune_memguard.spill.trials import SpilledTrials
 from ray_tune_memguard.tune_internals import paths, retainers
 from ray_tune_memguard.tune_internals.adoption import Adoption, adopt, adoption_of
@@ -45,12 +45,10 @@ def make_files(controller: Any, directory: Path) -> tuple[TrialStore, Experiment
             experiment=str(storage.experiment_fs_path),
             staging=str(storage.experiment_driver_staging_path),
         )
-        state_file = ExperimentStateFile(
-            Path(controller.experiment_state_path), paths.work_directory(controller)
-        )
+        state_file = ExperimentStateFile(*paths.state_file_and_work_directory(controller))
     except BaseException:
         store.close()
-        store.path.unlink(missing_ok=True)
+        remove(store.path)
         raise
     return store, state_file
 
@@ -106,11 +104,12 @@ class Sweep:
         self._has_snapshot = False
         #: The store of the run before this one, all of which is in this one.
         self.replaces: Path | None = None
+        self._staging = paths.StagingListing(controller, store.known_directories)
         self._adoption = Adoption(
             trials, codec, state_file, self._save_snapshot, store.path, notices
         )
         adopt(controller, self._adoption)
-        self._syncer = upload_incrementally(controller, trials)
+        self._syncer = upload_incrementally(controller, trials, self._staging)
 
     @classmethod
     def begin(cls, controller: Any, store_directory: Path, notices: Notices) -> Sweep:
@@ -225,7 +224,7 @@ class Sweep:
             seqs=[-1 if place is None else place for place in places],
             births=self._trials.births,
             ledger=self._trials.ledger.dump(),
-            files=paths.session_files(controller),
+            files=self._staging.session_files(),
             unsent=self._syncer.unsent(),
         ).save(self._store)
         self._has_snapshot = True
@@ -238,7 +237,7 @@ class Sweep:
             self._store.settle()
             # The files of this run are complete, in the experiment's storage as well.
             if self.replaces is not None and self._has_snapshot:
-                self.replaces.unlink(missing_ok=True)
+                remove(self.replaces)
         finally:
             self._state_file.close()
 
@@ -276,7 +275,9 @@ class Sweep:
         """Take a spilled trial out of all retainers; a stubborn one must not stop the others."""
         self._syncer.settled(trial.relative_logdir)
         try:
-            self._trials.ledger.note(self._trials.seq(trial), trial.trial_id, trial.last_result)
+            self._trials.ledger.note(
+                self._trials.seq(trial), trial.trial_id, trial.last_result, trial.metric_analysis
+            )
         except Exception as error:
             self._notices.warn("ledger", f"Progress reports may leave a trial out: {error!r}")
         for retainer, owner in self._all_retainers():

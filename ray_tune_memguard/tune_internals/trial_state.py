@@ -5,8 +5,8 @@ Two forms of the same trial:
 - :meth:`TrialStateCodec.dump`: everything the object holds, for this process. Tuples stay tuples
   and the parts that all trials of a sweep share (file system, syncer) stay shared.
 - :meth:`TrialStateCodec.state_entry`: what Ray's own experiment state file holds, in Ray's
-  format, for Ray's own restore, and for ours: a trial that another process wrote is what Ray makes
-  of this.
+  format (``trial_json``), for Ray's own restore, and for ours: a trial that another process wrote
+  is what Ray makes of this.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from __future__ import annotations
 import copy
 import json
 import pickle
-from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -24,12 +23,10 @@ from ray.tune.experiment import Trial
 from ray.tune.experiment.trial import _Location, _TemporaryTrialState
 
 from ray_tune_memguard.spill.store import TrialRow
+from ray_tune_memguard.tune_internals.trial_json import StateWriter
 
 # Parts of a trial's StorageContext that are one and the same object in all trials of a sweep.
 _SHARED_BY_STORAGE = ("storage_filesystem", "syncer")
-# How Ray marks what JSON cannot hold.
-_PICKLED = "CLOUDPICKLE_FALLBACK"
-_NUMBERS = (int, float, bool)
 # Functions that a user gave once for all trials; often lambdas, which pickle slowly.
 _SHARED_BY_TRIALS = ("trial_name_creator", "trial_dirname_creator")
 
@@ -54,6 +51,7 @@ class TrialStateCodec:
         self._stub = stub
         self._storage_parts = {name: getattr(storage, name) for name in _SHARED_BY_STORAGE}
         self._trial_parts: dict[str, Any] = {}
+        self._writer = StateWriter()
 
     def has_error(self, trial: Trial) -> bool:
         return trial.run_metadata.error_filename is not None
@@ -64,7 +62,10 @@ class TrialStateCodec:
         state["_state_json"] = None  # Ray's cache of a text that it makes again.
         temporary = state.pop("temporary_state")
         state["run_metadata"] = _without_cache(trial.run_metadata)
-        state["storage"], of_storage = self._split_storage(trial.storage)
+        of_storage: tuple[str, ...] = ()
+        state["storage"] = place = self._writer.storages.place_of(trial.storage)
+        if place is None:
+            state["storage"], of_storage = self._split_storage(trial.storage)
         of_trial = self._split_trial(state)
         state["_default_result_or_future"] = _default_result(trial)
         location = (temporary.location.hostname, temporary.location.pid)
@@ -77,6 +78,8 @@ class TrialStateCodec:
 
     def load(self, raw: bytes) -> dict[str, Any]:
         state, of_storage, of_trial, location, restore_failures = pickle.loads(raw)
+        if isinstance(state["storage"], tuple):
+            state["storage"] = self._writer.storages.at(state["storage"])
         for name in of_storage:
             setattr(state["storage"], name, self._storage_parts[name])
         for name in of_trial:
@@ -142,60 +145,8 @@ class TrialStateCodec:
         )
 
     def json_state(self, trial: Trial) -> tuple[str, str]:
-        """What ``Trial.get_json_state`` returns, without its line breaks and its log-once keys.
-
-        Same content, a quarter of the time: the standard library's C encoder does not indent, and
-        no text of every encoded object is kept in Ray's ``log_once`` set. As Ray does, the text of
-        the metadata is kept until one of them is set; what changes inside one (a last result that
-        becomes ``done``) is not written before that.
-        """
-        state = trial.__getstate__()
-        metadata = state.pop("run_metadata")
-        text = getattr(metadata, "_cached_json", None)
-        if text is None:
-            values = dict(metadata.__dict__)
-            values.pop("_cached_json", None)
-            text = metadata._cached_json = _encode(values)
-        return _encode(state), text
-
-
-def read_entry(state_json: str, metadata_json: str, text: str) -> tuple[TrialRow, dict[str, Any]]:
-    """What is written of a trial of which only the entry in a state file is known, ``text``.
-
-    And the last result that it tells of.
-    """
-    state, metadata = json.loads(state_json), json.loads(metadata_json)
-    row = TrialRow(
-        state["trial_id"],
-        state["status"],
-        metadata["error_filename"] is not None,
-        text.encode(),
-        state.get("relative_logdir"),
-        reported_at=metadata["last_result_time"],
-    )
-    return row, _last_result(metadata)
-
-
-def last_result_of_entry(metadata_json: str) -> dict[str, Any]:
-    """The last result that an entry tells of."""
-    return _last_result(json.loads(metadata_json))
-
-
-def _last_result(metadata: dict[str, Any]) -> dict[str, Any]:
-    # Only this part of the metadata is worth unpickling.
-    text = json.dumps(metadata["last_result"])
-    return decode_state(text) if _PICKLED in text else metadata["last_result"]
-
-
-def decode_state(text: str) -> Any:
-    """What Ray makes of the text of an experiment state file, or of a part of it."""
-    return json.loads(text, object_hook=_unpickled)
-
-
-def _unpickled(value: dict[str, Any]) -> Any:
-    if value.get("_type") == _PICKLED:
-        return cloudpickle.loads(bytes.fromhex(value["value"]))
-    return value
+        """What ``Trial.get_json_state`` returns, in other words."""
+        return self._writer.write(trial)
 
 
 def is_ready_to_spill(trial: Trial) -> bool:
@@ -234,17 +185,3 @@ def _without_cache(metadata: Any) -> Any:
     # The name must be there: Ray looks whether it is None.
     bare.__dict__["_cached_json"] = None
     return bare
-
-
-def _encode(state: dict[str, Any]) -> str:
-    return json.dumps(state, cls=_StateEncoder)
-
-
-class _StateEncoder(json.JSONEncoder):
-    """Writes what Ray's ``TuneFunctionEncoder`` writes."""
-
-    def default(self, o: Any) -> dict[str, str]:
-        # A deque of numbers, twice a metric, is what occurs most; its plain pickle is the same.
-        plain = type(o) is deque and all(type(item) in _NUMBERS for item in o)
-        dumps = pickle.dumps if plain else cloudpickle.dumps
-        return {"_type": _PICKLED, "value": dumps(o).hex()}

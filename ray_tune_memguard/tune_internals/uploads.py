@@ -15,7 +15,8 @@ import os
 import posixpath
 import shutil
 import sqlite3
-from collections.abc import Callable
+import stat
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from pyarrow.fs import FileSystem, LocalFileSystem
@@ -26,8 +27,9 @@ from ray.train._internal.storage import (
 )
 
 from ray_tune_memguard.spill.trials import SpilledTrials
+from ray_tune_memguard.tune_internals.paths import STATE_FILE_PREFIX, StagingListing
 
-_STATE_FILE = "experiment_state-"
+_SHARE_OF_UPLOADS = 0.01
 
 
 class IncrementalSyncer(_FilesystemSyncer):
@@ -36,13 +38,16 @@ class IncrementalSyncer(_FilesystemSyncer):
     ``thorough``: set by the controller for the last upload of a sweep.
     """
 
-    def __init__(self, original: _FilesystemSyncer, trials: SpilledTrials) -> None:
+    def __init__(
+        self, original: _FilesystemSyncer, trials: SpilledTrials, staging: StagingListing
+    ) -> None:
         super().__init__(
             storage_filesystem=original.storage_filesystem,
             sync_period=original.sync_period,
             sync_timeout=original.sync_timeout,
         )
         self._trials = trials
+        self._staging = staging
         self.thorough = False
         #: Uploads under way, those included that Ray has given up waiting for.
         self.running = 0
@@ -50,6 +55,8 @@ class IncrementalSyncer(_FilesystemSyncer):
         self._first = True
         # Directories of settled trials that were not uploaded since.
         self._settled: set[str] = set()
+        # Files beside the trials' directories, as they were when they were uploaded.
+        self._uploaded: dict[str, tuple[int, int]] = {}
 
     def settled(self, directory: str | None) -> None:
         """This trial directory is to be uploaded once more."""
@@ -89,33 +96,37 @@ class IncrementalSyncer(_FilesystemSyncer):
 
     def _upload_changed(self, local_path: str, fs_path: str, changed: set[str]) -> None:
         try:
-            written_later = self._written_later(local_path) if self.thorough else set()
-            with os.scandir(local_path) as entries:
-                chosen = [
-                    entry
-                    for entry in entries
-                    if self._first
-                    or not entry.is_dir()
-                    or entry.name in changed
-                    or entry.name in written_later
-                    or not self._trials.residency.store.has_directory(entry.name)
-                ]
+            names = self._chosen(local_path, changed)
         except sqlite3.Error:  # The store does not tell: do as Ray does.
             _upload_to_fs_path(local_path=local_path, fs=self.storage_filesystem, fs_path=fs_path)
             return
         failure: Exception | None = None
         # A restore goes by the state file. So that it never lacks what another file knows of, it
         # comes first.
-        for entry in sorted(chosen, key=lambda entry: not entry.name.startswith(_STATE_FILE)):
+        for name in sorted(names, key=lambda name: not name.startswith(STATE_FILE_PREFIX)):
+            path = os.path.join(local_path, name)
             try:
-                _upload(entry, self.storage_filesystem, posixpath.join(fs_path, entry.name))
+                version = _version(path)
+                if version is None or self.thorough or self._uploaded.get(name) != version:
+                    _upload(path, self.storage_filesystem, posixpath.join(fs_path, name))
+                if version is not None:
+                    self._uploaded[name] = version
             except FileNotFoundError as error:
                 # Somebody's temporary file that is gone by now, or something that stays away.
-                failure = error if os.path.exists(entry.path) else failure
+                failure = error if os.path.exists(path) else failure
             except Exception as error:
                 failure = error
         if failure is not None:
             raise failure
+
+    def _chosen(self, local_path: str, changed: set[str]) -> Iterable[str]:
+        """What of the staging directory may not be in the storage as it is."""
+        if self._first:
+            with os.scandir(local_path) as entries:
+                return {entry.name for entry in entries}
+        if self.thorough:
+            return self._staging.look() | changed | self._written_later(local_path)
+        return self._staging.names(_SHARE_OF_UPLOADS) | changed
 
     def _written_later(self, local_path: str) -> set[str]:
         """Directories of settled trials to which somebody wrote after the trial had settled."""
@@ -126,40 +137,48 @@ class IncrementalSyncer(_FilesystemSyncer):
         }
 
 
-def upload_incrementally(controller: Any, trials: SpilledTrials) -> IncrementalSyncer:
+def upload_incrementally(
+    controller: Any, trials: SpilledTrials, staging: StagingListing
+) -> IncrementalSyncer:
     """Give the controller's checkpoint manager the syncer of this module.
 
     It alone: the storage context that trials hold is sent to actors and into the experiment state,
     where this package may be missing.
     """
     manager = controller._checkpoint_manager
-    syncer = IncrementalSyncer(manager._storage.syncer, trials)
+    syncer = IncrementalSyncer(manager._storage.syncer, trials, staging)
     manager._storage = copy.copy(manager._storage)
     manager._storage.syncer = syncer
     return syncer
 
 
-def _upload(entry: os.DirEntry[str], filesystem: FileSystem, path: str) -> None:
+def _version(path: str) -> tuple[int, int] | None:
+    """By which a file that was changed is told; None of a directory."""
+    status = os.stat(path)
+    return (status.st_mtime_ns, status.st_size) if stat.S_ISREG(status.st_mode) else None
+
+
+def _upload(source: str, filesystem: FileSystem, path: str) -> None:
     """Copy a file or a directory to ``path``; nothing else can be copied, nor does Ray.
 
     On a local disk without Arrow, which keeps the buffers that it copies with.
     """
     local = isinstance(filesystem, LocalFileSystem)
-    if entry.is_dir():
+    if os.path.isdir(source):
         if local:
             copy_tree = functools.partial(shutil.copytree, copy_function=shutil.copyfile)
-            copy_tree(entry.path, path, dirs_exist_ok=True, ignore_dangling_symlinks=True)
+            copy_tree(source, path, dirs_exist_ok=True, ignore_dangling_symlinks=True)
         else:
-            _upload_to_fs_path(local_path=entry.path, fs=filesystem, fs_path=path)
-    elif entry.is_file():
+            _upload_to_fs_path(local_path=source, fs=filesystem, fs_path=path)
+    elif os.path.isfile(source):
         if local:
             # Not half of it, should the process be killed now.
             head, name = posixpath.split(path)
             part = posixpath.join(head, f".{name}.part")
-            shutil.copyfile(entry.path, part)
+            shutil.copyfile(source, part)
             os.replace(part, path)
         else:
-            _pyarrow_fs_copy_files(entry.path, path, destination_filesystem=filesystem)
+            _pyarrow_fs_copy_files(source, path, destination_filesystem=filesystem)
 
 
 def _last_write(directory: str) -> float:

@@ -45,7 +45,9 @@ def spill() -> Spill:
                 row = fake_row(trial.trial_id, trial.status, codec.dump(trial))
                 trials.residency.store.put(trials.seq(trial), row)
         for trial in chosen:
-            trials.ledger.note(trials.seq(trial), trial.trial_id, trial.last_result)
+            trials.ledger.note(
+                trials.seq(trial), trial.trial_id, trial.last_result, trial.metric_analysis
+            )
             trials.release(trial)
 
     return spill_numbers

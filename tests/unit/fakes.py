@@ -8,6 +8,18 @@ from typing import Any
 from ray_tune_memguard.spill.store import TrialRow
 
 
+def summary(*values: float) -> dict[str, float]:
+    """What Ray keeps of a metric that was reported so."""
+    return {
+        "max": max(values),
+        "min": min(values),
+        "avg": sum(values) / len(values),
+        "last": values[-1],
+        "last-5-avg": sum(values[-5:]) / len(values[-5:]),
+        "last-10-avg": sum(values[-10:]) / len(values[-10:]),
+    }
+
+
 class FakeTrial:
     """An object with an id, a status and some state."""
 
@@ -16,6 +28,11 @@ class FakeTrial:
         self.status = status
         self.config = {"number": number, "layers": (8, 8)}
         self.last_result = {"score": float(number), **last_result}
+        self.metric_analysis = {
+            name: summary(value)
+            for name, value in self.last_result.items()
+            if isinstance(value, (int, float))
+        }
         self.error_file: str | None = None
 
     def is_finished(self) -> bool:

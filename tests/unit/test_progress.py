@@ -101,5 +101,5 @@ def test_it_does_not_read_all_trials(sweep: Any) -> None:
 def test_the_ledger_does_not_grow_with_made_up_keys() -> None:
     ledger = ProgressLedger(lambda metric, result: result.get(metric))
     for number in range(5000):
-        ledger.note(number, "t", FakeTrial(number, **{f"key{number}": 1}).last_result)
+        ledger.note(number, "t", FakeTrial(number, **{f"key{number}": 1}).last_result, {})
     assert len(ledger._first_with) <= 1024
