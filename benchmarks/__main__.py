@@ -16,15 +16,17 @@ from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 
-from benchmarks import kills, planted, ray_examples, restore, tracked
+from benchmarks import hundred_thousand, kills, planted, ray_examples, restore, tracked
 from benchmarks.machine import describe_machine
 from benchmarks.picture import NoMatplotlib, draw
 from benchmarks.report import format_table, write_results
-from benchmarks.runs import ChildFailed, run_pairs
+from benchmarks.rivals import RIVALS
+from benchmarks.runs import ChildFailed, run_rounds
 from benchmarks.suite import BENCHMARKS, Benchmark, Leg
 
 #: With command lines of their own.
 COMMANDS = {
+    "hundred-thousand": hundred_thousand.main,
     "kills": kills.main,
     "planted": planted.main,
     "ray-examples": ray_examples.main,
@@ -50,6 +52,13 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "--quick", action="store_true", help="5 %% of the size, one run: a smoke test"
     )
     parser.add_argument("--runs", type=_positive, help="runs of each rival (default: 3)")
+    parser.add_argument(
+        "--rivals",
+        nargs="+",
+        choices=list(RIVALS),
+        default=list(RIVALS),
+        help="all, unless some are named; MemGuard and Ray alone are what bars are about",
+    )
     parser.add_argument("--trials", type=_positive, help="trials (for `results`: results)")
     parser.add_argument(
         "--scratch", type=Path, help="where the sweeps write; short path, local disk"
@@ -73,11 +82,18 @@ def _run_benchmark(name: str, benchmark: Benchmark, arguments: argparse.Namespac
     judged = not (arguments.quick or arguments.trials)
     evaluated = []
     for leg in (_sized(leg, arguments) for leg in benchmark.legs):
-        pairs = run_pairs(name, leg.sweep, runs, scratch=arguments.scratch, reopen=benchmark.reopen)
-        rows = leg.evaluate(pairs)
+        rivals = [rival for rival in leg.rivals if rival in arguments.rivals]
+        rounds = run_rounds(
+            name, leg.sweep, rivals, runs, scratch=arguments.scratch, reopen=leg.reopen
+        )
+        rows = leg.evaluate(rounds)
         print(f"\n{leg.title}: {leg.sweep.total:,} {leg.sweep.sample_unit}, runs: {runs}")
         print(format_table(rows, judged), flush=True)
-        evaluated.append((leg, rows, pairs))
+        evaluated.append((leg, rows, rounds))
+    if benchmark.compare is not None:
+        rows = benchmark.compare([rounds for _, _, rounds in evaluated])
+        print(f"\n{format_table(rows, judged)}", flush=True)
+        evaluated[-1][1].extend(rows)
 
     arguments.results.mkdir(parents=True, exist_ok=True)
     head = {
@@ -86,11 +102,12 @@ def _run_benchmark(name: str, benchmark: Benchmark, arguments: argparse.Namespac
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "judged": judged,
         "machine": machine,
+        "command": " ".join(["python -m benchmarks", *sys.argv[1:]]),
     }
-    legs = [(leg.title, rows, pairs) for leg, rows, pairs in evaluated]
+    legs = [(leg.title, rows, rounds) for leg, rows, rounds in evaluated]
     write_results(arguments.results / f"{name}.json", head, legs)
     try:
-        panels = [(leg.title, leg.panel, pairs) for leg, _, pairs in evaluated]
+        panels = [(leg.title, leg.panel, rounds) for leg, _, rounds in evaluated]
         draw(benchmark.title, panels, arguments.results / f"{name}.png")
     except NoMatplotlib as error:
         print(error, file=sys.stderr)

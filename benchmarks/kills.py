@@ -21,9 +21,10 @@ from pathlib import Path
 from benchmarks.kill_hooks import AIMS, MEMGUARD_ONLY
 from benchmarks.kill_runs import SETTLED_SECONDS, Outcome, Plan, kill_and_restore
 from benchmarks.machine import describe_machine
-from benchmarks.picture import COLOURS, NoMatplotlib
+from benchmarks.picture import NoMatplotlib
 from benchmarks.report import format_lines
-from benchmarks.runs import RIVALS, Progress
+from benchmarks.rivals import RIVALS, TWO
+from benchmarks.runs import Progress
 
 NAMES = {"ray": "Ray alone", "memguard": "MemGuard"}
 RESULTS_DIRECTORY = Path(__file__).resolve().parent / "results"
@@ -48,7 +49,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--runs", type=_count, default=5, help="runs of each rival (5)")
     parser.add_argument("--ray-runs", type=_count, help="runs of Ray alone (default: --runs)")
-    parser.add_argument("--rivals", nargs="+", choices=RIVALS, default=list(RIVALS))
+    parser.add_argument("--rivals", nargs="+", choices=TWO, default=list(TWO))
     parser.add_argument("--trials", type=_count, help="trials of a sweep (1,200; optuna: 300)")
     parser.add_argument("--searcher", choices=tuple(TRIALS), default="variants")
     parser.add_argument(
@@ -194,13 +195,13 @@ def draw(outcomes: list[Outcome], title: str, path: Path) -> None:
         runs = [o for o in outcomes if o.plan.rival == rival and o.was_killed]
         if runs:
             xs, ys = [o.settled for o in runs], [o.ran_again for o in runs]
-            axes.scatter(xs, ys, color=COLOURS[name], label=name, alpha=0.8, zorder=3)
+            axes.scatter(xs, ys, color=RIVALS[rival].colour, label=name, alpha=0.8, zorder=3)
         stuck = [o for o in runs if not o.opened]
         if stuck:
             axes.scatter(
                 [o.settled for o in stuck],
                 [o.ran_again for o in stuck],
-                color=COLOURS[name],
+                color=RIVALS[rival].colour,
                 marker="x",
                 s=90,
                 label=f"{name}, did not restore",
@@ -263,7 +264,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130 if interrupted else 0
     by_rival = {
         rival: [o for o in outcomes if o.plan.rival == rival]
-        for rival in RIVALS
+        for rival in TWO
         if any(o.plan.rival == rival for o in outcomes)
     }
     totals = {rival: total(runs) for rival, runs in by_rival.items()}

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import platform
+import subprocess
 from importlib import metadata
+from pathlib import Path
 
 import psutil
 
@@ -14,6 +17,23 @@ def _version(package: str) -> str:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return "not installed, run from the source tree"
+
+
+def _commit() -> str:
+    """The commit that is checked out, with a ``+`` if files differ from it."""
+    git = functools.partial(
+        subprocess.run,
+        cwd=Path(__file__).resolve().parent,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    try:
+        name = git(["git", "rev-parse", "--short", "HEAD"]).stdout.strip()
+        changed = git(["git", "status", "--porcelain", "--untracked-files=no"]).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "not in a repository"
+    return f"{name}+" if changed else name
 
 
 def describe_machine() -> dict[str, str]:
@@ -29,5 +49,6 @@ def describe_machine() -> dict[str, str]:
         "python": platform.python_version(),
         "ray": _version("ray"),
         "ray-tune-memguard": _version("ray-tune-memguard"),
+        "commit": _commit(),
         "allocator": str(allocator) if allocator else "no setting",
     }

@@ -27,7 +27,10 @@ def _trial_number(trial_id: str) -> str:
 
 
 def _describe_best(grid: ResultGrid) -> dict[str, Any]:
-    best = grid.get_best_result()
+    try:
+        best = grid.get_best_result()
+    except (RuntimeError, IndexError) as error:
+        return {"error": str(error)}
     return {
         "trial": _trial_number(best.metrics["trial_id"]),
         "config": best.config,
@@ -54,12 +57,14 @@ def _describe_singly(grid: ResultGrid) -> dict[str, Any]:
     """Describe some results, spread over the sweep, each taken from the grid by its index."""
     step = max(1, len(grid) // RESULTS_READ_SINGLY)
     rows = []
+    histories = 0
     for index in range(0, len(grid), step):
         result = grid[index]
         history = result.metrics_dataframe
         reports = None if history is None else len(history)
+        histories += bool(reports)
         rows.append([index, result.config, result.metrics[METRIC], reports, str(result.error)])
-    return {"read": len(rows), "sha256": _digest(rows)}
+    return {"read": len(rows), "histories": histories, "sha256": _digest(rows)}
 
 
 def describe(grid: ResultGrid) -> dict[str, Any]:

@@ -92,10 +92,16 @@ class Recorder(Callback):
         self._file.close()
 
 
-def _state_file_bytes(directory: str) -> int:
-    """Return the size of the newest experiment state file in the driver's directory."""
-    names = (name for name in os.listdir(directory) if name.startswith("experiment_state-"))
-    return os.path.getsize(os.path.join(directory, max(names)))
+def _find_state_file(storage: Any) -> str:
+    """Return the path of this run's experiment state file, in the experiment or the staging."""
+    found = (
+        os.path.join(directory, name)
+        for directory in (storage.experiment_fs_path, storage.experiment_driver_staging_path)
+        if os.path.isdir(directory)
+        for name in os.listdir(directory)
+        if name.startswith("experiment_state-") and name.endswith(".json")
+    )
+    return max(found, key=os.path.basename)
 
 
 def time_checkpoints(finished: Callable[[], int]) -> list[dict[str, Any]]:
@@ -105,11 +111,13 @@ def time_checkpoints(finished: Callable[[], int]) -> list[dict[str, Any]]:
     on the manager's whole call, which also waits for an earlier upload when it is forced.
     """
     records: list[dict[str, Any]] = []
+    state_file = ""
     original = _ExperimentCheckpointManager.sync_up_experiment_state
 
     def timed(
         self: Any, save_fn: Callable[[], None], force: bool = False, wait: bool = False
     ) -> None:
+        nonlocal state_file
         save_seconds: list[float] = []
 
         def timed_save() -> None:
@@ -121,13 +129,14 @@ def time_checkpoints(finished: Callable[[], int]) -> list[dict[str, Any]]:
         original(self, save_fn=timed_save, force=force, wait=wait)
         if save_seconds:
             total = time.perf_counter() - started
+            state_file = state_file or _find_state_file(self._storage)
             records.append(
                 {
                     "finished": finished(),
                     "forced": force,
                     "save_s": round(save_seconds[0], 5),
                     "total_s": round(total, 5),
-                    "state_bytes": _state_file_bytes(self._storage.experiment_driver_staging_path),
+                    "state_bytes": os.path.getsize(state_file),
                 }
             )
 

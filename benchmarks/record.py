@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import statistics
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from benchmarks.rivals import RAY
 
 FINISHED, RESULTS, RSS, SECONDS, STORE = range(5)
 
@@ -66,6 +69,17 @@ class Run:
         first, last = inside[0], inside[-1]
         return (last[FINISHED] - first[FINISHED]) / (last[SECONDS] - first[SECONDS])
 
+    def trial_seconds(self, parts: int = 60) -> list[tuple[float, float]]:
+        """Return points of (finished trials, seconds per trial), means over parts of the sweep."""
+        step = max(1, (len(self.samples) - 1) // parts)
+        marks = self.samples[::step]
+        pairs = itertools.pairwise(marks)
+        return [
+            (b[FINISHED], (b[SECONDS] - a[SECONDS]) / (b[FINISHED] - a[FINISHED]))
+            for a, b in pairs
+            if b[FINISHED] > a[FINISHED]
+        ]
+
     def late_checkpoints(self, column: str) -> list[float]:
         """Return a column of the experiment checkpoints of the last tenth, the final one included.
 
@@ -76,13 +90,12 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Pair:
-    """The two rivals' runs of the same sweep with the same seed, one after the other."""
+class Round:
+    """The rivals' runs of the same sweep with the same seed, one after the other."""
 
-    ray: Run
-    memguard: Run
+    runs: dict[str, Run]
 
-    def differences(self) -> list[str]:
-        """Return the names of the parts in which the results of the two differ."""
-        ray, memguard = self.ray.record["outcome"], self.memguard.record["outcome"]
-        return [name for name in ray if ray[name] != memguard[name]]
+    def differences(self, rival: str) -> list[str]:
+        """Return the names of the parts in which a rival's results differ from Ray's."""
+        ray, other = (self.runs[name].record["outcome"] for name in (RAY, rival))
+        return [name for name in ray if ray[name] != other[name]]

@@ -7,10 +7,9 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from benchmarks.record import Pair
+from benchmarks.record import Round
+from benchmarks.rivals import RIVALS
 from benchmarks.rows import Figure, Row, as_json
-
-HEADER = ("", "Ray alone", "MemGuard", "ratio", "bar", "")
 
 
 def _spread(row: Figure, values: list[float]) -> str:
@@ -34,18 +33,20 @@ def _verdict(row: Row, judged: bool) -> str:
 
 def _cells(row: Row, judged: bool) -> tuple[str, ...]:
     verdict = _verdict(row, judged)
+    ratio = ""
     if isinstance(row, Figure):
         ratio = "" if row.ratio is None else f"{row.ratio:.3g}"
-        rivals = _spread(row, row.ray), _spread(row, row.memguard)
+        rivals = [_spread(row, values) for values in row.values.values()]
     else:
-        ratio = ""
-        rivals = _distinct(row.ray), _distinct(row.memguard)
+        rivals = [_distinct(values) for values in row.values.values()]
     return (row.label, *rivals, ratio, row.bar_text, verdict)
 
 
 def format_table(rows: list[Row], judged: bool) -> str:
     """Return the rows as a table; bars are ``not judged`` at another size than theirs."""
-    return format_lines([HEADER, *(_cells(row, judged) for row in rows)])
+    titles = [RIVALS[name].title for name in rows[0].values]
+    header = ("", *titles, "MemGuard / Ray", "bar", "")
+    return format_lines([header, *(_cells(row, judged) for row in rows)])
 
 
 def format_lines(lines: list[tuple[str, ...]]) -> str:
@@ -57,15 +58,15 @@ def format_lines(lines: list[tuple[str, ...]]) -> str:
 
 
 def write_results(
-    path: Path, head: dict[str, Any], legs: list[tuple[str, list[Row], list[Pair]]]
+    path: Path, head: dict[str, Any], legs: list[tuple[str, list[Row], list[Round]]]
 ) -> None:
     """Write everything that the benchmark measured, samples included."""
     sweeps = [
         {
             "title": title,
             "rows": [as_json(row) for row in rows],
-            "runs": [{"ray": p.ray.record, "memguard": p.memguard.record} for p in pairs],
+            "runs": [{name: run.record for name, run in one.runs.items()} for one in rounds],
         }
-        for title, rows, pairs in legs
+        for title, rows, rounds in legs
     ]
     path.write_text(json.dumps(head | {"sweeps": sweeps}) + "\n")

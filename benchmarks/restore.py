@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import describe_machine
-from benchmarks.runs import ROOT, Sweep, _run_child, _scratch_directory, record_of
+from benchmarks.runs import ROOT, Sweep, record_of, run_child, scratch_directory
 
 MB = 1_000_000
 
@@ -56,7 +56,7 @@ def _make(rival: str, trials: int, directory: Path) -> Path:
     out = directory / f"{rival}.json"
     arguments = ["--rival", rival, *Sweep("simulated", trials, sample_every=trials).arguments()]
     arguments += ["--storage", str(directory / rival[0]), "--out", str(out)]
-    _run_child("sweep", arguments, directory / f"{rival}.log", lambda: None)
+    run_child("sweep", arguments, directory / f"{rival}.log", lambda: None)
     return Path(json.loads(out.read_text())["experiment_path"])
 
 
@@ -96,7 +96,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(", ".join(f"{key} {value}" for key, value in machine.items()), flush=True)
     records: dict[str, dict[str, Any]] = {}
     kept = True
-    with _scratch_directory(arguments.scratch) as directory:
+    with scratch_directory(arguments.scratch) as directory:
         made = {rival: _make(rival, trials, directory) for rival in ("ray", "memguard")}
         for step in STEPS:
             place = made.get(step.made_by, directory / step.made_by / "sweep")

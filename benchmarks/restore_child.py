@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import random
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -109,15 +110,23 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("how", choices=[*OPENINGS, "resume", "begin"])
     parser.add_argument("experiment", type=Path)
     parser.add_argument("--with-memguard", action="store_true")
+    parser.add_argument(
+        "--read", type=int, default=0, help="look for the best and read so many results as well"
+    )
     arguments = parser.parse_args(argv)
     set_environment(loggers=True)
     if arguments.how in OPENINGS:
         if arguments.with_memguard:
             import ray_tune_memguard  # noqa: F401
         record: dict[str, Any] = {}
+        chance = random.Random(0)
         with measured(record):
             grid = OPENINGS[arguments.how](str(arguments.experiment))
             record["trials"] = len(grid)
+            if arguments.read:
+                grid.get_best_result(METRIC, MODE)
+                for index in chance.sample(range(len(grid)), arguments.read):
+                    assert grid[index].metrics[METRIC] is not None
         started = time.perf_counter()
         best = grid.get_best_result(METRIC, MODE)
         record["best"] = best.metrics[METRIC]

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.record import Pair, Run
+from benchmarks.record import Round, Run
+from benchmarks.rivals import MEMGUARD, RAY
 
 Format = Callable[[float], str]
 
@@ -37,9 +38,14 @@ def factor(value: float) -> str:
     return f"{value:.3f}"
 
 
+def milliseconds(value: float) -> str:
+    """Format a duration that is short."""
+    return f"{value * 1e3:,.2f} ms"
+
+
 @dataclass(frozen=True)
 class Bar:
-    """What the benchmark promises: of MemGuard's median, or of the median ratio of the pairs."""
+    """What the benchmark promises: of MemGuard's median, or of its ratio to Ray alone."""
 
     limit: float
     at_least: bool = False
@@ -47,8 +53,7 @@ class Bar:
 
     def met(self, figure: Figure) -> bool:
         """Return whether the figure keeps the promise."""
-        ratio = figure.ratio
-        value = ratio if self.of_ratio else statistics.median(figure.memguard)
+        value = figure.ratio if self.of_ratio else statistics.median(figure.values[MEMGUARD])
         if value is None:
             return False
         return value >= self.limit if self.at_least else value <= self.limit
@@ -61,20 +66,20 @@ class Bar:
 
 @dataclass(frozen=True)
 class Figure:
-    """One figure per run and rival."""
+    """One figure per run, by rival."""
 
     label: str
     show: Format
-    ray: list[float]
-    memguard: list[float]
+    values: dict[str, list[float]]
     bar: Bar | None = None
 
     @property
     def ratio(self) -> float | None:
-        """Return the median of the pairs' ratios, MemGuard by Ray; None if a figure is not > 0."""
-        if min(*self.ray, *self.memguard) <= 0:
+        """Return the median of the rounds' ratios, MemGuard by Ray; None if one is not > 0."""
+        ray, memguard = self.values.get(RAY, []), self.values[MEMGUARD]
+        if not ray or min(*ray, *memguard) <= 0:
             return None
-        return statistics.median(m / r for r, m in zip(self.ray, self.memguard, strict=True))
+        return statistics.median(m / r for r, m in zip(ray, memguard, strict=True))
 
     @property
     def bar_text(self) -> str:
@@ -92,8 +97,7 @@ class Check:
     """A claim that is true or not in each run. Without ``is_bar`` it is for information."""
 
     label: str
-    ray: list[str]
-    memguard: list[str]
+    values: dict[str, list[str]]
     holds: bool
     is_bar: bool = True
 
@@ -111,35 +115,39 @@ class Check:
 Row = Figure | Check
 
 
+def by_rival(rounds: list[Round], read: Callable[[Run], Any]) -> dict[str, list[Any]]:
+    """Read the same from all rivals' runs."""
+    return {name: [read(one.runs[name]) for one in rounds] for name in rounds[0].runs}
+
+
 def figure(
     label: str,
     show: Format,
-    pairs: list[Pair],
+    rounds: list[Round],
     read: Callable[[Run], float],
     bar: Bar | None = None,
 ) -> Figure:
-    """Read the same figure from both rivals' runs."""
-    return Figure(label, show, [read(p.ray) for p in pairs], [read(p.memguard) for p in pairs], bar)
+    """Read the same figure from all rivals' runs."""
+    return Figure(label, show, by_rival(rounds, read), bar)
 
 
-def same_results(pairs: list[Pair]) -> Check:
-    """Claim that both rivals returned the same: count, errors, best, DataFrame, single results."""
-    different = sorted({name for pair in pairs for name in pair.differences()})
+def same_results(rounds: list[Round]) -> Check:
+    """Claim that MemGuard returned what Ray did: count, errors, best, DataFrame, single results.
 
-    def counts(runs: list[Run]) -> list[str]:
-        return [f"{run.record['outcome']['len']:,} results" for run in runs]
+    Of the others it says in what they differ.
+    """
 
-    verdict = f"differ: {', '.join(different)}" if different else "equal"
-    return Check(
-        f"results of the two ({verdict})",
-        counts([pair.ray for pair in pairs]),
-        counts([pair.memguard for pair in pairs]),
-        holds=not different,
-    )
+    def describe(one: Round, rival: str) -> str:
+        total = one.runs[rival].record["outcome"]["len"]
+        different = one.differences(rival)
+        return f"{total:,}, differ: {', '.join(different)}" if different else f"{total:,}, equal"
+
+    values = {name: [describe(one, name) for one in rounds] for name in rounds[0].runs}
+    holds = not any(one.differences(MEMGUARD) for one in rounds)
+    return Check("results, against Ray's", values, holds)
 
 
 def as_json(row: Row) -> dict[str, Any]:
     """Return the row for the results file."""
-    common = {"label": row.label, "ray": row.ray, "memguard": row.memguard}
-    common |= {"bar": row.bar_text, "passed": row.passed}
+    common = {"label": row.label, "values": row.values, "bar": row.bar_text, "passed": row.passed}
     return common | {"ratio": row.ratio} if isinstance(row, Figure) else common

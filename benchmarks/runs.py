@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -15,12 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.record import Pair, Run, samples_path
+from benchmarks.record import Round, Run, samples_path
+from benchmarks.rivals import RIVALS
 
 ROOT = Path(__file__).resolve().parent.parent
 #: Where a process that :func:`record_of` starts writes its record.
 RECORD_VARIABLE = "MEMGUARD_BENCHMARK_RECORD"
-RIVALS = ("ray", "memguard")
 LOG_LINES_SHOWN = 30
 
 
@@ -36,6 +37,9 @@ class Sweep:
     sample_unit: str = "trials"
     loggers: bool = True
     verbose_level: int = 1
+    algorithm: str = "random"
+    #: Whether all results are read afterwards, to be compared.
+    describe: bool = True
 
     @property
     def total(self) -> int:
@@ -82,8 +86,9 @@ class Progress:
         print(f"{start}{text}", end=end, file=sys.stderr, flush=True)
 
 
-def _last_sample(path: Path) -> list[float] | None:
-    """Return the newest whole line of the samples file."""
+def last_sample(record: Path) -> list[float] | None:
+    """Return the newest whole line of the samples of a record that is being made."""
+    path = samples_path(record)
     if not path.exists():
         return None
     with path.open("rb") as file:
@@ -92,7 +97,8 @@ def _last_sample(path: Path) -> list[float] | None:
     return json.loads(lines[-1]) if len(lines) > 1 else None
 
 
-def _describe_progress(sweep: Sweep, sample: list[float] | None, seconds: float) -> str:
+def describe_progress(sweep: Sweep, sample: list[float] | None, seconds: float) -> str:
+    """Say how far a sweep is."""
     if sample is None:
         return f"starting, {seconds:.0f} s"
     done = sample[0] if sweep.sample_unit == "trials" else sample[1]
@@ -109,7 +115,7 @@ def _stop(child: subprocess.Popen[bytes]) -> None:
         child.wait()
 
 
-def _run_child(module: str, arguments: list[str], log: Path, on_poll: Any) -> None:
+def run_child(module: str, arguments: list[str], log: Path, on_poll: Any) -> None:
     """Run a module of this package in a fresh interpreter; ``on_poll`` is called as it runs."""
     command = [sys.executable, "-m", f"benchmarks.{module}", *arguments]
     with log.open("wb") as output:
@@ -127,7 +133,7 @@ def _run_child(module: str, arguments: list[str], log: Path, on_poll: Any) -> No
 
 
 @contextmanager
-def _scratch_directory(parent: Path | None) -> Iterator[Path]:
+def scratch_directory(parent: Path | None) -> Iterator[Path]:
     """Make a directory with a short name (Ray's sockets go there), and delete it afterwards."""
     path = Path(tempfile.mkdtemp(prefix="tmg-", dir=parent))
     try:
@@ -145,17 +151,16 @@ def _run_one(
 
     def show(sample: list[float] | None) -> None:
         seconds = time.monotonic() - started
-        progress.show(f"{title}: {_describe_progress(sweep, sample, seconds)}")
+        progress.show(f"{title}: {describe_progress(sweep, sample, seconds)}")
 
-    with _scratch_directory(scratch) as directory:
+    with scratch_directory(scratch) as directory:
         out = directory / "record.json"
         storage = directory / "s"
         arguments = ["--rival", rival, "--seed", str(seed), *sweep.arguments()]
         arguments += ["--storage", str(storage), "--out", str(out)]
-        _run_child(
-            "sweep", arguments, directory / "log", lambda: show(_last_sample(samples_path(out)))
-        )
+        run_child("sweep", arguments, directory / "log", lambda: show(last_sample(out)))
         record: dict[str, Any] = json.loads(out.read_text())
+        record["console"] = _last_count(directory / "log")
         experiment = record.pop("experiment_path")
         if reopen:
             record["opened"] = _open_with_ray(experiment, directory, progress, title)
@@ -164,12 +169,18 @@ def _run_one(
     return run
 
 
+def _last_count(log: Path) -> str:
+    """The console's last line about how many trials have which status."""
+    found = re.findall(r"^Trial status: (.*)$", log.read_text(errors="replace"), re.MULTILINE)
+    return found[-1] if found else ""
+
+
 def _open_with_ray(
     experiment: str, directory: Path, progress: Progress, title: str
 ) -> dict[str, Any]:
     out = directory / "opened.json"
     arguments = ["--experiment", experiment, "--ray-directory", str(directory / "o")]
-    _run_child(
+    run_child(
         "open_with_ray",
         [*arguments, "--out", str(out)],
         directory / "open.log",
@@ -178,22 +189,28 @@ def _open_with_ray(
     return json.loads(out.read_text())
 
 
-def run_pairs(
-    name: str, sweep: Sweep, runs: int, *, scratch: Path | None = None, reopen: bool = False
-) -> list[Pair]:
+def run_rounds(
+    name: str,
+    sweep: Sweep,
+    rivals: Sequence[str],
+    runs: int,
+    *,
+    scratch: Path | None = None,
+    reopen: bool = False,
+) -> list[Round]:
     """Run the sweep ``runs`` times with each rival.
 
-    Who goes first alternates, so that a machine that gets slower or faster favours neither. Both
-    of a pair have the same seed, so that their results can be compared.
+    They go in order and then in the opposite order, so that a machine that gets slower or faster
+    favours none. All of a round have the same seed, so that their results can be compared.
     """
-    pairs = []
+    rounds = []
     for index in range(runs):
         done: dict[str, Run] = {}
-        for rival in RIVALS if index % 2 == 0 else RIVALS[::-1]:
-            title = f"{name}, run {index + 1} of {runs}, {rival}"
+        for rival in rivals if index % 2 == 0 else rivals[::-1]:
+            title = f"{name}, run {index + 1} of {runs}, {RIVALS[rival].title}"
             done[rival] = _run_one(sweep, rival, index, scratch, reopen, title)
-        pairs.append(Pair(done["ray"], done["memguard"]))
-    return pairs
+        rounds.append(Round({rival: done[rival] for rival in rivals}))
+    return rounds
 
 
 def record_of(command: Sequence[str], directory: Path) -> dict[str, Any]:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from benchmarks.picture import Panel
-from benchmarks.record import FINISHED, RESULTS, RSS, STORE, Pair, Run
+from benchmarks.picture import Panel, columns
+from benchmarks.record import FINISHED, RESULTS, RSS, STORE, Round, Run
+from benchmarks.rivals import MEMGUARD, RAY, RIVALS, TWO
 from benchmarks.rows import (
     Bar,
     Check,
     Row,
+    by_rival,
     factor,
     figure,
     mebibytes,
+    milliseconds,
     per_second,
     plain_bytes,
     same_results,
@@ -26,6 +30,8 @@ MB = 1_000_000
 KB = 1000
 QUICK = 0.05
 QUICK_LEAST = 40
+#: Of the slope with simulated actors and that with real ones.
+LARGEST_DISAGREEMENT = 0.15
 
 
 @dataclass(frozen=True)
@@ -33,9 +39,12 @@ class Leg:
     """One kind of sweep in a benchmark, and how its runs are read."""
 
     sweep: Sweep
-    evaluate: Callable[[list[Pair]], list[Row]]
+    evaluate: Callable[[list[Round]], list[Row]]
     panel: Panel
     title: str
+    rivals: tuple[str, ...] = tuple(RIVALS)
+    #: Whether what it left is then opened in a process without MemGuard.
+    reopen: bool = False
 
     def resized(self, total: int) -> Leg:
         """Return the leg with another number of trials, or of results where those are counted."""
@@ -55,10 +64,11 @@ class Benchmark:
 
     title: str
     legs: tuple[Leg, ...]
-    reopen: bool = False
+    #: Rows about all legs together.
+    compare: Callable[[list[list[Round]]], list[Row]] | None = None
 
 
-def _evaluate_reused(pairs: list[Pair]) -> list[Row]:
+def _evaluate_reused(rounds: list[Round]) -> list[Row]:
     def after_collection(run: Run) -> float:
         return run.record["rss_after_gc"] - run.samples[-1][RSS]
 
@@ -66,73 +76,73 @@ def _evaluate_reused(pairs: list[Pair]) -> list[Row]:
         figure(
             "RSS per trial, last 3/4 of the trials",
             plain_bytes,
-            pairs,
+            rounds,
             lambda run: run.slope(RSS, FINISHED, 0.75),
             Bar(1 * KB),
         ),
-        figure("RSS at the loop's end", mebibytes, pairs, lambda run: run.samples[-1][RSS]),
-        figure("RSS, highest sample", mebibytes, pairs, lambda run: run.highest(RSS)),
-        figure("fit() adds", mebibytes, pairs, lambda run: run.fit_growth, Bar(10 * MB)),
-        figure("fit() adds, after gc.collect()", mebibytes, pairs, after_collection),
+        figure("RSS at the loop's end", mebibytes, rounds, lambda run: run.samples[-1][RSS]),
+        figure("RSS, highest sample", mebibytes, rounds, lambda run: run.highest(RSS)),
+        figure("fit() adds", mebibytes, rounds, lambda run: run.fit_growth, Bar(10 * MB)),
+        figure("fit() adds, after gc.collect()", mebibytes, rounds, after_collection),
         figure(
             "RSS once everything has been read",
             mebibytes,
-            pairs,
+            rounds,
             lambda run: run.record["rss_after_read_all"],
         ),
-        same_results(pairs),
+        same_results(rounds),
     ]
 
 
-def _evaluate_fresh(pairs: list[Pair]) -> list[Row]:
+def _evaluate_fresh(rounds: list[Round]) -> list[Row]:
     return [
         figure(
             "RSS per trial, last 2/3 of the trials",
             plain_bytes,
-            pairs,
+            rounds,
             lambda run: run.slope(RSS, FINISHED, 2 / 3),
             Bar(5 * KB),
         ),
-        figure("RSS at the loop's end", mebibytes, pairs, lambda run: run.samples[-1][RSS]),
-        figure("RSS, highest sample", mebibytes, pairs, lambda run: run.highest(RSS)),
-        same_results(pairs),
+        figure("RSS at the loop's end", mebibytes, rounds, lambda run: run.samples[-1][RSS]),
+        figure("RSS, highest sample", mebibytes, rounds, lambda run: run.highest(RSS)),
+        same_results(rounds),
     ]
 
 
-def _evaluate_many_results(pairs: list[Pair]) -> list[Row]:
+def _evaluate_many_results(rounds: list[Round]) -> list[Row]:
     return [
         figure(
             "RSS per result, last 3/4 of the results",
             plain_bytes,
-            pairs,
+            rounds,
             lambda run: run.slope(RSS, RESULTS, 0.75),
             Bar(200),
         ),
-        figure("RSS at the trial's end", mebibytes, pairs, lambda run: run.samples[-1][RSS]),
-        same_results(pairs),
+        figure("RSS at the trial's end", mebibytes, rounds, lambda run: run.samples[-1][RSS]),
+        same_results(rounds),
     ]
 
 
-def _evaluate_large_results(pairs: list[Pair]) -> list[Row]:
+def _evaluate_large_results(rounds: list[Round]) -> list[Row]:
     return [
         figure(
             "object store per result, last 3/4 of the results",
             plain_bytes,
-            pairs,
+            rounds,
             lambda run: run.slope(STORE, RESULTS, 0.75),
             Bar(2 * KB),
         ),
         figure(
             "object store, highest",
             mebibytes,
-            pairs,
+            rounds,
             lambda run: run.highest(STORE),
         ),
-        same_results(pairs),
+        same_results(rounds),
     ]
 
 
-def _evaluate_simulated(pairs: list[Pair]) -> list[Row]:
+def _evaluate_simulated(rounds: list[Round]) -> list[Row]:
     def early(run: Run) -> float:
         return run.trials_per_second(0.05, 0.15)
 
@@ -143,52 +153,52 @@ def _evaluate_simulated(pairs: list[Pair]) -> list[Row]:
         figure(
             "RSS per trial, last 9/10 of the trials",
             plain_bytes,
-            pairs,
+            rounds,
             lambda run: run.slope(RSS, FINISHED, 0.9),
             Bar(200),
         ),
-        figure("throughput, 5 % to 15 % of the trials", per_second, pairs, early),
-        figure("throughput, last 10 % of the trials", per_second, pairs, late),
+        figure("throughput, 5 % to 15 % of the trials", per_second, rounds, early),
+        figure("throughput, last 10 % of the trials", per_second, rounds, late),
         figure(
             "throughput, late by early",
             factor,
-            pairs,
+            rounds,
             lambda run: late(run) / early(run),
             Bar(0.9, at_least=True),
         ),
         figure(
             "one experiment checkpoint, slowest of the last 10 %",
             seconds,
-            pairs,
+            rounds,
             lambda run: max(run.late_checkpoints("save_s")),
             Bar(0.1),
         ),
         figure(
             "the same with its upload, slowest",
             seconds,
-            pairs,
+            rounds,
             lambda run: max(run.late_checkpoints("total_s")),
         ),
         figure(
             "experiment state file, at the end",
             mebibytes,
-            pairs,
+            rounds,
             lambda run: run.late_checkpoints("state_bytes")[-1],
         ),
         figure(
             "all files beside the trials', at the end",
             mebibytes,
-            pairs,
+            rounds,
             lambda run: run.record["bytes_beside_trials"],
         ),
-        figure("RSS, highest sample", mebibytes, pairs, lambda run: run.highest(RSS)),
-        figure("fit() adds", mebibytes, pairs, lambda run: run.fit_growth),
-        same_results(pairs),
-        *_evaluate_opened(pairs),
+        figure("RSS, highest sample", mebibytes, rounds, lambda run: run.highest(RSS)),
+        figure("fit() adds", mebibytes, rounds, lambda run: run.fit_growth),
+        same_results(rounds),
+        *_evaluate_opened(rounds),
     ]
 
 
-def _evaluate_opened(pairs: list[Pair]) -> list[Row]:
+def _evaluate_opened(rounds: list[Round]) -> list[Row]:
     """Judge what was left behind, as Ray alone opens it."""
 
     def describe(run: Run) -> str:
@@ -200,8 +210,8 @@ def _evaluate_opened(pairs: list[Pair]) -> list[Row]:
         counts = opened["read"]["trials"] == opened["resume"]["trials"] == trials
         return counts and opened["resume"]["run_again"] == 0
 
-    def same_best(pair: Pair) -> bool:
-        ray, memguard = pair.ray.record["opened"], pair.memguard.record["opened"]
+    def same_best(one: Round) -> bool:
+        ray, memguard = (one.runs[name].record["opened"] for name in TWO)
         return ray["read"]["best"] == memguard["read"]["best"]
 
     def restored(run: Run) -> str:
@@ -211,35 +221,162 @@ def _evaluate_opened(pairs: list[Pair]) -> list[Row]:
     return [
         Check(
             "Ray alone reads and resumes it, the same trial is best",
-            [describe(pair.ray) for pair in pairs],
-            [describe(pair.memguard) for pair in pairs],
-            holds=all(complete(pair.memguard) and same_best(pair) for pair in pairs),
+            by_rival(rounds, describe),
+            holds=all(complete(one.runs[MEMGUARD]) and same_best(one) for one in rounds),
         ),
         Check(
             "Tuner.restore works where MemGuard is not installed",
-            [restored(pair.ray) for pair in pairs],
-            [restored(pair.memguard) for pair in pairs],
-            holds=all(pair.memguard.record["opened"]["tuner"]["restored"] for pair in pairs),
+            by_rival(rounds, restored),
+            holds=all(one.runs[MEMGUARD].record["opened"]["tuner"]["restored"] for one in rounds),
             is_bar=False,
         ),
     ]
 
 
-def _evaluate_wallclock(pairs: list[Pair]) -> list[Row]:
-    bar = Bar(1.03, of_ratio=True)
+def _evaluate_losses(rounds: list[Round]) -> list[Row]:
+    """Say what is missing at the end of a sweep."""
+
+    def histories(run: Run) -> str:
+        found = run.record["outcome"]["results"]
+        return f"{found['histories']} of {found['read']}"
+
+    def console(run: Run) -> str:
+        return str(run.record["console"])
+
+    consoles = by_rival(rounds, console)
     return [
-        figure("fit()", seconds, pairs, lambda run: run.fit_seconds, bar),
-        figure("the tuning loop", seconds, pairs, lambda run: run.loop_seconds),
-        figure(
-            "fit() and reading all results", seconds, pairs, lambda run: run.fit_and_read_seconds
+        Check("results with their history", by_rival(rounds, histories), holds=True, is_bar=False),
+        same_results(rounds),
+        Check(
+            "the console's last count",
+            consoles,
+            holds=consoles[MEMGUARD] == consoles[RAY],
         ),
-        same_results(pairs),
+        *_evaluate_opened(rounds),
     ]
 
 
-_RSS_BY_TRIAL = Panel("finished trials", "driver RSS, MiB", FINISHED, RSS, MIB)
-_RSS_BY_RESULT = Panel("results", "driver RSS, MiB", RESULTS, RSS, MIB)
-_STORE_BY_RESULT = Panel("results", "object store, MiB", RESULTS, STORE, MIB)
+def _evaluate_population(rounds: list[Round]) -> list[Row]:
+    # Who exploits whom depends on who is first, so that no two runs have the same results.
+    def describe(run: Run) -> str:
+        return f"{run.record['outcome']['len']:,} trials"
+
+    *rows, _ = _evaluate_algorithm(rounds)
+    counts = by_rival(rounds, describe)
+    return [*rows, Check("results", counts, holds=counts[RAY] == counts[MEMGUARD])]
+
+
+def _evaluate_algorithm(rounds: list[Round]) -> list[Row]:
+    return [
+        figure(
+            "RSS per trial, last 3/4 of the trials",
+            plain_bytes,
+            rounds,
+            lambda run: run.slope(RSS, FINISHED, 0.75),
+        ),
+        figure("RSS, highest sample", mebibytes, rounds, lambda run: run.highest(RSS)),
+        figure("fit()", seconds, rounds, lambda run: run.fit_seconds),
+        same_results(rounds),
+    ]
+
+
+def _late(run: Run) -> float:
+    return run.trials_per_second(0.90, 1.00)
+
+
+def _evaluate_scale(limit: float | None = None) -> Callable[[list[Round]], list[Row]]:
+    """``limit``: of the whole time, MemGuard by Ray."""
+
+    def evaluate(rounds: list[Round]) -> list[Row]:
+        bar = None if limit is None else Bar(limit, of_ratio=True)
+        return [
+            figure("fit(), in all", seconds, rounds, lambda run: run.fit_seconds, bar),
+            figure(
+                "time per trial, first 10 % of the trials",
+                milliseconds,
+                rounds,
+                lambda run: 1 / run.trials_per_second(0.02, 0.10),
+            ),
+            figure(
+                "time per trial, last 10 %",
+                milliseconds,
+                rounds,
+                lambda run: 1 / _late(run),
+            ),
+            figure(
+                "one experiment checkpoint, median of the last 10 %",
+                milliseconds,
+                rounds,
+                lambda run: statistics.median(run.late_checkpoints("save_s")),
+            ),
+            figure(
+                "experiment state file, at the end",
+                mebibytes,
+                rounds,
+                lambda run: run.late_checkpoints("state_bytes")[-1],
+            ),
+            figure(
+                "RSS per trial, last 9/10 of the trials",
+                plain_bytes,
+                rounds,
+                lambda run: run.slope(RSS, FINISHED, 0.9),
+            ),
+            figure("RSS, highest sample", mebibytes, rounds, lambda run: run.highest(RSS)),
+            figure("fit() adds", mebibytes, rounds, lambda run: run.fit_growth),
+            same_results(rounds),
+        ]
+
+    return evaluate
+
+
+def _evaluate_slope(rounds: list[Round]) -> list[Row]:
+    return [
+        figure(
+            "RSS per trial, last 3/4 of the trials",
+            plain_bytes,
+            rounds,
+            lambda run: run.slope(RSS, FINISHED, 0.75),
+        )
+    ]
+
+
+def _compare_slopes(legs: list[list[Round]]) -> list[Row]:
+    """Say how the simulated actors' slope of Ray alone agrees with the real ones'."""
+    real, simulated = (
+        statistics.median(one.runs[RAY].slope(RSS, FINISHED, 0.75) for one in rounds)
+        for rounds in legs
+    )
+    ratio = simulated / real
+    limit = LARGEST_DISAGREEMENT
+    return [
+        Check(
+            f"simulated by real, Ray alone: within {limit:.0%}",
+            {RAY: [f"{ratio:.3f}"], MEMGUARD: [""]},
+            holds=abs(ratio - 1) <= limit,
+        )
+    ]
+
+
+def _evaluate_wallclock(rounds: list[Round]) -> list[Row]:
+    bar = Bar(1.03, of_ratio=True)
+    return [
+        figure("fit()", seconds, rounds, lambda run: run.fit_seconds, bar),
+        figure("the tuning loop", seconds, rounds, lambda run: run.loop_seconds),
+        figure(
+            "fit() and reading all results", seconds, rounds, lambda run: run.fit_and_read_seconds
+        ),
+        same_results(rounds),
+    ]
+
+
+_RSS_BY_TRIAL = Panel("finished trials", "driver RSS, MiB", columns(FINISHED, RSS, MIB))
+_RSS_BY_RESULT = Panel("results", "driver RSS, MiB", columns(RESULTS, RSS, MIB))
+_STORE_BY_RESULT = Panel("results", "object store, MiB", columns(RESULTS, STORE, MIB))
+_TIME_BY_TRIAL = Panel(
+    "finished trials",
+    "time per trial, ms",
+    lambda run: [(trials, 1e3 * each) for trials, each in run.trial_seconds()],
+)
 
 BENCHMARKS = {
     "reused": Benchmark(
@@ -258,6 +395,7 @@ BENCHMARKS = {
                 _evaluate_many_results,
                 _RSS_BY_RESULT,
                 "one scalar per result",
+                TWO,
             ),
             Leg(
                 Sweep(
@@ -273,16 +411,87 @@ BENCHMARKS = {
                 _evaluate_large_results,
                 _STORE_BY_RESULT,
                 "200 KB per result, no loggers",
+                TWO,
             ),
         ),
     ),
     "simulated": Benchmark(
         "simulated actors, default loggers",
-        (Leg(Sweep("simulated", 10_000), _evaluate_simulated, _RSS_BY_TRIAL, "simulated actors"),),
-        reopen=True,
+        (
+            Leg(
+                Sweep("simulated", 10_000),
+                _evaluate_simulated,
+                _RSS_BY_TRIAL,
+                "simulated actors",
+                TWO,
+                reopen=True,
+            ),
+        ),
+    ),
+    "scale": Benchmark(
+        "the driver's time, simulated actors, default loggers",
+        tuple(
+            Leg(
+                Sweep("simulated", trials, sample_every=trials // 200),
+                _evaluate_scale(limit),
+                _TIME_BY_TRIAL,
+                f"{trials:,} trials",
+                rivals,
+            )
+            for trials, limit, rivals in (
+                (1_000, None, tuple(RIVALS)),
+                (10_000, None, tuple(RIVALS)),
+                # The two between do what Ray does, for hours.
+                (30_000, 0.5, (RAY, "naive-pruner", MEMGUARD)),
+            )
+        ),
+    ),
+    "losses": Benchmark(
+        "what is missing afterwards, simulated actors",
+        (
+            Leg(
+                Sweep("simulated", 300),
+                _evaluate_losses,
+                _RSS_BY_TRIAL,
+                "simulated actors",
+                reopen=True,
+            ),
+        ),
+    ),
+    "algorithms": Benchmark(
+        "searchers and schedulers with state of their own",
+        (
+            Leg(
+                Sweep("simulated", 2000, algorithm="optuna"),
+                _evaluate_algorithm,
+                _RSS_BY_TRIAL,
+                "Optuna, simulated actors",
+            ),
+            Leg(
+                Sweep("simulated", 2000, 8, algorithm="asha"),
+                _evaluate_algorithm,
+                _RSS_BY_TRIAL,
+                "ASHA, 8 results a trial at most, simulated actors",
+            ),
+            Leg(
+                Sweep("reused", 200, 6, algorithm="pbt"),
+                _evaluate_population,
+                _RSS_BY_TRIAL,
+                "PBT, 6 results a trial, real actors",
+                TWO,
+            ),
+        ),
+    ),
+    "agreement": Benchmark(
+        "simulated actors against real ones",
+        (
+            Leg(Sweep("reused", 1000), _evaluate_slope, _RSS_BY_TRIAL, "reused actors", TWO),
+            Leg(Sweep("simulated", 1000), _evaluate_slope, _RSS_BY_TRIAL, "simulated actors", TWO),
+        ),
+        compare=_compare_slopes,
     ),
     "wallclock": Benchmark(
         "wall-clock of real trials, reuse_actors=True",
-        (Leg(Sweep("reused", 1500), _evaluate_wallclock, _RSS_BY_TRIAL, "reused actors"),),
+        (Leg(Sweep("reused", 1500), _evaluate_wallclock, _RSS_BY_TRIAL, "reused actors", TWO),),
     ),
 }

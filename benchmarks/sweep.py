@@ -1,8 +1,7 @@
 """Run one sweep in this process, measure it, and write one JSON record.
 
 The parent starts it afresh for each run, as ``python -m benchmarks.sweep --rival ray ...``. The
-rivals differ in one line: ``memguard`` has a ``MemGuard()`` among its callbacks, made with its
-defaults. Ray alone never imports the library.
+rivals differ in one line, see ``benchmarks.rivals``. None but MemGuard imports the library.
 """
 
 from __future__ import annotations
@@ -22,12 +21,19 @@ from typing import Any
 import numpy as np
 import ray
 from ray import tune
-from ray.tune.search import BasicVariantGenerator
 
+from benchmarks.algorithms import ALGORITHMS, make_algorithm
 from benchmarks.outcome import describe
 from benchmarks.probes import Recorder, object_store_bytes, resident_bytes, time_checkpoints
-from benchmarks.problem import METRIC, MODE, make_trainable, search_space
+from benchmarks.problem import (
+    METRIC,
+    MODE,
+    make_trainable,
+    make_trainable_with_checkpoints,
+    search_space,
+)
 from benchmarks.record import samples_path
+from benchmarks.rivals import RIVALS
 from benchmarks.simulated import install_simulated_actors
 
 EXPERIMENT = "sweep"
@@ -40,7 +46,7 @@ LONGEST_RAY_TEMP_DIR = 36
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.sweep", description=__doc__)
-    parser.add_argument("--rival", choices=("ray", "memguard"), required=True)
+    parser.add_argument("--rival", choices=list(RIVALS), required=True)
     parser.add_argument("--actors", choices=("reused", "fresh", "simulated"), required=True)
     parser.add_argument("--trials", type=int, required=True)
     parser.add_argument("--results-per-trial", type=int, default=1)
@@ -50,7 +56,9 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True, help="the record, JSON")
     parser.add_argument("--sample-every", type=int, help="default: 10 trials, or 50 results")
     parser.add_argument("--sample-unit", choices=("trials", "results"), default="trials")
+    parser.add_argument("--algorithm", choices=ALGORITHMS, default="random")
     parser.add_argument("--loggers", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--describe", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--verbose-level", type=int, choices=(0, 1), default=1)
     arguments = parser.parse_args(argv)
     if arguments.actors == "simulated" and arguments.payload_kb:
@@ -83,29 +91,23 @@ def start_ray(directory: Path) -> None:
     )
 
 
-def _callbacks(arguments: argparse.Namespace, recorder: Recorder) -> list[tune.Callback]:
-    if arguments.rival == "ray":
-        return [recorder]
-    from ray_tune_memguard import MemGuard
-
-    return [MemGuard(), recorder]
-
-
 def _make_tuner(arguments: argparse.Namespace, recorder: Recorder) -> tune.Tuner:
     return tune.Tuner(
-        make_trainable(arguments.results_per_trial, arguments.payload_kb),
-        param_space=search_space(),
+        make_trainable_with_checkpoints(arguments.results_per_trial)
+        if arguments.algorithm == "pbt"
+        else make_trainable(arguments.results_per_trial, arguments.payload_kb),
+        param_space=None if arguments.algorithm == "optuna" else search_space(),
         tune_config=tune.TuneConfig(
             metric=METRIC,
             mode=MODE,
             num_samples=arguments.trials,
             reuse_actors=arguments.actors == "reused",
-            search_alg=BasicVariantGenerator(random_state=arguments.seed),
+            **make_algorithm(arguments.algorithm, arguments.seed),
         ),
         run_config=tune.RunConfig(
             name=EXPERIMENT,
             storage_path=str(arguments.storage.resolve() / "results"),
-            callbacks=_callbacks(arguments, recorder),
+            callbacks=[*RIVALS[arguments.rival].callbacks(), recorder],
             verbose=arguments.verbose_level,
         ),
     )
@@ -154,7 +156,7 @@ def run_sweep(arguments: argparse.Namespace) -> dict[str, Any]:
     bytes_beside_trials = _bytes_beside_trials(Path(grid.experiment_path))
 
     started = time.perf_counter()
-    outcome = describe(grid)
+    outcome = describe(grid) if arguments.describe else {"len": len(grid)}
     return {
         "arguments": {n: v for n, v in vars(arguments).items() if n not in ("storage", "out")},
         "experiment_path": grid.experiment_path,
@@ -177,6 +179,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the sweep that the command line describes."""
     arguments = parse_arguments(argv)
     set_environment(arguments.loggers)
+    RIVALS[arguments.rival].set_environment()
     start_ray(arguments.storage)
     try:
         record = run_sweep(arguments)

@@ -1,0 +1,116 @@
+"""Who is measured: Ray alone, what its users can do today, and MemGuard.
+
+Each rival is the same sweep with other callbacks, or another environment variable. None but
+MemGuard imports the library.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from ray.tune import Callback
+from ray.tune.execution.tune_controller import TuneController
+from ray.tune.logger import LoggerCallback
+
+# What Ray's default loggers keep of a trial that is over.
+_KEPT_BY_LOGGERS = ("_trial_configs", "_trial_continue")
+
+
+def _calling_controller() -> Any:
+    """The controller that is calling this callback's ``setup``; Ray hands callbacks none."""
+    frame: Any = sys._getframe(1)
+    while not isinstance(frame.f_locals.get("self"), TuneController):
+        frame = frame.f_back
+    return frame.f_locals["self"]
+
+
+class _Finisher(Callback):
+    """Does something with each trial that is over, at the end of the step."""
+
+    def setup(self, **info: Any) -> None:
+        """Find the controller."""
+        self._controller = _calling_controller()
+        self._over: list[Any] = []
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Remember a trial that completed."""
+        self._over.append(trial)
+
+    on_trial_error = on_trial_complete
+
+    def on_step_end(self, **info: Any) -> None:
+        """Deal with those that are over by now."""
+        for trial in self._over:
+            self.finish(trial)
+        self._over.clear()
+
+    def finish(self, trial: Any) -> None:
+        """Deal with one trial."""
+        raise NotImplementedError
+
+
+class LoggerCleanUp(_Finisher):
+    """What was proposed upstream: loggers forget a trial when it ends (ray issue 64231)."""
+
+    def finish(self, trial: Any) -> None:
+        """Take the trial out of the loggers' tables."""
+        for callback in self._controller._callbacks._callbacks:
+            if isinstance(callback, LoggerCallback):
+                for name in _KEPT_BY_LOGGERS:
+                    getattr(callback, name, {}).pop(trial, None)
+
+
+class NaivePruner(_Finisher):
+    """What a user can do in ten lines: drop finished trials from the controller's lists."""
+
+    def finish(self, trial: Any) -> None:
+        """Take the trial out of what the controller keeps by trial."""
+        controller = self._controller
+        if trial in controller._trials:
+            controller._trials.remove(trial)
+        for name in ("_live_trials", "_stopped_trials", "_failed_trials"):
+            getattr(controller, name).discard(trial)
+
+
+def _memguard() -> Callback:
+    from ray_tune_memguard import MemGuard
+
+    return MemGuard()
+
+
+@dataclass(frozen=True)
+class Rival:
+    """One way to run a sweep."""
+
+    title: str
+    colour: str
+    callback: Callable[[], Callback] | None = None
+    environment: tuple[tuple[str, str], ...] = ()
+
+    def callbacks(self) -> list[Callback]:
+        """Return what it adds to the sweep's callbacks."""
+        return [] if self.callback is None else [self.callback()]
+
+    def set_environment(self) -> None:
+        """Set its environment variables in this process."""
+        os.environ.update(self.environment)
+
+
+RAY, MEMGUARD = "ray", "memguard"
+RIVALS = {
+    RAY: Rival("Ray alone", "#c44e52"),
+    "no-loggers": Rival(
+        "no auto loggers",
+        "#dd8452",
+        environment=(("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1"),),
+    ),
+    "logger-clean-up": Rival("logger clean-up", "#937860", LoggerCleanUp),
+    "naive-pruner": Rival("naive pruner", "#8172b3", NaivePruner),
+    MEMGUARD: Rival("MemGuard", "#4c72b0", _memguard),
+}
+#: Where nothing finishes, or loggers are off, the others do what Ray does.
+TWO = (RAY, MEMGUARD)
