@@ -148,6 +148,7 @@ def _hook_publish(trigger: _Trigger) -> None:
 def _hook_upload(trigger: _Trigger) -> None:
     """MemGuard copies file by file with ``shutil``, Ray everything at once with Arrow.
 
+    On a local disk MemGuard's state file is there already when the searcher's is copied.
     Of Arrow's copy, which is not Python's, a stage is made that it can be killed in: it opens all
     files in some order of its own, empties each and then fills it.
     """
@@ -157,14 +158,14 @@ def _hook_upload(trigger: _Trigger) -> None:
 
     def copyfile_or_die(source: Any, target: Any, **kwargs: Any) -> Any:
         name = os.path.basename(os.fspath(source))
-        if name.startswith(STATE_FILES) and trigger.is_due("half"):
+        if not name.startswith(SEARCHER_FILES):
+            return copyfile(source, target, **kwargs)
+        trigger("state")
+        if trigger.is_due("half"):
             _copy_half(Path(source), Path(target))
             trigger("half")
         result = copyfile(source, target, **kwargs)
-        if name.startswith(STATE_FILES):
-            trigger("state")
-        elif name.startswith(SEARCHER_FILES):
-            trigger("searcher")
+        trigger("searcher")
         return result
 
     def copy_files_or_die(source: Any, target: Any, *args: Any, **kwargs: Any) -> None:

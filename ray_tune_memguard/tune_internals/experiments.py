@@ -279,6 +279,7 @@ def make_store(
         # Kept under a name that is not looked at, for whoever wants to know what happened.
         with suppress(OSError):
             damaged[0].replace(damaged[0].with_suffix(".damaged"))
+            remove(damaged[0])  # What is beside it.
     store.close()
     made = TrialStore.open(store.path)
     if store.path.parent != directory:

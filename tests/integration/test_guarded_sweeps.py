@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -284,9 +285,9 @@ def test_uploads_do_not_copy_finished_trials_again(
     copied: list[str] = []
     upload = uploads._upload
 
-    def count(entry: Any, *rest: Any) -> None:
-        copied.append(entry.name)
-        upload(entry, *rest)
+    def count(source: str, *rest: Any) -> None:
+        copied.append(Path(source).name)
+        upload(source, *rest)
 
     monkeypatch.setattr(uploads, "_upload", count)
     half = 0
@@ -299,8 +300,39 @@ def test_uploads_do_not_copy_finished_trials_again(
     grid = sweeps.fit(sweeps.one_report, storage, [MemGuard(), Probe(act)], samples=40)
     later = copied[half:]
     assert Path(grid[0].path).name not in later
-    assert len([name for name in later if name.startswith("experiment_state")]) > 3
+    assert len([name for name in later if name.startswith("basic-variant-state")]) > 3
     assert Path(grid[39].path).name in later
+    # It is written where it belongs.
+    assert not [name for name in copied if name.startswith("experiment_state")]
+
+
+def test_a_disk_without_hard_links(storage: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two files cannot take turns there; the state file is then uploaded, as Ray does it."""
+    monkeypatch.setenv("TUNE_GLOBAL_CHECKPOINT_S", "0")
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise OSError(errno.EPERM, "no links here")
+
+    monkeypatch.setattr(os, "link", refuse)
+    grid = sweeps.fit(sweeps.one_report, storage, [MemGuard()], samples=12)
+    assert is_guarded(grid)
+    path = Path(grid.experiment_path)
+    [state_file] = path.glob("experiment_state-*.json")
+    assert len(json.loads(state_file.read_text())["trial_data"]) == 12
+    assert not list(path.rglob("*.spare"))
+
+
+def test_nothing_but_the_state_file_is_left_of_those_that_take_turns(
+    storage: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TUNE_GLOBAL_CHECKPOINT_S", "0")
+    (storage / "sweep" / "memguard").mkdir(parents=True)
+    left_by_a_kill = storage / "sweep" / "memguard" / "experiment_state-x.json.spare"
+    left_by_a_kill.touch()
+    grid = sweeps.fit(sweeps.one_report, storage, [MemGuard()], samples=12)
+    names = {path.name for path in Path(grid.experiment_path, "memguard").iterdir()}
+    assert not [name for name in names if name.endswith((".spare", ".retired", ".part"))]
+    assert left_by_a_kill.name not in names
 
 
 def test_remote_storage(tmp_path: Path) -> None:

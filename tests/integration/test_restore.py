@@ -206,7 +206,7 @@ def test_restored_twice_over_and_then_without(
     grid = begin_again(path, tmp_path / "second", At(2, interrupt))
     assert len(ran(tmp_path / "second")) >= 2
     assert len(grid) == SAMPLES
-    [store] = (path / "memguard").glob("trials-*")
+    [store] = (path / "memguard").glob("trials-*.sqlite")
     third = restore(path, True, tmp_path / "third").fit()
     assert len(third) == third.num_terminated + third.num_errors == SAMPLES
     assert not store.exists(), "what the newer store has, the older one need not keep"
@@ -484,7 +484,7 @@ def test_a_damaged_store(tmp_path: Path, damage: str, caplog: pytest.LogCaptureF
     begin(tmp_path, [MemGuard(), At(7, interrupt)])
     path = tmp_path / "sweep"
     expected = outcome(ResultGrid(ExperimentAnalysis(str(path))))
-    [store] = (path / "memguard").glob("trials-*")
+    [store] = (path / "memguard").glob("trials-*.sqlite")
     DAMAGES[damage](store)
     assert outcome(ResultGrid(ExperimentAnalysis(str(path)))) == expected
     caplog.clear()

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from ray.tune.execution.experiment_state import _find_newest_experiment_checkpoint
 
 from ray_tune_memguard.tune_internals import paths
 
@@ -29,3 +32,68 @@ def test_stores_come_newest_first(tmp_path: Path) -> None:
     tmp_path.joinpath("rss-2026-11-22_12-00-00.csv").touch()
     assert [path.name for path in paths.stores_in(tmp_path)] == names[::-1]
     assert paths.stores_in(tmp_path / "nowhere") == []
+
+
+def test_the_newest_state_file_is_the_one_that_ray_finds(tmp_path: Path) -> None:
+    assert paths.newest_state_file(str(tmp_path)) is None
+    for name in (
+        "experiment_state-2026-11-22_10-40-37.json",
+        "experiment_state-2026-11-22_11-00-00.json",
+        "experiment_state-2026-11-22_12-00-00.json.spare",
+        ".experiment_state-2026-11-22_12-00-00.json",
+        "other.json",
+    ):
+        (tmp_path / name).touch()
+    found = paths.newest_state_file(str(tmp_path))
+    assert found == _find_newest_experiment_checkpoint(str(tmp_path))
+    assert str(found).endswith("11-00-00.json")
+
+
+def _listing(tmp_path: Path) -> tuple[paths.StagingListing, list[int]]:
+    looks: list[int] = []
+
+    def known(names: Any) -> set[str]:
+        looks.append(len(names))
+        return {name for name in names if name.startswith("trial")}
+
+    storage = SimpleNamespace(experiment_driver_staging_path=str(tmp_path / "staging"))
+    controller = SimpleNamespace(
+        _storage=storage,
+        _session_str="2026-11-22_10-40-37",
+        experiment_state_path="experiment_state-2026-11-22_10-40-37.json",
+    )
+    return paths.StagingListing(controller, known), looks
+
+
+def test_what_is_beside_the_trials_directories(tmp_path: Path) -> None:
+    listing, _ = _listing(tmp_path)
+    assert listing.session_files() == {}
+    staging = tmp_path / "staging"
+    staging.mkdir()
+    for name in (
+        "searcher-state-2026-11-22_10-40-37.pkl",
+        "own.json",
+        "experiment_state-2026-11-22_10-40-37.json",
+        "callbacks-2026-01-01_00-00-00.pkl",
+        ".hidden.json",
+        "notes.txt",
+    ):
+        (staging / name).write_text(name)
+    for number in range(1200):
+        (staging / f"trial{number}").mkdir()
+    listing.look()
+    found = listing.session_files()
+    assert sorted(found) == ["own.json", "searcher-state-2026-11-22_10-40-37.pkl"]
+    assert found["own.json"] == b"own.json"
+    assert len(listing.names(1.0)) == 6
+
+
+def test_it_is_not_listed_anew_at_once(tmp_path: Path) -> None:
+    listing, looks = _listing(tmp_path)
+    (tmp_path / "staging").mkdir()
+    (tmp_path / "staging" / "one.json").touch()
+    assert listing.names(1e-9) == {"one.json"}
+    (tmp_path / "staging" / "two.json").touch()
+    assert listing.names(1e-9) == {"one.json"}
+    assert len(looks) == 1
+    assert listing.look() == {"one.json", "two.json"}

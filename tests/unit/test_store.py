@@ -7,10 +7,11 @@ import sqlite3
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from ray_tune_memguard.spill.store import SpilledRow, StoreError, TrialStore
+from ray_tune_memguard.spill.store import SpilledRow, StoreError, TrialStore, remove
 from tests.unit.fakes import fake_row
 
 
@@ -243,3 +244,65 @@ def test_no_flipped_byte_goes_unnoticed_or_costs_the_other_rows(tmp_path: Path, 
     assert len(found) >= 290
     if len(found) < 300:
         assert opened.damage() is not None
+
+
+def _refuse(*_: Any, **__: Any) -> Any:
+    raise AssertionError("every row is looked at")
+
+
+def test_a_settled_store_is_whole_without_a_look_at_its_rows(
+    store: TrialStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with store.transaction():
+        store.put(0, fake_row("t0"))
+    store.settle()
+    store.close()
+    monkeypatch.setattr(TrialStore, "_walk", _refuse)
+    opened = TrialStore.open(store.path)
+    assert opened.damage() is None
+    opened.close()
+
+
+@pytest.mark.parametrize("what", ["changed", "gone", "nonsense"])
+def test_without_a_seal_that_fits_its_rows_are_looked_at(store: TrialStore, what: str) -> None:
+    with store.transaction():
+        store.put(0, fake_row("t0"))
+    store.settle()
+    [seal] = store.path.parent.glob("*.crc32")
+    if what == "changed":
+        with store.transaction():
+            store.put(1, fake_row("t1"))
+    elif what == "gone":
+        seal.unlink()
+    else:
+        seal.write_text("nonsense")
+    store.close()
+    connection = sqlite3.connect(store.path)
+    connection.execute("UPDATE trial SET entry = x'00' WHERE seq = 0")
+    connection.commit()
+    connection.close()
+    opened = TrialStore.open(store.path)
+    assert "1 of" in str(opened.damage())
+    opened.close()
+
+
+def test_nothing_is_left_of_a_store_that_was_removed(store: TrialStore) -> None:
+    store.settle()
+    store.close()
+    remove(store.path)
+    assert not list(store.path.parent.iterdir())
+    remove(store.path)
+
+
+def test_what_is_asked_of_all_trials_at_once(store: TrialStore) -> None:
+    assert store.extent() == (0, -1)
+    with store.transaction():
+        for number in range(5):
+            paused = number == 3
+            store.put(number * 2, fake_row(f"t{number}", birth=number, resumes=paused))
+        store.put(20, fake_row("bad", "ERROR", birth=5))
+    assert store.extent() == (6, 20)
+    assert list(store.seqs()) == [0, 2, 4, 6, 8, 20]
+    assert [row.trial_id for row in store.to_resume()] == ["t3"]
+    assert [row.trial_id for row in store.to_resume(["ERROR"])] == ["t3", "bad"]
+    assert [birth for birth, _ in store.born_since(4)] == [4, 5]

@@ -1,0 +1,146 @@
+"""What is written of a trial is, read again, what Ray writes of it."""
+
+from __future__ import annotations
+
+import json
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from ray.train._internal.storage import StorageContext
+from ray.tune.execution.placement_groups import PlacementGroupFactory
+from ray.tune.experiment import Trial
+
+from ray_tune_memguard.tune_internals.trial_json import (
+    StateWriter,
+    TypicalStorage,
+    decode_state,
+    read_entry,
+    reported_of_entry,
+)
+
+REPORTS: dict[str, list[dict[str, Any]]] = {
+    "one report": [{"score": 0.5, "done": True}],
+    "more than are kept": [{"score": 1.0 / n, "step": n} for n in range(1, 25)],
+    "numbers of NumPy": [{"a": np.float32(0.1), "b": np.float64(0.1), "c": np.int64(2**60)}] * 3,
+    "numbers of others": [{"part": Fraction(1, 3)}],
+    "not a number": [{"score": float("nan"), "best": float("inf")}] * 2,
+    "nested": [{"eval": {"loss": 1.0, "by class": {"cat": 2}}, "note": "text", "pair": (1, 2)}],
+    "nothing": [],
+}
+
+
+def make_trial(tmp_path: Path, number: int = 0, name: str = "trial") -> Trial:
+    storage = StorageContext(str(tmp_path), "experiment", trial_dir_name=name)
+    return Trial(
+        "trainable",
+        config={"x": number, "layers": (8, 8)},
+        trial_id=f"abc_{number:05d}",
+        storage=storage,
+        stub=True,
+        placement_group_factory=PlacementGroupFactory([{"CPU": 1}]),
+    )
+
+
+def in_words(value: Any) -> Any:
+    """A value in which objects are told by what they consist of."""
+    if isinstance(value, dict):
+        return {key: in_words(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [in_words(part) for part in value]
+    if hasattr(value, "__dict__"):
+        return type(value).__name__, in_words(value.__dict__)
+    words = repr(value)
+    return type(value).__name__, "" if " at 0x" in words else words
+
+
+def decoded(texts: tuple[str, str]) -> Any:
+    return [in_words(decode_state(text)) for text in texts]
+
+
+@pytest.mark.parametrize("reports", REPORTS.values(), ids=REPORTS)
+def test_it_is_what_ray_writes(tmp_path: Path, reports: list[dict[str, Any]]) -> None:
+    trial = make_trial(tmp_path)
+    for report in reports:
+        trial.update_last_result(dict(report))
+    expected = decoded(trial.get_json_state())
+    trial.invalidate_json_state()
+    trial.run_metadata.invalidate_cache()
+    for writer in (StateWriter(), _used_writer(tmp_path)):
+        trial.run_metadata.invalidate_cache()
+        assert decoded(writer.write(trial)) == expected
+
+
+def _used_writer(tmp_path: Path) -> StateWriter:
+    writer = StateWriter()
+    other = make_trial(tmp_path, 7, "other")
+    other.update_last_result({"score": 1})
+    writer.write(other)
+    return writer
+
+
+def test_ray_reads_it(tmp_path: Path) -> None:
+    trial = make_trial(tmp_path)
+    for step in range(7):
+        trial.update_last_result({"score": float(step)})
+    state, metadata = StateWriter().write(trial)
+    read = Trial.from_json_state(state, stub=True)
+    read.restore_run_metadata(metadata)
+    assert read.metric_analysis == trial.metric_analysis
+    assert read.run_metadata.metric_n_steps == trial.run_metadata.metric_n_steps
+    read.update_last_result({"score": 9.0})
+    trial.update_last_result({"score": 9.0})
+    assert read.metric_analysis == trial.metric_analysis
+
+
+@pytest.mark.parametrize(
+    "names", [("short", "other"), ("a", "a longer one, äöü"), ("x" * 5, "y" * 5), ("x" * 300, "z")]
+)
+def test_storages_that_differ_by_the_directory(tmp_path: Path, names: tuple[str, ...]) -> None:
+    storages = TypicalStorage()
+    first = make_trial(tmp_path, 0, names[0]).storage
+    storages.place_of(first)
+    for name in (*names, *names):
+        storage = _like(first, name)
+        state = decode_state(json.dumps(_marked(storages.text_of(storage))))
+        assert in_words(state) == in_words(storage)
+        place = storages.place_of(storage)
+        assert place is not None
+        assert in_words(storages.at(place)) == in_words(storage)
+
+
+def test_a_storage_that_differs_in_more_is_written_for_itself(tmp_path: Path) -> None:
+    storages = TypicalStorage()
+    first = make_trial(tmp_path, 0, "first").storage
+    storages.place_of(first)
+    other = _like(first, "other")
+    other.storage_fs_path = "/somewhere/else"
+    assert storages.place_of(other) is None
+    state = decode_state(json.dumps(_marked(storages.text_of(other))))
+    assert in_words(state) == in_words(other)
+
+
+def _like(storage: Any, name: str) -> Any:
+    import copy
+
+    like = copy.copy(storage)
+    like.trial_dir_name = name
+    like.current_checkpoint_index = len(name) % 3
+    return like
+
+
+def _marked(text: str) -> dict[str, str]:
+    return {"_type": "CLOUDPICKLE_FALLBACK", "value": text}
+
+
+def test_an_entry_tells_what_was_reported(tmp_path: Path) -> None:
+    trial = make_trial(tmp_path)
+    trial.update_last_result({"score": np.float32(0.5), "lr": 0.1})
+    entry = StateWriter().write(trial)
+    result, summaries = reported_of_entry(entry[1])
+    assert result["score"] == np.float32(0.5)
+    assert summaries == trial.metric_analysis
+    row = read_entry(*entry, json.dumps(entry))
+    assert (row.trial_id, row.status, row.has_error) == ("abc_00000", "PENDING", False)
