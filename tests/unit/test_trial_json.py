@@ -34,7 +34,7 @@ REPORTS: dict[str, list[dict[str, Any]]] = {
 
 def make_trial(tmp_path: Path, number: int = 0, name: str = "trial") -> Trial:
     storage = StorageContext(str(tmp_path), "experiment", trial_dir_name=name)
-    return Trial(
+    trial = Trial(
         "trainable",
         config={"x": number, "layers": (8, 8)},
         trial_id=f"abc_{number:05d}",
@@ -42,6 +42,8 @@ def make_trial(tmp_path: Path, number: int = 0, name: str = "trial") -> Trial:
         stub=True,
         placement_group_factory=PlacementGroupFactory([{"CPU": 1}]),
     )
+    trial.create_placement_group_factory()
+    return trial
 
 
 def in_words(value: Any) -> Any:
