@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 
-from benchmarks import hundred_thousand, kills, planted, ray_examples, restore, tracked
+from benchmarks import hundred_thousand, kills, overhead, planted, ray_examples, restore, tracked
 from benchmarks.machine import describe_machine
 from benchmarks.picture import NoMatplotlib, draw
 from benchmarks.report import format_table, write_results
@@ -28,6 +28,7 @@ from benchmarks.suite import BENCHMARKS, Benchmark, Leg
 COMMANDS = {
     "hundred-thousand": hundred_thousand.main,
     "kills": kills.main,
+    "overhead": overhead.main,
     "planted": planted.main,
     "ray-examples": ray_examples.main,
     "restore": restore.main,

@@ -256,12 +256,12 @@ class ObjectGrowthTracker(CountingCallback):
             and self._results - self._last_results < every * RESULTS_FOR_A_TRIAL
         ):
             return False
-        if not self._series.wants(self._finished.total, self._results):
-            return False
-        # Spread over the trials until there is a trend to see.
-        allowance = ALLOWANCE_S * min(1.0, self._progress() / _ALLOWANCE_TRIALS)
+        # The allowance is spread over the trials until there is a trend to see.
         budget = self.growth_budget * (time.monotonic() - self._began)
-        return self._cpu.with_next() <= allowance or self._wall.with_next() <= budget
+        is_affordable = self._wall.with_next() <= budget or (
+            self._cpu.with_next() <= ALLOWANCE_S * min(1.0, self._progress() / _ALLOWANCE_TRIALS)
+        )
+        return is_affordable and self._series.wants(self._finished.total, self._results)
 
     def _progress(self) -> float:
         return self._series.progress(self._finished.total, self._results)

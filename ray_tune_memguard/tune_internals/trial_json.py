@@ -35,7 +35,9 @@ class TypicalStorage:
 
     def __init__(self) -> None:
         self._first: Any = None
+        # What is the same in all of them; and in their syncers, of which each has its own.
         self._shared: dict[str, Any] = {}
+        self._of_syncer: dict[str, Any] = {}
         # By checkpoint number and length of the directory's name: what is around the name.
         self._texts: dict[tuple[int, int], tuple[str, str] | None] = {}
 
@@ -43,15 +45,27 @@ class TypicalStorage:
         """By which :meth:`at` makes an equal one."""
         shared = dict(storage.__dict__)
         place = shared.pop("trial_dir_name", None), shared.pop("current_checkpoint_index", None)
-        if not (type(place[0]) is str and type(place[1]) is int):
+        syncer = shared.pop("syncer", None)
+        if not (type(place[0]) is str and type(place[1]) is int and hasattr(syncer, "__dict__")):
             return None
         if self._first is None:
-            self._first, self._shared = copy.copy(storage), shared
-        # Of the same objects, so the comparison is quick.
-        return place if shared == self._shared else None
+            self._first, self._shared = self._copy(storage), shared
+            self._of_syncer = dict(syncer.__dict__)
+        is_typical = (
+            shared == self._shared
+            and type(syncer) is type(self._first.syncer)
+            and syncer.__dict__ == self._of_syncer
+        )
+        return place if is_typical else None
+
+    @staticmethod
+    def _copy(storage: Any) -> Any:
+        like = copy.copy(storage)
+        like.syncer = copy.copy(storage.syncer)
+        return like
 
     def at(self, place: tuple[str, int]) -> Any:
-        storage = copy.copy(self._first)
+        storage = self._copy(self._first)
         storage.trial_dir_name, storage.current_checkpoint_index = place
         return storage
 

@@ -113,12 +113,18 @@ def test_storages_that_differ_by_the_directory(tmp_path: Path, names: tuple[str,
         assert in_words(storages.at(place)) == in_words(storage)
 
 
-def test_a_storage_that_differs_in_more_is_written_for_itself(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("part", "value"),
+    [(("storage_fs_path",), "/somewhere/else"), (("syncer", "last_sync_up_time"), 12.5)],
+)
+def test_a_storage_that_differs_in_more_is_written_for_itself(
+    tmp_path: Path, part: tuple[str, ...], value: Any
+) -> None:
     storages = TypicalStorage()
     first = make_trial(tmp_path, 0, "first").storage
     storages.place_of(first)
     other = _like(first, "other")
-    other.storage_fs_path = "/somewhere/else"
+    setattr(getattr(other, part[0]) if part[1:] else other, part[-1], value)
     assert storages.place_of(other) is None
     state = decode_state(json.dumps(_marked(storages.text_of(other))))
     assert in_words(state) == in_words(other)
@@ -128,6 +134,8 @@ def _like(storage: Any, name: str) -> Any:
     import copy
 
     like = copy.copy(storage)
+    # Starting a trial gives it one of its own.
+    like.syncer = copy.copy(storage.syncer)
     like.trial_dir_name = name
     like.current_checkpoint_index = len(name) % 3
     return like

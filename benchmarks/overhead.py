@@ -1,0 +1,230 @@
+"""What MemGuard adds to a driver's time per trial: ``python -m benchmarks overhead``.
+
+Simulated actors, no loggers, so that what is Ray's own is small. A clock is on every hook of
+MemGuard's, and on its experiment checkpoint without what Ray does in it; what MemGuard saves Ray is
+not deducted. Ray alone runs the same sweep, for what a trial takes there. Then it measures what it
+takes to read a spilled trial back, and its room on disk. Prints a table, and writes
+``overhead.json``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import random
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.machine import describe_machine
+from benchmarks.report import format_lines
+from benchmarks.runs import ROOT, record_of, write_record
+
+TRIALS = 3000
+READ = 1000
+#: The tracker's looks come in the first 500 trials; the median is that of the sweep after them.
+WARM_UP = 600
+LARGEST_MEDIAN_S = 0.3e-3
+
+
+class Clock:
+    """Seconds by part of the work, since the last trial was over and in all."""
+
+    def __init__(self) -> None:
+        self.by_part: dict[str, list[float]] = {}
+        self._since: dict[str, float] = {}
+
+    def put_on(self, owner: Any, name: str, part: str, without: str | None = None) -> None:
+        """Time a method as ``part``; ``without``: another part, called in it, that is not."""
+        original = getattr(owner, name)
+
+        @functools.wraps(original)
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            inner = self._since.get(without or "", 0.0)
+            began = time.perf_counter()
+            try:
+                return original(*args, **kwargs)
+            finally:
+                took = time.perf_counter() - began
+                if without is not None:
+                    took -= self._since.get(without, 0.0) - inner
+                self._since[part] = self._since.get(part, 0.0) + took
+
+        setattr(owner, name, timed)
+
+    def next_trial(self) -> None:
+        """A trial is over: what was done since the last one was done for it."""
+        for part in {*self.by_part, *self._since}:
+            self.by_part.setdefault(part, []).append(self._since.get(part, 0.0))
+        self._since.clear()
+
+
+def _put_clocks_on(clock: Clock) -> None:
+    from ray.tune.execution.tune_controller import TuneController
+
+    from ray_tune_memguard import MemGuard
+    from ray_tune_memguard.callbacks.object_growth_tracker import ObjectGrowthTracker
+    from ray_tune_memguard.callbacks.rss_reporter import RssReporter
+    from ray_tune_memguard.spill.state_file import ExperimentStateFile
+    from ray_tune_memguard.spill.store import TrialStore
+    from ray_tune_memguard.tune_internals import adoption, sweep
+    from ray_tune_memguard.tune_internals.trial_state import TrialStateCodec
+
+    hooks = ("on_step_begin", "on_step_end", "on_trial_result", "on_trial_complete")
+    for hook in hooks:
+        clock.put_on(MemGuard, hook, "all hooks")
+        for part in (RssReporter, ObjectGrowthTracker):
+            if hook in part.__dict__:
+                clock.put_on(part, hook, "reports and looks")
+    clock.put_on(TuneController, "save_to_dir", "Ray's checkpoint")
+    clock.put_on(adoption._AdoptedController, "save_to_dir", "checkpoint", "Ray's checkpoint")
+    clock.put_on(sweep.Sweep, "spill_settled", "spill")
+    clock.put_on(TrialStateCodec, "state_entry", "its entry as JSON")
+    clock.put_on(TrialStateCodec, "dump", "its state as a pickle")
+    clock.put_on(TrialStore, "put", "packing and inserting both")
+    clock.put_on(ExperimentStateFile, "add", "to the state file")
+    clock.put_on(sweep.Sweep, "_release", "letting go")
+
+
+def child(trials: int, guarded: bool) -> None:
+    """Run one sweep, in this process."""
+    import ray
+    from ray import tune
+    from ray.tune.search import BasicVariantGenerator
+
+    from benchmarks.problem import METRIC, MODE, make_trainable, search_space
+    from benchmarks.simulated import install_simulated_actors
+    from benchmarks.sweep import set_environment, start_ray
+
+    set_environment(loggers=False)
+    clock = Clock()
+    marks: list[float] = []
+
+    class Marks(tune.Callback):
+        def on_trial_complete(self, **info: Any) -> None:
+            marks.append(time.perf_counter())
+            clock.next_trial()
+
+    callbacks: list[tune.Callback] = [Marks()]
+    if guarded:
+        from ray_tune_memguard import MemGuard
+
+        _put_clocks_on(clock)
+        callbacks = [MemGuard(), *callbacks]
+    with tempfile.TemporaryDirectory(prefix="tmo-") as directory:
+        start_ray(Path(directory))
+        with install_simulated_actors(results_per_trial=1):
+            grid = tune.Tuner(
+                make_trainable(1, 0),
+                param_space=search_space(),
+                tune_config=tune.TuneConfig(
+                    metric=METRIC,
+                    mode=MODE,
+                    num_samples=trials,
+                    search_alg=BasicVariantGenerator(random_state=0),
+                ),
+                run_config=tune.RunConfig(storage_path=directory, verbose=0, callbacks=callbacks),
+            ).fit()
+        gaps = [b - a for a, b in zip(marks[WARM_UP:], marks[WARM_UP + 1 :], strict=False)]
+        record: dict[str, Any] = {"per_trial_s": statistics.median(gaps)}
+        if guarded:
+            record["parts"] = clock.by_part
+            record |= _disk_and_reading(grid)
+        ray.shutdown()
+    write_record(record)
+
+
+def _disk_and_reading(grid: Any) -> dict[str, Any]:
+    experiment = Path(grid.experiment_path)
+    [store] = experiment.glob("memguard/trials-*.sqlite")
+    [state_file] = experiment.glob("experiment_state-*.json")
+    trials = grid._experiment_analysis.trials
+    chosen = random.Random(0).sample(range(len(trials)), READ)
+    took = [_seconds(lambda index=index: trials[index].config) for index in chosen]
+    return {
+        "read_back_s": statistics.median(took),
+        "store_bytes_per_trial": store.stat().st_size / len(trials),
+        "state_file_bytes_per_trial": state_file.stat().st_size / len(trials),
+    }
+
+
+def _seconds(act: Callable[[], Any]) -> float:
+    began = time.perf_counter()
+    act()
+    return time.perf_counter() - began
+
+
+def _summary(times: list[float]) -> dict[str, float]:
+    late = sorted(times[WARM_UP:])
+    return {
+        "median_s": statistics.median(late),
+        "mean_s": statistics.fmean(late),
+        "p95_s": late[int(0.95 * len(late))],
+        "mean_of_all_s": statistics.fmean(times),
+    }
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run it; 1 if the bar was missed."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks overhead", description=__doc__)
+    parser.add_argument("--trials", type=int, default=TRIALS)
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results")
+    parser.add_argument("--child", choices=("ray", "memguard"), help=argparse.SUPPRESS)
+    arguments = parser.parse_args(argv)
+    if arguments.child:
+        child(arguments.trials, arguments.child == "memguard")
+        return 0
+    machine = describe_machine()
+    print(f"\noverhead: {arguments.trials:,} simulated trials, no loggers, runs: {arguments.runs}")
+    print(", ".join(f"{key} {value}" for key, value in machine.items()), flush=True)
+    found: list[dict[str, Any]] = []
+    alone: list[float] = []
+    with tempfile.TemporaryDirectory() as directory:
+        command = ["benchmarks", "overhead", "--trials", str(arguments.trials), "--child"]
+        for _ in range(arguments.runs):
+            alone.append(record_of([*command, "ray"], Path(directory))["per_trial_s"])
+            record = record_of([*command, "memguard"], Path(directory))
+            parts: dict[str, list[float]] = record.pop("parts")
+            # The checkpoint comes every ten seconds; each trial has its share.
+            share = statistics.fmean(parts.pop("checkpoint"))
+            parts.pop("Ray's checkpoint")
+            added = [hooks + share for hooks in parts.pop("all hooks")]
+            record["added"] = _summary(added)
+            record["checkpoint_share_s"] = share
+            record["parts"] = {part: _summary(times) for part, times in parts.items()}
+            found.append(record)
+
+    middle = sorted(found, key=lambda record: record["added"]["median_s"])[len(found) // 2]
+    medians = [record["added"]["median_s"] for record in found]
+    kept = statistics.median(medians) <= LARGEST_MEDIAN_S
+    lines = [("of the middle run, ms a trial", "median", "mean", "95 %")]
+    for name, one in {"added in all": middle["added"], **middle["parts"]}.items():
+        columns = (one["median_s"], one["mean_s"], one["p95_s"])
+        lines.append((name, *(f"{1e3 * value:.3f}" for value in columns)))
+    print(format_lines(lines))
+    print(
+        f"of it a share of the experiment checkpoint: {1e3 * middle['checkpoint_share_s']:.3f} ms"
+    )
+    print(f"medians of the runs: {', '.join(f'{1e3 * value:.3f}' for value in medians)} ms")
+    print(f"a trial takes, Ray alone: {1e3 * statistics.median(alone):.2f} ms at the median")
+    print(f"reading one back: {1e3 * middle['read_back_s']:.2f} ms")
+    print(
+        f"on disk: {middle['store_bytes_per_trial']:,.0f} B a trial in the store, "
+        f"{middle['state_file_bytes_per_trial']:,.0f} B in the experiment state file"
+    )
+    verdict = "pass" if kept else "MISS"
+    print(f"bar: {1e3 * LARGEST_MEDIAN_S:.1f} ms added at the median: {verdict}", flush=True)
+    arguments.results.mkdir(parents=True, exist_ok=True)
+    text = json.dumps({"machine": machine, "ray_per_trial_s": alone, "runs": found}, indent=1)
+    (arguments.results / "overhead.json").write_text(text + "\n")
+    return 0 if kept else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
