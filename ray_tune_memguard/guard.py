@@ -45,6 +45,7 @@ class MemGuard(GuardCallback):
         )
         # In this order: what is reported is what is left after spilling.
         self._parts: tuple[GuardCallback, ...] = (self.pruner, self.reporter, self.tracker)
+        self._has_begun = False
         self.options = {name: value for part in self._parts for name, value in part.options.items()}
 
     @property
@@ -54,12 +55,16 @@ class MemGuard(GuardCallback):
     def setup(  # type: ignore[override]
         self, **info: Any
     ) -> None:
+        self._has_begun = False
         for part in self._parts:
             part.setup(**info)
 
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        for part in self._parts:
-            part.on_step_begin(iteration=iteration, trials=trials, **info)
+        # Only the first step of a sweep has something new for them.
+        if not self._has_begun:
+            self._has_begun = True
+            for part in self._parts:
+                part.on_step_begin(iteration=iteration, trials=trials, **info)
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         for part in self._parts:

@@ -94,21 +94,26 @@ class TypicalStorage:
 
 
 class _TypicalText:
-    """The pickle of an object whose attributes are, in most trials, those of the first one."""
+    """The pickle of an object that, in most trials, consists of the same as in the first one."""
 
     def __init__(self) -> None:
-        self._type: type | None = None
-        self._attributes: dict[str, Any] = {}
+        self._consists_of: Any = None
         self._text = ""
 
     def text_of(self, value: Any) -> str:
-        if self._type is None:
+        # What a pickle is made of, so that objects of which it is equal have the same text.
+        consists_of = value.__reduce_ex__(pickle.HIGHEST_PROTOCOL)
+        if self._consists_of is None:
             # A deep copy: the first one may change, and is then not what its text says.
-            self._type, self._attributes = type(value), copy.deepcopy(value.__dict__)
+            self._consists_of = copy.deepcopy(consists_of)
             self._text = _hex_pickle(value)
-        if type(value) is self._type and value.__dict__ == self._attributes:
-            return self._text
-        return _hex_pickle(value)
+        return self._text if consists_of == self._consists_of else _hex_pickle(value)
+
+
+class _WithoutPickles:
+    """Has a trial's attributes, and none that ``Trial.__getstate__`` makes a pickle of."""
+
+    _nonjson_fields = ()
 
 
 class StateWriter:
@@ -116,7 +121,7 @@ class StateWriter:
 
     def __init__(self) -> None:
         self.storages = TypicalStorage()
-        self._checkpoints = _TypicalText()
+        self._typical: dict[str, _TypicalText] = {}
 
     def write(self, trial: Trial) -> tuple[str, str]:
         """What ``Trial.get_json_state`` returns, without its line breaks and its log-once keys.
@@ -124,7 +129,7 @@ class StateWriter:
         As Ray does, the text of the metadata is kept until one of them is set; what changes inside
         one (a last result that becomes ``done``) is not written before that.
         """
-        state = trial.__getstate__()
+        state = self._state_of(trial)
         metadata = state.pop("run_metadata")
         state["storage"] = _pickled(self.storages.text_of(trial.storage))
         text: str | None = getattr(metadata, "_cached_json", None)
@@ -133,11 +138,31 @@ class StateWriter:
             values.pop("_cached_json", None)
             if "metric_n_steps" in values:
                 values["metric_n_steps"] = _latest_values(values["metric_n_steps"])
-            if hasattr(values.get("checkpoint_manager"), "__dict__"):
-                checkpoints = self._checkpoints.text_of(values["checkpoint_manager"])
-                values["checkpoint_manager"] = _pickled(checkpoints)
+            if "checkpoint_manager" in values:
+                text = self._text_of("checkpoint_manager", values["checkpoint_manager"])
+                values["checkpoint_manager"] = _pickled(text)
             text = metadata._cached_json = _encode(values)
         return _encode(state), text
+
+    def _state_of(self, trial: Trial) -> dict[str, Any]:
+        """What ``Trial.__getstate__`` returns; that pickles the same few objects for each trial."""
+        bare: Any = object.__new__(_WithoutPickles)
+        bare.__dict__ = trial.__dict__
+        try:
+            state = Trial.__getstate__(bare)
+        except AttributeError:  # A Ray that looks at more than the attributes.
+            return trial.__getstate__()
+        for name in trial._nonjson_fields:
+            state[name] = self._text_of(name, state.get(name))
+        return state
+
+    def _text_of(self, name: str, value: Any) -> str:
+        if value is None:
+            return _NOTHING
+        try:
+            return self._typical.setdefault(name, _TypicalText()).text_of(value)
+        except Exception:  # An object that does not say what it consists of, or is not comparable.
+            return _hex_pickle(value)
 
 
 def _latest_values(by_metric: Any) -> Any:
@@ -211,3 +236,4 @@ class _StateEncoder(json.JSONEncoder):
 
 
 _encode = _StateEncoder().encode
+_NOTHING = _hex_pickle(None)
