@@ -1,7 +1,10 @@
-"""Measure MemGuard against Ray alone: ``python -m benchmarks NAME [--quick]``.
+"""Measure MemGuard against its rivals: ``python -m benchmarks NAME [--quick]``.
 
-``kills``, ``planted``, ``restore``, ``tracked`` and ``ray-examples`` have options of their own: see
-``NAME --help``.
+``all`` runs everything, at its full size; that takes the better part of a day. What is printed is
+also kept in ``benchmarks/results/NAME.txt``.
+
+``hundred-thousand``, ``kills``, ``overhead``, ``planted``, ``ray-examples``, ``restore`` and
+``tracked`` have options of their own: see ``NAME --help``.
 
 Prints one table per benchmark and writes ``NAME.json`` and ``NAME.png`` to ``benchmarks/results/``.
 Figures are medians over the runs, with the lowest and the highest in brackets; the ratio is the
@@ -11,10 +14,13 @@ median of the pairs' ratios. Ends with 1 if a bar was missed, with 2 if a sweep 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import TextIO
 
 from benchmarks import hundred_thousand, kills, overhead, planted, ray_examples, restore, tracked
 from benchmarks.machine import describe_machine
@@ -68,6 +74,32 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+class _Both(io.TextIOBase):
+    """Writes to two files."""
+
+    def __init__(self, one: TextIO, other: TextIO) -> None:
+        self._files = one, other
+
+    def write(self, text: str) -> int:
+        for file in self._files:
+            file.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        for file in self._files:
+            file.flush()
+
+
+@contextlib.contextmanager
+def _kept(name: str, results: Path) -> Iterator[None]:
+    """Keep what is printed, but for progress, with the results, if it comes to an end."""
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(_Both(sys.stdout, printed)):
+        yield
+    results.mkdir(parents=True, exist_ok=True)
+    (results / f"{name}.txt").write_text(printed.getvalue())
+
+
 def _sized(leg: Leg, arguments: argparse.Namespace) -> Leg:
     if arguments.trials:
         return leg.resized(arguments.trials)
@@ -117,20 +149,24 @@ def _run_benchmark(name: str, benchmark: Benchmark, arguments: argparse.Namespac
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the benchmarks that the command line names."""
-    argv = sys.argv[1:] if argv is None else argv
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if argv[:1] == ["all"]:
+        return max(main([name, *argv[1:]]) for name in (*BENCHMARKS, *COMMANDS))
     if argv and argv[0] in COMMANDS:
-        return COMMANDS[argv[0]](argv[1:])
+        results = Path(argv[argv.index("--results") + 1]) if "--results" in argv else None
+        with _kept(argv[0], results or RESULTS_DIRECTORY):
+            return COMMANDS[argv[0]](argv[1:])
     arguments = parse_arguments(argv)
-    names = list(BENCHMARKS) if arguments.name == "all" else [arguments.name]
     try:
-        kept = [_run_benchmark(name, BENCHMARKS[name], arguments) for name in names]
+        with _kept(arguments.name, arguments.results):
+            kept = _run_benchmark(arguments.name, BENCHMARKS[arguments.name], arguments)
     except ChildFailed as error:
         print(f"\n{error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         return 130
-    return 0 if all(kept) else 1
+    return 0 if kept else 1
 
 
 if __name__ == "__main__":

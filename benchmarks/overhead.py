@@ -186,7 +186,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     found: list[dict[str, Any]] = []
     alone: list[float] = []
     with tempfile.TemporaryDirectory() as directory:
-        command = ["benchmarks", "overhead", "--trials", str(arguments.trials), "--child"]
+        command = ["benchmarks.overhead", "--trials", str(arguments.trials), "--child"]
         for _ in range(arguments.runs):
             alone.append(record_of([*command, "ray"], Path(directory))["per_trial_s"])
             record = record_of([*command, "memguard"], Path(directory))
