@@ -35,6 +35,10 @@ class ProgressLedger:
         # (key, sort of value) to the place and id of the first trial that has it.
         self._first_with: dict[tuple[str, str], tuple[int, str]] = {}
         self._best: dict[str, dict[str, _Best]] = {}
+        # Of the last result whose features were noted, and its place: a later one like it has none
+        # that are new.
+        self._shape: tuple[Any, ...] | None = None
+        self._shape_since = 0
         #: For results, which are asked for by more than the last value.
         self.best_trials = BestTrials()
 
@@ -49,6 +53,14 @@ class ProgressLedger:
         self.best_trials.note(seq, trial_id, summaries)
         if not result:
             return
+        shape = _shape(result)
+        if shape is None or shape != self._shape or seq < self._shape_since:
+            self._note_features(seq, trial_id, result)
+            self._shape, self._shape_since = shape, seq
+        for metric in self._best:
+            self._compare(metric, seq, trial_id, result)
+
+    def _note_features(self, seq: int, trial_id: str, result: dict[str, Any]) -> None:
         first_with = self._first_with
         for key, value in _flat(result):
             feature = (key, _sort_of(value))
@@ -58,8 +70,6 @@ class ProgressLedger:
                     first_with[feature] = (seq, trial_id)
             elif seq < known[0]:
                 first_with[feature] = (seq, trial_id)
-        for metric in self._best:
-            self._compare(metric, seq, trial_id, result)
 
     def follow(self, metric: str, spilled: Iterable[tuple[int, Any]]) -> None:
         """Keep the best trials by ``metric`` from now on; ``spilled`` are those so far."""
@@ -119,6 +129,18 @@ class ProgressLedger:
                 mode: _Best(value, seq if seqs is None else seqs[trial_id], trial_id)
                 for mode, (value, seq, trial_id) in modes.items()
             }
+
+
+def _shape(result: dict[str, Any]) -> tuple[Any, ...] | None:
+    """By which results with the same features are told; None if it does not say all of them."""
+    types = tuple(map(type, result.values()))
+    nested = [kind for kind in set(types) if issubclass(kind, dict)]
+    # The config is not looked into.
+    if nested and (
+        nested != [dict] or types.count(dict) > 1 or type(result.get("config")) is not dict
+    ):
+        return None
+    return (*result, *types)
 
 
 def _flat(result: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

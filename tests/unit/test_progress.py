@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
@@ -103,3 +104,31 @@ def test_the_ledger_does_not_grow_with_made_up_keys() -> None:
     for number in range(5000):
         ledger.note(number, "t", FakeTrial(number, **{f"key{number}": 1}).last_result, {})
     assert len(ledger._first_with) <= 1024
+
+
+RESULTS: list[dict[str, Any]] = [
+    {"score": 1.0, "config": {"x": 1}},
+    {"score": 2.0, "config": {"y": 1}},
+    {"score": None, "config": {"x": 1}},
+    {"score": 1.0, "eval": {"loss": 1.0}},
+    {"score": 1.0, "eval": {"other": 1.0}},
+    {"score": 1.0, "eval": OrderedDict(more=1.0), "config": {}},
+    {"score": 1.0, "eval": OrderedDict(yet=1.0), "config": {}},
+    {"score": "text", "config": {"x": 1}},
+    {"other": 1.0, "score": 1.0},
+]
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_the_first_trial_with_each_feature_is_known(seed: int) -> None:
+    """Whatever is remembered of the result before, so as not to look at each."""
+    chance = random.Random(seed)
+    results = [chance.choice(RESULTS) for _ in range(60)]
+    order = chance.sample(range(60), 60)
+    quick = ProgressLedger(lambda metric, result: result.get(metric))
+    for seq in order:
+        quick.note(seq, f"t{seq}", results[seq], {})
+    each = ProgressLedger(lambda metric, result: result.get(metric))
+    for seq in range(60):
+        each._note_features(seq, f"t{seq}", results[seq])
+    assert quick._first_with == each._first_with
