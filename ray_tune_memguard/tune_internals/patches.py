@@ -7,7 +7,6 @@ when the package is imported and stay, because results are looked at long after 
 
 from __future__ import annotations
 
-import copy
 import functools
 import sqlite3
 from collections.abc import Callable
@@ -164,11 +163,14 @@ def _best_trial(
         asked = metric or analysis.default_metric, mode or analysis.default_mode, scope
         if asked[0] and asked[1] in MODES and scope in SCOPES:
             few = analysis.trials.deciding(*asked)
-    if few is not None:
-        analysis = copy.copy(analysis)
-        # Of a single trial Ray does not ask what it has reported.
-        analysis.trials = few * 2 if len(few) == 1 < len(analysis.trials) else few
-    return original(analysis, metric, mode, scope, filter_nan_and_inf)
+    if few is None:
+        return original(analysis, metric, mode, scope, filter_nan_and_inf)
+    # Not by `copy`: what Ray's class gives for that is made of all trials.
+    among_few = ExperimentAnalysis.__new__(type(analysis))
+    among_few.__dict__.update(analysis.__dict__)
+    # Of a single trial Ray does not ask what it has reported.
+    among_few.trials = few * 2 if len(few) == 1 < len(analysis.trials) else few
+    return original(among_few, metric, mode, scope, filter_nan_and_inf)
 
 
 def _result_grid(original: Original, grid: Any, experiment_analysis: Any) -> None:

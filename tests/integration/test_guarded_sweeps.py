@@ -29,8 +29,14 @@ from ray.tune.schedulers import (
     PopulationBasedTraining,
 )
 
-from ray_tune_memguard import MemGuard, RssReporter, TrialPruner, read_rss_series
-from ray_tune_memguard.spill.ghost import is_ghost
+from ray_tune_memguard import (
+    MemGuard,
+    RssReporter,
+    TrialPruner,
+    open_experiment,
+    read_rss_series,
+)
+from ray_tune_memguard.spill.ghost import Residency, is_ghost
 from ray_tune_memguard.spill.store import TrialStore
 from ray_tune_memguard.spill.trials import SpilledTrials
 from tests.integration import sweeps
@@ -779,3 +785,34 @@ def test_an_error_of_our_own_steps_back(
     [warning] = said(caplog, "an error of its own")
     assert "a bug of ours" in warning
     assert len(ExperimentAnalysis(grid.experiment_path).trials) == 10
+
+
+@pytest.mark.parametrize("opened", [False, True])
+def test_the_best_result_is_found_without_reading_all(
+    storage: Path, monkeypatch: pytest.MonkeyPatch, opened: bool
+) -> None:
+    grid = sweeps.fit(sweeps.one_report, storage, [MemGuard()], samples=80)
+    if opened:
+        grid = open_experiment(grid.experiment_path)
+    analysis = grid._experiment_analysis
+    asked = [
+        (metric, mode, scope)
+        for metric in ("score", "training_iteration")
+        for mode in ("min", "max")
+        for scope in ("all", "last", "avg", "last-5-avg", "last-10-avg")
+    ]
+    analysis.trials.residency.settle()
+    loads = 0
+    load = Residency.load
+
+    def count(self: Residency, trial: Any) -> None:
+        nonlocal loads
+        loads += 1
+        load(self, trial)
+
+    monkeypatch.setattr(Residency, "load", count)
+    found = [grid.get_best_result(*one).metrics["trial_id"] for one in asked]
+    assert loads <= 2 * len(asked)
+    by_ray = ExperimentAnalysis.get_best_trial.__wrapped__  # type: ignore[attr-defined]
+    assert found == [by_ray(analysis, *one).trial_id for one in asked]
+    assert loads > 80
