@@ -89,7 +89,7 @@ class BestTrials:
                 metric = self._metrics[name] = _Metric()
             try:
                 metric.compare(seq, trial_id, summary)
-            except (KeyError, TypeError, ValueError):  # Values that only Ray can compare, if any.
+            except Exception:  # Values that only Ray can compare, if anybody.
                 self._forget(name)
 
     def _forget(self, name: str) -> None:

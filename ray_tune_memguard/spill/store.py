@@ -361,9 +361,11 @@ class TrialStore:
 
     def known_directories(self, names: Sequence[str]) -> set[str]:
         """Which of these, some hundreds at most, are directories of spilled trials."""
-        query = f"SELECT directory FROM trial WHERE directory IN ({', '.join('?' * len(names))})"
+        # A name that is not text is none of a trial that is here.
+        asked = [name for name in names if _is_text(name)]
+        query = f"SELECT directory FROM trial WHERE directory IN ({', '.join('?' * len(asked))})"
         with self._lock:
-            return {name for (name,) in self._connection.execute(query, names)}
+            return {name for (name,) in self._connection.execute(query, asked)}
 
     def directories(self) -> Iterator[tuple[str, float]]:
         """The directory of each spilled trial that has one, and when the trial settled."""
@@ -489,7 +491,8 @@ class TrialStore:
                 return self._damage
             if self._is_sealed():
                 return None
-            found = _pragma(self._connection, "quick_check(1)")
+            # Its indexes as well: what is asked of all rows is answered by one.
+            found = _pragma(self._connection, "integrity_check(1)")
             if found != "ok":
                 return str(found)
             bad = total = 0
@@ -575,6 +578,14 @@ def _is_refusal(error: sqlite3.OperationalError) -> bool:
     """Whether the file may not be used now, and is not known to be damaged."""
     # Its error codes have names from Python 3.11 on.
     return any(words in str(error) for words in ("locked", "readonly", "unable to open"))
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _pragma(connection: sqlite3.Connection, name: str) -> Any:

@@ -166,9 +166,9 @@ class _AdoptedController(TuneController):
             tail = _with_pointer(text[len(HEAD) :], adoption.store_path)
             is_uploaded = adoption.state_file.path == staged
             adoption.state_file.publish(tail, keep_old=is_uploaded and self._is_uploading())
-        if not is_uploaded:
-            # Of before the sweep was adopted; it would be uploaded over the one that counts.
-            staged.unlink(missing_ok=True)
+            if not is_uploaded:
+                # Of before the sweep was adopted; it would be uploaded over the one that counts.
+                staged.unlink(missing_ok=True)
         partial.unlink()
 
     def _is_uploading(self) -> bool:

@@ -159,7 +159,9 @@ def _best_trial(
     filter_nan_and_inf: bool = True,
 ) -> Any:
     few = None
-    if isinstance(analysis.trials, SpilledTrials) and filter_nan_and_inf:
+    # Of a single trial Ray does not ask what it has reported.
+    many = isinstance(analysis.trials, SpilledTrials) and len(analysis.trials) > 1
+    if many and filter_nan_and_inf:
         asked = metric or analysis.default_metric, mode or analysis.default_mode, scope
         if asked[0] and asked[1] in MODES and scope in SCOPES:
             few = analysis.trials.deciding(*asked)
@@ -168,8 +170,7 @@ def _best_trial(
     # Not by `copy`: what Ray's class gives for that is made of all trials.
     among_few = ExperimentAnalysis.__new__(type(analysis))
     among_few.__dict__.update(analysis.__dict__)
-    # Of a single trial Ray does not ask what it has reported.
-    among_few.trials = few * 2 if len(few) == 1 < len(analysis.trials) else few
+    among_few.trials = few * 2 if len(few) == 1 else few
     return original(among_few, metric, mode, scope, filter_nan_and_inf)
 
 

@@ -16,7 +16,7 @@ from typing import Any
 from pyarrow.fs import LocalFileSystem
 from ray.tune.execution.tune_controller import TuneController
 
-from ray_tune_memguard.spill.state_file import has_links, remove_spares
+from ray_tune_memguard.spill.state_file import can_take_turns, remove_spares
 from ray_tune_memguard.spill.store import SUFFIX
 
 #: The folder of ours in an experiment's directory.
@@ -29,6 +29,13 @@ _STATE_SUFFIXES = (".json", ".pkl")
 _RAYS_OWN = frozenset({"tuner.pkl", "trainable.pkl"})
 #: Of the name of an experiment state file; between them is the name of the run.
 STATE_FILE_PREFIX, _STATE_FILE_SUFFIX = "experiment_state-", ".json"
+#: What searchers and callbacks are saved to; in the braces is the name of the run.
+_RAYS_STATE_FILES = (
+    "searcher-state-{}.pkl",
+    "search_gen_state-{}.json",
+    "basic-variant-state-{}.json",
+    "callback-states-{}.pkl",
+)
 _NAMES_AT_ONCE = 500
 # Who waits for an experiment checkpoint is the sweep; uploads run beside it.
 _SHARE_OF_CHECKPOINTS = 0.002
@@ -113,7 +120,7 @@ def state_file_and_work_directory(controller: Any) -> tuple[Path, Path]:
     if isinstance(storage.storage_filesystem, LocalFileSystem):
         work = Path(storage.experiment_fs_path, DIRECTORY)
         work.mkdir(parents=True, exist_ok=True)
-        if has_links(work):
+        if can_take_turns(work, Path(storage.experiment_fs_path)):
             remove_spares(work)
             return Path(storage.experiment_fs_path, name), work
     return Path(controller.experiment_state_path), work_directory(controller)
@@ -157,7 +164,9 @@ class StagingListing:
         """The names, found out anew if that takes no more than this share of the time."""
         if time.monotonic() >= self._looked_at + self._took / share:
             self.look()
-        return self._names
+        # Ray's own may be new, and are not to be missed.
+        own = (name.format(self._session) for name in _RAYS_STATE_FILES)
+        return self._names.union(name for name in own if (self.directory / name).is_file())
 
     def look(self) -> frozenset[str]:
         """Find out now."""

@@ -25,7 +25,7 @@ from ray_tune_memguard.tune_internals.trial_state import (
     TrialStateCodec,
     is_ready_to_spill,
 )
-from ray_tune_memguard.tune_internals.uploads import upload_incrementally
+from ray_tune_memguard.tune_internals.uploads import is_uploading, upload_incrementally
 
 #: These schedulers never look at the set that errored trials stay in.
 BLIND_TO_LIVE_TRIALS = (FIFOScheduler, AsyncHyperBandScheduler)
@@ -118,6 +118,9 @@ class Sweep:
         Raises:
             OSError, sqlite3.OperationalError: no store can be made there. Nothing was changed.
         """
+        if is_uploading(controller):
+            # When this sweep could not be adopted at once. It would be written over ours.
+            raise OSError("Ray is just uploading the experiment")
         store, state_file = make_files(controller, store_directory)
         codec = TrialStateCodec(controller._storage)
         trials = SpilledTrials(controller._trials, Residency(store, codec), new_ledger())
@@ -279,6 +282,7 @@ class Sweep:
                 self._trials.seq(trial), trial.trial_id, trial.last_result, trial.metric_analysis
             )
         except Exception as error:
+            self._trials.ledger.best_trials.forget_all()
             self._notices.warn("ledger", f"Progress reports may leave a trial out: {error!r}")
         for retainer, owner in self._all_retainers():
             try:

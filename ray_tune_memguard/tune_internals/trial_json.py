@@ -72,9 +72,12 @@ class TypicalStorage:
     def text_of(self, storage: Any) -> str:
         """Its pickle in hexadecimal digits, as Ray writes it."""
         place = self.place_of(storage)
-        if place is None:
+        try:
+            name = b"" if place is None else place[0].encode()
+        except UnicodeEncodeError:  # A path whose bytes are no text.
+            name = b""
+        if place is None or not name:
             return _hex_pickle(storage)
-        name = place[0].encode()
         key = place[1], len(name)
         if key not in self._texts:
             if len(self._texts) >= _MOST_TEXTS:
@@ -88,7 +91,7 @@ class TypicalStorage:
         size = len(place[0].encode())
         one, other = (_hex_pickle(self.at((sign * size, place[1]))) for sign in "xy")
         start, *more = one.split((b"x" * size).hex())
-        if not size or len(more) != 1 or other != (b"y" * size).hex().join((start, more[0])):
+        if len(more) != 1 or other != (b"y" * size).hex().join((start, more[0])):
             return None
         return start, more[0]
 
@@ -104,9 +107,9 @@ class _TypicalText:
         # What a pickle is made of, so that objects of which it is equal have the same text.
         consists_of = value.__reduce_ex__(pickle.HIGHEST_PROTOCOL)
         if self._consists_of is None:
+            self._text = _hex_pickle(value)
             # A deep copy: the first one may change, and is then not what its text says.
             self._consists_of = copy.deepcopy(consists_of)
-            self._text = _hex_pickle(value)
         return self._text if consists_of == self._consists_of else _hex_pickle(value)
 
 

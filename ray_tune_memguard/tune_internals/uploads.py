@@ -73,7 +73,8 @@ class IncrementalSyncer(_FilesystemSyncer):
         settled = frozenset(self._settled)
         upload, arguments = super()._sync_up_command(local_path, uri, exclude)
         if not exclude:
-            live = {trial.relative_logdir for trial in self._trials.resident()}
+            # A trial that has not been started yet has no directory.
+            live = {trial.relative_logdir for trial in self._trials.resident()} - {None}
             upload = self._upload_changed
             arguments = {"local_path": local_path, "fs_path": uri, "changed": settled | live}
         return self._and_then_forget, {
@@ -102,8 +103,11 @@ class IncrementalSyncer(_FilesystemSyncer):
             return
         failure: Exception | None = None
         # A restore goes by the state file. So that it never lacks what another file knows of, it
-        # comes first.
-        for name in sorted(names, key=lambda name: not name.startswith(STATE_FILE_PREFIX)):
+        # comes first; then what searchers wrote with it.
+        order = {
+            name: (not name.startswith(STATE_FILE_PREFIX), name in changed, name) for name in names
+        }
+        for name in sorted(names, key=order.__getitem__):
             path = os.path.join(local_path, name)
             try:
                 version = _version(path)
@@ -150,6 +154,12 @@ def upload_incrementally(
     manager._storage = copy.copy(manager._storage)
     manager._storage.syncer = syncer
     return syncer
+
+
+def is_uploading(controller: Any) -> bool:
+    """Whether an upload of Ray's own is under way."""
+    process = getattr(controller._checkpoint_manager._storage.syncer, "_sync_process", None)
+    return bool(getattr(process, "is_running", False))
 
 
 def _version(path: str) -> tuple[int, int] | None:

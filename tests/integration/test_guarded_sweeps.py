@@ -816,3 +816,9 @@ def test_the_best_result_is_found_without_reading_all(
     by_ray = ExperimentAnalysis.get_best_trial.__wrapped__  # type: ignore[attr-defined]
     assert found == [by_ray(analysis, *one).trial_id for one in asked]
     assert loads > 80
+
+
+def test_of_a_single_trial_it_is_not_asked_what_it_reported(storage: Path) -> None:
+    grid = sweeps.fit(sweeps.one_report, storage, [MemGuard()], samples=1)
+    analysis = grid._experiment_analysis
+    assert analysis.get_best_trial("never reported", "max") is analysis.trials[0]

@@ -123,9 +123,12 @@ def test_without_one_of_the_best_the_metric_is_not_known() -> None:
 
 def test_values_that_only_ray_can_compare_are_left_to_ray() -> None:
     best = BestTrials()
-    best.note(0, "t0", {"odd": {**summary(1.0), "max": "one"}})  # type: ignore[dict-item]
+    odd = {**summary(1.0), "max": "one"}
+    huge = {**summary(1.0), "avg": 10**400}
+    best.note(0, "t0", {"odd": odd, "huge": huge, "score": summary(1.0)})  # type: ignore[dict-item]
     assert not best.knows("odd")
-    assert best.knows("score")
+    assert not best.knows("huge")
+    assert _id_of(best.best("score", "max", "last")) == "t0"
 
 
 def test_ever_new_metrics_do_not_make_it_grow() -> None:

@@ -97,3 +97,14 @@ def test_it_is_not_listed_anew_at_once(tmp_path: Path) -> None:
     assert listing.names(1e-9) == {"one.json"}
     assert len(looks) == 1
     assert listing.look() == {"one.json", "two.json"}
+
+
+def test_what_ray_writes_is_not_missed_between_two_looks(tmp_path: Path) -> None:
+    listing, looks = _listing(tmp_path)
+    (tmp_path / "staging").mkdir()
+    (tmp_path / "staging" / "one.json").touch()
+    assert listing.names(1e-9) == {"one.json"}
+    late = "callback-states-2026-11-22_10-40-37.pkl"
+    (tmp_path / "staging" / late).write_text("state")
+    assert listing.names(1e-9) == {"one.json", late}
+    assert len(looks) == 1

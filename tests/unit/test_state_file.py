@@ -93,8 +93,9 @@ def test_the_cost_is_that_of_what_is_new(
 ) -> None:
     for number in range(2000):
         state_file.add([entry(number % 50)])
-    state_file.publish(tail())
-    state_file.publish(tail())
+    for _ in range(3):  # Each of those that take turns is filled once.
+        state_file.publish(tail())
+        state_file.add([entry(0)])
     written = 0
     pwrite = os.pwrite
 
@@ -217,3 +218,47 @@ def test_close_leaves_the_published_file_alone(
     state_file.close()
     assert numbers(published) == [1]
     assert list((tmp_path / "work").iterdir()) == []
+
+
+def test_who_is_reading_it_reads_one_whole_file(
+    state_file: ExperimentStateFile, published: Path
+) -> None:
+    for number in range(20):
+        state_file.add([entry(number)])
+        state_file.publish(tail(99))
+        with published.open() as reading:
+            state_file.add([entry(1000)])
+            state_file.publish(tail(98, 97))
+            state_file.add([entry(1001)])
+            assert json.loads(reading.read())["stats"] == {}
+
+
+def test_another_name_that_somebody_gave_it_keeps_what_it_names(
+    state_file: ExperimentStateFile, published: Path, tmp_path: Path
+) -> None:
+    kept = {}
+    for number in range(12):
+        state_file.add([entry(number)])
+        state_file.publish(tail(99))
+        copy = tmp_path / f"copy{number}"
+        os.link(published, copy)
+        kept[copy] = copy.read_bytes()
+    for copy, content in kept.items():
+        assert copy.read_bytes() == content
+    assert numbers(published) == [*range(12), 99]
+
+
+def test_files_take_turns_where_they_can(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "work").mkdir()
+    assert module.can_take_turns(tmp_path / "work", tmp_path)
+    assert not list(tmp_path.glob("*/*"))
+    elsewhere = Path("/dev/shm")
+    if elsewhere.is_dir() and elsewhere.stat().st_dev != tmp_path.stat().st_dev:
+        assert not module.can_take_turns(elsewhere, tmp_path)
+
+    def refuse(*_: Any) -> None:
+        raise OSError("no links here")
+
+    monkeypatch.setattr(os, "link", refuse)
+    assert not module.can_take_turns(tmp_path / "work", tmp_path)
+    assert not [path for path in tmp_path.iterdir() if path.name != "work"]

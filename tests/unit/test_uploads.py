@@ -1,0 +1,100 @@
+"""What an upload takes along."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from pyarrow.fs import LocalFileSystem
+
+from ray_tune_memguard.tune_internals import paths
+from ray_tune_memguard.tune_internals.uploads import IncrementalSyncer
+
+SPILLED = {"trial0", "trial1"}
+
+
+@pytest.fixture
+def places(tmp_path: Path) -> tuple[Path, Path]:
+    staging, storage = tmp_path / "staging", tmp_path / "storage"
+    storage.mkdir()
+    for number in range(4):
+        (staging / f"trial{number}").mkdir(parents=True)
+        (staging / f"trial{number}" / "result.json").write_text("first")
+    (staging / "searcher-state-now.pkl").write_text("first")
+    return staging, storage
+
+
+def make_syncer(staging: Path, *live: str | None) -> IncrementalSyncer:
+    def known(names: Any) -> set[str]:
+        names = [name for name in names if name.isprintable()]
+        return SPILLED & set(names)
+
+    storage = SimpleNamespace(experiment_driver_staging_path=str(staging))
+    controller = SimpleNamespace(
+        _storage=storage, _session_str="now", experiment_state_path="experiment_state-now.json"
+    )
+    store = SimpleNamespace(directories=lambda: iter(()))
+    trials: Any = SimpleNamespace(
+        resident=lambda: [SimpleNamespace(relative_logdir=name) for name in live],
+        residency=SimpleNamespace(store=store),
+    )
+    original: Any = SimpleNamespace(
+        storage_filesystem=LocalFileSystem(), sync_period=1, sync_timeout=1
+    )
+    return IncrementalSyncer(original, trials, paths.StagingListing(controller, known))
+
+
+def upload(syncer: IncrementalSyncer, places: tuple[Path, Path]) -> None:
+    command, arguments = syncer._sync_up_command(*map(str, places))
+    command(**arguments)
+
+
+def change(staging: Path) -> None:
+    for file in staging.rglob("*.*"):
+        file.write_text("second time")
+
+
+def changed(storage: Path) -> set[str]:
+    return {
+        str(file.relative_to(storage).parts[0])
+        for file in storage.rglob("*.*")
+        if file.is_file() and file.read_text() == "second time"
+    }
+
+
+def test_what_is_spilled_is_uploaded_once_more(places: tuple[Path, Path]) -> None:
+    staging, storage = places
+    syncer = make_syncer(staging, "trial2")
+    upload(syncer, places)
+    assert len(list(storage.rglob("result.json"))) == 4
+    syncer.settled("trial1")
+    change(staging)
+    upload(syncer, places)
+    # The fourth is nobody's that is known, so somebody's own.
+    assert changed(storage) == {"trial1", "trial2", "trial3", "searcher-state-now.pkl"}
+    assert syncer.unsent() == []
+
+
+def test_a_trial_without_a_directory_stops_nothing(places: tuple[Path, Path]) -> None:
+    staging, storage = places
+    syncer = make_syncer(staging, None, "trial2", "not there yet")
+    upload(syncer, places)
+    change(staging)
+    upload(syncer, places)
+    assert {"trial2", "searcher-state-now.pkl"} <= changed(storage)
+
+
+def test_the_last_upload_takes_what_the_listing_may_lack(places: tuple[Path, Path]) -> None:
+    staging, storage = places
+    syncer = make_syncer(staging)
+    upload(syncer, places)
+    syncer._staging.look()
+    syncer._staging._took = 1e6  # So that it is not listed anew.
+    (staging / "late.txt").write_text("second time")
+    upload(syncer, places)
+    assert "late.txt" not in changed(storage)
+    syncer.thorough = True
+    upload(syncer, places)
+    assert "late.txt" in changed(storage)
