@@ -1,8 +1,9 @@
 """What opening and resuming a big finished experiment takes: ``python -m benchmarks restore``.
 
-Two experiments of the same trials (simulated actors, default loggers) are made, one by Ray alone
-and one with MemGuard, and then opened by both, each time in a fresh process. Prints a table and
-writes ``restore.json``.
+Of each size, two experiments of the same trials (simulated actors, default loggers) are made, one by
+Ray alone and one with MemGuard, and then opened by both, each time in a fresh process: until it is
+open, until the best trial is found after that, and until there is a DataFrame of all results. Prints
+a table and writes ``restore.json``. The bars are those of 10,000 trials.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ def _make(rival: str, trials: int, directory: Path) -> Path:
 
 
 def _take(step: Step, experiment: Path, directory: Path) -> dict[str, Any]:
-    command = ["benchmarks.restore_child", step.how, str(experiment)]
+    command = ["benchmarks.restore_child", step.how, str(experiment), "--dataframe"]
     return record_of([*command, *(["--with-memguard"] if step.guarded else [])], directory)
 
 
@@ -75,28 +76,24 @@ def _row(step: Step, record: dict[str, Any]) -> tuple[str, bool]:
         what = "peak" if step.peak else "RSS"
         bar = f"bar {step.limit_seconds:g} s, {step.limit_mb:g} MB {what}: "
         bar += "met" if kept else "MISSED"
-    to_best = record.get("seconds_to_best")
+    after = [
+        f"{name} {record[key]:6.2f} s"
+        for name, key in (("best", "seconds_to_best"), ("DataFrame", "seconds_to_dataframe"))
+        if key in record
+    ]
     return (
         f"{step.title:48} {record['seconds']:7.2f} s  RSS {record['rss'] / MB:+7.1f} MB  "
         f"peak {record['peak'] / MB:7.1f} MB  "
-        f"{'' if to_best is None else f'best after {to_best:6.2f} s':18}  {bar}"
+        f"{', '.join(after):34}  {bar}"
     ), kept
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run all steps; 1 if a bar was missed."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks restore", description=__doc__)
-    parser.add_argument("--trials", type=int, default=10_000)
-    parser.add_argument("--scratch", type=Path, help="a short path on a local disk")
-    parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results")
-    arguments = parser.parse_args(argv)
-    trials: int = arguments.trials
-    machine = describe_machine()
-    print("\nrestore: opening and resuming a finished experiment")
-    print(", ".join(f"{key} {value}" for key, value in machine.items()), flush=True)
+def _measure(trials: int, scratch: Path | None) -> tuple[dict[str, dict[str, Any]], bool]:
+    """All steps at one size, printed; and whether the bars were kept."""
+    print(f"\n{trials:,} trials", flush=True)
     records: dict[str, dict[str, Any]] = {}
     kept = True
-    with scratch_directory(arguments.scratch) as directory:
+    with scratch_directory(scratch) as directory:
         made = {rival: _make(rival, trials, directory) for rival in ("ray", "memguard")}
         for step in STEPS:
             place = made.get(step.made_by, directory / step.made_by / "sweep")
@@ -116,7 +113,25 @@ def main(argv: Sequence[str] | None = None) -> int:
             kept &= larger <= LARGER_START_MB
             bar = f"bar {LARGER_START_MB} MB: {'met' if larger <= LARGER_START_MB else 'MISSED'}"
         print(f"{rival}: a resumed run starts {larger:+.1f} MB larger than a new one  {bar}")
+    return records, kept
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run all steps at all sizes; 1 if a bar was missed."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks restore", description=__doc__)
+    parser.add_argument("--trials", type=int, nargs="+", default=[1_000, 10_000], help="the sizes")
+    parser.add_argument("--scratch", type=Path, help="a short path on a local disk")
+    parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results")
+    arguments = parser.parse_args(argv)
+    machine = describe_machine()
+    print("\nrestore: opening and resuming a finished experiment")
+    print(", ".join(f"{key} {value}" for key, value in machine.items()), flush=True)
+    sizes: dict[int, dict[str, dict[str, Any]]] = {}
+    kept = True
+    for trials in arguments.trials:
+        sizes[trials], good = _measure(trials, arguments.scratch)
+        kept &= good
     arguments.results.mkdir(parents=True, exist_ok=True)
-    text = json.dumps({"trials": trials, "machine": machine, "steps": records}, indent=1)
+    text = json.dumps({"machine": machine, "trials": sizes}, indent=1)
     (arguments.results / "restore.json").write_text(text + "\n")
     return 0 if kept else 1

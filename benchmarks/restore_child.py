@@ -113,6 +113,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--read", type=int, default=0, help="look for the best and read so many results as well"
     )
+    parser.add_argument("--dataframe", action="store_true", help="make one of all results, too")
     arguments = parser.parse_args(argv)
     set_environment(loggers=True)
     if arguments.how in OPENINGS:
@@ -131,6 +132,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         best = grid.get_best_result(METRIC, MODE)
         record["best"] = best.metrics[METRIC]
         record["seconds_to_best"] = time.perf_counter() - started
+        if arguments.dataframe:
+            started = time.perf_counter()
+            assert len(grid.get_dataframe()) == len(grid)
+            record["seconds_to_dataframe"] = time.perf_counter() - started
     else:
         os.dup2(2, 1)
         start_ray(arguments.experiment.parent / "r")
