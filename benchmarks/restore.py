@@ -1,9 +1,9 @@
 """What opening and resuming a big finished experiment takes: ``python -m benchmarks restore``.
 
-Of each size, two experiments of the same trials (simulated actors, default loggers) are made, one by
-Ray alone and one with MemGuard, and then opened by both, each time in a fresh process: until it is
-open, until the best trial is found after that, and until there is a DataFrame of all results. Prints
-a table and writes ``restore.json``. The bars are those of 10,000 trials.
+Of each size, two experiments of the same trials (simulated actors, default loggers) are made, one
+by Ray alone and one with MemGuard, and then opened by both, each time in a fresh process: until it
+is open, until the best trial is found after that, and until there is a DataFrame of all results.
+Prints a table and writes ``restore.json``. The bars are those of 10,000 trials.
 """
 
 from __future__ import annotations
