@@ -135,7 +135,7 @@ def _run_benchmark(name: str, benchmark: Benchmark, arguments: argparse.Namespac
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "judged": judged,
         "machine": machine,
-        "command": " ".join(["python -m benchmarks", *sys.argv[1:]]),
+        "runs": runs,
     }
     legs = [(leg.title, rows, rounds) for leg, rows, rounds in evaluated]
     write_results(arguments.results / f"{name}.json", head, legs)

@@ -61,7 +61,7 @@ def _run(rival: str, sweep: Sweep, directory: Path) -> tuple[Run, Path]:
     run_child("sweep", arguments, directory / f"{rival}.log", show)
     run = Run(json.loads(out.read_text()))
     samples_path(out).unlink()
-    return run, Path(run.record["experiment_path"])
+    return run, Path(run.record.pop("experiment_path"))
 
 
 def _checkpoints(run: Run, start: float, end: float) -> float:
