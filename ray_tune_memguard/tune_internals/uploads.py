@@ -10,10 +10,8 @@ of them since.
 from __future__ import annotations
 
 import copy
-import functools
 import os
 import posixpath
-import shutil
 import sqlite3
 import stat
 from collections.abc import Callable, Iterable
@@ -27,6 +25,7 @@ from ray.train._internal.storage import (
 )
 
 from ray_tune_memguard.spill.trials import SpilledTrials
+from ray_tune_memguard.tune_internals.local_copy import copy_directory, copy_file
 from ray_tune_memguard.tune_internals.paths import STATE_FILE_PREFIX, StagingListing
 
 _SHARE_OF_UPLOADS = 0.01
@@ -176,8 +175,7 @@ def _upload(source: str, filesystem: FileSystem, path: str) -> None:
     local = isinstance(filesystem, LocalFileSystem)
     if os.path.isdir(source):
         if local:
-            copy_tree = functools.partial(shutil.copytree, copy_function=shutil.copyfile)
-            copy_tree(source, path, dirs_exist_ok=True, ignore_dangling_symlinks=True)
+            copy_directory(source, path)
         else:
             _upload_to_fs_path(local_path=source, fs=filesystem, fs_path=path)
     elif os.path.isfile(source):
@@ -185,7 +183,7 @@ def _upload(source: str, filesystem: FileSystem, path: str) -> None:
             # Not half of it, should the process be killed now.
             head, name = posixpath.split(path)
             part = posixpath.join(head, f".{name}.part")
-            shutil.copyfile(source, part)
+            copy_file(source, part)
             os.replace(part, path)
         else:
             _pyarrow_fs_copy_files(source, path, destination_filesystem=filesystem)
