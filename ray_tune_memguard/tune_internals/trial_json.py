@@ -7,6 +7,7 @@ The content is Ray's, to the last value; the text is shorter, and costs a fracti
 from __future__ import annotations
 
 import copy
+import io
 import json
 import pickle
 from collections import deque
@@ -23,6 +24,8 @@ from ray_tune_memguard.spill.store import TrialRow
 _PICKLED = "CLOUDPICKLE_FALLBACK"
 # Of these a plain pickle is what cloudpickle makes.
 _NUMBERS = frozenset({int, float, bool, np.float64, np.float32, np.int64, np.int32, np.bool_})
+# A queue's own way of being pickled looks for its slots each time, which takes two thirds of it.
+_QUEUES: dict[type, Any] = {deque: lambda queue: (deque, (tuple(queue), queue.maxlen))}
 _MOST_TEXTS = 64
 
 
@@ -170,15 +173,25 @@ class StateWriter:
 
 def _latest_values(by_metric: Any) -> Any:
     """The last numbers of each metric as one pickle, where Ray makes one of each queue."""
+    raw = pickled_queues(by_metric)
+    return by_metric if raw is None else _pickled(raw.hex())
+
+
+def pickled_queues(by_metric: Any) -> bytes | None:
+    """The pickle of Ray's queues of each metric's last numbers; None if they are anything else."""
     try:
         queues = list(chain.from_iterable(map(dict.values, by_metric.values())))
         keys = chain(by_metric, chain.from_iterable(by_metric.values()))
         plain = set(map(type, queues)) <= {deque} and set(map(type, keys)) <= {str}
-        if plain and set(map(type, chain.from_iterable(queues))) <= _NUMBERS:
-            return _pickled(pickle.dumps(by_metric, protocol=5).hex())
+        if not (plain and set(map(type, chain.from_iterable(queues))) <= _NUMBERS):
+            return None
     except (AttributeError, TypeError):  # A Ray that keeps them in another way.
-        pass
-    return by_metric
+        return None
+    buffer = io.BytesIO()
+    pickler = pickle.Pickler(buffer, protocol=5)
+    pickler.dispatch_table = _QUEUES
+    pickler.dump(by_metric)
+    return buffer.getvalue()
 
 
 def read_entry(state_json: str, metadata_json: str, text: str) -> TrialRow:
@@ -239,4 +252,19 @@ class _StateEncoder(json.JSONEncoder):
 
 
 _encode = _StateEncoder().encode
+
+
+def entry_of(state_json: str, metadata_json: str) -> str:
+    """Both as one element of the file: what ``json.dumps`` of them returns, in half the time."""
+    return f"[{_quoted(state_json)}, {_quoted(metadata_json)}]"
+
+
+def _quoted(text: str) -> str:
+    # Of what must be written in another way, text that is JSON itself has these only.
+    if text.isascii() and "\n" not in text:
+        escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+        return f'"{escaped}"'
+    return json.dumps(text)
+
+
 _NOTHING = _hex_pickle(None)

@@ -23,13 +23,14 @@ from ray.tune.experiment import Trial
 from ray.tune.experiment.trial import _Location, _TemporaryTrialState
 
 from ray_tune_memguard.spill.store import TrialRow
-from ray_tune_memguard.tune_internals.trial_json import StateWriter
+from ray_tune_memguard.tune_internals.trial_json import StateWriter, entry_of, pickled_queues
 
 # Parts of a trial's StorageContext that are one and the same object in all trials of a sweep.
 _SHARED_BY_STORAGE = ("storage_filesystem", "syncer")
 # Functions that a user gave once for all trials; often lambdas, which pickle slowly.
 _SHARED_BY_TRIALS = ("trial_name_creator", "trial_dirname_creator")
-
+# Of the metadata: each metric's last numbers.
+_QUEUES = "metric_n_steps"
 
 FINISHED = (Trial.TERMINATED, Trial.ERROR)
 
@@ -61,7 +62,7 @@ class TrialStateCodec:
         state = dict(trial.__dict__)
         state["_state_json"] = None  # Ray's cache of a text that it makes again.
         temporary = state.pop("temporary_state")
-        state["run_metadata"] = _without_cache(trial.run_metadata)
+        state["run_metadata"] = _bare(trial.run_metadata)
         of_storage: tuple[str, ...] = ()
         state["storage"] = place = self._writer.storages.place_of(trial.storage)
         if place is None:
@@ -84,6 +85,9 @@ class TrialStateCodec:
             setattr(state["storage"], name, self._storage_parts[name])
         for name in of_trial:
             state[name] = self._trial_parts[name]
+        metadata = state["run_metadata"].__dict__
+        if isinstance(metadata.get(_QUEUES), bytes):
+            metadata[_QUEUES] = pickle.loads(metadata[_QUEUES])
         temporary = _TemporaryTrialState()
         temporary.location = _Location(*location)
         temporary.num_restore_failures = restore_failures
@@ -128,7 +132,7 @@ class TrialStateCodec:
 
     def state_entry(self, trial: Trial) -> str:
         """One element of ``trial_data`` in the experiment state file, as JSON text."""
-        return json.dumps(self.json_state(trial))
+        return entry_of(*self.json_state(trial))
 
     def row(self, trial: Trial, entry: str, resumes: bool, birth: int) -> TrialRow:
         """What is written of a settled trial, of which the state file will hold ``entry``."""
@@ -180,8 +184,12 @@ def _default_result(trial: Trial) -> Any:
         return None
 
 
-def _without_cache(metadata: Any) -> Any:
+def _bare(metadata: Any) -> Any:
+    """A copy without Ray's cache of its text, and with its queues as one pickle."""
     bare = copy.copy(metadata)
     # The name must be there: Ray looks whether it is None.
     bare.__dict__["_cached_json"] = None
+    queues = pickled_queues(bare.__dict__.get(_QUEUES))
+    if queues is not None:
+        bare.__dict__[_QUEUES] = queues
     return bare

@@ -17,9 +17,11 @@ from ray_tune_memguard.tune_internals.trial_json import (
     StateWriter,
     TypicalStorage,
     decode_state,
+    entry_of,
     read_entry,
     reported_of_entry,
 )
+from ray_tune_memguard.tune_internals.trial_state import TrialStateCodec
 
 REPORTS: dict[str, list[dict[str, Any]]] = {
     "one report": [{"score": 0.5, "done": True}],
@@ -154,3 +156,25 @@ def test_an_entry_tells_what_was_reported(tmp_path: Path) -> None:
     assert summaries == trial.metric_analysis
     row = read_entry(*entry, json.dumps(entry))
     assert (row.trial_id, row.status, row.has_error) == ("abc_00000", "PENDING", False)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [{"say": 'a "word" \\ \x7f'}, {"name": "Zürich \u2028 \x01"}, {"lines": "one\ntwo"}],
+    ids=str,
+)
+def test_an_entry_is_what_json_makes_of_both_texts(tmp_path: Path, config: dict[str, Any]) -> None:
+    trial = make_trial(tmp_path)
+    trial.config = config
+    trial.update_last_result({"score": 1.0})
+    for texts in (StateWriter().write(trial), ("é", "\n"), trial.get_json_state()):
+        assert entry_of(*texts) == json.dumps(texts)
+
+
+@pytest.mark.parametrize("reports", REPORTS.values(), ids=REPORTS)
+def test_what_is_loaded_is_what_was_dumped(tmp_path: Path, reports: list[dict[str, Any]]) -> None:
+    trial = make_trial(tmp_path)
+    for report in reports:
+        trial.update_last_result(dict(report))
+    codec = TrialStateCodec(trial.storage)
+    assert in_words(codec.load(codec.dump(trial))) == in_words(trial.__dict__)
