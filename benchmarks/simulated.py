@@ -41,6 +41,10 @@ from ray.tune.result import DEBUG_METRICS, STDERR_FILE, STDOUT_FILE, TRIAL_INFO
 
 from benchmarks.problem import METRIC, score
 
+#: Of the Ray that a benchmark starts. As many actors run at a time, as with real ones: with more in
+#: use than there are, Ray would ask the cluster for its resources on every step.
+CPUS = 2
+
 
 class SimulatedRef:
     """Stand in for the ``ObjectRef`` of a finished task: it holds the value."""
@@ -244,7 +248,7 @@ class SimulatedActorManager(RayActorManager):
 
 
 @contextmanager
-def install_simulated_actors(concurrency: int = 4, results_per_trial: int = 1) -> Iterator[None]:
+def install_simulated_actors(concurrency: int = CPUS, results_per_trial: int = 1) -> Iterator[None]:
     """Let every sweep that starts in this block run on simulated actors.
 
     The placement-group manager that the controller makes for itself is left unused.

@@ -34,7 +34,7 @@ from benchmarks.problem import (
 )
 from benchmarks.record import samples_path
 from benchmarks.rivals import RIVALS
-from benchmarks.simulated import install_simulated_actors
+from benchmarks.simulated import CPUS, install_simulated_actors
 
 EXPERIMENT = "sweep"
 TRIAL_PREFIX = "trainable_"
@@ -83,7 +83,7 @@ def start_ray(directory: Path) -> None:
     temp_dir = str(directory.resolve() / "ray")
     ray.init(
         address="local",
-        num_cpus=2,
+        num_cpus=CPUS,
         include_dashboard=False,
         log_to_driver=False,
         object_store_memory=OBJECT_STORE_BYTES,

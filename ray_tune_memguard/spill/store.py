@@ -1,6 +1,6 @@
 """The trial store: one SQLite file that holds the state of every spilled trial.
 
-Covers: durable rows, one per trial, indexed by position, id and status, and the last *snapshot* of
+Covers: durable rows, one per trial, indexed by position and id, and the last *snapshot* of
 the rest of the sweep (what an experiment checkpoint consists of beside its finished trials). Both
 go in by transaction, so a killed driver leaves a store that is whole up to its last commit. Does
 not cover: what a row or a snapshot means (``codec``, ``snapshot``), which objects wait for a row
@@ -59,7 +59,6 @@ CREATE TABLE trial (
     -- The object itself, for the process that wrote it.
     state BLOB
 );
-CREATE INDEX trial_by_status ON trial (status, seq);
 CREATE INDEX trial_by_directory ON trial (directory);
 CREATE INDEX trial_with_error ON trial (seq) WHERE has_error;
 -- What is asked of all trials at once, without their states between.
@@ -356,7 +355,7 @@ class TrialStore:
 
     def count(self, status: str) -> int:
         with self._lock:
-            query = "SELECT count(*) FROM trial WHERE status = ?"
+            query = f"SELECT count(*) FROM {_WORDS} WHERE status = ?"
             return int(self._connection.execute(query, (status,)).fetchone()[0])
 
     def known_directories(self, names: Sequence[str]) -> set[str]:
@@ -376,9 +375,13 @@ class TrialStore:
         return self._select("WHERE has_error ORDER BY seq", ())
 
     def with_status(self, status: str, after: int, limit: int) -> list[SpilledRow]:
-        return self._select(
-            "WHERE status = ? AND seq > ? ORDER BY seq LIMIT ?", (status, after, limit)
+        query = (
+            f"SELECT seq, trial_id, status FROM {_WORDS} "
+            "WHERE status = ? AND seq > ? ORDER BY seq LIMIT ?"
         )
+        with self._lock:
+            found = self._connection.execute(query, (status, after, limit)).fetchall()
+        return [SpilledRow(*row) for row in found]
 
     def born_since(self, birth: int) -> list[tuple[int, SpilledRow]]:
         """Trials with this ``birth`` or a later one, with it, in the order of their births."""

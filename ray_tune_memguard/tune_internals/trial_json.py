@@ -99,21 +99,37 @@ class TypicalStorage:
         return start, more[0]
 
 
-class _TypicalText:
-    """The pickle of an object that, in most trials, consists of the same as in the first one."""
+class TypicalPart:
+    """An object that, in most trials, consists of the same as in the first one."""
 
     def __init__(self) -> None:
+        self._first: Any = None
         self._consists_of: Any = None
         self._text = ""
 
-    def text_of(self, value: Any) -> str:
+    def is_typical(self, value: Any) -> bool:
+        """Whether ``value``, not None, is what :meth:`another` makes.
+
+        Raises whatever an object raises that does not say what it consists of.
+        """
         # What a pickle is made of, so that objects of which it is equal have the same text.
         consists_of = value.__reduce_ex__(pickle.HIGHEST_PROTOCOL)
-        if self._consists_of is None:
+        if self._first is None:
             self._text = _hex_pickle(value)
-            # A deep copy: the first one may change, and is then not what its text says.
+            # Deep copies: the first one may change.
             self._consists_of = copy.deepcopy(consists_of)
-        return self._text if consists_of == self._consists_of else _hex_pickle(value)
+            self._first = copy.deepcopy(value)
+        return bool(consists_of == self._consists_of)
+
+    def another(self) -> Any:
+        """One like them; the parts of which it consists are those of all others."""
+        one = object.__new__(type(self._first))
+        one.__dict__.update(self._first.__dict__)
+        return one
+
+    def text_of(self, value: Any) -> str:
+        """Its pickle in hexadecimal digits, as Ray writes it."""
+        return self._text if self.is_typical(value) else _hex_pickle(value)
 
 
 class _WithoutPickles:
@@ -127,7 +143,7 @@ class StateWriter:
 
     def __init__(self) -> None:
         self.storages = TypicalStorage()
-        self._typical: dict[str, _TypicalText] = {}
+        self._typical: dict[str, TypicalPart] = {}
 
     def write(self, trial: Trial) -> tuple[str, str]:
         """What ``Trial.get_json_state`` returns, without its line breaks and its log-once keys.
@@ -166,7 +182,7 @@ class StateWriter:
         if value is None:
             return _NOTHING
         try:
-            return self._typical.setdefault(name, _TypicalText()).text_of(value)
+            return self._typical.setdefault(name, TypicalPart()).text_of(value)
         except Exception:  # An object that does not say what it consists of, or is not comparable.
             return _hex_pickle(value)
 

@@ -19,16 +19,24 @@ from typing import Any
 
 import ray
 from ray import cloudpickle
+from ray.tune.execution.placement_groups import PlacementGroupFactory
 from ray.tune.experiment import Trial
 from ray.tune.experiment.trial import _Location, _TemporaryTrialState
 
 from ray_tune_memguard.spill.store import TrialRow
-from ray_tune_memguard.tune_internals.trial_json import StateWriter, entry_of, pickled_queues
+from ray_tune_memguard.tune_internals.trial_json import (
+    StateWriter,
+    TypicalPart,
+    entry_of,
+    pickled_queues,
+)
 
 # Parts of a trial's StorageContext that are one and the same object in all trials of a sweep.
 _SHARED_BY_STORAGE = ("storage_filesystem", "syncer")
 # Functions that a user gave once for all trials; often lambdas, which pickle slowly.
 _SHARED_BY_TRIALS = ("trial_name_creator", "trial_dirname_creator")
+# Each trial has one, mostly like all others'; unpickling it takes a third of a trial's time.
+_LIKE_OTHERS = {"placement_group_factory": PlacementGroupFactory}
 # Of the metadata: each metric's last numbers.
 _QUEUES = "metric_n_steps"
 
@@ -52,6 +60,7 @@ class TrialStateCodec:
         self._stub = stub
         self._storage_parts = {name: getattr(storage, name) for name in _SHARED_BY_STORAGE}
         self._trial_parts: dict[str, Any] = {}
+        self._typical = {name: TypicalPart() for name in _LIKE_OTHERS}
         self._writer = StateWriter()
 
     def has_error(self, trial: Trial) -> bool:
@@ -84,7 +93,8 @@ class TrialStateCodec:
         for name in of_storage:
             setattr(state["storage"], name, self._storage_parts[name])
         for name in of_trial:
-            state[name] = self._trial_parts[name]
+            typical = self._typical.get(name)
+            state[name] = self._trial_parts[name] if typical is None else typical.another()
         metadata = state["run_metadata"].__dict__
         if isinstance(metadata.get(_QUEUES), bytes):
             metadata[_QUEUES] = pickle.loads(metadata[_QUEUES])
@@ -121,11 +131,15 @@ class TrialStateCodec:
         return bare, names
 
     def _split_trial(self, state: dict[str, Any]) -> tuple[str, ...]:
-        """Take what all trials share out of ``state``; the names of what was."""
+        """Take what all trials share, or have alike, out of ``state``; the names of what was."""
         names = []
         for name in _SHARED_BY_TRIALS:
             part = state.get(name)
             if part is not None and self._trial_parts.setdefault(name, part) is part:
+                state[name] = None
+                names.append(name)
+        for name, typical in self._typical.items():
+            if type(state.get(name)) is _LIKE_OTHERS[name] and typical.is_typical(state[name]):
                 state[name] = None
                 names.append(name)
         return tuple(names)

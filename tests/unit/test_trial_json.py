@@ -178,3 +178,19 @@ def test_what_is_loaded_is_what_was_dumped(tmp_path: Path, reports: list[dict[st
         trial.update_last_result(dict(report))
     codec = TrialStateCodec(trial.storage)
     assert in_words(codec.load(codec.dump(trial))) == in_words(trial.__dict__)
+
+
+def test_resources_that_differ_from_those_of_others_are_kept(tmp_path: Path) -> None:
+    resources = [{"CPU": 1}], [{"CPU": 1}], [{"CPU": 1}, {"GPU": 2}], [{"CPU": 3}], [{"CPU": 1}]
+    trials = [make_trial(tmp_path, number) for number in range(len(resources))]
+    codec = TrialStateCodec(trials[0].storage)
+    dumped = []
+    for trial, bundles in zip(trials, resources, strict=True):
+        trial.placement_group_factory = PlacementGroupFactory(bundles)
+        dumped.append(codec.dump(trial))
+    loaded = [codec.load(raw)["placement_group_factory"] for raw in dumped]
+    assert loaded == [trial.placement_group_factory for trial in trials]
+    assert [one.required_resources for one in loaded] == [
+        trial.placement_group_factory.required_resources for trial in trials
+    ]
+    assert loaded[0] is not loaded[1]
