@@ -485,8 +485,8 @@ BENCHMARKS = {
     "agreement": Benchmark(
         "simulated actors against real ones",
         (
-            Leg(Sweep("reused", 1000), _evaluate_slope, _RSS_BY_TRIAL, "reused actors", TWO),
-            Leg(Sweep("simulated", 1000), _evaluate_slope, _RSS_BY_TRIAL, "simulated actors", TWO),
+            Leg(Sweep("reused", 3000), _evaluate_slope, _RSS_BY_TRIAL, "reused actors", TWO),
+            Leg(Sweep("simulated", 3000), _evaluate_slope, _RSS_BY_TRIAL, "simulated actors", TWO),
         ),
         compare=_compare_slopes,
     ),
