@@ -20,7 +20,6 @@ from ray_tune_memguard.spill.store import TrialRow, TrialStore, remove
 from ray_tune_memguard.spill.trials import SpilledTrials
 from ray_tune_memguard.tune_internals import paths, retainers
 from ray_tune_memguard.tune_internals.adoption import Adoption, adopt, adoption_of
-from ray_tune_memguard.tune_internals.trial_json import entry_of
 from ray_tune_memguard.tune_internals.trial_state import (
     FINISHED,
     TrialStateCodec,
@@ -196,7 +195,7 @@ class Sweep:
         controller = self._controller
         known = controller._trial_metadata.get(trial.trial_id)
         if known is not None and trial not in controller._trials_to_cache:
-            return entry_of(*known), json.loads(known[0])["status"] not in FINISHED
+            return json.dumps(known), json.loads(known[0])["status"] not in FINISHED
         return self._codec.state_entry(trial), False
 
     def _refuse(self, trial: Any, error: Exception, outcome: Spilled) -> None:

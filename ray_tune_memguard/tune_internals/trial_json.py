@@ -271,12 +271,15 @@ _encode = _StateEncoder().encode
 
 
 def entry_of(state_json: str, metadata_json: str) -> str:
-    """Both as one element of the file: what ``json.dumps`` of them returns, in half the time."""
+    """Both, as JSON is written, as one element of the file.
+
+    It is what ``json.dumps`` of them returns, in half the time.
+    """
     return f"[{_quoted(state_json)}, {_quoted(metadata_json)}]"
 
 
 def _quoted(text: str) -> str:
-    # Of what must be written in another way, text that is JSON itself has these only.
+    # Of what must be written in another way, JSON that a program wrote has these only.
     if text.isascii() and "\n" not in text:
         escaped = text.replace("\\", "\\\\").replace('"', '\\"')
         return f'"{escaped}"'
