@@ -1,7 +1,8 @@
 """Measure MemGuard against its rivals: ``python -m benchmarks NAME [--quick]``.
 
 ``all`` runs everything, at its full size; that takes the better part of a day. What is printed is
-also kept in ``benchmarks/results/NAME.txt``.
+also kept in ``benchmarks/results/NAME.txt``. ``--again`` runs nothing: it reads ``NAME.json``, and
+prints, judges and draws it anew.
 
 ``hundred-thousand``, ``kills``, ``overhead``, ``planted``, ``ray-examples``, ``restore`` and
 ``tracked`` have options of their own: see ``NAME --help``.
@@ -16,17 +17,19 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
+import json
 import sys
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from benchmarks import hundred_thousand, kills, overhead, planted, ray_examples, restore, tracked
 from benchmarks.machine import describe_machine
 from benchmarks.picture import NoMatplotlib, draw
+from benchmarks.record import Round, Run
 from benchmarks.report import format_table, write_results
-from benchmarks.rivals import RIVALS
+from benchmarks.rivals import MEMGUARD, RAY, RIVALS
 from benchmarks.runs import ChildFailed, run_rounds
 from benchmarks.suite import BENCHMARKS, Benchmark, Leg
 
@@ -66,12 +69,16 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         default=list(RIVALS),
         help="all, unless some are named; MemGuard and Ray alone are what bars are about",
     )
+    parser.add_argument("--again", action="store_true", help="of what was measured last time")
     parser.add_argument("--trials", type=_positive, help="trials (for `results`: results)")
     parser.add_argument(
         "--scratch", type=Path, help="where the sweeps write; short path, local disk"
     )
     parser.add_argument("--results", type=Path, default=RESULTS_DIRECTORY, help="where figures go")
-    return parser.parse_args(argv)
+    arguments = parser.parse_args(argv)
+    if not {RAY, MEMGUARD} <= set(arguments.rivals):
+        parser.error(f"--rivals: {RAY} and {MEMGUARD} must be among them, for the bars")
+    return arguments
 
 
 class _Both(io.TextIOBase):
@@ -106,19 +113,44 @@ def _sized(leg: Leg, arguments: argparse.Namespace) -> Leg:
     return leg.quick() if arguments.quick else leg
 
 
+def _read_results(path: Path) -> tuple[dict[str, Any], list[list[Round]]]:
+    """What was written of a benchmark: about it, and each leg's rounds."""
+    head = json.loads(path.read_text())
+    legs = [
+        [Round({name: Run(record) for name, record in one.items()}) for one in sweep["runs"]]
+        for sweep in head.pop("sweeps")
+    ]
+    return head, legs
+
+
 def _run_benchmark(name: str, benchmark: Benchmark, arguments: argparse.Namespace) -> bool:
     """Run, print and write one benchmark; return whether it kept its bars, or was not judged."""
-    machine = describe_machine()
-    print(f"\n{name}: {benchmark.title}")
-    print(", ".join(f"{key} {value}" for key, value in machine.items()))
+    path = arguments.results / f"{name}.json"
     runs = arguments.runs or (1 if arguments.quick else 3)
-    judged = not (arguments.quick or arguments.trials)
+    head = {
+        "benchmark": name,
+        "title": benchmark.title,
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "judged": not (arguments.quick or arguments.trials),
+        "machine": describe_machine(),
+        "runs": runs,
+    }
+    measured: list[list[Round]] | None = None
+    if arguments.again:
+        head, measured = _read_results(path)
+        runs = head["runs"]
+    judged = head["judged"]
+    print(f"\n{name}: {benchmark.title}")
+    print(", ".join(f"{key} {value}" for key, value in head["machine"].items()))
     evaluated = []
-    for leg in (_sized(leg, arguments) for leg in benchmark.legs):
-        rivals = [rival for rival in leg.rivals if rival in arguments.rivals]
-        rounds = run_rounds(
-            name, leg.sweep, rivals, runs, scratch=arguments.scratch, reopen=leg.reopen
-        )
+    for index, leg in enumerate(_sized(leg, arguments) for leg in benchmark.legs):
+        if measured is not None:
+            rounds = measured[index]
+        else:
+            rivals = [rival for rival in leg.rivals if rival in arguments.rivals]
+            rounds = run_rounds(
+                name, leg.sweep, rivals, runs, scratch=arguments.scratch, reopen=leg.reopen
+            )
         rows = leg.evaluate(rounds)
         print(f"\n{leg.title}: {leg.sweep.total:,} {leg.sweep.sample_unit}, runs: {runs}")
         print(format_table(rows, judged), flush=True)
@@ -129,16 +161,8 @@ def _run_benchmark(name: str, benchmark: Benchmark, arguments: argparse.Namespac
         evaluated[-1][1].extend(rows)
 
     arguments.results.mkdir(parents=True, exist_ok=True)
-    head = {
-        "benchmark": name,
-        "title": benchmark.title,
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "judged": judged,
-        "machine": machine,
-        "runs": runs,
-    }
     legs = [(leg.title, rows, rounds) for leg, rows, rounds in evaluated]
-    write_results(arguments.results / f"{name}.json", head, legs)
+    write_results(path, head, legs)
     try:
         panels = [(leg.title, leg.panel, rounds) for leg, _, rounds in evaluated]
         draw(benchmark.title, panels, arguments.results / f"{name}.png")
@@ -150,23 +174,41 @@ def _run_benchmark(name: str, benchmark: Benchmark, arguments: argparse.Namespac
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the benchmarks that the command line names."""
     argv = list(sys.argv[1:] if argv is None else argv)
-    if argv[:1] == ["all"]:
-        return max(main([name, *argv[1:]]) for name in (*BENCHMARKS, *COMMANDS))
-    if argv and argv[0] in COMMANDS:
-        results = Path(argv[argv.index("--results") + 1]) if "--results" in argv else None
-        with _kept(argv[0], results or RESULTS_DIRECTORY):
-            return COMMANDS[argv[0]](argv[1:])
-    arguments = parse_arguments(argv)
     try:
-        with _kept(arguments.name, arguments.results):
-            kept = _run_benchmark(arguments.name, BENCHMARKS[arguments.name], arguments)
-    except ChildFailed as error:
-        print(f"\n{error}", file=sys.stderr)
-        return 2
+        if argv and argv[0] in COMMANDS:
+            results = Path(argv[argv.index("--results") + 1]) if "--results" in argv else None
+            return _run_command(argv[0], argv[1:], results or RESULTS_DIRECTORY)
+        arguments = parse_arguments(argv)
+        if arguments.name != "all":
+            return _run_suite(arguments.name, arguments)
+        codes = [_run_suite(name, arguments) for name in BENCHMARKS]
+        if arguments.again or arguments.quick:
+            print(f"\nleft out, being of one size: {', '.join(COMMANDS)}", file=sys.stderr)
+        else:
+            options = ["--results", str(arguments.results)]
+            codes += [_run_command(name, options, arguments.results) for name in COMMANDS]
+        return max(codes)
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         return 130
-    return 0 if kept else 1
+
+
+def _run_suite(name: str, arguments: argparse.Namespace) -> int:
+    try:
+        with _kept(name, arguments.results):
+            return 0 if _run_benchmark(name, BENCHMARKS[name], arguments) else 1
+    except (ChildFailed, FileNotFoundError) as error:
+        print(f"\n{error}", file=sys.stderr)
+        return 2
+
+
+def _run_command(name: str, options: list[str], results: Path) -> int:
+    try:
+        with _kept(name, results):
+            return COMMANDS[name](options)
+    except RuntimeError as error:
+        print(f"\n{name}: {error}", file=sys.stderr)
+        return 2
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-import statistics
 import sys
 import time
 from collections.abc import Sequence
@@ -64,16 +63,13 @@ def _run(rival: str, sweep: Sweep, directory: Path) -> tuple[Run, Path]:
     return run, Path(run.record.pop("experiment_path"))
 
 
-def _checkpoints(run: Run, start: float, end: float) -> float:
-    """The median time of one experiment checkpoint between two numbers of finished trials."""
-    found = [c["save_s"] for c in run.record["checkpoints"] if start <= c["finished"] <= end]
-    return statistics.median(found)
-
-
 def _figures(run: Run, reading: dict[str, Any], resumed: dict[str, Any]) -> dict[str, float]:
     total = run.samples[-1][FINISHED]
     level = next(sample[RSS] for sample in run.samples if sample[FINISHED] >= LEVEL_AT)
     peak = max(run.highest(RSS), run.record["rss_after_fit"])
+    for opened in (reading, resumed):
+        if opened["trials"] != total:
+            raise RuntimeError(f"{opened['trials']:,} of {total:,} trials are there afterwards")
     return {
         "trials": total,
         "fit_s": run.fit_seconds,
@@ -81,8 +77,8 @@ def _figures(run: Run, reading: dict[str, Any], resumed: dict[str, Any]) -> dict
         "rss_rise_mb": (peak - level) / MB,
         "per_second_first_tenth": run.trials_per_second(0.0, 0.1),
         "per_second_last_tenth": run.trials_per_second(0.9, 1.0),
-        "checkpoint_early_s": _checkpoints(run, LEVEL_AT / 2, 5 * LEVEL_AT),
-        "checkpoint_late_s": _checkpoints(run, 0.95 * total, total),
+        "checkpoint_early_s": run.periodic_checkpoint(LEVEL_AT / 2, 5 * LEVEL_AT),
+        "checkpoint_late_s": run.periodic_checkpoint(0.95 * total, total),
         "state_file_mb": run.late_checkpoints("state_bytes")[-1] / MB,
         "beside_trials_mb": run.record["bytes_beside_trials"] / MB,
         "reading_s": reading["seconds"],

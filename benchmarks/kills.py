@@ -288,7 +288,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if interrupted:
         print("\ninterrupted", file=sys.stderr)
         return 130
-    return 0 if all(outcome.is_whole for outcome in by_rival.get("memguard", [])) else 1
+    guarded = by_rival.get("memguard", [])
+    return 0 if all(outcome.is_whole and not outcome.ran_again for outcome in guarded) else 1
 
 
 if __name__ == "__main__":

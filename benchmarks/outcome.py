@@ -50,6 +50,7 @@ def _describe_dataframe(grid: ResultGrid) -> dict[str, Any]:
         "rows": len(frame),
         "columns": {name: str(dtype) for name, dtype in frame.dtypes.items()},
         "sha256": _digest(rows),
+        "sha256_in_any_order": _digest(sorted(rows, key=repr)),
     }
 
 

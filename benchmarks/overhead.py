@@ -191,6 +191,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.child:
         child(arguments.trials, arguments.child)
         return 0
+    if arguments.trials < 2 * WARM_UP:
+        parser.error(f"--trials must be at least {2 * WARM_UP:,}, not {arguments.trials:,}")
     machine = describe_machine()
     print(f"\noverhead: {arguments.trials:,} simulated trials, no loggers, runs: {arguments.runs}")
     print(", ".join(f"{key} {value}" for key, value in machine.items()), flush=True)
@@ -231,7 +233,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         f"of it a share of the experiment checkpoint: {1e3 * middle['checkpoint_share_s']:.3f} ms"
     )
     print(f"medians of the runs: {', '.join(f'{1e3 * value:.3f}' for value in medians)} ms")
-    print(f"a trial takes, Ray alone: {1e3 * statistics.median(alone):.2f} ms at the median")
+    print(
+        f"mean of all {arguments.trials:,}, the tracker's looks in the first {WARM_UP} included: "
+        f"{1e3 * middle['added']['mean_of_all_s']:.3f} ms"
+    )
+    guarded = statistics.median(record["per_trial_s"] for record in found)
+    print(
+        f"a trial takes, all in all, at the median: Ray alone {1e3 * statistics.median(alone):.2f} "
+        f"ms, with MemGuard {1e3 * guarded:.2f} ms"
+    )
     print(f"reading one back: {1e3 * middle['read_back_s']:.2f} ms")
     print(
         f"on disk: {middle['store_bytes_per_trial']:,.0f} B a trial in the store, "

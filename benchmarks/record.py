@@ -88,6 +88,16 @@ class Run:
         total = self.samples[-1][FINISHED]
         return [c[column] for c in self.record["checkpoints"] if c["finished"] >= 0.9 * total]
 
+    def periodic_checkpoint(self, start: float, end: float) -> float:
+        """Return the median seconds of one experiment checkpoint that came in its turn.
+
+        Between two numbers of finished trials; if the sweep was too short for any, of the forced
+        one at its end, which finds less that is new.
+        """
+        found = [c for c in self.record["checkpoints"] if start <= c["finished"] <= end]
+        in_turn = [c["save_s"] for c in found if not c["forced"]]
+        return statistics.median(in_turn or [self.record["checkpoints"][-1]["save_s"]])
+
 
 @dataclass(frozen=True)
 class Round:

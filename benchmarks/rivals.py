@@ -53,15 +53,22 @@ class _Finisher(Callback):
         raise NotImplementedError
 
 
+def _forget_in_loggers(controller: Any, trial: Any) -> None:
+    for callback in controller._callbacks._callbacks:
+        if isinstance(callback, LoggerCallback):
+            for name in _KEPT_BY_LOGGERS:
+                getattr(callback, name, {}).pop(trial, None)
+
+
 class LoggerCleanUp(_Finisher):
-    """What was proposed upstream: loggers forget a trial when it ends (ray issue 64231)."""
+    """The loggers' part of what was proposed upstream: they forget a trial when it ends.
+
+    See ray issue 64231. By itself it frees little: the controller has the trials, too.
+    """
 
     def finish(self, trial: Any) -> None:
         """Take the trial out of the loggers' tables."""
-        for callback in self._controller._callbacks._callbacks:
-            if isinstance(callback, LoggerCallback):
-                for name in _KEPT_BY_LOGGERS:
-                    getattr(callback, name, {}).pop(trial, None)
+        _forget_in_loggers(self._controller, trial)
 
 
 class NaivePruner(_Finisher):
@@ -74,6 +81,22 @@ class NaivePruner(_Finisher):
             controller._trials.remove(trial)
         for name in ("_live_trials", "_stopped_trials", "_failed_trials"):
             getattr(controller, name).discard(trial)
+
+
+class BothAndMore(NaivePruner):
+    """All that a user can drop by hand: also in the loggers, and what Ray would write of a trial.
+
+    Without that text, finished trials are not in the experiment state.
+    """
+
+    def finish(self, trial: Any) -> None:
+        """Take the trial out of everything that is keyed by it."""
+        super().finish(trial)
+        _forget_in_loggers(self._controller, trial)
+        self._controller._trial_metadata.pop(trial.trial_id, None)
+        self._controller._trials_to_cache.discard(trial)
+        trial.invalidate_json_state()
+        trial.run_metadata.invalidate_cache()
 
 
 def _memguard() -> Callback:
@@ -110,7 +133,10 @@ RIVALS = {
     ),
     "logger-clean-up": Rival("logger clean-up", "#937860", LoggerCleanUp),
     "naive-pruner": Rival("naive pruner", "#8172b3", NaivePruner),
+    "by-hand": Rival("both and more", "#64b5cd", BothAndMore),
     MEMGUARD: Rival("MemGuard", "#4c72b0", _memguard),
 }
 #: Where nothing finishes, or loggers are off, the others do what Ray does.
 TWO = (RAY, MEMGUARD)
+#: With what frees most of what can be dropped by hand.
+THREE = (RAY, "by-hand", MEMGUARD)

@@ -38,6 +38,7 @@ class Sweep:
     loggers: bool = True
     verbose_level: int = 1
     algorithm: str = "random"
+    reuse_actors: bool = False
     #: Whether all results are read afterwards, to be compared.
     describe: bool = True
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from benchmarks.picture import Panel, columns
 from benchmarks.record import FINISHED, RESULTS, RSS, STORE, Round, Run
-from benchmarks.rivals import MEMGUARD, RAY, RIVALS, TWO
+from benchmarks.rivals import MEMGUARD, RAY, RIVALS, THREE, TWO
 from benchmarks.rows import (
     Bar,
     Check,
@@ -244,9 +244,17 @@ def _evaluate_losses(rounds: list[Round]) -> list[Row]:
         return str(run.record["console"])
 
     consoles = by_rival(rounds, console)
+
+    def same_rows(one: Round, name: str) -> str:
+        ray, other = (one.runs[rival].record["outcome"]["dataframe"] for rival in (RAY, name))
+        same = ray["sha256_in_any_order"] == other["sha256_in_any_order"]
+        return "yes" if same else f"no: {other['rows']:,} rows, {len(other['columns'])} columns"
+
+    rows = {name: [same_rows(one, name) for one in rounds] for name in rounds[0].runs}
     return [
         Check("results with their history", by_rival(rounds, histories), holds=True, is_bar=False),
         same_results(rounds),
+        Check("the same DataFrame, but for its order", rows, holds=set(rows[MEMGUARD]) == {"yes"}),
         Check(
             "the console's last count",
             consoles,
@@ -254,6 +262,11 @@ def _evaluate_losses(rounds: list[Round]) -> list[Row]:
         ),
         *_evaluate_opened(rounds),
     ]
+
+
+def _evaluate_by_hand(rounds: list[Round]) -> list[Row]:
+    *rows, _ = _evaluate_scale()(rounds)
+    return [*rows, *_evaluate_losses(rounds)]
 
 
 def _evaluate_population(rounds: list[Round]) -> list[Row]:
@@ -280,34 +293,42 @@ def _evaluate_algorithm(rounds: list[Round]) -> list[Row]:
     ]
 
 
-def _late(run: Run) -> float:
-    return run.trials_per_second(0.90, 1.00)
+def _evaluate_scale(
+    limit: float | None = None, part: float = 0.1
+) -> Callable[[list[Round]], list[Row]]:
+    """``limit``: of the whole time, MemGuard by Ray. ``part``: of the trials, what is early."""
 
-
-def _evaluate_scale(limit: float | None = None) -> Callable[[list[Round]], list[Row]]:
-    """``limit``: of the whole time, MemGuard by Ray."""
+    def checkpoint(run: Run) -> float:
+        total = run.samples[-1][FINISHED]
+        return run.periodic_checkpoint((1 - part) * total, total)
 
     def evaluate(rounds: list[Round]) -> list[Row]:
         bar = None if limit is None else Bar(limit, of_ratio=True)
         return [
             figure("fit(), in all", seconds, rounds, lambda run: run.fit_seconds, bar),
             figure(
-                "time per trial, first 10 % of the trials",
-                milliseconds,
+                "fit() and reading all results",
+                seconds,
                 rounds,
-                lambda run: 1 / run.trials_per_second(0.02, 0.10),
+                lambda run: run.fit_and_read_seconds,
             ),
             figure(
-                "time per trial, last 10 %",
+                f"time per trial, first {part:.0%} of the trials",
                 milliseconds,
                 rounds,
-                lambda run: 1 / _late(run),
+                lambda run: 1 / run.trials_per_second(0.0, part),
             ),
             figure(
-                "one experiment checkpoint, median of the last 10 %",
+                f"time per trial, last {part:.0%}",
                 milliseconds,
                 rounds,
-                lambda run: statistics.median(run.late_checkpoints("save_s")),
+                lambda run: 1 / run.trials_per_second(1 - part, 1.0),
+            ),
+            figure(
+                f"one experiment checkpoint, median of the last {part:.0%}",
+                milliseconds,
+                rounds,
+                checkpoint,
             ),
             figure(
                 "experiment state file, at the end",
@@ -433,17 +454,31 @@ BENCHMARKS = {
         tuple(
             Leg(
                 Sweep("simulated", trials, sample_every=trials // 200),
-                _evaluate_scale(limit),
+                _evaluate_scale(limit, part),
                 _TIME_BY_TRIAL,
                 f"{trials:,} trials",
                 rivals,
             )
-            for trials, limit, rivals in (
-                (1_000, None, tuple(RIVALS)),
-                (10_000, None, tuple(RIVALS)),
-                # The two between do what Ray does, for hours.
-                (30_000, 0.5, (RAY, "naive-pruner", MEMGUARD)),
+            for trials, limit, part, rivals in (
+                # Of the shortest, a tenth has no experiment checkpoint in it.
+                (1_000, None, 0.4, tuple(RIVALS)),
+                (10_000, None, 0.1, tuple(RIVALS)),
+                # The others do what Ray does, for hours.
+                (30_000, 0.5, 0.1, (RAY, "naive-pruner", MEMGUARD)),
             )
+        ),
+    ),
+    "by-hand": Benchmark(
+        "all that can be dropped by hand, simulated actors, default loggers",
+        (
+            Leg(
+                Sweep("simulated", 10_000, sample_every=50),
+                _evaluate_by_hand,
+                _RSS_BY_TRIAL,
+                "simulated actors",
+                THREE,
+                reopen=True,
+            ),
         ),
     ),
     "losses": Benchmark(
@@ -486,7 +521,13 @@ BENCHMARKS = {
         "simulated actors against real ones",
         (
             Leg(Sweep("reused", 3000), _evaluate_slope, _RSS_BY_TRIAL, "reused actors", TWO),
-            Leg(Sweep("simulated", 3000), _evaluate_slope, _RSS_BY_TRIAL, "simulated actors", TWO),
+            Leg(
+                Sweep("simulated", 3000, reuse_actors=True),
+                _evaluate_slope,
+                _RSS_BY_TRIAL,
+                "simulated actors, reused as well",
+                TWO,
+            ),
         ),
         compare=_compare_slopes,
     ),

@@ -58,6 +58,12 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--sample-unit", choices=("trials", "results"), default="trials")
     parser.add_argument("--algorithm", choices=ALGORITHMS, default="random")
     parser.add_argument("--loggers", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument(
+        "--reuse-actors",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="simulated ones, too",
+    )
     parser.add_argument("--describe", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--verbose-level", type=int, choices=(0, 1), default=1)
     arguments = parser.parse_args(argv)
@@ -101,7 +107,7 @@ def _make_tuner(arguments: argparse.Namespace, recorder: Recorder) -> tune.Tuner
             metric=METRIC,
             mode=MODE,
             num_samples=arguments.trials,
-            reuse_actors=arguments.actors == "reused",
+            reuse_actors=arguments.actors == "reused" or arguments.reuse_actors,
             **make_algorithm(arguments.algorithm, arguments.seed),
         ),
         run_config=tune.RunConfig(

@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks import __main__ as command
 from benchmarks.record import Round, Run
-from benchmarks.report import format_table
+from benchmarks.report import format_table, write_results
 from benchmarks.rivals import MEMGUARD, RAY, RIVALS
 from benchmarks.rows import Bar, Row, figure, plain_bytes, same_results
 from benchmarks.suite import BENCHMARKS
@@ -74,3 +74,49 @@ def test_what_is_printed_is_kept(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert capsys.readouterr().out == "figures\n"
     with pytest.raises(SystemExit):
         command.main(["nonsense"])
+
+
+def test_an_experiment_checkpoint_is_one_that_came_in_its_turn() -> None:
+    run = _run(1)
+    run.record["checkpoints"] = [
+        {"finished": 10, "forced": False, "save_s": 1.0},
+        {"finished": 90, "forced": False, "save_s": 2.0},
+        {"finished": 100, "forced": True, "save_s": 3.0},
+    ]
+    assert run.periodic_checkpoint(0, 50) == 1.0
+    assert run.periodic_checkpoint(50, 100) == 2.0
+    assert run.periodic_checkpoint(95, 100) == 3.0
+
+
+def test_what_was_measured_can_be_judged_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(command, "draw", lambda *_: None)
+    leg = BENCHMARKS["agreement"].legs[0]
+    head = {"machine": {"ray": "9.9.9"}, "runs": 3, "judged": True}
+    measured = [("one", [], _rounds()), ("other", [], _rounds())]
+    write_results(tmp_path / "agreement.json", head, measured)
+    assert command.main(["agreement", "--again", "--results", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    assert "ray 9.9.9" in printed
+    assert leg.title in printed
+    assert "1.000" in printed
+    assert command.main(["scale", "--again", "--results", str(tmp_path)]) == 2
+
+
+def test_bars_need_ray_and_memguard(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        command.main(["scale", "--rivals", "ray"])
+    assert "memguard must be among them" in capsys.readouterr().err
+
+
+def test_an_interrupt_ends_all_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[str] = []
+
+    def interrupted(name: str, *_: object) -> bool:
+        begun.append(name)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command, "_run_benchmark", interrupted)
+    assert command.main(["all"]) == 130
+    assert len(begun) == 1
