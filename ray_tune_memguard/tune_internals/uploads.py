@@ -19,6 +19,7 @@ from typing import Any
 
 from pyarrow.fs import FileSystem, LocalFileSystem
 from ray.train._internal.storage import (
+    StorageContext,
     _FilesystemSyncer,
     _pyarrow_fs_copy_files,
     _upload_to_fs_path,
@@ -150,9 +151,19 @@ def upload_incrementally(
     """
     manager = controller._checkpoint_manager
     syncer = IncrementalSyncer(manager._storage.syncer, trials, staging)
-    manager._storage = copy.copy(manager._storage)
+    manager._storage = _with_fixed_path(manager._storage)
     manager._storage.syncer = syncer
     return syncer
+
+
+def _with_fixed_path(storage: StorageContext) -> StorageContext:
+    """A copy that knows its staging directory, which Ray puts together anew on every step."""
+    fixed = copy.copy(storage)
+    path = storage.experiment_driver_staging_path
+    fixed.__class__ = type(
+        type(storage).__name__, (type(storage),), {"experiment_driver_staging_path": path}
+    )
+    return fixed
 
 
 def is_uploading(controller: Any) -> bool:
