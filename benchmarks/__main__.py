@@ -69,6 +69,9 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         default=list(RIVALS),
         help="all, unless some are named; MemGuard and Ray alone are what bars are about",
     )
+    parser.add_argument(
+        "--legs", nargs="+", type=_positive, help="only these parts of it, by number"
+    )
     parser.add_argument("--again", action="store_true", help="of what was measured last time")
     parser.add_argument("--trials", type=_positive, help="trials (for `results`: results)")
     parser.add_argument(
@@ -127,13 +130,17 @@ def _run_benchmark(name: str, benchmark: Benchmark, arguments: argparse.Namespac
     """Run, print and write one benchmark; return whether it kept its bars, or was not judged."""
     path = arguments.results / f"{name}.json"
     runs = arguments.runs or (1 if arguments.quick else 3)
-    head = {
+    numbers = arguments.legs or list(range(1, len(benchmark.legs) + 1))
+    if not set(numbers) <= set(range(1, len(benchmark.legs) + 1)):
+        raise ChildFailed(f"--legs: {name} has {len(benchmark.legs)}, not {max(numbers)}")
+    head: dict[str, Any] = {
         "benchmark": name,
         "title": benchmark.title,
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "judged": not (arguments.quick or arguments.trials),
         "machine": describe_machine(),
         "runs": runs,
+        "legs": numbers,
     }
     measured: list[list[Round]] | None = None
     if arguments.again:
@@ -143,7 +150,8 @@ def _run_benchmark(name: str, benchmark: Benchmark, arguments: argparse.Namespac
     print(f"\n{name}: {benchmark.title}")
     print(", ".join(f"{key} {value}" for key, value in head["machine"].items()))
     evaluated = []
-    for index, leg in enumerate(_sized(leg, arguments) for leg in benchmark.legs):
+    for index, number in enumerate(head.get("legs", numbers)):
+        leg = _sized(benchmark.legs[number - 1], arguments)
         if measured is not None:
             rounds = measured[index]
         else:
@@ -155,7 +163,7 @@ def _run_benchmark(name: str, benchmark: Benchmark, arguments: argparse.Namespac
         print(f"\n{leg.title}: {leg.sweep.total:,} {leg.sweep.sample_unit}, runs: {runs}")
         print(format_table(rows, judged), flush=True)
         evaluated.append((leg, rows, rounds))
-    if benchmark.compare is not None:
+    if benchmark.compare is not None and len(evaluated) == len(benchmark.legs):
         rows = benchmark.compare([rounds for _, _, rounds in evaluated])
         print(f"\n{format_table(rows, judged)}", flush=True)
         evaluated[-1][1].extend(rows)

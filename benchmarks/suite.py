@@ -450,21 +450,22 @@ BENCHMARKS = {
         ),
     ),
     "scale": Benchmark(
-        "the driver's time, simulated actors, default loggers",
+        "the driver's time, simulated actors, default loggers unless said",
         tuple(
             Leg(
-                Sweep("simulated", trials, sample_every=trials // 200),
+                Sweep("simulated", trials, sample_every=trials // 200, loggers=loggers),
                 _evaluate_scale(limit, part),
                 _TIME_BY_TRIAL,
-                f"{trials:,} trials",
+                f"{trials:,} trials{'' if loggers else ', no loggers'}",
                 rivals,
             )
-            for trials, limit, part, rivals in (
+            for trials, loggers, limit, part, rivals in (
                 # Of the shortest, a tenth has no experiment checkpoint in it.
-                (1_000, None, 0.4, tuple(RIVALS)),
-                (10_000, None, 0.1, tuple(RIVALS)),
+                (1_000, True, None, 0.4, tuple(RIVALS)),
+                (10_000, True, None, 0.1, tuple(RIVALS)),
                 # The others do what Ray does, for hours.
-                (30_000, 0.5, 0.1, (RAY, "naive-pruner", MEMGUARD)),
+                (30_000, True, 0.5, 0.1, (RAY, "naive-pruner", MEMGUARD)),
+                (30_000, False, 0.5, 0.1, TWO),
             )
         ),
     ),
