@@ -103,33 +103,35 @@ class TypicalPart:
     """An object that, in most trials, consists of the same as in the first one."""
 
     def __init__(self) -> None:
-        self._first: Any = None
-        self._consists_of: Any = None
-        self._text = ""
+        # It, what it consists of, and its text: set in one step, whoever else is just here.
+        self._first: tuple[Any, Any, str] | None = None
 
     def is_typical(self, value: Any) -> bool:
         """Whether ``value``, not None, is what :meth:`another` makes.
 
-        Raises whatever an object raises that does not say what it consists of.
+        Raises whatever an object raises that does not say what it consists of, or that cannot be
+        compared.
         """
         # What a pickle is made of, so that objects of which it is equal have the same text.
         consists_of = value.__reduce_ex__(pickle.HIGHEST_PROTOCOL)
         if self._first is None:
-            self._text = _hex_pickle(value)
             # Deep copies: the first one may change.
-            self._consists_of = copy.deepcopy(consists_of)
-            self._first = copy.deepcopy(value)
-        return bool(consists_of == self._consists_of)
+            self._first = copy.deepcopy(value), copy.deepcopy(consists_of), _hex_pickle(value)
+        return bool(consists_of == self._first[1])
 
     def another(self) -> Any:
         """One like them; the parts of which it consists are those of all others."""
-        one = object.__new__(type(self._first))
-        one.__dict__.update(self._first.__dict__)
+        assert self._first is not None
+        first = self._first[0]
+        one = object.__new__(type(first))
+        one.__dict__.update(first.__dict__)
         return one
 
     def text_of(self, value: Any) -> str:
         """Its pickle in hexadecimal digits, as Ray writes it."""
-        return self._text if self.is_typical(value) else _hex_pickle(value)
+        if self.is_typical(value) and self._first is not None:
+            return self._first[2]
+        return _hex_pickle(value)
 
 
 class _WithoutPickles:

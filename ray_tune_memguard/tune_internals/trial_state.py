@@ -139,7 +139,7 @@ class TrialStateCodec:
                 state[name] = None
                 names.append(name)
         for name, typical in self._typical.items():
-            if type(state.get(name)) is _LIKE_OTHERS[name] and typical.is_typical(state[name]):
+            if type(state.get(name)) is _LIKE_OTHERS[name] and _is_typical(typical, state[name]):
                 state[name] = None
                 names.append(name)
         return tuple(names)
@@ -165,6 +165,13 @@ class TrialStateCodec:
     def json_state(self, trial: Trial) -> tuple[str, str]:
         """What ``Trial.get_json_state`` returns, in other words."""
         return self._writer.write(trial)
+
+
+def _is_typical(typical: TypicalPart, part: Any) -> bool:
+    try:
+        return typical.is_typical(part)
+    except Exception:  # It holds what cannot be copied, or not be compared; it may still pickle.
+        return False
 
 
 def is_ready_to_spill(trial: Trial) -> bool:

@@ -81,3 +81,46 @@ def test_one_that_cannot_be_copied_stops_no_other(source: Path, tmp_path: Path) 
 def test_what_is_gone_is_told(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         copy_file(str(tmp_path / "nothing"), str(tmp_path / "target"))
+
+
+@pytest.mark.parametrize("link", ["symbolic", "hard"])
+def test_a_link_to_the_target_leaves_it_as_it_is(link: str, tmp_path: Path) -> None:
+    source, target = tmp_path / "source", tmp_path / "target"
+    source.mkdir()
+    target.mkdir()
+    (target / "result.json").write_bytes(b"kept")
+    if link == "hard":
+        (source / "result.json").hardlink_to(target / "result.json")
+    else:
+        (source / "result.json").symlink_to(target / "result.json")
+    copy_directory(str(source), str(target))
+    assert contents(target) == {"result.json": b"kept"}
+
+
+def test_links_to_directories_above_are_not_followed_for_ever(tmp_path: Path) -> None:
+    source, target = tmp_path / "source", tmp_path / "target"
+    source.mkdir()
+    target.mkdir()
+    (source / "file").write_bytes(b"x")
+    (source / "itself").symlink_to(source)
+    (source / "storage").symlink_to(target)
+    copy_directory(str(source), str(target))
+    assert contents(target) == {"file": b"x"}
+
+
+def test_what_may_not_be_read_is_told(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed = os.scandir
+
+    # Made up, for nothing is forbidden to root.
+    def scandir(path: str) -> Any:
+        if path.endswith("deeper"):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        return listed(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(PermissionError):
+        copy_directory(str(source), str(tmp_path / "target"))
+    monkeypatch.undo()
+    assert "large" in contents(tmp_path / "target")

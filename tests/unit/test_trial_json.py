@@ -194,3 +194,12 @@ def test_resources_that_differ_from_those_of_others_are_kept(tmp_path: Path) -> 
         trial.placement_group_factory.required_resources for trial in trials
     ]
     assert loaded[0] is not loaded[1]
+
+
+def test_resources_that_cannot_be_compared_are_kept(tmp_path: Path) -> None:
+    trial = make_trial(tmp_path)
+    trial.placement_group_factory._weights = np.arange(3)
+    codec = TrialStateCodec(trial.storage)
+    for _ in range(2):
+        loaded = codec.load(codec.dump(trial))["placement_group_factory"]
+        assert loaded._weights.tolist() == [0, 1, 2]
