@@ -51,9 +51,11 @@ def _read(path: Path) -> dict[str, Any]:
     started = time.perf_counter()
     analysis = ExperimentAnalysis(str(path), default_metric=METRIC, default_mode=MODE)
     seconds = time.perf_counter() - started
+    # None if the finished trials are not in it.
+    best = analysis.best_trial
     return {
         "trials": len(analysis.trials),
-        "best": {"config": analysis.best_config, METRIC: analysis.best_result[METRIC]},
+        "best": best and {"config": best.config, METRIC: best.last_result[METRIC]},
         "seconds": seconds,
         "rss_added": resident_bytes() - rss,
     }
