@@ -11,6 +11,7 @@ import functools
 import os
 import shutil
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -146,37 +147,50 @@ def _hook_publish(trigger: _Trigger) -> None:
 
 
 def _hook_upload(trigger: _Trigger) -> None:
-    """MemGuard copies file by file with ``shutil``, Ray everything at once with Arrow.
+    """MemGuard copies file by file, Ray everything at once with Arrow."""
+    if "ray_tune_memguard" in sys.modules:
+        _hook_single_copies(trigger)
+    else:
+        _hook_arrow(trigger)
 
-    On a local disk MemGuard's state file is there already when the searcher's is copied.
-    Of Arrow's copy, which is not Python's, a stage is made that it can be killed in: it opens all
-    files in some order of its own, empties each and then fills it.
+
+def _hook_single_copies(trigger: _Trigger) -> None:
+    """On a local disk the state file is there already when the searcher's is copied."""
+    from ray_tune_memguard.tune_internals import uploads
+
+    copy_file = uploads.copy_file
+
+    def copy_file_or_die(source: str, target: str) -> None:
+        is_searchers = os.path.basename(source).startswith(SEARCHER_FILES)
+        if is_searchers:
+            trigger("state")
+            if trigger.is_due("half"):
+                _copy_half(Path(source), Path(target))
+                trigger("half")
+        copy_file(source, target)
+        if is_searchers:
+            trigger("searcher")
+
+    uploads.copy_file = copy_file_or_die
+
+
+def _hook_arrow(trigger: _Trigger) -> None:
+    """Of Arrow's copy, which is not Python's, a stage is made that it can be killed in.
+
+    It opens all files in some order of its own, empties each and then fills it.
     """
     from ray.train._internal import storage
 
-    copyfile, copy_files = shutil.copyfile, storage._pyarrow_fs_copy_files
-
-    def copyfile_or_die(source: Any, target: Any, **kwargs: Any) -> Any:
-        name = os.path.basename(os.fspath(source))
-        if not name.startswith(SEARCHER_FILES):
-            return copyfile(source, target, **kwargs)
-        trigger("state")
-        if trigger.is_due("half"):
-            _copy_half(Path(source), Path(target))
-            trigger("half")
-        result = copyfile(source, target, **kwargs)
-        trigger("searcher")
-        return result
+    copy_files = storage._pyarrow_fs_copy_files
 
     def copy_files_or_die(source: Any, target: Any, *args: Any, **kwargs: Any) -> None:
         if os.path.isdir(source):
             for instant in AIMS["upload"]:
                 if trigger.is_due(instant):
-                    _copy_some(Path(source), Path(target), instant, copyfile)
+                    _copy_some(Path(source), Path(target), instant, shutil.copyfile)
                     trigger(instant)
         copy_files(source, target, *args, **kwargs)
 
-    shutil.copyfile = copyfile_or_die
     storage._pyarrow_fs_copy_files = copy_files_or_die
 
 

@@ -154,6 +154,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         os.environ["TUNE_GLOBAL_CHECKPOINT_S"] = str(arguments.checkpoint_seconds)
     start_ray(arguments.ray_directory)
     if arguments.act == "begin":
+        if arguments.rival == "memguard":
+            import ray_tune_memguard  # noqa: F401
         kill_hooks.install_from_environment()
         _begin(arguments)
     else:
