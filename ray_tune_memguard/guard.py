@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from typing import Any
 
 from ray_tune_memguard import options as opt
@@ -10,6 +11,9 @@ from ray_tune_memguard.callbacks.base import GuardCallback
 from ray_tune_memguard.callbacks.object_growth_tracker import ObjectGrowthTracker
 from ray_tune_memguard.callbacks.rss_reporter import RssReporter
 from ray_tune_memguard.callbacks.trial_pruner import TrialPruner
+
+# Where nothing happens, measurements are looked after this often.
+_MEASURE_EVERY_S = 0.02
 
 
 class MemGuard(GuardCallback):
@@ -45,7 +49,7 @@ class MemGuard(GuardCallback):
         )
         # In this order: what is reported is what is left after spilling.
         self._parts: tuple[GuardCallback, ...] = (self.pruner, self.reporter, self.tracker)
-        self._has_begun = False
+        self._begin()
         self.options = {name: value for part in self._parts for name, value in part.options.items()}
 
     @property
@@ -55,9 +59,13 @@ class MemGuard(GuardCallback):
     def setup(  # type: ignore[override]
         self, **info: Any
     ) -> None:
-        self._has_begun = False
+        self._begin()
         for part in self._parts:
             part.setup(**info)
+
+    def _begin(self) -> None:
+        self._has_begun = self._has_news = False
+        self._measure_at = 0.0
 
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
         # Only the first step of a sweep has something new for them.
@@ -67,22 +75,31 @@ class MemGuard(GuardCallback):
                 part.on_step_begin(iteration=iteration, trials=trials, **info)
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        for part in self._parts:
-            part.on_step_end(iteration=iteration, trials=trials, **info)
+        self.pruner.on_step_end(iteration=iteration, trials=trials, **info)
+        # Most steps have nothing to count, and come too soon after the last one for a report.
+        now = time.monotonic()
+        if self._has_news or now >= self._measure_at:
+            self._has_news = False
+            self._measure_at = now + _MEASURE_EVERY_S
+            self.reporter.on_step_end(iteration=iteration, trials=trials, **info)
+            self.tracker.on_step_end(iteration=iteration, trials=trials, **info)
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
+        self._has_news = True
         for part in self._parts:
             part.on_trial_result(
                 iteration=iteration, trials=trials, trial=trial, result=result, **info
             )
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._has_news = True
         for part in self._parts:
             part.on_trial_complete(iteration=iteration, trials=trials, trial=trial, **info)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._has_news = True
         for part in self._parts:
             part.on_trial_error(iteration=iteration, trials=trials, trial=trial, **info)
 

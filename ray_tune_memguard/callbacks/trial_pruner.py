@@ -21,12 +21,15 @@ TRIM_EVERY_TRIALS = 50
 TRIM_SLACK_MIB = 4.0
 # A running trial that reports often is to be looked at, too, though no trial finishes.
 _RESULTS_PER_TRIAL_OF_TRIM = 2
+#: Trials that finish sooner than this after a spill wait for each other: together they cost half. A
+#: kill meanwhile lets them run again.
+SPILL_EVERY_S = 0.08
 _FIRST_RETRY_S = 1.0
 _LONGEST_RETRY_S = 30.0
 
 
 class TrialPruner(GuardCallback):
-    """Writes each finished trial to disk as soon as Ray is done with it, then frees its memory.
+    """Writes each finished trial to disk once Ray is done with it, then frees its memory.
 
     Nothing is lost by it: results, resume and analysis read a spilled trial back when asked for it,
     and whoever still holds the ``Trial`` object can go on using it. What changes in a sweep is
@@ -77,7 +80,7 @@ class TrialPruner(GuardCallback):
         self._sweep: Sweep | None = None
         self._since_trim = 0
         self._results_since_trim = 0
-        self._retry_at = 0.0
+        self._spill_at = self._retry_at = 0.0
         self._retry_after = _FIRST_RETRY_S
         unknown = entry.unknown_ray()
         if unknown is not None:
@@ -102,7 +105,8 @@ class TrialPruner(GuardCallback):
 
     @guarded
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        if time.monotonic() >= self._retry_at:
+        now = time.monotonic()
+        if now >= self._retry_at and (now >= self._spill_at or self._is_last_step()):
             self._try_to(self._spill)
         self._maybe_trim()
 
@@ -136,6 +140,9 @@ class TrialPruner(GuardCallback):
     def _directory(self) -> Path:
         return self.spill_dir or entry.store_directory(self._controller)
 
+    def _is_last_step(self) -> bool:
+        return self._sweep is not None and self._sweep.has_only_finished()
+
     def _open(self) -> None:
         self._sweep = entry.open_sweep(self._controller, self._directory(), self.notices)
 
@@ -145,6 +152,7 @@ class TrialPruner(GuardCallback):
         assert self._sweep is not None
         spilled = self._sweep.spill_settled()
         if spilled.count:
+            self._spill_at = time.monotonic() + SPILL_EVERY_S
             self._since_trim += spilled.count
             self.notices.again("disk")
         for trial, error in spilled.refused:

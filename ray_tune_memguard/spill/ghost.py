@@ -126,6 +126,25 @@ class Residency:
                 self.held[row.trial_id] = trial
             return trial
 
+    def view(self, row: SpilledRow) -> Any:
+        """A spilled trial for who only reads it and lets go of it: one that is not looked after.
+
+        What is changed on it is lost, unless somebody holds the trial itself: then it is that one.
+        """
+        with self._lock:
+            trial = self.held.get(row.trial_id)
+            if trial is not None:
+                return trial
+            trial = object.__new__(self._codec.trial_class)
+            trial.__dict__.update(self._read(row.trial_id))
+            return trial
+
+    def _read(self, trial_id: str) -> dict[str, Any]:
+        raw = self.store.state(trial_id)
+        if raw is None:
+            return self._codec.load_entry(self.store.entry(trial_id))
+        return self._codec.load(raw)
+
     def loaded(self) -> list[Any]:
         with self._lock:
             return [trial for trial, _ in self._loaded.values()]
@@ -141,11 +160,7 @@ class Residency:
             if not is_ghost(trial):
                 return
             trial_id = attributes["trial_id"]
-            raw = self.store.state(trial_id)
-            if raw is None:
-                state = self._codec.load_entry(self.store.entry(trial_id))
-            else:
-                state = self._codec.load(raw)
+            state = self._read(trial_id)
             plain = _plain_classes[type(trial)]
             attributes.update(state)
             attributes.pop(_RESIDENCY, None)

@@ -24,10 +24,14 @@ class ProgressDigest(list[Any]):
     """Stands for all trials in a progress report, but walks only over those that decide it.
 
     :meth:`by_status` gives the whole sweep. ``errors``: walk over every trial that ever failed.
+    ``only_reads``: who reports neither keeps nor changes a trial of these groups, which is cheaper.
     """
 
-    def __init__(self, trials: SpilledTrials, metric: str | None, errors: bool) -> None:
+    def __init__(
+        self, trials: SpilledTrials, metric: str | None, errors: bool, only_reads: bool = False
+    ) -> None:
         self._trials = trials
+        self._only_reads = only_reads
         super().__init__(_deciding(trials, metric, errors))
 
     def __len__(self) -> int:
@@ -47,15 +51,19 @@ class ProgressDigest(list[Any]):
         # A defaultdict, because that is what Ray's own grouping returns.
         groups: dict[str, list[Any]] = defaultdict(list)
         for status in first:
-            groups[status] = StatusGroup(self._trials, status, residents[status])
+            groups[status] = StatusGroup(self._trials, status, residents[status], self._only_reads)
         return groups
 
 
 class StatusGroup(list[Any]):
     """The trials of one status, in order, read from the store as they are walked over."""
 
-    def __init__(self, trials: SpilledTrials, status: str, residents: dict[int, Any]) -> None:
+    def __init__(
+        self, trials: SpilledTrials, status: str, residents: dict[int, Any], only_reads: bool
+    ) -> None:
         super().__init__()
+        residency = trials.residency
+        self._spilled = residency.view if only_reads else residency.ghost
         self._trials = trials
         self._status = status
         self._residents = residents
@@ -75,7 +83,7 @@ class StatusGroup(list[Any]):
                 while place < len(residents) and residents[place][0] < row.seq:
                     yield residents[place][1]
                     place += 1
-                yield self._trials.residency.ghost(row)
+                yield self._spilled(row)
             after = rows[-1].seq
         for _, trial in residents[place:]:
             yield trial

@@ -94,17 +94,17 @@ class ExperimentStateFile:
         self._public: _File | None = None
         self._front_end = len(HEAD)
 
-    def add(self, entries: Iterable[str]) -> None:
+    def add(self, entries: Iterable[bytes]) -> None:
         """Append entries of finished trials, all or none. They show at the next :meth:`publish`.
 
         Raises:
             OSError: for example, no room. The entries are as before.
         """
-        text = ",\n".join(entries)
-        if not text:
+        block = b",\n".join(entries)
+        if not block:
             return
         spare = self._ready_spare()
-        block = (self._separator() + text).encode()
+        block = self._separator() + block
         _write_all(spare.number, block, self._front_end)
         self._front_end += len(block)
         spare.has = self._front_end
@@ -130,8 +130,8 @@ class ExperimentStateFile:
             OSError: for example, no room. The published file is as before.
         """
         spare = self._ready_spare()
-        separator = "" if tail.lstrip().startswith("]") else self._separator()
-        block = (separator + tail).encode()
+        separator = b"" if tail.lstrip().startswith("]") else self._separator()
+        block = separator + tail.encode()
         _write_all(spare.number, block, self._front_end)
         os.ftruncate(spare.number, self._front_end + len(block))
         # Without it a power cut could leave the new name on a file without its bytes.
@@ -166,8 +166,8 @@ class ExperimentStateFile:
             if file is not None:
                 os.close(file.number)
 
-    def _separator(self) -> str:
-        return ",\n" if self._front_end > len(HEAD) else ""
+    def _separator(self) -> bytes:
+        return b",\n" if self._front_end > len(HEAD) else b""
 
     def _link_public(self) -> bool:
         """Give the published file a second name, under which it outlives its replacement."""

@@ -86,7 +86,7 @@ class SpilledRow:
     status: str
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class TrialRow:
     """All that is written of a trial but its ``seq``. ``entry`` is text until it is packed.
 

@@ -72,6 +72,10 @@ class SpilledTrials(list[Any]):
         """The trials that are in memory, in order: all unfinished ones and those yet to spill."""
         return list(self._resident.values())
 
+    def has_unfinished(self) -> bool:
+        # The newest first: it is the likeliest.
+        return not all(trial.is_finished() for trial in reversed(self._resident.values()))
+
     def seq(self, trial: Any) -> int:
         """The place of a trial that is in memory. Raises KeyError for any other."""
         return self._seq_by_object[id(trial)]

@@ -73,7 +73,7 @@ def _trials_by_state(original: Original, trials: Any) -> Any:
 
 def _trials_with_error(original: Original, trials: Any) -> Any:
     if isinstance(trials, SpilledTrials):
-        return _report_on(trials, original, None, True)
+        return _report_on(trials, original, None, errors=True)
     return original(trials)
 
 
@@ -82,7 +82,8 @@ def _heartbeat(original: Original, reporter: Any, trials: Any, *args: Any, **kwa
         return original(reporter, some, *args, **kwargs)
 
     if isinstance(trials, SpilledTrials):
-        return _report_on(trials, report, reporter._metric, False)
+        # The module is Ray's own to use: nobody else's reporter is called with the groups.
+        return _report_on(trials, report, reporter._metric, only_reads=True)
     return report(trials)
 
 
@@ -94,16 +95,20 @@ def _old_report(original: Original, reporter: Any, trials: Any, *args: Any, **kw
     if isinstance(trials, SpilledTrials) and not reporter._sort_by_metric:
         inferred = list(reporter._inferred_metrics)
         only = inferred[0] if len(inferred) == 1 else None
-        return _report_on(trials, report, reporter._metric or only, True)
+        return _report_on(trials, report, reporter._metric or only, errors=True)
     return report(trials)
 
 
 def _report_on(
-    trials: SpilledTrials, report: Callable[[Any], Any], metric: str | None, errors: bool
+    trials: SpilledTrials,
+    report: Callable[[Any], Any],
+    metric: str | None,
+    errors: bool = False,
+    only_reads: bool = False,
 ) -> Any:
     """Report on a digest; if the store cannot be read, on what is in memory."""
     try:
-        return report(ProgressDigest(trials, metric=metric, errors=errors))
+        return report(ProgressDigest(trials, metric, errors, only_reads))
     except sqlite3.Error as error:
         logger.warning("Progress is shown without finished trials: %s", error)
         return report(trials.resident())

@@ -289,7 +289,7 @@ class _Resumption:
         return fetched
 
     def _begin_state_file(self, state_file: ExperimentStateFile, store: TrialStore) -> None:
-        entries = (entry.decode() for entry in store.entries())
+        entries = store.entries()
         while batch := list(islice(entries, _ENTRIES_AT_ONCE)):
             state_file.add(batch)
 

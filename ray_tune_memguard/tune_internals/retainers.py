@@ -37,13 +37,16 @@ class Retainer:
         module = sys.modules.get(module_name)
         return getattr(module, class_name, None) if module else None
 
-    def release(self, instance: Any, trial: Any) -> None:
+    def release(self, instance: Any, trials: Iterable[Any]) -> None:
         container = getattr(instance, self.attribute, None)
-        key = trial if self.key == "trial" else trial.trial_id
+        if not container:
+            return
+        keys = trials if self.key == "trial" else [trial.trial_id for trial in trials]
         if isinstance(container, dict):
-            container.pop(key, None)
+            for key in keys:
+                container.pop(key, None)
         elif isinstance(container, set):
-            container.discard(key)
+            container.difference_update(keys)
 
 
 _CONTROLLER = "ray.tune.execution.tune_controller:TuneController"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sqlite3
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,11 +19,7 @@ from ray_tune_memguard.spill.store import TrialRow, TrialStore, remove
 from ray_tune_memguard.spill.trials import SpilledTrials
 from ray_tune_memguard.tune_internals import paths, retainers
 from ray_tune_memguard.tune_internals.adoption import Adoption, adopt, adoption_of
-from ray_tune_memguard.tune_internals.trial_state import (
-    FINISHED,
-    TrialStateCodec,
-    is_ready_to_spill,
-)
+from ray_tune_memguard.tune_internals.trial_state import TrialStateCodec, is_ready_to_spill
 from ray_tune_memguard.tune_internals.uploads import is_uploading, upload_incrementally
 
 #: These schedulers never look at the set that errored trials stay in.
@@ -64,15 +59,6 @@ class Spilled:
     count: int = 0
     #: Trials whose state could not be written down, with the reason.
     refused: list[tuple[Any, Exception]] = field(default_factory=list)
-
-
-@dataclass
-class _WrittenDown:
-    """A trial in both its forms: for the store, and for the state file."""
-
-    trial: Any
-    row: TrialRow
-    entry: str
 
 
 class Sweep:
@@ -160,15 +146,20 @@ class Sweep:
         mark = self._state_file.mark()
         try:
             with self._store.transaction():
-                kept = [down for down in written if self._put(down, outcome)]
-                self._state_file.add(down.entry for down in kept)
+                kept = [down for down in written if self._put(*down, outcome)]
+                self._state_file.add(row.entry for _, row in kept)
         except BaseException:
             self._state_file.rewind(mark)
             raise
-        for down in kept:
-            self._release(down.trial)
+        self._release([trial for trial, _ in kept])
         outcome.count = len(kept)
         return outcome
+
+    def has_only_finished(self) -> bool:
+        """Whether there are trials to spill, and no other trial is in memory."""
+        controller = self._controller
+        ended = bool(controller._stopped_trials or controller._failed_trials)
+        return ended and not self._trials.has_unfinished()
 
     def _ensure_snapshot(self) -> None:
         """A store without one is not whole; one that was made late has missed Ray's checkpoint."""
@@ -177,26 +168,22 @@ class Sweep:
         if not self._has_snapshot:
             raise OSError("the experiment state does not get into it")
 
-    def _written_down(self, trial: Any, outcome: Spilled) -> _WrittenDown | None:
+    def _written_down(self, trial: Any, outcome: Spilled) -> tuple[Any, TrialRow] | None:
         try:
-            entry, resumes = self._entry(trial)
-            row = self._codec.row(trial, entry, resumes, self._trials.birth(trial))
-            return _WrittenDown(trial, row, entry)
+            return trial, self._codec.row(trial, self._unchanged(trial), self._trials.birth(trial))
         except Exception as error:
             self._refuse(trial, error, outcome)
             return None
 
-    def _entry(self, trial: Any) -> tuple[str, bool]:
-        """What Ray would write of the trial from now on, and whether that is to be resumed.
+    def _unchanged(self, trial: Any) -> tuple[str, str] | None:
+        """What Ray has written of the trial, if it would not write it anew.
 
-        Ray writes a trial anew only when it was marked; one that was paused and is then ended by
-        the end of the experiment is not, and stays paused for a restore.
+        That it does when the trial was marked; one that was paused and is then ended by the end of
+        the experiment is not, and stays paused for a restore.
         """
         controller = self._controller
-        known = controller._trial_metadata.get(trial.trial_id)
-        if known is not None and trial not in controller._trials_to_cache:
-            return json.dumps(known), json.loads(known[0])["status"] not in FINISHED
-        return self._codec.state_entry(trial), False
+        known: tuple[str, str] | None = controller._trial_metadata.get(trial.trial_id)
+        return None if trial in controller._trials_to_cache else known
 
     def _refuse(self, trial: Any, error: Exception, outcome: Spilled) -> None:
         self._refused.add(id(trial))
@@ -265,33 +252,39 @@ class Sweep:
             and is_ready_to_spill(trial)
         )
 
-    def _put(self, down: _WrittenDown, outcome: Spilled) -> bool:
-        trial = down.trial
+    def _put(self, trial: Any, row: TrialRow, outcome: Spilled) -> bool:
         try:
-            self._store.put(self._trials.seq(trial), down.row)
+            self._store.put(self._trials.seq(trial), row)
         except sqlite3.IntegrityError as error:  # Another trial has the same random id.
             self._refuse(trial, error, outcome)
             return False
         return True
 
-    def _release(self, trial: Any) -> None:
-        """Take a spilled trial out of all retainers; a stubborn one must not stop the others."""
-        self._syncer.settled(trial.relative_logdir)
-        try:
-            self._trials.ledger.note(
-                self._trials.seq(trial), trial.trial_id, trial.last_result, trial.metric_analysis
-            )
-        except Exception as error:
-            self._trials.ledger.best_trials.forget_all()
-            self._notices.warn("ledger", f"Progress reports may leave a trial out: {error!r}")
+    def _release(self, spilled: list[Any]) -> None:
+        """Take spilled trials out of all retainers; a stubborn one must not stop the others."""
+        for trial in spilled:
+            self._syncer.settled(trial.relative_logdir)
+            self._note(trial)
         for retainer, owner in self._all_retainers():
             try:
-                retainer.release(owner, trial)
+                retainer.release(owner, spilled)
             except Exception as error:
                 self._notices.warn(
                     retainer.name, f"{retainer.name} keeps finished trials in memory: {error!r}"
                 )
-        self._trials.release(trial)
+        for trial in spilled:
+            self._trials.release(trial)
+
+    def _note(self, trial: Any) -> None:
+        """Remember what reports and results need to know without reading all trials."""
+        ledger = self._trials.ledger
+        try:
+            ledger.note(
+                self._trials.seq(trial), trial.trial_id, trial.last_result, trial.metric_analysis
+            )
+        except Exception as error:
+            ledger.best_trials.forget_all()
+            self._notices.warn("ledger", f"Progress reports may leave a trial out: {error!r}")
 
     def _all_retainers(self) -> list[tuple[retainers.Retainer, Any]]:
         # Made at the first spill: until then Ray adds its own callbacks to those of the user.

@@ -11,7 +11,6 @@ import io
 import json
 import pickle
 from collections import deque
-from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -20,13 +19,29 @@ from ray.tune.experiment import Trial
 
 from ray_tune_memguard.spill.store import TrialRow
 
+#: Of a trial's metadata: each metric's last numbers.
+QUEUES = "metric_n_steps"
 # How Ray marks what JSON cannot hold.
 _PICKLED = "CLOUDPICKLE_FALLBACK"
-# Of these a plain pickle is what cloudpickle makes.
-_NUMBERS = frozenset({int, float, bool, np.float64, np.float32, np.int64, np.int32, np.bool_})
-# A queue's own way of being pickled looks for its slots each time, which takes two thirds of it.
-_QUEUES: dict[type, Any] = {deque: lambda queue: (deque, (tuple(queue), queue.maxlen))}
+# Of these, as of Python's own, a plain pickle is what cloudpickle makes.
+_NUMBERS = frozenset({np.float64, np.float32, np.int64, np.int32, np.bool_})
 _MOST_TEXTS = 64
+
+
+class _NotPlain(Exception):
+    """Something that Ray does not keep in its queues."""
+
+
+class _Reducers(dict[type, Any]):
+    """Asked for the type of each object that is no number or text of Python's own."""
+
+    def __missing__(self, kind: type) -> Any:
+        # A KeyError lets the object say how it is pickled.
+        raise (KeyError if kind in _NUMBERS else _NotPlain)(kind)
+
+
+# A queue's own way of being pickled looks for its slots each time, which takes two thirds of it.
+_REDUCERS = _Reducers({deque: lambda queue: (deque, (tuple(queue), queue.maxlen))})
 
 
 class TypicalStorage:
@@ -147,8 +162,10 @@ class StateWriter:
         self.storages = TypicalStorage()
         self._typical: dict[str, TypicalPart] = {}
 
-    def write(self, trial: Trial) -> tuple[str, str]:
+    def write(self, trial: Trial, queues: bytes | None) -> tuple[str, str]:
         """What ``Trial.get_json_state`` returns, without its line breaks and its log-once keys.
+
+        ``queues``: the :func:`pickled_queues` of its metadata.
 
         As Ray does, the text of the metadata is kept until one of them is set; what changes inside
         one (a last result that becomes ``done``) is not written before that.
@@ -160,8 +177,9 @@ class StateWriter:
         if text is None:
             values = dict(metadata.__dict__)
             values.pop("_cached_json", None)
-            if "metric_n_steps" in values:
-                values["metric_n_steps"] = _latest_values(values["metric_n_steps"])
+            if queues is not None:
+                # Where Ray makes a pickle of each queue.
+                values[QUEUES] = _pickled(queues.hex())
             if "checkpoint_manager" in values:
                 text = self._text_of("checkpoint_manager", values["checkpoint_manager"])
                 values["checkpoint_manager"] = _pickled(text)
@@ -189,26 +207,15 @@ class StateWriter:
             return _hex_pickle(value)
 
 
-def _latest_values(by_metric: Any) -> Any:
-    """The last numbers of each metric as one pickle, where Ray makes one of each queue."""
-    raw = pickled_queues(by_metric)
-    return by_metric if raw is None else _pickled(raw.hex())
-
-
-def pickled_queues(by_metric: Any) -> bytes | None:
+def pickled_queues(metadata: Any) -> bytes | None:
     """The pickle of Ray's queues of each metric's last numbers; None if they are anything else."""
-    try:
-        queues = list(chain.from_iterable(map(dict.values, by_metric.values())))
-        keys = chain(by_metric, chain.from_iterable(by_metric.values()))
-        plain = set(map(type, queues)) <= {deque} and set(map(type, keys)) <= {str}
-        if not (plain and set(map(type, chain.from_iterable(queues))) <= _NUMBERS):
-            return None
-    except (AttributeError, TypeError):  # A Ray that keeps them in another way.
-        return None
     buffer = io.BytesIO()
     pickler = pickle.Pickler(buffer, protocol=5)
-    pickler.dispatch_table = _QUEUES
-    pickler.dump(by_metric)
+    pickler.dispatch_table = _REDUCERS
+    try:
+        pickler.dump(metadata.__dict__[QUEUES])
+    except (KeyError, _NotPlain):
+        return None
     return buffer.getvalue()
 
 

@@ -4,7 +4,7 @@ Two forms of the same trial:
 
 - :meth:`TrialStateCodec.dump`: everything the object holds, for this process. Tuples stay tuples
   and the parts that all trials of a sweep share (file system, syncer) stay shared.
-- :meth:`TrialStateCodec.state_entry`: what Ray's own experiment state file holds, in Ray's
+- :meth:`TrialStateCodec.json_state`: what Ray's own experiment state file holds, in Ray's
   format (``trial_json``), for Ray's own restore, and for ours: a trial that another process wrote
   is what Ray makes of this.
 """
@@ -25,6 +25,7 @@ from ray.tune.experiment.trial import _Location, _TemporaryTrialState
 
 from ray_tune_memguard.spill.store import TrialRow
 from ray_tune_memguard.tune_internals.trial_json import (
+    QUEUES,
     StateWriter,
     TypicalPart,
     entry_of,
@@ -37,8 +38,6 @@ _SHARED_BY_STORAGE = ("storage_filesystem", "syncer")
 _SHARED_BY_TRIALS = ("trial_name_creator", "trial_dirname_creator")
 # Each trial has one, mostly like all others'; unpickling it takes a third of a trial's time.
 _LIKE_OTHERS = {"placement_group_factory": PlacementGroupFactory}
-# Of the metadata: each metric's last numbers.
-_QUEUES = "metric_n_steps"
 
 FINISHED = (Trial.TERMINATED, Trial.ERROR)
 
@@ -68,10 +67,13 @@ class TrialStateCodec:
 
     def dump(self, trial: Trial) -> bytes:
         """See :class:`TrialCodec`. Fetches the default result of a trial that never reported."""
+        return self._dump(trial, pickled_queues(trial.run_metadata))
+
+    def _dump(self, trial: Trial, queues: bytes | None) -> bytes:
         state = dict(trial.__dict__)
         state["_state_json"] = None  # Ray's cache of a text that it makes again.
         temporary = state.pop("temporary_state")
-        state["run_metadata"] = _bare(trial.run_metadata)
+        state["run_metadata"] = _bare(trial.run_metadata, queues)
         of_storage: tuple[str, ...] = ()
         state["storage"] = place = self._writer.storages.place_of(trial.storage)
         if place is None:
@@ -96,8 +98,8 @@ class TrialStateCodec:
             typical = self._typical.get(name)
             state[name] = self._trial_parts[name] if typical is None else typical.another()
         metadata = state["run_metadata"].__dict__
-        if isinstance(metadata.get(_QUEUES), bytes):
-            metadata[_QUEUES] = pickle.loads(metadata[_QUEUES])
+        if isinstance(metadata.get(QUEUES), bytes):
+            metadata[QUEUES] = pickle.loads(metadata[QUEUES])
         temporary = _TemporaryTrialState()
         temporary.location = _Location(*location)
         temporary.num_restore_failures = restore_failures
@@ -144,27 +146,26 @@ class TrialStateCodec:
                 names.append(name)
         return tuple(names)
 
-    def state_entry(self, trial: Trial) -> str:
-        """One element of ``trial_data`` in the experiment state file, as JSON text."""
-        return entry_of(*self.json_state(trial))
-
-    def row(self, trial: Trial, entry: str, resumes: bool, birth: int) -> TrialRow:
-        """What is written of a settled trial, of which the state file will hold ``entry``."""
+    def row(self, trial: Trial, known: tuple[str, str] | None, birth: int) -> TrialRow:
+        """What is written of a settled trial; ``known``: its entry, unless it is to be made."""
+        metadata = trial.run_metadata
+        queues = pickled_queues(metadata)
+        texts = self._writer.write(trial, queues) if known is None else known
         return TrialRow(
             trial.trial_id,
             trial.status,
             self.has_error(trial),
-            entry.encode(),
+            entry_of(*texts).encode(),
             trial.relative_logdir,
-            reported_at=trial.run_metadata.last_result_time,
+            reported_at=metadata.last_result_time,
             birth=birth,
-            resumes=resumes,
-            state=self.dump(trial),
+            resumes=known is not None and json.loads(known[0])["status"] not in FINISHED,
+            state=self._dump(trial, queues),
         )
 
     def json_state(self, trial: Trial) -> tuple[str, str]:
         """What ``Trial.get_json_state`` returns, in other words."""
-        return self._writer.write(trial)
+        return self._writer.write(trial, pickled_queues(trial.run_metadata))
 
 
 def _is_typical(typical: TypicalPart, part: Any) -> bool:
@@ -205,12 +206,11 @@ def _default_result(trial: Trial) -> Any:
         return None
 
 
-def _bare(metadata: Any) -> Any:
-    """A copy without Ray's cache of its text, and with its queues as one pickle."""
+def _bare(metadata: Any, queues: bytes | None) -> Any:
+    """A copy without Ray's cache of its text, and with its queues as a pickle, if there is one."""
     bare = copy.copy(metadata)
     # The name must be there: Ray looks whether it is None.
     bare.__dict__["_cached_json"] = None
-    queues = pickled_queues(bare.__dict__.get(_QUEUES))
     if queues is not None:
-        bare.__dict__[_QUEUES] = queues
+        bare.__dict__[QUEUES] = queues
     return bare

@@ -15,6 +15,7 @@ import posixpath
 import sqlite3
 import stat
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Any
 
 from pyarrow.fs import FileSystem, LocalFileSystem
@@ -206,11 +207,20 @@ def _last_write(directory: str) -> float:
     By ctime as well: a file that was moved or copied here may keep an old mtime.
     """
     latest = 0.0
-    for folder, _, files in os.walk(directory):
-        for name in (".", *files):
-            try:
-                status = os.stat(os.path.join(folder, name))
-            except OSError:  # Gone in the meantime.
-                continue
-            latest = max(latest, status.st_mtime, status.st_ctime)
+    folders = [directory]
+    for folder in folders:
+        # One by one, what is gone in the meantime is passed over.
+        with suppress(OSError):
+            latest = max(latest, _written(os.stat(folder)))
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    with suppress(OSError):
+                        if entry.is_dir(follow_symlinks=False):
+                            folders.append(entry.path)
+                        else:
+                            latest = max(latest, _written(entry.stat()))
     return latest
+
+
+def _written(status: os.stat_result) -> float:
+    return max(status.st_mtime, status.st_ctime)

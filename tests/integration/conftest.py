@@ -37,3 +37,12 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name.startswith("TUNE_MEMGUARD_") or name == "RAY_TUNE_CALLBACKS":
             monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def spilled_in_their_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trials that finish in quick succession do not wait for each other.
+
+    So that it is known what a copy of the files, taken in place of a kill, has.
+    """
+    monkeypatch.setattr("ray_tune_memguard.callbacks.trial_pruner.SPILL_EVERY_S", 0.0)

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -760,6 +761,59 @@ def test_no_controller_at_all(
     assert not is_guarded(grid)
     assert len(said(caplog, "leaves this sweep alone")) == 1
     assert said(caplog, "trial#4  RSS")
+
+
+@pytest.fixture
+def spilled_at_once(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many trials each spill took, as the sweep goes on."""
+    from ray_tune_memguard.tune_internals.sweep import Sweep
+
+    counts = []
+    spill = Sweep.spill_settled
+
+    def counted(self: Any) -> Any:
+        spilled = spill(self)
+        if spilled.count:
+            counts.append(spilled.count)
+        return spilled
+
+    monkeypatch.setattr(Sweep, "spill_settled", counted)
+    return counts
+
+
+def test_trials_that_finish_in_quick_succession_are_spilled_together(
+    storage: Path, spilled_at_once: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # So long that, were it not for the end of the sweep, the last ones would stay in memory.
+    monkeypatch.setattr("ray_tune_memguard.callbacks.trial_pruner.SPILL_EVERY_S", 30.0)
+    guard = MemGuard()
+    seen: list[int] = []
+    probe = Probe(lambda finished, trials: seen.append(len(trials.resident())))
+    grid = sweeps.fit(sweeps.one_report, storage, [guard, probe], samples=20)
+    assert spilled_at_once == [1, 19]
+    assert not grid._experiment_analysis.trials.resident()
+    assert max(seen) >= 18
+    assert len({result.config["a"] for result in grid}) == 20
+    assert len(ExperimentAnalysis(grid.experiment_path).trials) == 20
+
+
+def test_a_trial_that_finishes_alone_is_spilled_at_once(
+    storage: Path, spilled_at_once: list[int]
+) -> None:
+    def slow(config: dict[str, Any]) -> None:
+        time.sleep(0.3)
+        tune.report({"score": config["a"]})
+
+    finished_and_resident = []
+
+    class Waiting(tune.Callback):
+        def on_step_end(self, iteration: int, trials: Any, **info: Any) -> None:
+            finished_and_resident.append(sum(t.is_finished() for t in trials.resident()))
+
+    grid = sweeps.fit(slow, storage, [MemGuard(), Waiting()], samples=6, concurrent=1)
+    assert grid.num_terminated == 6
+    assert spilled_at_once == [1] * 6
+    assert not any(finished_and_resident)
 
 
 def test_an_error_of_our_own_steps_back(

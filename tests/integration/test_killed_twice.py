@@ -16,6 +16,8 @@ from ray_tune_memguard import MemGuard
 from ray_tune_memguard.tune_internals.paths import calling_controller
 from tests.integration.test_restore import At, Counted, begin, copied, ran, restore
 
+pytestmark = pytest.mark.usefixtures("spilled_in_their_step")
+
 SAMPLES = 20
 
 

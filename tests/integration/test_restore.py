@@ -25,6 +25,8 @@ from ray_tune_memguard import MemGuard, open_experiment
 from ray_tune_memguard.spill.trials import SpilledTrials
 from tests.integration import sweeps
 
+pytestmark = pytest.mark.usefixtures("spilled_in_their_step")
+
 SAMPLES = 12
 FAILING = (1, 4)
 

@@ -11,6 +11,8 @@ from ray.tune import ExperimentAnalysis
 from ray_tune_memguard import MemGuard
 from tests.integration.test_restore import SAMPLES, At, begin, copied, interrupt, ran, restore
 
+pytestmark = pytest.mark.usefixtures("spilled_in_their_step")
+
 
 def test_a_copy_leaves_the_originals_store_alone(tmp_path: Path) -> None:
     begin(tmp_path, [MemGuard(spill_dir=tmp_path / "fast"), At(7, interrupt)])

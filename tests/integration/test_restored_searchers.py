@@ -17,6 +17,8 @@ from ray.tune.search import Repeater, SearchAlgorithm
 from ray_tune_memguard import MemGuard
 from tests.integration.test_restore import At, Counted, begin, copied, interrupt, ran, restore
 
+pytestmark = pytest.mark.usefixtures("spilled_in_their_step")
+
 TOTAL = 14
 
 

@@ -75,6 +75,27 @@ def test_length_counts_and_order_of_statuses(sweep: Any) -> None:
     assert groups["PAUSED"] == []
 
 
+def test_who_only_reads_sees_the_same_and_leaves_nothing_loaded(
+    trials: SpilledTrials, spill: Any
+) -> None:
+    spill(trials, *range(10))
+    held = trials[3]
+    held.config["number"] = "changed"
+    # No more than four are loaded at a time.
+    for number in (4, 5, 6, 7):
+        assert trials[number].config["number"] == number
+    digest = ProgressDigest(trials, metric=None, errors=False, only_reads=True)
+    loaded = trials.residency.loaded()
+    [group] = digest.by_status().values()
+    seen = [(trial.config["number"], trial.trial_id, type(trial)) for trial in group]
+    numbers = [0, 1, 2, "changed", *range(4, 12)]
+    assert seen == [(number, f"t{at:05d}", FakeTrial) for at, number in enumerate(numbers)]
+    # But for what the digest holds itself.
+    assert set(trials.residency.loaded()) - set(loaded) <= {held, *digest}
+    assert trials[3] is held
+    assert held.config["number"] == "changed"
+
+
 def test_every_column_has_a_trial_in_it(sweep: Any) -> None:
     trials, plain = sweep
     keys = {key for trial in plain for key in trial.last_result}

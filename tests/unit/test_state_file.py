@@ -24,8 +24,8 @@ def state_file(published: Path, tmp_path: Path) -> ExperimentStateFile:
     return ExperimentStateFile(published, tmp_path / "work")
 
 
-def entry(number: int) -> str:
-    return json.dumps([f"trial {number}", "{}" * number])
+def entry(number: int) -> bytes:
+    return json.dumps([f"trial {number}", "{}" * number]).encode()
 
 
 def tail(*unfinished: int) -> str:

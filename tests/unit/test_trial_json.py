@@ -18,6 +18,7 @@ from ray_tune_memguard.tune_internals.trial_json import (
     TypicalStorage,
     decode_state,
     entry_of,
+    pickled_queues,
     read_entry,
     reported_of_entry,
 )
@@ -74,14 +75,14 @@ def test_it_is_what_ray_writes(tmp_path: Path, reports: list[dict[str, Any]]) ->
     trial.run_metadata.invalidate_cache()
     for writer in (StateWriter(), _used_writer(tmp_path)):
         trial.run_metadata.invalidate_cache()
-        assert decoded(writer.write(trial)) == expected
+        assert decoded(writer.write(trial, pickled_queues(trial.run_metadata))) == expected
 
 
 def _used_writer(tmp_path: Path) -> StateWriter:
     writer = StateWriter()
     other = make_trial(tmp_path, 7, "other")
     other.update_last_result({"score": 1})
-    writer.write(other)
+    writer.write(other, pickled_queues(other.run_metadata))
     return writer
 
 
@@ -89,7 +90,7 @@ def test_ray_reads_it(tmp_path: Path) -> None:
     trial = make_trial(tmp_path)
     for step in range(7):
         trial.update_last_result({"score": float(step)})
-    state, metadata = StateWriter().write(trial)
+    state, metadata = StateWriter().write(trial, pickled_queues(trial.run_metadata))
     read = Trial.from_json_state(state, stub=True)
     read.restore_run_metadata(metadata)
     assert read.metric_analysis == trial.metric_analysis
@@ -150,7 +151,7 @@ def _marked(text: str) -> dict[str, str]:
 def test_an_entry_tells_what_was_reported(tmp_path: Path) -> None:
     trial = make_trial(tmp_path)
     trial.update_last_result({"score": np.float32(0.5), "lr": 0.1})
-    entry = StateWriter().write(trial)
+    entry = StateWriter().write(trial, pickled_queues(trial.run_metadata))
     result, summaries = reported_of_entry(entry[1])
     assert result["score"] == np.float32(0.5)
     assert summaries == trial.metric_analysis
@@ -167,7 +168,8 @@ def test_an_entry_is_what_json_makes_of_both_texts(tmp_path: Path, config: dict[
     trial = make_trial(tmp_path)
     trial.config = config
     trial.update_last_result({"score": 1.0})
-    for texts in (StateWriter().write(trial), ("é", "\n"), trial.get_json_state()):
+    written = StateWriter().write(trial, pickled_queues(trial.run_metadata))
+    for texts in (written, ("é", "\n"), trial.get_json_state()):
         assert entry_of(*texts) == json.dumps(texts)
 
 
