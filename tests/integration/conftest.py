@@ -16,13 +16,16 @@ os.environ["PYTHONPATH"] = str(Path(__file__).parents[2])
 import pytest
 import ray
 
+from tests.integration.warm_workers import warm_workers
+
 # So that what it asserts is explained as in a test file.
 pytest.register_assert_rewrite("tests.integration.equality")
 
 
 @pytest.fixture(scope="session", autouse=True)
-def cluster() -> Iterator[None]:
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with warm_workers(tmp_path_factory.mktemp("workers")):
+        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     yield
     ray.shutdown()
 

@@ -8,11 +8,13 @@ import os
 import random
 import tempfile
 from collections.abc import Callable
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import ray.tune.utils
 from ray import tune
 from ray.tune.experiment import Trial
 from ray.tune.search import SearchGenerator
@@ -128,6 +130,24 @@ class Stepwise(tune.Trainable):
 class NotReusable(Stepwise):
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         return False
+
+
+def _each_sweep_a_second_of_its_own() -> None:
+    """Sweeps of one name that begin in the same second share a staging directory, says Ray.
+
+    With it, their trials would get suffixes, as if the sweep had been there before.
+    """
+    latest = datetime.min
+
+    def date_str() -> str:
+        nonlocal latest
+        latest = max(datetime.now(), latest + timedelta(seconds=1))
+        return latest.strftime("%Y-%m-%d_%H-%M-%S")
+
+    ray.tune.utils.date_str = date_str
+
+
+_each_sweep_a_second_of_its_own()
 
 
 def number_trials_anew() -> None:
