@@ -78,6 +78,8 @@ class TrialPruner(GuardCallback):
 
     def begin(self) -> None:
         self._sweep: Sweep | None = None
+        # Trials that had finished by the end of the last step, if it did not spill them.
+        self._waiting: list[Any] = []
         self._since_trim = 0
         self._results_since_trim = 0
         self._spill_at = self._retry_at = 0.0
@@ -106,18 +108,23 @@ class TrialPruner(GuardCallback):
     @guarded
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         now = time.monotonic()
-        if now >= self._retry_at and (now >= self._spill_at or self._is_last_step()):
-            self._try_to(self._spill)
+        if now >= self._retry_at:
+            if now >= self._spill_at or self._is_last_step():
+                self._try_to(self._spill)
+            elif self._sweep is not None:
+                self._waiting = self._sweep.finished()
         self._maybe_trim()
 
     @guarded
     def on_experiment_end(self, trials: list[Any], **info: Any) -> None:
-        # Trials that ended after Ray's last checkpoint stay in memory: for Ray's restore they are
+        # Trials that were ended with the experiment stay in memory: for Ray's restore they are
         # unfinished, and the store must not say otherwise.
         self.active = False
         if self._sweep is not None:
+            self._try_to(self._spill_waiting)
             self._try_to(self._sweep.close)
         self._sweep = self._controller = None
+        self._waiting = []
         if self.trim_slack_mib is not None:
             allocator.trim()
 
@@ -151,6 +158,7 @@ class TrialPruner(GuardCallback):
             self._open()
         assert self._sweep is not None
         spilled = self._sweep.spill_settled()
+        self._waiting = []
         if spilled.count:
             self._spill_at = time.monotonic() + SPILL_EVERY_S
             self._since_trim += spilled.count
@@ -161,6 +169,11 @@ class TrialPruner(GuardCallback):
                 f"TrialPruner keeps trial {trial} in memory, because its state cannot be "
                 f"serialised ({error!r}). Others like it will be kept without a word.",
             )
+
+    def _spill_waiting(self) -> None:
+        """What an error that ends the sweep has kept from being spilled."""
+        if self._waiting and self._sweep is not None and self._sweep.has_snapshot:
+            self._sweep.spill_settled(self._waiting)
 
     def _maybe_trim(self) -> None:
         every = self.trim_every_trials

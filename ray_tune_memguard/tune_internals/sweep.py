@@ -86,8 +86,8 @@ class Sweep:
         self._refused: set[int] = set()
         self._exit_hooks = retainers.tensorboard_exit_hooks()
         self._retainers: list[tuple[retainers.Retainer, Any]] | None = None
-        # Until the store tells the whole sweep, no trial is let go of.
-        self._has_snapshot = False
+        #: Whether the store tells the whole sweep. Until then, no trial is let go of.
+        self.has_snapshot = False
         #: The store of the run before this one, all of which is in this one.
         self.replaces: Path | None = None
         self._staging = paths.StagingListing(controller, store.known_directories)
@@ -130,14 +130,20 @@ class Sweep:
     def store_path(self) -> Path:
         return self._store.path
 
-    def spill_settled(self) -> Spilled:
-        """Write all settled trials down, then let go of them.
+    def finished(self) -> list[Any]:
+        """The finished trials that were not spilled."""
+        controller = self._controller
+        return [*controller._stopped_trials, *controller._failed_trials]
+
+    def spill_settled(self, among: list[Any] | None = None) -> Spilled:
+        """Write all settled trials down, then let go of them. ``among``: only of these.
 
         Raises:
             OSError, sqlite3.OperationalError: the disk did not take them. None was let go of.
         """
         outcome = Spilled()
-        settled = [trial for trial in self._finished() if self._is_settled(trial)]
+        among = self.finished() if among is None else among
+        settled = [trial for trial in among if self._is_settled(trial)]
         if not settled:
             return outcome
         self._ensure_snapshot()
@@ -163,9 +169,9 @@ class Sweep:
 
     def _ensure_snapshot(self) -> None:
         """A store without one is not whole; one that was made late has missed Ray's checkpoint."""
-        if not self._has_snapshot:
+        if not self.has_snapshot:
             self._controller.save_to_dir()
-        if not self._has_snapshot:
+        if not self.has_snapshot:
             raise OSError("the experiment state does not get into it")
 
     def _written_down(self, trial: Any, outcome: Spilled) -> tuple[Any, TrialRow] | None:
@@ -217,7 +223,7 @@ class Sweep:
             files=self._staging.session_files(),
             unsent=self._syncer.unsent(),
         ).save(self._store)
-        self._has_snapshot = True
+        self.has_snapshot = True
 
     def close(self) -> None:
         """The sweep is over: leave the store readable for everybody. Its trials live on."""
@@ -226,15 +232,10 @@ class Sweep:
             self._trials.residency.settle()
             self._store.settle()
             # The files of this run are complete, in the experiment's storage as well.
-            if self.replaces is not None and self._has_snapshot:
+            if self.replaces is not None and self.has_snapshot:
                 remove(self.replaces)
         finally:
             self._state_file.close()
-
-    def _finished(self) -> list[Any]:
-        # Spilled trials have left both sets, so they hold only what is still to be done.
-        controller = self._controller
-        return [*controller._stopped_trials, *controller._failed_trials]
 
     def _is_settled(self, trial: Any) -> bool:
         """Whether nothing in the controller will touch the trial again.
@@ -273,7 +274,10 @@ class Sweep:
                     retainer.name, f"{retainer.name} keeps finished trials in memory: {error!r}"
                 )
         for trial in spilled:
-            self._trials.release(trial)
+            try:
+                self._trials.release(trial)
+            except Exception as error:
+                self._notices.warn("trials", f"A finished trial stays in memory: {error!r}")
 
     def _note(self, trial: Any) -> None:
         """Remember what reports and results need to know without reading all trials."""

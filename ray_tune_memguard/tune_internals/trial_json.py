@@ -24,7 +24,14 @@ QUEUES = "metric_n_steps"
 # How Ray marks what JSON cannot hold.
 _PICKLED = "CLOUDPICKLE_FALLBACK"
 # Of these, as of Python's own, a plain pickle is what cloudpickle makes.
-_NUMBERS = frozenset({np.float64, np.float32, np.int64, np.int32, np.bool_})
+_NUMBERS = (np.float64, np.float32, np.int64, np.int32)
+# And what their pickles refer to: a function, their kinds, and the kind of these.
+_PLAIN = {
+    *_NUMBERS,
+    type(np.float64(0).__reduce__()[0]),
+    *(type(np.dtype(number)) for number in _NUMBERS),
+    type(np.dtype),
+}
 _MOST_TEXTS = 64
 
 
@@ -37,7 +44,7 @@ class _Reducers(dict[type, Any]):
 
     def __missing__(self, kind: type) -> Any:
         # A KeyError lets the object say how it is pickled.
-        raise (KeyError if kind in _NUMBERS else _NotPlain)(kind)
+        raise (KeyError if kind in _PLAIN else _NotPlain)(kind)
 
 
 # A queue's own way of being pickled looks for its slots each time, which takes two thirds of it.
@@ -213,7 +220,10 @@ def pickled_queues(metadata: Any) -> bytes | None:
     pickler = pickle.Pickler(buffer, protocol=5)
     pickler.dispatch_table = _REDUCERS
     try:
-        pickler.dump(metadata.__dict__[QUEUES])
+        queues = metadata.__dict__[QUEUES]
+        if not all(type(name) is str for name in queues):
+            return None
+        pickler.dump(queues)
     except (KeyError, _NotPlain):
         return None
     return buffer.getvalue()

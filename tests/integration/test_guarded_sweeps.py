@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import logging
 import os
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -29,6 +31,7 @@ from ray.tune.schedulers import (
     HyperBandScheduler,
     PopulationBasedTraining,
 )
+from ray.tune.search import ConcurrencyLimiter
 
 from ray_tune_memguard import (
     MemGuard,
@@ -771,8 +774,8 @@ def spilled_at_once(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     counts = []
     spill = Sweep.spill_settled
 
-    def counted(self: Any) -> Any:
-        spilled = spill(self)
+    def counted(self: Any, *among: Any) -> Any:
+        spilled = spill(self, *among)
         if spilled.count:
             counts.append(spilled.count)
         return spilled
@@ -795,6 +798,57 @@ def test_trials_that_finish_in_quick_succession_are_spilled_together(
     assert max(seen) >= 18
     assert len({result.config["a"] for result in grid}) == 20
     assert len(ExperimentAnalysis(grid.experiment_path).trials) == 20
+
+
+@pytest.mark.parametrize("ending", ["callback", "searcher", "SIGINT"])
+def test_what_waits_to_be_spilled_when_the_sweep_is_ended(
+    storage: Path, monkeypatch: pytest.MonkeyPatch, ending: str
+) -> None:
+    monkeypatch.setattr("ray_tune_memguard.callbacks.trial_pruner.SPILL_EVERY_S", 30.0)
+    completed: list[str] = []
+    has_ended: list[bool] = []
+
+    class Ends(tune.Callback):
+        def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **_: Any) -> None:
+            completed.append(trial.trial_id)
+
+        def on_step_begin(self, **_: Any) -> None:
+            if len(completed) < 6 or has_ended:
+                return
+            has_ended.append(True)
+            if ending == "SIGINT":
+                os.kill(os.getpid(), signal.SIGINT)
+            elif ending == "callback":
+                raise RuntimeError("planned")
+
+        def __reduce__(self) -> Any:
+            return tune.Callback, ()
+
+    class Raises(tune.search.Searcher):
+        def suggest(self, trial_id: str) -> dict[str, Any]:
+            if len(completed) >= 6:
+                raise RuntimeError("planned")
+            return {"a": 0.5, "b": 0.1, "nested": {"c": 2}}
+
+        def on_trial_complete(self, trial_id: str, *_: Any, **__: Any) -> None:
+            pass
+
+    by_searcher = ending == "searcher"
+    arguments: dict[str, Any] = {
+        "space": {} if by_searcher else None,
+        "tune_config": {"search_alg": ConcurrencyLimiter(Raises(), 2)} if by_searcher else {},
+    }
+    raises = pytest.raises(RuntimeError, match="planned")
+    with contextlib.nullcontext() if ending == "SIGINT" else raises:
+        sweeps.fit(sweeps.one_report, storage, [MemGuard(), Ends()], samples=30, **arguments)
+    trials = open_experiment(storage / "sweep")._experiment_analysis.trials
+    finished = {trial.trial_id for trial in trials if trial.is_finished()}
+    # The very last may have finished in the step that was broken off.
+    assert finished >= set(completed[:6])
+    store = next(storage.glob("sweep/memguard/*.sqlite"))
+    with contextlib.closing(sqlite3.connect(store)) as connection:
+        rows = connection.execute("SELECT count(*) FROM trial").fetchone()[0]
+    assert rows == len(finished)
 
 
 def test_a_trial_that_finishes_alone_is_spilled_at_once(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ REPORTS: dict[str, list[dict[str, Any]]] = {
     "more than are kept": [{"score": 1.0 / n, "step": n} for n in range(1, 25)],
     "numbers of NumPy": [{"a": np.float32(0.1), "b": np.float64(0.1), "c": np.int64(2**60)}] * 3,
     "numbers of others": [{"part": Fraction(1, 3)}],
+    "names that are no text": [{"score": 0.5, 5: 1.0}],
     "not a number": [{"score": float("nan"), "best": float("inf")}] * 2,
     "nested": [{"eval": {"loss": 1.0, "by class": {"cat": 2}}, "note": "text", "pair": (1, 2)}],
     "nothing": [],
@@ -84,6 +86,17 @@ def _used_writer(tmp_path: Path) -> StateWriter:
     other.update_last_result({"score": 1})
     writer.write(other, pickled_queues(other.run_metadata))
     return writer
+
+
+@pytest.mark.parametrize("number", [int, float, np.float64, np.float32, np.int64, np.int32])
+def test_queues_of_usual_numbers_are_one_pickle(tmp_path: Path, number: Any) -> None:
+    trial = make_trial(tmp_path)
+    trial.update_last_result({"score": number(1)})
+    raw = pickled_queues(trial.run_metadata)
+    assert raw is not None
+    queues = pickle.loads(raw)
+    assert queues == trial.run_metadata.metric_n_steps
+    assert type(queues["score"]["5"][0]) is number
 
 
 def test_ray_reads_it(tmp_path: Path) -> None:
