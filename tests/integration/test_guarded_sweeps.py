@@ -870,6 +870,7 @@ def test_a_trial_that_finishes_alone_is_spilled_at_once(
     assert not any(finished_and_resident)
 
 
+@pytest.mark.usefixtures("spilled_in_their_step")
 def test_an_error_of_our_own_steps_back(
     storage: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -113,7 +113,8 @@ def interrupted(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPat
 
 def copied(experiment: Path, to: Path) -> Path:
     """The experiment in another place."""
-    shutil.copytree(experiment, to / "sweep")
+    # An upload may be under way, with files that come and go.
+    shutil.copytree(experiment, to / "sweep", ignore=shutil.ignore_patterns(".*.part"))
     return to / "sweep"
 
 

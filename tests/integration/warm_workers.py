@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 _MOST_BYTES = 1 << 20
 _RAYLET = "RAY_RAYLET_PID"
@@ -75,10 +76,7 @@ def _serve(address: str) -> None:
     orders.listen(64)
     orders.settimeout(1.0)
 
-    # What workers need, and what tests send them.
-
-    import tests.integration.sweeps  # noqa: F401
-
+    _import_what_workers_need()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     while os.path.exists(f"/proc/{os.environ[_RAYLET]}"):
         try:
@@ -93,6 +91,23 @@ def _serve(address: str) -> None:
                 _become_worker(*json.loads(order), files)
             for file in files:
                 os.close(file)
+
+
+def _import_what_workers_need() -> None:
+    import ray._private.workers.default_worker
+    import ray._private.workers.setup_worker
+    import ray.actor
+
+    # The first random id of Ray's own starts its generator, and all workers would have the same
+    # ids. Actors that Ray defines while it is imported are given one.
+    class Urandom:
+        @staticmethod
+        def from_random() -> Any:
+            return kind(os.urandom(kind.size()))
+
+    kind = ray.actor.ActorClassID
+    with mock.patch.object(ray.actor, "ActorClassID", Urandom):
+        import tests.integration.sweeps  # noqa: F401
 
 
 def _become_worker(
