@@ -68,9 +68,9 @@ class Clock:
         original = Sweep.spill_settled
 
         @functools.wraps(original)
-        def timed(sweep: Sweep) -> Any:
+        def timed(sweep: Sweep, *among: Any) -> Any:
             began = time.perf_counter()
-            outcome = original(sweep)
+            outcome = original(sweep, *among)
             if outcome.count:
                 took = time.perf_counter() - began
                 self._since[part] = self._since.get(part, 0.0) + took

@@ -76,7 +76,7 @@ class MemGuard(GuardCallback):
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         self.pruner.on_step_end(iteration=iteration, trials=trials, **info)
-        # Most steps have nothing to count, and come too soon after the last one for a report.
+        # Most steps end no trial, and come too soon after the last one for a report.
         now = time.monotonic()
         if self._has_news or now >= self._measure_at:
             self._has_news = False
@@ -87,7 +87,6 @@ class MemGuard(GuardCallback):
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
-        self._has_news = True
         for part in self._parts:
             part.on_trial_result(
                 iteration=iteration, trials=trials, trial=trial, result=result, **info

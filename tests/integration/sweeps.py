@@ -132,22 +132,14 @@ class NotReusable(Stepwise):
         return False
 
 
-def _each_sweep_a_second_of_its_own() -> None:
-    """Sweeps of one name that begin in the same second share a staging directory, says Ray.
-
-    With it, their trials would get suffixes, as if the sweep had been there before.
-    """
-    latest = datetime.min
-
-    def date_str() -> str:
-        nonlocal latest
-        latest = max(datetime.now(), latest + timedelta(seconds=1))
-        return latest.strftime("%Y-%m-%d_%H-%M-%S")
-
-    ray.tune.utils.date_str = date_str
+def _date_of_its_own() -> str:
+    # Sweeps of one name that begin in the same second share a staging directory, says Ray, whoever
+    # runs them; with it, their trials would get suffixes, as if they had been there before.
+    later = timedelta(seconds=int.from_bytes(os.urandom(4), "big"))
+    return (datetime.now() + later).strftime("%Y-%m-%d_%H-%M-%S")
 
 
-_each_sweep_a_second_of_its_own()
+ray.tune.utils.date_str = _date_of_its_own
 
 
 def number_trials_anew() -> None:
