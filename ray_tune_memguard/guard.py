@@ -76,31 +76,33 @@ class MemGuard(GuardCallback):
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         self.pruner.on_step_end(iteration=iteration, trials=trials, **info)
-        # Most steps end no trial, and come too soon after the last one for a report.
+        # Most steps end no trial, and come too soon after the last one for a report or a look.
         now = time.monotonic()
-        if self._has_news or now >= self._measure_at:
+        is_time = now >= self._measure_at
+        if is_time or self._has_news:
             self._has_news = False
-            self._measure_at = now + _MEASURE_EVERY_S
             self.reporter.on_step_end(iteration=iteration, trials=trials, **info)
+        if is_time:
+            self._measure_at = now + _MEASURE_EVERY_S
             self.tracker.on_step_end(iteration=iteration, trials=trials, **info)
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
-        for part in self._parts:
-            part.on_trial_result(
-                iteration=iteration, trials=trials, trial=trial, result=result, **info
-            )
+        # The reporter counts trials only.
+        self.pruner.on_trial_result(iteration, trials, trial, result, **info)
+        self.tracker.on_trial_result(iteration, trials, trial, result, **info)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        # The pruner sees for itself what is finished.
         self._has_news = True
-        for part in self._parts:
-            part.on_trial_complete(iteration=iteration, trials=trials, trial=trial, **info)
+        self.reporter.on_trial_complete(iteration, trials, trial, **info)
+        self.tracker.on_trial_complete(iteration, trials, trial, **info)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self._has_news = True
-        for part in self._parts:
-            part.on_trial_error(iteration=iteration, trials=trials, trial=trial, **info)
+        self.reporter.on_trial_error(iteration, trials, trial, **info)
+        self.tracker.on_trial_error(iteration, trials, trial, **info)
 
     def on_experiment_end(self, trials: list[Any], **info: Any) -> None:
         for part in self._parts:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from bisect import bisect_right, insort
 from collections.abc import Iterable, Iterator
+from operator import methodcaller
 from typing import Any, SupportsIndex, overload
 
 from ray_tune_memguard.spill.ghost import Residency
@@ -17,6 +18,7 @@ from ray_tune_memguard.spill.store import SpilledRow
 
 logger = logging.getLogger(__name__)
 
+_is_finished = methodcaller("is_finished")
 # Rows fetched at a time while walking: small enough to hold, large enough to be fast.
 _WINDOW = 512
 
@@ -74,7 +76,7 @@ class SpilledTrials(list[Any]):
 
     def has_unfinished(self) -> bool:
         # The newest first: it is the likeliest.
-        return not all(trial.is_finished() for trial in reversed(self._resident.values()))
+        return not all(map(_is_finished, reversed(self._resident.values())))
 
     def seq(self, trial: Any) -> int:
         """The place of a trial that is in memory. Raises KeyError for any other."""
