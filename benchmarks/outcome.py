@@ -22,8 +22,11 @@ def _digest(rows: list[Any]) -> str:
 
 
 def _trial_number(trial_id: str) -> str:
-    """Return the counter of a trial id such as ``ab12f_00017``; the rest is random."""
-    return trial_id.rsplit("_", 1)[-1]
+    """Return the counter of a trial id such as ``ab12f_00017``; the rest is random.
+
+    A searcher's trials have random ids without one.
+    """
+    return trial_id.rpartition("_")[2] if "_" in trial_id else ""
 
 
 def _describe_best(grid: ResultGrid) -> dict[str, Any]:
