@@ -224,7 +224,7 @@ def pickled_queues(metadata: Any) -> bytes | None:
         if not all(type(name) is str for name in queues):
             return None
         pickler.dump(queues)
-    except (KeyError, _NotPlain):
+    except Exception:  # Kept in another way, or of other things: Ray's own way tells what is wrong.
         return None
     return buffer.getvalue()
 

@@ -20,6 +20,8 @@ from typing import Any
 from unittest import mock
 
 _MOST_BYTES = 1 << 20
+# A socket's address has 108 bytes.
+_LONGEST_FOLDER = 90
 _RAYLET = "RAY_RAYLET_PID"
 # One nursery for each driver: Ray's C++ part reads a worker's environment while it is imported.
 # Workers that Ray starts before it has a driver, and all its other commands, go to Python itself.
@@ -55,6 +57,9 @@ line.recv(1)  # Until the worker ends.
 @contextmanager
 def warm_workers(folder: Path) -> Iterator[None]:
     """A Ray that is started meanwhile forks its workers. ``folder``: an empty one, for as long."""
+    if sys.platform != "linux" or len(str(folder)) > _LONGEST_FOLDER:
+        yield  # There they start as Ray starts them.
+        return
     stand_in = folder / "python"
     stand_in.write_text(
         _STAND_IN.format(python=sys.executable, folder=str(folder), module=__file__)

@@ -77,14 +77,18 @@ def test_it_is_what_ray_writes(tmp_path: Path, reports: list[dict[str, Any]]) ->
     trial.run_metadata.invalidate_cache()
     for writer in (StateWriter(), _used_writer(tmp_path)):
         trial.run_metadata.invalidate_cache()
-        assert decoded(writer.write(trial, pickled_queues(trial.run_metadata))) == expected
+        assert decoded(written(trial, writer)) == expected
+
+
+def written(trial: Trial, writer: StateWriter | None = None) -> tuple[str, str]:
+    return (writer or StateWriter()).write(trial, pickled_queues(trial.run_metadata))
 
 
 def _used_writer(tmp_path: Path) -> StateWriter:
     writer = StateWriter()
     other = make_trial(tmp_path, 7, "other")
     other.update_last_result({"score": 1})
-    writer.write(other, pickled_queues(other.run_metadata))
+    written(other, writer)
     return writer
 
 
@@ -99,11 +103,19 @@ def test_queues_of_usual_numbers_are_one_pickle(tmp_path: Path, number: Any) -> 
     assert type(queues["score"]["5"][0]) is number
 
 
+@pytest.mark.parametrize("kept", [None, 5, {"score": lambda: 0}], ids=["none", "number", "other"])
+def test_queues_that_are_kept_in_another_way_are_left_to_ray(tmp_path: Path, kept: Any) -> None:
+    metadata = make_trial(tmp_path).run_metadata
+    metadata.__dict__["metric_n_steps"] = kept
+    assert pickled_queues(metadata) is None
+    assert pickled_queues(object()) is None
+
+
 def test_ray_reads_it(tmp_path: Path) -> None:
     trial = make_trial(tmp_path)
     for step in range(7):
         trial.update_last_result({"score": float(step)})
-    state, metadata = StateWriter().write(trial, pickled_queues(trial.run_metadata))
+    state, metadata = written(trial)
     read = Trial.from_json_state(state, stub=True)
     read.restore_run_metadata(metadata)
     assert read.metric_analysis == trial.metric_analysis
@@ -164,7 +176,7 @@ def _marked(text: str) -> dict[str, str]:
 def test_an_entry_tells_what_was_reported(tmp_path: Path) -> None:
     trial = make_trial(tmp_path)
     trial.update_last_result({"score": np.float32(0.5), "lr": 0.1})
-    entry = StateWriter().write(trial, pickled_queues(trial.run_metadata))
+    entry = written(trial)
     result, summaries = reported_of_entry(entry[1])
     assert result["score"] == np.float32(0.5)
     assert summaries == trial.metric_analysis
@@ -181,8 +193,7 @@ def test_an_entry_is_what_json_makes_of_both_texts(tmp_path: Path, config: dict[
     trial = make_trial(tmp_path)
     trial.config = config
     trial.update_last_result({"score": 1.0})
-    written = StateWriter().write(trial, pickled_queues(trial.run_metadata))
-    for texts in (written, ("é", "\n"), trial.get_json_state()):
+    for texts in (written(trial), ("é", "\n"), trial.get_json_state()):
         assert entry_of(*texts) == json.dumps(texts)
 
 
