@@ -26,11 +26,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ray_tune_memguard.spill.codec import Packer
+from ray_tune_memguard.spill.codec import Packer, pack, unpack
 
 #: "RTMG": marks the file as ours, see https://www.sqlite.org/pragma.html#pragma_application_id
 APPLICATION_ID = 0x52544D47
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 SUFFIX = ".sqlite"
 # Beside a store whose sweep is over: its size, and a checksum of all of it.
 _SEAL_SUFFIX = ".crc32"
@@ -444,7 +444,7 @@ class TrialStore:
         Raises:
             sqlite3.Error: it was not saved; the last one is still there.
         """
-        packed = {part: zlib.compress(content, 1) for part, content in parts.items()}
+        packed = {part: pack(content) for part, content in parts.items()}
         with self.transaction():
             self._connection.execute("DELETE FROM snapshot")
             self._connection.executemany(
@@ -472,7 +472,7 @@ class TrialStore:
         for part, content, checksum in rows:
             if zlib.crc32(content) != checksum:
                 raise StoreError(f"its snapshot is damaged ({part})")
-        return {part: zlib.decompress(content) for part, content, _ in rows}
+        return {part: unpack(content) for part, content, _ in rows}
 
     def note(self, **facts: str) -> None:
         """Keep these words about the sweep, over earlier ones of the same name."""
@@ -518,7 +518,7 @@ class TrialStore:
                         if trial_id in seen or not _is_whole(covered, checksum):
                             continue
                         text = self._packers["entry"].unpack(covered[-1])
-                    except (KeyError, TypeError, AttributeError, zlib.error):
+                    except (KeyError, TypeError, AttributeError, ValueError):
                         continue
                     seen.add(trial_id)
                     yield TrialRow(

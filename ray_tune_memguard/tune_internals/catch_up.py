@@ -17,7 +17,8 @@ from ray.tune.search import BasicVariantGenerator, SearchGenerator
 from ray.tune.utils import flatten_dict, unflattened_lookup
 
 from ray_tune_memguard.notices import logger
-from ray_tune_memguard.tune_internals.trial_json import decode_state, last_result_of_entry
+from ray_tune_memguard.tune_internals.json_text import decode
+from ray_tune_memguard.tune_internals.trial_json import last_result_of_entry
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Late:
 
     def parameters(self) -> dict[str, Any]:
         """What the searcher suggested, flat."""
-        parameters: dict[str, Any] = decode_state(self.state_json)["evaluated_params"]
+        parameters: dict[str, Any] = decode(self.state_json)["evaluated_params"]
         return parameters
 
 

@@ -35,8 +35,9 @@ from ray_tune_memguard.spill.trials import SpilledTrials
 from ray_tune_memguard.tune_internals import paths
 from ray_tune_memguard.tune_internals.adoption import POINTER_KEY
 from ray_tune_memguard.tune_internals.catch_up import Late
+from ray_tune_memguard.tune_internals.json_text import decode
 from ray_tune_memguard.tune_internals.sweep import new_ledger
-from ray_tune_memguard.tune_internals.trial_json import decode_state, read_entry, reported_of_entry
+from ray_tune_memguard.tune_internals.trial_json import read_entry, reported_of_entry
 from ray_tune_memguard.tune_internals.trial_state import FINISHED, TrialStateCodec
 
 # In a store that was made from a state file: which state of the file that was.
@@ -418,7 +419,7 @@ def open_trials(experiment: Experiment, store: TrialStore) -> SpilledTrials:
     ledger = new_ledger()
     ledger.load(snapshot.ledger)
     residents = {}
-    state = decode_state(snapshot.state)
+    state = decode(snapshot.state)
     unfinished = unfinished_entries(store, snapshot, state["trial_data"])
     for late in late_trials(store, snapshot, state["trial_data"]):
         row = store.row(late.trial_id)

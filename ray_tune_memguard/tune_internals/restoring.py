@@ -41,13 +41,14 @@ from ray_tune_memguard.tune_internals.experiments import (
     late_trials,
     unfinished_entries,
 )
+from ray_tune_memguard.tune_internals.json_text import decode
 from ray_tune_memguard.tune_internals.sweep import (
     BLIND_TO_LIVE_TRIALS,
     Sweep,
     make_files,
     new_ledger,
 )
-from ray_tune_memguard.tune_internals.trial_json import decode_state, reported_of_entry
+from ray_tune_memguard.tune_internals.trial_json import reported_of_entry
 from ray_tune_memguard.tune_internals.trial_state import FINISHED, TrialStateCodec
 
 _ENTRIES_AT_ONCE = 256
@@ -86,7 +87,7 @@ class Past:
     @classmethod
     def read(cls, store: TrialStore, resume_config: ResumeConfig) -> Past:
         snapshot = Snapshot.load(store)
-        state = decode_state(snapshot.state)
+        state = decode(snapshot.state)
         trial_data = state["trial_data"]
         treatments: dict[str, Any] = {
             Trial.ERROR: resume_config.errored,

@@ -14,15 +14,13 @@ from collections import deque
 from typing import Any
 
 import numpy as np
-from ray import cloudpickle
 from ray.tune.experiment import Trial
 
 from ray_tune_memguard.spill.store import TrialRow
+from ray_tune_memguard.tune_internals.json_text import PICKLED, decode, encode, hex_pickle, pickled
 
 #: Of a trial's metadata: each metric's last numbers.
 QUEUES = "metric_n_steps"
-# How Ray marks what JSON cannot hold.
-_PICKLED = "CLOUDPICKLE_FALLBACK"
 # Of these, as of Python's own, a plain pickle is what cloudpickle makes.
 _NUMBERS = (np.float64, np.float32, np.int64, np.int32)
 # And what their pickles refer to: a function, their kinds, and the kind of these.
@@ -102,19 +100,19 @@ class TypicalStorage:
         except UnicodeEncodeError:  # A path whose bytes are no text.
             name = b""
         if place is None or not name:
-            return _hex_pickle(storage)
+            return hex_pickle(storage)
         key = place[1], len(name)
         if key not in self._texts:
             if len(self._texts) >= _MOST_TEXTS:
                 self._texts.clear()
             self._texts[key] = self._around_name(place)
         around = self._texts[key]
-        return _hex_pickle(storage) if around is None else name.hex().join(around)
+        return hex_pickle(storage) if around is None else name.hex().join(around)
 
     def _around_name(self, place: tuple[str, int]) -> tuple[str, str] | None:
         """What the pickles of all contexts with names of that length have in common."""
         size = len(place[0].encode())
-        one, other = (_hex_pickle(self.at((sign * size, place[1]))) for sign in "xy")
+        one, other = (hex_pickle(self.at((sign * size, place[1]))) for sign in "xy")
         start, *more = one.split((b"x" * size).hex())
         if len(more) != 1 or other != (b"y" * size).hex().join((start, more[0])):
             return None
@@ -138,7 +136,7 @@ class TypicalPart:
         consists_of = value.__reduce_ex__(pickle.HIGHEST_PROTOCOL)
         if self._first is None:
             # Deep copies: the first one may change.
-            self._first = copy.deepcopy(value), copy.deepcopy(consists_of), _hex_pickle(value)
+            self._first = copy.deepcopy(value), copy.deepcopy(consists_of), hex_pickle(value)
         return bool(consists_of == self._first[1])
 
     def another(self) -> Any:
@@ -153,7 +151,7 @@ class TypicalPart:
         """Its pickle in hexadecimal digits, as Ray writes it."""
         if self.is_typical(value) and self._first is not None:
             return self._first[2]
-        return _hex_pickle(value)
+        return hex_pickle(value)
 
 
 class _WithoutPickles:
@@ -169,29 +167,29 @@ class StateWriter:
         self.storages = TypicalStorage()
         self._typical: dict[str, TypicalPart] = {}
 
-    def write(self, trial: Trial, queues: bytes | None) -> tuple[str, str]:
-        """What ``Trial.get_json_state`` returns, without its line breaks and its log-once keys.
+    def write(self, trial: Trial, queues: bytes | None, plain: bool = False) -> tuple[str, str]:
+        """What ``Trial.get_json_state`` returns, without its blanks and its log-once keys.
 
-        ``queues``: the :func:`pickled_queues` of its metadata.
+        ``queues``: the :func:`pickled_queues` of its metadata. ``plain``: see :func:`encode`.
 
         As Ray does, the text of the metadata is kept until one of them is set; what changes inside
         one (a last result that becomes ``done``) is not written before that.
         """
         state = self._state_of(trial)
         metadata = state.pop("run_metadata")
-        state["storage"] = _pickled(self.storages.text_of(trial.storage))
+        state["storage"] = pickled(self.storages.text_of(trial.storage))
         text: str | None = getattr(metadata, "_cached_json", None)
         if text is None:
             values = dict(metadata.__dict__)
             values.pop("_cached_json", None)
             if queues is not None:
                 # Where Ray makes a pickle of each queue.
-                values[QUEUES] = _pickled(queues.hex())
+                values[QUEUES] = pickled(queues.hex())
             if "checkpoint_manager" in values:
                 text = self._text_of("checkpoint_manager", values["checkpoint_manager"])
-                values["checkpoint_manager"] = _pickled(text)
-            text = metadata._cached_json = _encode(values)
-        return _encode(state), text
+                values["checkpoint_manager"] = pickled(text)
+            text = metadata._cached_json = encode(values, plain)
+        return encode(state, plain), text
 
     def _state_of(self, trial: Trial) -> dict[str, Any]:
         """What ``Trial.__getstate__`` returns; that pickles the same few objects for each trial."""
@@ -211,7 +209,7 @@ class StateWriter:
         try:
             return self._typical.setdefault(name, TypicalPart()).text_of(value)
         except Exception:  # An object that does not say what it consists of, or is not comparable.
-            return _hex_pickle(value)
+            return hex_pickle(value)
 
 
 def pickled_queues(metadata: Any) -> bytes | None:
@@ -256,53 +254,8 @@ def reported_of_entry(metadata_json: str) -> tuple[dict[str, Any], dict[str, Any
 def _decoded(metadata: dict[str, Any], part: str) -> dict[str, Any]:
     # Only these parts of the metadata are worth unpickling.
     text = json.dumps(metadata[part])
-    value: dict[str, Any] = decode_state(text) if _PICKLED in text else metadata[part]
+    value: dict[str, Any] = decode(text) if PICKLED in text else metadata[part]
     return value
 
 
-def decode_state(text: str) -> Any:
-    """What Ray makes of the text of an experiment state file, or of a part of it."""
-    return json.loads(text, object_hook=_unpickled)
-
-
-def _unpickled(value: dict[str, Any]) -> Any:
-    if value.get("_type") == _PICKLED:
-        return cloudpickle.loads(bytes.fromhex(value["value"]))
-    return value
-
-
-def _pickled(text: str) -> dict[str, str]:
-    return {"_type": _PICKLED, "value": text}
-
-
-def _hex_pickle(value: Any) -> str:
-    return cloudpickle.dumps(value).hex()
-
-
-class _StateEncoder(json.JSONEncoder):
-    """Writes what Ray's ``TuneFunctionEncoder`` writes."""
-
-    def default(self, o: Any) -> dict[str, str]:
-        return _pickled(_hex_pickle(o))
-
-
-_encode = _StateEncoder().encode
-
-
-def entry_of(state_json: str, metadata_json: str) -> str:
-    """Both, as JSON is written, as one element of the file.
-
-    It is what ``json.dumps`` of them returns, in half the time.
-    """
-    return f"[{_quoted(state_json)}, {_quoted(metadata_json)}]"
-
-
-def _quoted(text: str) -> str:
-    # Of what must be written in another way, JSON that a program wrote has these only.
-    if text.isascii() and "\n" not in text:
-        escaped = text.replace("\\", "\\\\").replace('"', '\\"')
-        return f'"{escaped}"'
-    return json.dumps(text)
-
-
-_NOTHING = _hex_pickle(None)
+_NOTHING = hex_pickle(None)

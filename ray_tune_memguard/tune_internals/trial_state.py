@@ -24,11 +24,11 @@ from ray.tune.experiment import Trial
 from ray.tune.experiment.trial import _Location, _TemporaryTrialState
 
 from ray_tune_memguard.spill.store import TrialRow
+from ray_tune_memguard.tune_internals.json_text import entry_of, pickle_plainly
 from ray_tune_memguard.tune_internals.trial_json import (
     QUEUES,
     StateWriter,
     TypicalPart,
-    entry_of,
     pickled_queues,
 )
 
@@ -67,9 +67,10 @@ class TrialStateCodec:
 
     def dump(self, trial: Trial) -> bytes:
         """See :class:`TrialCodec`. Fetches the default result of a trial that never reported."""
-        return self._dump(trial, pickled_queues(trial.run_metadata))
+        return self._dump(trial, pickled_queues(trial.run_metadata))[0]
 
-    def _dump(self, trial: Trial, queues: bytes | None) -> bytes:
+    def _dump(self, trial: Trial, queues: bytes | None) -> tuple[bytes, bool]:
+        """And whether all that it holds is plain to ``json_text``."""
         state = dict(trial.__dict__)
         state["_state_json"] = None  # Ray's cache of a text that it makes again.
         temporary = state.pop("temporary_state")
@@ -83,10 +84,10 @@ class TrialStateCodec:
         location = (temporary.location.hostname, temporary.location.pid)
         parts = (state, of_storage, of_trial, location, temporary.num_restore_failures)
         try:
-            return pickle.dumps(parts, protocol=5)
+            return pickle_plainly(parts)
         except Exception:
             # Functions of a script, lambdas, classes of a notebook: five times slower, so second.
-            return cloudpickle.dumps(parts)
+            return cloudpickle.dumps(parts), False
 
     def load(self, raw: bytes) -> dict[str, Any]:
         state, of_storage, of_trial, location, restore_failures = pickle.loads(raw)
@@ -150,17 +151,18 @@ class TrialStateCodec:
         """What is written of a settled trial; ``known``: its entry, unless it is to be made."""
         metadata = trial.run_metadata
         queues = pickled_queues(metadata)
-        texts = self._writer.write(trial, queues) if known is None else known
+        state, is_plain = self._dump(trial, queues)
+        texts = self._writer.write(trial, queues, is_plain) if known is None else known
         return TrialRow(
             trial.trial_id,
             trial.status,
             self.has_error(trial),
-            entry_of(*texts).encode(),
+            entry_of(*texts),
             trial.relative_logdir,
             reported_at=metadata.last_result_time,
             birth=birth,
             resumes=known is not None and json.loads(known[0])["status"] not in FINISHED,
-            state=self._dump(trial, queues),
+            state=state,
         )
 
     def json_state(self, trial: Trial) -> tuple[str, str]:

@@ -14,11 +14,10 @@ from ray.train._internal.storage import StorageContext
 from ray.tune.execution.placement_groups import PlacementGroupFactory
 from ray.tune.experiment import Trial
 
+from ray_tune_memguard.tune_internals.json_text import decode, entry_of
 from ray_tune_memguard.tune_internals.trial_json import (
     StateWriter,
     TypicalStorage,
-    decode_state,
-    entry_of,
     pickled_queues,
     read_entry,
     reported_of_entry,
@@ -64,7 +63,7 @@ def in_words(value: Any) -> Any:
 
 
 def decoded(texts: tuple[str, str]) -> Any:
-    return [in_words(decode_state(text)) for text in texts]
+    return [in_words(decode(text)) for text in texts]
 
 
 @pytest.mark.parametrize("reports", REPORTS.values(), ids=REPORTS)
@@ -134,7 +133,7 @@ def test_storages_that_differ_by_the_directory(tmp_path: Path, names: tuple[str,
     storages.place_of(first)
     for name in (*names, *names):
         storage = _like(first, name)
-        state = decode_state(json.dumps(_marked(storages.text_of(storage))))
+        state = decode(json.dumps(_marked(storages.text_of(storage))))
         assert in_words(state) == in_words(storage)
         place = storages.place_of(storage)
         assert place is not None
@@ -154,7 +153,7 @@ def test_a_storage_that_differs_in_more_is_written_for_itself(
     other = _like(first, "other")
     setattr(getattr(other, part[0]) if part[1:] else other, part[-1], value)
     assert storages.place_of(other) is None
-    state = decode_state(json.dumps(_marked(storages.text_of(other))))
+    state = decode(json.dumps(_marked(storages.text_of(other))))
     assert in_words(state) == in_words(other)
 
 
@@ -194,7 +193,9 @@ def test_an_entry_is_what_json_makes_of_both_texts(tmp_path: Path, config: dict[
     trial.config = config
     trial.update_last_result({"score": 1.0})
     for texts in (written(trial), ("é", "\n"), trial.get_json_state()):
-        assert entry_of(*texts) == json.dumps(texts)
+        entry = entry_of(*texts)
+        assert entry.isascii()
+        assert json.loads(entry) == list(texts)
 
 
 @pytest.mark.parametrize("reports", REPORTS.values(), ids=REPORTS)
