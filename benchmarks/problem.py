@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from ray import tune
 
 METRIC = "score"
@@ -52,14 +53,19 @@ def make_trainable_with_checkpoints(results: int) -> Callable[[dict[str, Any]], 
     return trainable
 
 
-def make_trainable(results_per_trial: int, payload_kb: int) -> Callable[[dict[str, Any]], None]:
+def make_trainable(
+    results_per_trial: int, payload_kb: int, carried_mb: int = 0
+) -> Callable[[dict[str, Any]], None]:
     """Return a function trainable that reports ``results_per_trial`` times, then returns.
 
     ``payload_kb`` adds that many kilobytes (1,000 bytes each) to every report. From 100 KB on, Ray
-    puts a result in the object store instead of in the driver's memory.
+    puts a result in the object store instead of in the driver's memory. ``carried_mb``: megabytes of
+    data in the function's closure, as of a data set that was read beforehand.
     """
+    carried = np.random.default_rng(0).bytes(carried_mb * 1_000_000)
 
     def trainable(config: dict[str, Any]) -> None:
+        assert len(carried) == carried_mb * 1_000_000
         payload = {"payload": bytes(payload_kb * 1000)} if payload_kb else {}
         for step in range(1, results_per_trial + 1):
             tune.report({METRIC: score(config, step), **payload})

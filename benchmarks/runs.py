@@ -33,6 +33,7 @@ class Sweep:
     trials: int
     results_per_trial: int = 1
     payload_kb: int = 0
+    carried_mb: int = 0
     sample_every: int = 10
     sample_unit: str = "trials"
     loggers: bool = True

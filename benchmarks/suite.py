@@ -293,6 +293,15 @@ def _evaluate_algorithm(rounds: list[Round]) -> list[Row]:
     ]
 
 
+def _evaluate_carried(rounds: list[Round]) -> list[Row]:
+    return [
+        figure("RSS, highest sample", mebibytes, rounds, lambda run: run.highest(RSS)),
+        figure("RSS at the loop's end", mebibytes, rounds, lambda run: run.samples[-1][RSS]),
+        figure("fit()", seconds, rounds, lambda run: run.fit_seconds),
+        same_results(rounds),
+    ]
+
+
 def _evaluate_scale(
     limit: float | None = None, part: float = 0.1
 ) -> Callable[[list[Round]], list[Row]]:
@@ -432,6 +441,18 @@ BENCHMARKS = {
                 _evaluate_large_results,
                 _STORE_BY_RESULT,
                 "200 KB per result, no loggers",
+                TWO,
+            ),
+        ),
+    ),
+    "carried": Benchmark(
+        "a trainable that carries 20 MB in its closure, reuse_actors=True",
+        (
+            Leg(
+                Sweep("reused", 200, carried_mb=20),
+                _evaluate_carried,
+                _RSS_BY_TRIAL,
+                "reused actors",
                 TWO,
             ),
         ),

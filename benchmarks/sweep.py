@@ -51,6 +51,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--trials", type=int, required=True)
     parser.add_argument("--results-per-trial", type=int, default=1)
     parser.add_argument("--payload-kb", type=int, default=0, help="added to each result")
+    parser.add_argument("--carried-mb", type=int, default=0, help="in the trainable's closure")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--storage", type=Path, required=True, help="an empty directory")
     parser.add_argument("--out", type=Path, required=True, help="the record, JSON")
@@ -101,7 +102,9 @@ def _make_tuner(arguments: argparse.Namespace, recorder: Recorder) -> tune.Tuner
     return tune.Tuner(
         make_trainable_with_checkpoints(arguments.results_per_trial)
         if arguments.algorithm == "pbt"
-        else make_trainable(arguments.results_per_trial, arguments.payload_kb),
+        else make_trainable(
+            arguments.results_per_trial, arguments.payload_kb, arguments.carried_mb
+        ),
         param_space=None if arguments.algorithm == "optuna" else search_space(),
         tune_config=tune.TuneConfig(
             metric=METRIC,

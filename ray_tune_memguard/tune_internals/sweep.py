@@ -19,6 +19,7 @@ from ray_tune_memguard.spill.store import TrialRow, TrialStore, remove
 from ray_tune_memguard.spill.trials import SpilledTrials
 from ray_tune_memguard.tune_internals import paths, retainers
 from ray_tune_memguard.tune_internals.adoption import Adoption, adopt, adoption_of
+from ray_tune_memguard.tune_internals.trainables import keep_at_hand
 from ray_tune_memguard.tune_internals.trial_state import TrialStateCodec, is_ready_to_spill
 from ray_tune_memguard.tune_internals.uploads import is_uploading, upload_incrementally
 
@@ -96,6 +97,7 @@ class Sweep:
         )
         adopt(controller, self._adoption)
         self._syncer = upload_incrementally(controller, trials, self._staging)
+        self._forget_trainables = keep_at_hand(self)
 
     @classmethod
     def begin(cls, controller: Any, store_directory: Path, notices: Notices) -> Sweep:
@@ -227,6 +229,7 @@ class Sweep:
 
     def close(self) -> None:
         """The sweep is over: leave the store readable for everybody. Its trials live on."""
+        self._forget_trainables()
         try:
             self.release_shared()
             self._trials.residency.settle()
