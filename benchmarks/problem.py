@@ -59,8 +59,8 @@ def make_trainable(
     """Return a function trainable that reports ``results_per_trial`` times, then returns.
 
     ``payload_kb`` adds that many kilobytes (1,000 bytes each) to every report. From 100 KB on, Ray
-    puts a result in the object store instead of in the driver's memory. ``carried_mb``: megabytes of
-    data in the function's closure, as of a data set that was read beforehand.
+    puts a result in the object store instead of in the driver's memory. ``carried_mb``: megabytes
+    of data in the function's closure, as of a data set that was read beforehand.
     """
     carried = np.random.default_rng(0).bytes(carried_mb * 1_000_000)
 
