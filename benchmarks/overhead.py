@@ -27,7 +27,8 @@ from benchmarks.machine import describe_machine
 from benchmarks.report import format_lines
 from benchmarks.runs import ROOT, record_of, write_record
 
-TRIALS = 3000
+# Long enough for several experiment checkpoints, which come every ten seconds.
+TRIALS = 6000
 READ = 1000
 #: The tracker's looks come in the first 500 trials; the median is that of the sweep after them.
 WARM_UP = 600

@@ -107,12 +107,14 @@ class TrialPruner(GuardCallback):
 
     @guarded
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        now = time.monotonic()
-        if now >= self._retry_at:
-            if now >= self._spill_at or self._is_last_step():
+        sweep = self._sweep
+        # In most steps no trial finishes.
+        self._waiting = [] if sweep is None else sweep.finished()
+        if sweep is None or self._waiting:
+            now = time.monotonic()
+            is_time = now >= self._spill_at or (sweep is not None and not sweep.has_unfinished())
+            if is_time and now >= self._retry_at:
                 self._try_to(self._spill)
-            elif self._sweep is not None:
-                self._waiting = self._sweep.finished()
         self._maybe_trim()
 
     @guarded
@@ -146,9 +148,6 @@ class TrialPruner(GuardCallback):
 
     def _directory(self) -> Path:
         return self.spill_dir or entry.store_directory(self._controller)
-
-    def _is_last_step(self) -> bool:
-        return self._sweep is not None and self._sweep.has_only_finished()
 
     def _open(self) -> None:
         self._sweep = entry.open_sweep(self._controller, self._directory(), self.notices)

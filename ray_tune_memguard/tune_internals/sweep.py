@@ -163,11 +163,9 @@ class Sweep:
         outcome.count = len(kept)
         return outcome
 
-    def has_only_finished(self) -> bool:
-        """Whether there are trials to spill, and no other trial is in memory."""
-        controller = self._controller
-        ended = bool(controller._stopped_trials or controller._failed_trials)
-        return ended and not self._trials.has_unfinished()
+    def has_unfinished(self) -> bool:
+        """Whether there are trials in memory that are not to be spilled yet."""
+        return self._trials.has_unfinished()
 
     def _ensure_snapshot(self) -> None:
         """A store without one is not whole; one that was made late has missed Ray's checkpoint."""
