@@ -30,6 +30,7 @@ from benchmarks.picture import NoMatplotlib, draw
 from benchmarks.record import Round, Run
 from benchmarks.report import format_table, write_results
 from benchmarks.rivals import MEMGUARD, RAY, RIVALS
+from benchmarks.rows import Row
 from benchmarks.runs import ChildFailed, run_rounds
 from benchmarks.suite import BENCHMARKS, Benchmark, Leg
 
@@ -149,16 +150,23 @@ def _run_benchmark(name: str, benchmark: Benchmark, arguments: argparse.Namespac
     judged = head["judged"]
     print(f"\n{name}: {benchmark.title}")
     print(", ".join(f"{key} {value}" for key, value in head["machine"].items()))
-    evaluated = []
+    evaluated: list[tuple[Leg, list[Row], list[Round]]] = []
     for index, number in enumerate(head.get("legs", numbers)):
         leg = _sized(benchmark.legs[number - 1], arguments)
         if measured is not None:
             rounds = measured[index]
         else:
             rivals = [rival for rival in leg.rivals if rival in arguments.rivals]
-            rounds = run_rounds(
-                name, leg.sweep, rivals, runs, scratch=arguments.scratch, reopen=leg.reopen
-            )
+            try:
+                rounds = run_rounds(
+                    name, leg.sweep, rivals, runs, scratch=arguments.scratch, reopen=leg.reopen
+                )
+            except (KeyboardInterrupt, ChildFailed):
+                # What took hours before it is kept.
+                if evaluated:
+                    head["legs"] = numbers[: len(evaluated)]
+                    _write(path, head, benchmark, evaluated)
+                raise
         rows = leg.evaluate(rounds)
         print(f"\n{leg.title}: {leg.sweep.total:,} {leg.sweep.sample_unit}, runs: {runs}")
         print(format_table(rows, judged), flush=True)
@@ -168,15 +176,24 @@ def _run_benchmark(name: str, benchmark: Benchmark, arguments: argparse.Namespac
         print(f"\n{format_table(rows, judged)}", flush=True)
         evaluated[-1][1].extend(rows)
 
-    arguments.results.mkdir(parents=True, exist_ok=True)
-    legs = [(leg.title, rows, rounds) for leg, rows, rounds in evaluated]
-    write_results(path, head, legs)
+    _write(path, head, benchmark, evaluated)
+    return not judged or all(row.passed is not False for _, rows, _ in evaluated for row in rows)
+
+
+def _write(
+    path: Path,
+    head: dict[str, Any],
+    benchmark: Benchmark,
+    evaluated: list[tuple[Leg, list[Row], list[Round]]],
+) -> None:
+    """Write what these legs measured, and draw it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_results(path, head, [(leg.title, rows, rounds) for leg, rows, rounds in evaluated])
     try:
         panels = [(leg.title, leg.panel, rounds) for leg, _, rounds in evaluated]
-        draw(benchmark.title, panels, arguments.results / f"{name}.png")
+        draw(benchmark.title, panels, path.with_suffix(".png"))
     except NoMatplotlib as error:
         print(error, file=sys.stderr)
-    return not judged or all(row.passed is not False for _, rows, _ in legs for row in rows)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -104,6 +104,25 @@ def test_what_was_measured_can_be_judged_again(
     assert command.main(["scale", "--again", "--results", str(tmp_path)]) == 2
 
 
+def test_an_interrupt_leaves_the_legs_that_were_finished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(command, "draw", lambda *_: None)
+    measured = [_rounds()]
+
+    def run_rounds(*_: object, **__: object) -> list[Round]:
+        if not measured:
+            raise KeyboardInterrupt
+        return measured.pop()
+
+    monkeypatch.setattr(command, "run_rounds", run_rounds)
+    assert command.main(["agreement", "--results", str(tmp_path)])
+    head, legs = command._read_results(tmp_path / "agreement.json")
+    assert head["legs"] == [1]
+    assert [len(rounds) for rounds in legs] == [3]
+    assert command.main(["agreement", "--again", "--results", str(tmp_path)]) == 0
+
+
 def test_bars_need_ray_and_memguard(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         command.main(["scale", "--rivals", "ray"])
