@@ -50,8 +50,8 @@ class Packer:
         shared.precompute_compress(level=_LEVEL)
         self._compressor = zstandard.ZstdCompressor(level=_LEVEL, dict_data=shared)
         self._decompressor = zstandard.ZstdDecompressor(dict_data=shared)
-        # Neither may be used by two threads at once.
-        self._lock = threading.Lock()
+        # Neither may be used by two threads at once; a signal's handler is in the same one.
+        self._lock = threading.RLock()
 
     def pack(self, raw: bytes) -> bytes:
         with self._lock:
@@ -62,7 +62,7 @@ class Packer:
         try:
             with self._lock:
                 return self._decompressor.decompress(packed)
-        except zstandard.ZstdError as error:
+        except (zstandard.ZstdError, MemoryError) as error:
             raise ValueError(f"it cannot be unpacked: {error}") from error
 
 

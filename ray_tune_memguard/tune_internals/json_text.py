@@ -18,6 +18,7 @@ from enum import Enum
 from typing import Any
 from uuid import UUID
 
+import numpy as np
 import orjson
 from ray import cloudpickle
 
@@ -71,8 +72,10 @@ def encode(value: Any, plain: bool = False) -> str:
     if plain:
         try:
             raw = orjson.dumps(value, _quick_default, _OPTIONS)
-        except Exception:  # Names that are no text, large numbers, …: Python's own knows them.
-            pass
+        except Exception as error:
+            # Names that are no text, large numbers, …: Python's own knows them.
+            if isinstance(error.__cause__, (KeyboardInterrupt, SystemExit)):
+                raise error.__cause__ from None
         else:
             if raw.isascii():
                 return raw.decode()
@@ -112,8 +115,8 @@ def _default(value: Any) -> Any:
 
 
 def _quick_default(value: Any) -> Any:
-    if isinstance(value, float) and math.isfinite(value):
-        return float(value)  # NumPy's usual number.
+    if type(value) is np.float64 and math.isfinite(value):
+        return float(value)
     if isinstance(value, _WITH_OTHER_WAYS):
         raise TypeError(type(value))
     return _default(value)

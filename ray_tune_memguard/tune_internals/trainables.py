@@ -1,7 +1,7 @@
 """Keeps the trainables of a sweep at hand.
 
-For each trial Ray asks the cluster for its trainable five times and unpickles it twice. One
-that carries data (a data frame in a function's closure, say) takes the data's size in memory and in
+For each trial Ray asks the cluster for its trainable five times and unpickles it twice. One that
+carries data (a data frame in a function's closure, say) takes the data's size in memory and in
 traffic each time, much of which the driver then keeps. Here it is asked for once a sweep.
 """
 
@@ -22,33 +22,39 @@ _lock = threading.RLock()
 _sweeps = 0
 
 
-class _Remembering:
-    """Ray's registry, which remembers the trainables that it has been asked for."""
+def _remembering(plain: Any) -> Any:
+    """A subclass of Ray's registry that remembers the trainables that it has been asked for.
 
-    def get(self, category: str, key: str) -> Any:
-        values = self.__dict__[_VALUES]
-        if category != _CATEGORY:
-            return super().get(category, key)  # type: ignore[misc]
+    Its methods name ``plain``, for another thread may take the subclass away while they run.
+    """
+
+    def get(self: Any, category: str, key: str, *more: Any, **named: Any) -> Any:
+        values = self.__dict__.get(_VALUES)
+        if values is None or category != _CATEGORY or more or named:
+            return plain.get(self, category, key, *more, **named)
         if key not in values:
-            values[key] = super().get(category, key)  # type: ignore[misc]
+            values[key] = plain.get(self, category, key)
         return values[key]
 
-    def contains(self, category: str, key: str) -> Any:
-        if category == _CATEGORY and key in self.__dict__[_VALUES]:
+    def contains(self: Any, category: str, key: str, *more: Any, **named: Any) -> Any:
+        if category == _CATEGORY and key in (self.__dict__.get(_VALUES) or ()):
             return True
-        return super().contains(category, key)  # type: ignore[misc]
+        return plain.contains(self, category, key, *more, **named)
 
-    def register(self, category: str, key: str, value: Any) -> None:
+    def register(self: Any, category: str, key: str, *more: Any, **named: Any) -> Any:
         try:
-            super().register(category, key, value)  # type: ignore[misc]
+            return plain.register(self, category, key, *more, **named)
         finally:
-            self.__dict__[_VALUES].pop(key, None)
+            (self.__dict__.get(_VALUES) or {}).pop(key, None)
 
-    def unregister(self, category: str, key: str) -> None:
+    def unregister(self: Any, category: str, key: str, *more: Any, **named: Any) -> Any:
         try:
-            super().unregister(category, key)  # type: ignore[misc]
+            return plain.unregister(self, category, key, *more, **named)
         finally:
-            self.__dict__[_VALUES].pop(key, None)
+            (self.__dict__.get(_VALUES) or {}).pop(key, None)
+
+    methods = {method.__name__: method for method in (get, contains, register, unregister)}
+    return type(plain.__name__, (plain,), {"__module__": plain.__module__, **methods})
 
 
 def keep_at_hand(sweep: Any) -> weakref.finalize[..., Any]:
@@ -58,18 +64,18 @@ def keep_at_hand(sweep: Any) -> weakref.finalize[..., Any]:
     """
     global _sweeps
     known: Any = getattr(registry, "_global_registry", None)
-    if getattr(registry, "TRAINABLE_CLASS", None) != _CATEGORY or not all(
-        callable(getattr(type(known), name, None)) for name in _METHODS
+    if (
+        getattr(registry, "TRAINABLE_CLASS", None) != _CATEGORY
+        or not hasattr(known, "__dict__")
+        or not all(callable(getattr(type(known), name, None)) for name in _METHODS)
     ):
         return weakref.finalize(sweep, int)
     with _lock:
+        if _VALUES not in known.__dict__:
+            known.__class__ = _remembering(type(known))
+        # Whatever an earlier sweep left that was never closed is asked for again.
+        known.__dict__[_VALUES] = {}
         _sweeps += 1
-        if not isinstance(known, _Remembering):
-            plain = type(known)
-            known.__dict__[_VALUES] = {}
-            known.__class__ = type(
-                plain.__name__, (_Remembering, plain), {"__module__": plain.__module__}
-            )
     done = weakref.finalize(sweep, _forget, known)
     # At exit the registry is Ray's again anyway.
     done.atexit = False
@@ -80,6 +86,9 @@ def _forget(known: Any) -> None:
     global _sweeps
     with _lock:
         _sweeps -= 1
-        if not _sweeps and isinstance(known, _Remembering):
-            known.__class__ = type(known).__mro__[2]
+        if _sweeps:
+            # What only the ended one has used is not to stay; the others ask once more.
+            known.__dict__[_VALUES] = {}
+        elif _VALUES in known.__dict__:
+            known.__class__ = type(known).__mro__[1]
             del known.__dict__[_VALUES]

@@ -93,13 +93,37 @@ def test_two_sweeps_at_a_time(storage: Path) -> None:
     first, second = keep_at_hand(Data()), keep_at_hand(holder := Data())
     one = registry.get_trainable_cls("carried")
     first()
-    assert registry.get_trainable_cls("carried") is one
+    registry.get_trainable_cls("carried")
+    _LOADED.clear()
+    registry.get_trainable_cls("carried")
+    assert not _LOADED
+    assert one
     second()
     assert type(registry._global_registry) is plain
     _LOADED.clear()
     registry.get_trainable_cls("carried")
     assert _LOADED
     assert holder
+
+
+class Ending:
+    """Ends a sweep while it is being pickled, as another thread or the collector may."""
+
+    def __init__(self, end: Any) -> None:
+        self.end = end
+
+    def __reduce__(self) -> Any:
+        self.end()
+        return int, ()
+
+
+def test_a_sweep_that_ends_while_another_registers() -> None:
+    plain = type(registry._global_registry)
+    ending = Ending(keep_at_hand(owner := Data()))
+    register_trainable("carried", carrying(ending))  # type: ignore[arg-type]
+    assert type(registry._global_registry) is plain
+    registry.get_trainable_cls("carried")
+    assert owner
 
 
 def test_a_registry_of_another_kind_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -50,7 +50,15 @@ class Text(str):
     pass
 
 
+class Interrupted:
+    def __reduce__(self) -> Any:
+        raise KeyboardInterrupt
+
+
 class Number(float):
+    def __float__(self) -> float:
+        return 42.0
+
     def __repr__(self) -> str:
         return "a number"
 
@@ -144,6 +152,11 @@ def test_what_can_neither_be_written_nor_pickled_is_refused() -> None:
 
     with pytest.raises(TypeError, match="pickle"):
         encode([threading.Lock()], plain=True)
+
+
+def test_an_interrupt_is_one() -> None:
+    with pytest.raises(KeyboardInterrupt):
+        encode([Interrupted()], plain=True)
 
 
 @pytest.mark.parametrize("texts", [("{}", '{"a": "\\n \x7f"}'), ("é\u2028", "\n\x01"), ("", "\\")])
