@@ -27,7 +27,7 @@ from benchmarks.machine import describe_machine
 from benchmarks.report import format_lines
 from benchmarks.runs import ROOT, record_of, write_record
 
-# Long enough for several experiment checkpoints, which come every ten seconds.
+# Long enough for an experiment checkpoint in mid-sweep, which comes every ten seconds.
 TRIALS = 6000
 READ = 1000
 #: The tracker's looks come in the first 500 trials; the median is that of the sweep after them.
@@ -69,9 +69,9 @@ class Clock:
         original = Sweep.spill_settled
 
         @functools.wraps(original)
-        def timed(sweep: Sweep, *among: Any) -> Any:
+        def timed(sweep: Sweep, finished: list[Any]) -> Any:
             began = time.perf_counter()
-            outcome = original(sweep, *among)
+            outcome = original(sweep, finished)
             if outcome.count:
                 took = time.perf_counter() - began
                 self._since[part] = self._since.get(part, 0.0) + took

@@ -274,12 +274,12 @@ def _evaluate_population(rounds: list[Round]) -> list[Row]:
     def describe(run: Run) -> str:
         return f"{run.record['outcome']['len']:,} trials"
 
-    *rows, _ = _evaluate_algorithm(rounds)
+    *rows, _ = _evaluate_memory_and_time(rounds)
     counts = by_rival(rounds, describe)
     return [*rows, Check("results", counts, holds=counts[RAY] == counts[MEMGUARD])]
 
 
-def _evaluate_algorithm(rounds: list[Round]) -> list[Row]:
+def _evaluate_memory_and_time(rounds: list[Round]) -> list[Row]:
     return [
         figure(
             "RSS per trial, last 3/4 of the trials",
@@ -288,15 +288,6 @@ def _evaluate_algorithm(rounds: list[Round]) -> list[Row]:
             lambda run: run.slope(RSS, FINISHED, 0.75),
         ),
         figure("RSS, highest sample", mebibytes, rounds, lambda run: run.highest(RSS)),
-        figure("fit()", seconds, rounds, lambda run: run.fit_seconds),
-        same_results(rounds),
-    ]
-
-
-def _evaluate_carried(rounds: list[Round]) -> list[Row]:
-    return [
-        figure("RSS, highest sample", mebibytes, rounds, lambda run: run.highest(RSS)),
-        figure("RSS at the loop's end", mebibytes, rounds, lambda run: run.samples[-1][RSS]),
         figure("fit()", seconds, rounds, lambda run: run.fit_seconds),
         same_results(rounds),
     ]
@@ -450,7 +441,7 @@ BENCHMARKS = {
         (
             Leg(
                 Sweep("reused", 200, carried_mb=20),
-                _evaluate_carried,
+                _evaluate_memory_and_time,
                 _RSS_BY_TRIAL,
                 "reused actors",
                 TWO,
@@ -520,13 +511,13 @@ BENCHMARKS = {
         (
             Leg(
                 Sweep("simulated", 2000, algorithm="optuna"),
-                _evaluate_algorithm,
+                _evaluate_memory_and_time,
                 _RSS_BY_TRIAL,
                 "Optuna, simulated actors",
             ),
             Leg(
                 Sweep("simulated", 2000, 8, algorithm="asha"),
-                _evaluate_algorithm,
+                _evaluate_memory_and_time,
                 _RSS_BY_TRIAL,
                 "ASHA, 8 results a trial at most, simulated actors",
             ),

@@ -107,15 +107,19 @@ class TrialPruner(GuardCallback):
 
     @guarded
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        sweep = self._sweep
+        if self._sweep is not None:
+            self._waiting = self._sweep.finished()
         # In most steps no trial finishes.
-        self._waiting = [] if sweep is None else sweep.finished()
-        if sweep is None or self._waiting:
-            now = time.monotonic()
-            is_time = now >= self._spill_at or (sweep is not None and not sweep.has_unfinished())
-            if is_time and now >= self._retry_at:
-                self._try_to(self._spill)
+        if (self._sweep is None or self._waiting) and self._is_time_to_spill():
+            self._try_to(self._spill)
         self._maybe_trim()
+
+    def _is_time_to_spill(self) -> bool:
+        now = time.monotonic()
+        if now < self._retry_at:
+            return False
+        # The last trials of a sweep wait for no others.
+        return now >= self._spill_at or self._sweep is None or not self._sweep.has_unfinished()
 
     @guarded
     def on_experiment_end(self, trials: list[Any], **info: Any) -> None:
@@ -155,8 +159,9 @@ class TrialPruner(GuardCallback):
     def _spill(self) -> None:
         if self._sweep is None:
             self._open()
-        assert self._sweep is not None
-        spilled = self._sweep.spill_settled()
+            assert self._sweep is not None
+            self._waiting = self._sweep.finished()
+        spilled = self._sweep.spill_settled(self._waiting)
         self._waiting = []
         if spilled.count:
             self._spill_at = time.monotonic() + SPILL_EVERY_S

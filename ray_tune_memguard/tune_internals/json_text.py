@@ -50,16 +50,25 @@ class _Kinds(dict[type, Any]):
         return copyreg.dispatch_table[kind]
 
 
-def pickle_plainly(value: Any) -> tuple[bytes, bool]:
-    """A pickle, and whether all that is in it may be given to :func:`encode` as ``plain``.
+def pickle_by(reducers: dict[type, Any], value: Any) -> bytes:
+    """A pickle for which ``reducers`` are asked instead of those of ``copyreg``.
 
     Raises whatever pickling raises.
     """
     buffer = io.BytesIO()
     pickler = pickle.Pickler(buffer, protocol=5)
-    kinds = pickler.dispatch_table = _Kinds()
+    pickler.dispatch_table = reducers
     pickler.dump(value)
-    raw = buffer.getvalue()
+    return buffer.getvalue()
+
+
+def pickle_plainly(value: Any) -> tuple[bytes, bool]:
+    """A pickle, and whether all that is in it may be given to :func:`encode` as ``plain``.
+
+    Raises whatever pickling raises.
+    """
+    kinds = _Kinds()
+    raw = pickle_by(kinds, value)
     return raw, not (kinds.has_odd or _NOT_FINITE.search(raw))
 
 

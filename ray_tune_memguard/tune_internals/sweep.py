@@ -137,15 +137,14 @@ class Sweep:
         controller = self._controller
         return [*controller._stopped_trials, *controller._failed_trials]
 
-    def spill_settled(self, among: list[Any] | None = None) -> Spilled:
-        """Write all settled trials down, then let go of them. ``among``: only of these.
+    def spill_settled(self, finished: list[Any]) -> Spilled:
+        """Write down those that are settled, then let go of them.
 
         Raises:
             OSError, sqlite3.OperationalError: the disk did not take them. None was let go of.
         """
         outcome = Spilled()
-        among = self.finished() if among is None else among
-        settled = [trial for trial in among if self._is_settled(trial)]
+        settled = [trial for trial in finished if self._is_settled(trial)]
         if not settled:
             return outcome
         self._ensure_snapshot()

@@ -7,6 +7,7 @@ traffic each time, much of which the driver then keeps. Here it is asked for onc
 
 from __future__ import annotations
 
+import functools
 import threading
 import weakref
 from typing import Any
@@ -41,19 +42,22 @@ def _remembering(plain: Any) -> Any:
             return True
         return plain.contains(self, category, key, *more, **named)
 
-    def register(self: Any, category: str, key: str, *more: Any, **named: Any) -> Any:
-        try:
-            return plain.register(self, category, key, *more, **named)
-        finally:
-            (self.__dict__.get(_VALUES) or {}).pop(key, None)
+    def forgetting(change: Any) -> Any:
+        @functools.wraps(change)
+        def changed(self: Any, category: str, key: str, *more: Any, **named: Any) -> Any:
+            try:
+                return change(self, category, key, *more, **named)
+            finally:
+                (self.__dict__.get(_VALUES) or {}).pop(key, None)
 
-    def unregister(self: Any, category: str, key: str, *more: Any, **named: Any) -> Any:
-        try:
-            return plain.unregister(self, category, key, *more, **named)
-        finally:
-            (self.__dict__.get(_VALUES) or {}).pop(key, None)
+        return changed
 
-    methods = {method.__name__: method for method in (get, contains, register, unregister)}
+    methods = {
+        "get": get,
+        "contains": contains,
+        "register": forgetting(plain.register),
+        "unregister": forgetting(plain.unregister),
+    }
     return type(plain.__name__, (plain,), {"__module__": plain.__module__, **methods})
 
 

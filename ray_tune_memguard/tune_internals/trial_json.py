@@ -7,7 +7,6 @@ The content is Ray's, to the last value; the text is shorter, and costs a fracti
 from __future__ import annotations
 
 import copy
-import io
 import json
 import pickle
 from collections import deque
@@ -17,7 +16,14 @@ import numpy as np
 from ray.tune.experiment import Trial
 
 from ray_tune_memguard.spill.store import TrialRow
-from ray_tune_memguard.tune_internals.json_text import PICKLED, decode, encode, hex_pickle, pickled
+from ray_tune_memguard.tune_internals.json_text import (
+    PICKLED,
+    decode,
+    encode,
+    hex_pickle,
+    pickle_by,
+    pickled,
+)
 
 #: Of a trial's metadata: each metric's last numbers.
 QUEUES = "metric_n_steps"
@@ -214,17 +220,13 @@ class StateWriter:
 
 def pickled_queues(metadata: Any) -> bytes | None:
     """The pickle of Ray's queues of each metric's last numbers; None if they are anything else."""
-    buffer = io.BytesIO()
-    pickler = pickle.Pickler(buffer, protocol=5)
-    pickler.dispatch_table = _REDUCERS
     try:
         queues = metadata.__dict__[QUEUES]
         if not all(type(name) is str for name in queues):
             return None
-        pickler.dump(queues)
+        return pickle_by(_REDUCERS, queues)
     except Exception:  # Kept in another way, or of other things: Ray's own way tells what is wrong.
         return None
-    return buffer.getvalue()
 
 
 def read_entry(state_json: str, metadata_json: str, text: str) -> TrialRow:

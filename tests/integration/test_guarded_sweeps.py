@@ -774,8 +774,8 @@ def spilled_at_once(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     counts = []
     spill = Sweep.spill_settled
 
-    def counted(self: Any, *among: Any) -> Any:
-        spilled = spill(self, *among)
+    def counted(self: Any, finished: list[Any]) -> Any:
+        spilled = spill(self, finished)
         if spilled.count:
             counts.append(spilled.count)
         return spilled
@@ -879,12 +879,12 @@ def test_an_error_of_our_own_steps_back(
     spill = Sweep.spill_settled
     calls = 0
 
-    def breaks(self: Any) -> Any:
+    def breaks(self: Any, finished: list[Any]) -> Any:
         nonlocal calls
         calls += 1
         if calls == 8:
             raise ZeroDivisionError("a bug of ours")
-        return spill(self)
+        return spill(self, finished)
 
     monkeypatch.setattr(Sweep, "spill_settled", breaks)
     grid = sweeps.fit(sweeps.one_report, storage, [MemGuard()], samples=10)
