@@ -3,8 +3,9 @@
 Simulated actors, no loggers. MemGuard runs all of them; Ray alone, whose time per trial grows with
 their number, runs a tenth. Then both experiments are opened in fresh processes: how long it takes,
 and how much memory, until the best trial is found and 1,000 random results are read; and resumed,
-which finds nothing to do. Prints a table and writes ``hundred-thousand.json`` and ``.png``. Takes a
-quarter of an hour, and 3 GB of disk.
+which finds nothing to do. All of it several times, in alternation. Prints a table and writes
+``hundred-thousand.json`` and ``.png``. A run takes ten minutes to a quarter of an hour, and 3 GB of
+disk.
 """
 
 from __future__ import annotations
@@ -14,15 +15,26 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from benchmarks.machine import describe_machine
 from benchmarks.picture import NoMatplotlib, Panel, columns, draw
 from benchmarks.record import FINISHED, RSS, Round, Run, samples_path
-from benchmarks.report import format_lines
+from benchmarks.report import format_table, write_results
 from benchmarks.rivals import MEMGUARD, RAY, RIVALS, TWO
+from benchmarks.rows import (
+    Bar,
+    Check,
+    Row,
+    by_rival,
+    factor,
+    figure,
+    megabytes,
+    milliseconds,
+    per_second,
+    seconds,
+)
 from benchmarks.runs import (
     ROOT,
     Progress,
@@ -35,15 +47,26 @@ from benchmarks.runs import (
 )
 
 MB = 1_000_000
+TRIALS = 100_000
 READ = 1000
 RAYS_SHARE = 0.1
 LEVEL_AT = 1000
 #: Ray's tenth has a level, too, and time for some experiment checkpoints.
 SMALLEST = 20_000
-LARGEST_RISE_MB = 60
+LARGEST_RISE = 60 * MB
 LEAST_THROUGHPUT = 0.9
 LARGEST_CHECKPOINT = 2.0
-LONGEST_READING_S, LARGEST_READING_MB = 2.0, 30.0
+LONGEST_READING_S, LARGEST_READING = 2.0, 30 * MB
+
+
+_PANELS = (
+    Panel("finished trials", "driver RSS, MB", columns(FINISHED, RSS, MB)),
+    Panel(
+        "finished trials",
+        "time per trial, ms",
+        lambda run: [(trials, 1e3 * each) for trials, each in run.trial_seconds()],
+    ),
+)
 
 
 def _run(rival: str, sweep: Sweep, directory: Path) -> tuple[Run, Path]:
@@ -63,54 +86,106 @@ def _run(rival: str, sweep: Sweep, directory: Path) -> tuple[Run, Path]:
     return run, Path(run.record.pop("experiment_path"))
 
 
-def _figures(run: Run, reading: dict[str, Any], resumed: dict[str, Any]) -> dict[str, float]:
-    total = run.samples[-1][FINISHED]
-    level = next(sample[RSS] for sample in run.samples if sample[FINISHED] >= LEVEL_AT)
-    peak = max(run.highest(RSS), run.record["rss_after_fit"])
-    for opened in (reading, resumed):
-        if opened["trials"] != total:
-            raise RuntimeError(f"{opened['trials']:,} of {total:,} trials are there afterwards")
-    return {
-        "trials": total,
-        "fit_s": run.fit_seconds,
-        "rss_at_1000_mb": level / MB,
-        "rss_rise_mb": (peak - level) / MB,
-        "per_second_first_tenth": run.trials_per_second(0.0, 0.1),
-        "per_second_last_tenth": run.trials_per_second(0.9, 1.0),
-        "checkpoint_early_s": run.periodic_checkpoint(LEVEL_AT / 2, 5 * LEVEL_AT),
-        "checkpoint_late_s": run.periodic_checkpoint(0.95 * total, total),
-        "state_file_mb": run.late_checkpoints("state_bytes")[-1] / MB,
-        "beside_trials_mb": run.record["bytes_beside_trials"] / MB,
-        "reading_s": reading["seconds"],
-        "reading_peak_mb": reading["peak"] / MB,
-        "resuming_s": resumed["seconds"],
-        "resuming_peak_mb": resumed["peak"] / MB,
-    }
+def _measure(rival: str, sweep: Sweep, directory: Path) -> Run:
+    """One sweep, and what comes of it in fresh processes."""
+    run, experiment = _run(rival, sweep, directory)
+    how = ["analysis"] if rival == RAY else ["open_experiment"]
+    command = ["benchmarks.restore_child", *how, str(experiment), "--read", str(READ)]
+    guarded = [] if rival == RAY else ["--with-memguard"]
+    run.record["reading"] = record_of([*command, *guarded], directory)
+    command = ["benchmarks.restore_child", "resume", str(experiment)]
+    # Where Ray's directory for sockets goes, and where the sweep had it.
+    shutil.rmtree(experiment.parent / "r", ignore_errors=True)
+    run.record["resuming"] = record_of([*command, *guarded], directory)
+    for then in ("reading", "resuming"):
+        if run.record[then]["trials"] != sweep.trials:
+            found = run.record[then]["trials"]
+            raise RuntimeError(f"{found:,} of {sweep.trials:,} trials are there afterwards")
+    return run
 
 
-def _bars(figures: dict[str, float]) -> dict[str, tuple[str, bool]]:
-    """What was promised of MemGuard's figures, by figure."""
-    throughput = figures["per_second_last_tenth"] / figures["per_second_first_tenth"]
-    checkpoint = figures["checkpoint_late_s"] / figures["checkpoint_early_s"]
-    return {
-        "rss_rise_mb": (f"at most {LARGEST_RISE_MB}", figures["rss_rise_mb"] <= LARGEST_RISE_MB),
-        "per_second_last_tenth": (
-            f"late by early at least {LEAST_THROUGHPUT}: {throughput:.3f}",
-            throughput >= LEAST_THROUGHPUT,
+def _level(run: Run) -> float:
+    return next(sample[RSS] for sample in run.samples if sample[FINISHED] >= LEVEL_AT)
+
+
+def _rise(run: Run) -> float:
+    return max(run.highest(RSS), run.record["rss_after_fit"]) - _level(run)
+
+
+def _evaluate(rounds: list[Round]) -> list[Row]:
+    def trials(run: Run) -> int:
+        return int(run.samples[-1][FINISHED])
+
+    def first(run: Run) -> float:
+        return run.trials_per_second(0.0, 0.1)
+
+    def last(run: Run) -> float:
+        return run.trials_per_second(0.9, 1.0)
+
+    def early(run: Run) -> float:
+        return run.periodic_checkpoint(LEVEL_AT / 2, 5 * LEVEL_AT)
+
+    def late(run: Run) -> float:
+        return run.periodic_checkpoint(0.95 * trials(run), trials(run))
+
+    def last_upload(run: Run) -> float:
+        return run.late_checkpoints("total_s")[-1]
+
+    def of(part: str, name: str) -> Callable[[Run], float]:
+        return lambda run: float(run.record[part][name])
+
+    numbers = by_rival(rounds, lambda run: f"{trials(run):,}")
+    throughput = "throughput, trials"
+    checkpoint = "one experiment checkpoint,"
+    reading = f"opening it, the best trial, {READ:,} random results"
+    resuming = "resuming it, with nothing left to do"
+    return [
+        Check("trials", numbers, holds=True, is_bar=False),
+        figure("fit(), per trial", milliseconds, rounds, lambda run: run.fit_seconds / trials(run)),
+        figure("its last upload", seconds, rounds, last_upload),
+        figure(
+            "what else it does beside the loop",
+            seconds,
+            rounds,
+            lambda run: run.fit_seconds - run.loop_seconds - last_upload(run),
         ),
-        "checkpoint_late_s": (
-            f"late by early at most {LARGEST_CHECKPOINT:g}: {checkpoint:.2f}",
-            checkpoint <= LARGEST_CHECKPOINT,
+        figure(f"RSS at trial {LEVEL_AT:,}", megabytes, rounds, _level),
+        figure("RSS rises above that by", megabytes, rounds, _rise, Bar(LARGEST_RISE)),
+        figure(f"{throughput} of the first tenth", per_second, rounds, first),
+        figure(f"{throughput} of the last tenth", per_second, rounds, last),
+        figure(
+            "throughput, last by first",
+            factor,
+            rounds,
+            lambda run: last(run) / first(run),
+            Bar(LEAST_THROUGHPUT, at_least=True),
         ),
-        "reading_s": (
-            f"at most {LONGEST_READING_S:g}",
-            figures["reading_s"] <= LONGEST_READING_S,
+        figure(f"{checkpoint} early", milliseconds, rounds, early),
+        figure(f"{checkpoint} late", milliseconds, rounds, late),
+        figure(
+            f"{checkpoint} late by early",
+            factor,
+            rounds,
+            lambda run: late(run) / early(run),
+            Bar(LARGEST_CHECKPOINT),
         ),
-        "reading_peak_mb": (
-            f"at most {LARGEST_READING_MB:g}",
-            figures["reading_peak_mb"] <= LARGEST_READING_MB,
+        figure(
+            "experiment state file",
+            megabytes,
+            rounds,
+            lambda run: run.late_checkpoints("state_bytes")[-1],
         ),
-    }
+        figure(
+            "all files beside the trials'",
+            megabytes,
+            rounds,
+            lambda run: run.record["bytes_beside_trials"],
+        ),
+        figure(reading, seconds, rounds, of("reading", "seconds"), Bar(LONGEST_READING_S)),
+        figure(f"{reading}: peak", megabytes, rounds, of("reading", "peak"), Bar(LARGEST_READING)),
+        figure(resuming, seconds, rounds, of("resuming", "seconds")),
+        figure(f"{resuming}: peak", megabytes, rounds, of("resuming", "peak")),
+    ]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -118,68 +193,48 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks hundred-thousand", description=__doc__
     )
-    parser.add_argument("--trials", type=int, default=100_000)
+    parser.add_argument("--trials", type=int, default=TRIALS)
+    parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--scratch", type=Path, help="a short path on a local disk")
     parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results")
     arguments = parser.parse_args(argv)
     if arguments.trials < SMALLEST:
         parser.error(f"--trials must be at least {SMALLEST:,}, not {arguments.trials:,}")
-    machine = describe_machine()
-    print(f"\nhundred-thousand: {arguments.trials:,} simulated trials, no loggers")
-    print(", ".join(f"{key} {value}" for key, value in machine.items()), flush=True)
+    if arguments.runs < 1:
+        parser.error(f"--runs must be at least 1, not {arguments.runs}")
+    title = f"{arguments.trials:,} simulated trials, no loggers"
+    head = {"benchmark": "hundred-thousand", "title": title, "machine": describe_machine()}
+    print(f"\nhundred-thousand: {title}, runs: {arguments.runs}")
+    print(", ".join(f"{key} {value}" for key, value in head["machine"].items()), flush=True)
     sizes = {RAY: round(arguments.trials * RAYS_SHARE), MEMGUARD: arguments.trials}
-    runs: dict[str, Run] = {}
-    figures: dict[str, dict[str, float]] = {}
-    with scratch_directory(arguments.scratch) as directory:
-        for rival in TWO:
-            sweep = Sweep(
-                "simulated",
-                sizes[rival],
-                sample_every=max(1, sizes[rival] // 500),
-                loggers=False,
-                describe=False,
-            )
-            runs[rival], experiment = _run(rival, sweep, directory)
-            how = ["analysis"] if rival == RAY else ["open_experiment"]
-            command = ["benchmarks.restore_child", *how, str(experiment), "--read", str(READ)]
-            guarded = [] if rival == RAY else ["--with-memguard"]
-            reading = record_of([*command, *guarded], directory)
-            command = ["benchmarks.restore_child", "resume", str(experiment)]
-            # Where Ray's directory for sockets goes, and where the sweep had it.
-            shutil.rmtree(experiment.parent / "r", ignore_errors=True)
-            resumed = record_of([*command, *guarded], directory)
-            figures[rival] = _figures(runs[rival], reading, resumed)
-    bars = _bars(figures[MEMGUARD])
-    lines = [("", *(RIVALS[rival].title for rival in TWO), "bar", "")]
-    for name in figures[MEMGUARD]:
-        bar, kept = bars.get(name, ("", None))
-        verdict = "" if kept is None else "pass" if kept else "MISS"
-        lines.append((name, *(f"{figures[rival][name]:,.2f}" for rival in TWO), bar, verdict))
-    print(format_lines(lines), flush=True)
-
-    arguments.results.mkdir(parents=True, exist_ok=True)
-    record = {
-        "machine": machine,
-        "figures": figures,
-        "bars": {name: {"bar": bar, "kept": kept} for name, (bar, kept) in bars.items()},
-        "runs": {rival: run.record for rival, run in runs.items()},
-    }
-    (arguments.results / "hundred-thousand.json").write_text(json.dumps(record) + "\n")
-    panels = (
-        Panel("finished trials", "driver RSS, MB", columns(FINISHED, RSS, MB)),
-        Panel(
-            "finished trials",
-            "time per trial, ms",
-            lambda run: [(trials, 1e3 * each) for trials, each in run.trial_seconds()],
-        ),
-    )
-    one = [Round(runs)]
-    try:
-        draw(
-            f"{arguments.trials:,} trials, simulated actors, no loggers",
-            [(panel.y_label, panel, one) for panel in panels],
-            arguments.results / "hundred-thousand.png",
+    sweeps = {
+        rival: Sweep(
+            "simulated",
+            trials,
+            sample_every=max(1, trials // 500),
+            loggers=False,
+            describe=False,
         )
+        for rival, trials in sizes.items()
+    }
+    rounds: list[Round] = []
+    rows: list[Row] = []
+    arguments.results.mkdir(parents=True, exist_ok=True)
+    path = arguments.results / "hundred-thousand.json"
+    for number in range(arguments.runs):
+        order = TWO if number % 2 == 0 else TWO[::-1]
+        runs = {}
+        for rival in order:
+            with scratch_directory(arguments.scratch) as directory:
+                runs[rival] = _measure(rival, sweeps[rival], directory)
+        rounds.append(Round({rival: runs[rival] for rival in TWO}))
+        rows = _evaluate(rounds)
+        # Each, that an interrupt leaves what was measured.
+        write_results(path, head, [(title, rows, rounds)])
+    judged = arguments.trials == TRIALS
+    print(format_table(rows, judged), flush=True)
+    try:
+        draw(title, [(panel.y_label, panel, rounds) for panel in _PANELS], path.with_suffix(".png"))
     except NoMatplotlib as error:
         print(error, file=sys.stderr)
-    return 0 if all(kept for _, kept in bars.values()) else 1
+    return 0 if not judged or all(row.passed is not False for row in rows) else 1

@@ -23,6 +23,11 @@ def mebibytes(value: float) -> str:
     return f"{value / 2**20:,.1f} MiB"
 
 
+def megabytes(value: float) -> str:
+    """Format a number of bytes as MB."""
+    return f"{value / 1e6:,.1f} MB"
+
+
 def seconds(value: float) -> str:
     """Format a duration."""
     return f"{value * 1e3:,.0f} ms" if value < 1.0 else f"{value:,.1f} s"
