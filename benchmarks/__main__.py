@@ -26,7 +26,7 @@ from typing import Any, TextIO
 
 from benchmarks import hundred_thousand, kills, overhead, planted, ray_examples, restore, tracked
 from benchmarks.machine import describe_machine
-from benchmarks.picture import NoMatplotlib, draw
+from benchmarks.picture import draw, if_possible
 from benchmarks.record import Round, Run
 from benchmarks.report import format_table, write_results
 from benchmarks.rivals import MEMGUARD, RAY, RIVALS
@@ -189,11 +189,9 @@ def _write(
     """Write what these legs measured, and draw it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_results(path, head, [(leg.title, rows, rounds) for leg, rows, rounds in evaluated])
-    try:
-        panels = [(leg.title, leg.panel, rounds) for leg, _, rounds in evaluated]
+    panels = [(leg.title, leg.panel, rounds) for leg, _, rounds in evaluated]
+    with if_possible():
         draw(benchmark.title, panels, path.with_suffix(".png"))
-    except NoMatplotlib as error:
-        print(error, file=sys.stderr)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -13,13 +13,12 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from benchmarks.machine import describe_machine
-from benchmarks.picture import NoMatplotlib, Panel, columns, draw
+from benchmarks.picture import Panel, columns, draw, if_possible
 from benchmarks.record import FINISHED, RSS, Round, Run, samples_path
 from benchmarks.report import format_table, write_results
 from benchmarks.rivals import MEMGUARD, RAY, RIVALS, TWO
@@ -233,8 +232,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         write_results(path, head, [(title, rows, rounds)])
     judged = arguments.trials == TRIALS
     print(format_table(rows, judged), flush=True)
-    try:
+    with if_possible():
         draw(title, [(panel.y_label, panel, rounds) for panel in _PANELS], path.with_suffix(".png"))
-    except NoMatplotlib as error:
-        print(error, file=sys.stderr)
     return 0 if not judged or all(row.passed is not False for row in rows) else 1

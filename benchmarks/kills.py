@@ -21,7 +21,7 @@ from pathlib import Path
 from benchmarks.kill_hooks import AIMS, MEMGUARD_ONLY
 from benchmarks.kill_runs import SETTLED_SECONDS, Outcome, Plan, kill_and_restore
 from benchmarks.machine import describe_machine
-from benchmarks.picture import NoMatplotlib
+from benchmarks.picture import if_possible, new_picture
 from benchmarks.report import format_lines
 from benchmarks.rivals import RIVALS, TWO
 from benchmarks.runs import Progress
@@ -179,15 +179,7 @@ def format_totals(totals: dict[str, dict[str, int | float | None]]) -> str:
 
 def draw(outcomes: list[Outcome], title: str, path: Path) -> None:
     """Draw, for each run, what had settled before the kill and how much of it ran again."""
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        message = "no picture: matplotlib is not installed (pip install matplotlib)"
-        raise NoMatplotlib(message) from error
-
-    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_picture(title, 6.4, 4.2)
     axes = figure.add_subplot()
     most = max([1, *(o.settled for o in outcomes)])
     axes.plot([0, most], [0, most], color="#999999", linewidth=0.8, linestyle=":", label="all")
@@ -208,7 +200,6 @@ def draw(outcomes: list[Outcome], title: str, path: Path) -> None:
                 zorder=4,
             )
     axes.set(
-        title=title,
         xlabel=f"trials finished {SETTLED_SECONDS * 1000:.0f} ms before the kill",
         ylabel="of these, run again after the restore",
     )
@@ -281,10 +272,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         "runs": [outcome.as_json() for outcome in outcomes],
     }
     path.write_text(json.dumps(record) + "\n")
-    try:
+    with if_possible():
         draw(outcomes, title, path.with_suffix(".png"))
-    except NoMatplotlib as error:
-        print(error, file=sys.stderr)
     if interrupted:
         print("\ninterrupted", file=sys.stderr)
         return 130

@@ -6,25 +6,38 @@ not deducted. Trials that finish in quick succession are spilled together: the t
 shared out evenly among its trials. In a sweep of their own there are clocks on the parts as well,
 which themselves take a tenth of it. Ray alone runs the same sweep, for what a trial takes there.
 Then it measures what it takes to read a spilled trial back, and its room on disk. Prints a table,
-and writes ``overhead.json``.
+and writes ``overhead.json`` and ``.png``.
 """
 
 from __future__ import annotations
 
 import argparse
 import functools
-import json
 import random
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import describe_machine
-from benchmarks.report import format_lines
+from benchmarks.picture import draw_bars, if_possible
+from benchmarks.record import Round, Run
+from benchmarks.report import format_table, write_results
+from benchmarks.rivals import MEMGUARD, RAY
+from benchmarks.rows import (
+    Bar,
+    Figure,
+    Row,
+    figure,
+    memguards,
+    microseconds,
+    milliseconds,
+    plain_bytes,
+)
 from benchmarks.runs import ROOT, record_of, write_record
 
 # Long enough for an experiment checkpoint in mid-sweep, which comes every ten seconds.
@@ -33,6 +46,19 @@ READ = 1000
 #: The tracker's looks come in the first 500 trials; the median is that of the sweep after them.
 WARM_UP = 600
 LARGEST_MEDIAN_S = 0.3e-3
+#: What has a clock of its own, and how deep it is in what is named above it.
+PARTS = {
+    "spill": 0,
+    "writing it down": 1,
+    "its state as a pickle": 2,
+    "its texts as JSON": 2,
+    "packing and inserting both": 1,
+    "letting go": 1,
+    "to the state file": 1,
+    "other hooks": 0,
+    "reports and looks": 1,
+    "checkpoint": 0,
+}
 
 
 class Clock:
@@ -116,7 +142,7 @@ def _put_clocks_on_parts(clock: Clock) -> None:
         for part in (RssReporter, ObjectGrowthTracker):
             if hook in part.__dict__:
                 clock.put_on(part, hook, "reports and looks")
-    clock.put_on(TrialStateCodec, "row", "writing it down, both of the next")
+    clock.put_on(TrialStateCodec, "row", "writing it down")
     clock.put_on(StateWriter, "write", "its texts as JSON")
     clock.put_on(TrialStateCodec, "_dump", "its state as a pickle")
     clock.put_on(TrialStore, "put", "packing and inserting both")
@@ -212,6 +238,63 @@ def _added(record: dict[str, Any]) -> dict[str, float]:
     }
 
 
+def _measure(trials: int, directory: Path, guarded_first: bool) -> Round:
+    command = ["benchmarks.overhead", "--trials", str(trials), "--child"]
+    records: dict[str, dict[str, Any]] = {}
+    for child_name in (
+        ("memguard", "parts", "ray") if guarded_first else ("ray", "memguard", "parts")
+    ):
+        records[child_name] = record_of([*command, child_name], directory)
+    record = records["memguard"]
+    record["added"] = _added(record)
+    parts = records["parts"]["parts"]
+    parts.pop("Ray's checkpoint")
+    record["parts"] = {part: statistics.fmean(times[WARM_UP:]) for part, times in parts.items()}
+    assert set(record["parts"]) == set(PARTS)
+    return Round({RAY: Run(records["ray"]), MEMGUARD: Run(record)})
+
+
+def _evaluate(rounds: list[Round]) -> tuple[list[Row], list[Figure]]:
+    """All rows, and those of them that are parts of what is added."""
+
+    def added(name: str) -> Callable[[Run], float]:
+        return lambda run: float(run.record["added"][name])
+
+    def part(name: str) -> Callable[[Run], float]:
+        return lambda run: float(run.record["parts"][name])
+
+    def of(name: str) -> Callable[[Run], float]:
+        return lambda run: float(run.record[name])
+
+    parts = [
+        memguards(f"{'   ' * depth}{name}", microseconds, rounds, part(name))
+        for name, depth in PARTS.items()
+    ]
+    bar = Bar(LARGEST_MEDIAN_S)
+    rows: list[Row] = [
+        figure("a trial, all in all, mean", milliseconds, rounds, of("per_trial_s")),
+        memguards("added to a trial, median", milliseconds, rounds, added("median_s"), bar),
+        memguards("added, mean", milliseconds, rounds, added("mean_s")),
+        memguards("added, 95 % are below", milliseconds, rounds, added("p95_s")),
+        memguards(
+            f"added, mean with the tracker's looks in the first {WARM_UP}",
+            milliseconds,
+            rounds,
+            added("mean_of_all_s"),
+        ),
+        *(replace(row, label=f"   {row.label}") for row in parts),
+        memguards("reading a trial back", microseconds, rounds, of("read_back_s")),
+        memguards("its room in the store", plain_bytes, rounds, of("store_bytes_per_trial")),
+        memguards(
+            "its room in the experiment state file",
+            plain_bytes,
+            rounds,
+            of("state_file_bytes_per_trial"),
+        ),
+    ]
+    return rows, parts
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run it; 1 if the bar was missed."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks overhead", description=__doc__)
@@ -225,56 +308,27 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     if arguments.trials < 2 * WARM_UP:
         parser.error(f"--trials must be at least {2 * WARM_UP:,}, not {arguments.trials:,}")
-    machine = describe_machine()
-    print(f"\noverhead: {arguments.trials:,} simulated trials, no loggers, runs: {arguments.runs}")
-    print(", ".join(f"{key} {value}" for key, value in machine.items()), flush=True)
-    found: list[dict[str, Any]] = []
-    alone: list[float] = []
+    if arguments.runs < 1:
+        parser.error(f"--runs must be at least 1, not {arguments.runs}")
+    title = f"{arguments.trials:,} simulated trials, no loggers"
+    head = {"benchmark": "overhead", "title": title, "machine": describe_machine()}
+    print(f"\noverhead: {title}, runs: {arguments.runs}")
+    print(", ".join(f"{key} {value}" for key, value in head["machine"].items()), flush=True)
     with tempfile.TemporaryDirectory() as directory:
-        command = ["benchmarks.overhead", "--trials", str(arguments.trials), "--child"]
-        for _ in range(arguments.runs):
-            alone.append(record_of([*command, "ray"], Path(directory))["per_trial_s"])
-            record = record_of([*command, "memguard"], Path(directory))
-            record["added"] = _added(record)
-            parts = record_of([*command, "parts"], Path(directory))["parts"]
-            parts.pop("Ray's checkpoint")
-            record["parts"] = {
-                part: statistics.fmean(times[WARM_UP:]) for part, times in parts.items()
-            }
-            found.append(record)
-
-    middle = sorted(found, key=lambda record: record["added"]["median_s"])[len(found) // 2]
-    medians = [record["added"]["median_s"] for record in found]
-    kept = statistics.median(medians) <= LARGEST_MEDIAN_S
-    added = middle["added"]
-    lines = [("of the middle run, ms a trial", "median", "mean", "95 %")]
-    columns = (added["median_s"], added["mean_s"], added["p95_s"])
-    lines.append(("added in all", *(f"{1e3 * value:.3f}" for value in columns)))
-    lines.append(("its parts, each with a clock of its own:", "", "", ""))
-    for name, mean in sorted(middle["parts"].items(), key=lambda part: -part[1]):
-        lines.append((name, "", f"{1e3 * mean:.3f}", ""))
-    print(format_lines(lines))
-    print(f"medians of the runs: {', '.join(f'{1e3 * value:.3f}' for value in medians)} ms")
-    print(
-        f"mean of all {arguments.trials:,}, the tracker's looks in the first {WARM_UP} included: "
-        f"{1e3 * added['mean_of_all_s']:.3f} ms"
-    )
-    guarded = statistics.median(record["per_trial_s"] for record in found)
-    print(
-        f"a trial takes, all in all, on average: Ray alone {1e3 * statistics.median(alone):.2f} "
-        f"ms, with MemGuard {1e3 * guarded:.2f} ms"
-    )
-    print(f"reading one back: {1e3 * middle['read_back_s']:.2f} ms")
-    print(
-        f"on disk: {middle['store_bytes_per_trial']:,.0f} B a trial in the store, "
-        f"{middle['state_file_bytes_per_trial']:,.0f} B in the experiment state file"
-    )
-    verdict = "pass" if kept else "MISS"
-    print(f"bar: {1e3 * LARGEST_MEDIAN_S:.1f} ms added at the median: {verdict}", flush=True)
+        rounds = [
+            _measure(arguments.trials, Path(directory), guarded_first=bool(number % 2))
+            for number in range(arguments.runs)
+        ]
+    rows, parts = _evaluate(rounds)
+    print(format_table(rows, judged=True), flush=True)
     arguments.results.mkdir(parents=True, exist_ok=True)
-    text = json.dumps({"machine": machine, "ray_per_trial_s": alone, "runs": found}, indent=1)
-    (arguments.results / "overhead.json").write_text(text + "\n")
-    return 0 if kept else 1
+    path = arguments.results / "overhead.json"
+    write_results(path, head, [(title, rows, rounds)])
+    with if_possible():
+        draw_bars(
+            f"what MemGuard adds to a trial: {title}", [("", parts)], path.with_suffix(".png")
+        )
+    return 0 if all(row.passed is not False for row in rows) else 1
 
 
 if __name__ == "__main__":

@@ -20,7 +20,10 @@ def samples_path(record: Path) -> Path:
 
 @dataclass(frozen=True)
 class Run:
-    """One sweep of one rival: the record that ``benchmarks.sweep`` wrote."""
+    """What one rival did once: of a sweep, the record that ``benchmarks.sweep`` wrote.
+
+    ``restore`` and ``overhead`` have records of their own.
+    """
 
     record: dict[str, Any]
 

@@ -31,22 +31,23 @@ def _verdict(row: Row, judged: bool) -> str:
     return "pass" if row.passed else "MISS"
 
 
-def _cells(row: Row, judged: bool) -> tuple[str, ...]:
+def _cells(row: Row, names: list[str], judged: bool) -> tuple[str, ...]:
     verdict = _verdict(row, judged)
     ratio = ""
     if isinstance(row, Figure):
         ratio = "" if row.ratio is None else f"{row.ratio:.3g}"
-        rivals = [_spread(row, values) for values in row.values.values()]
+        shown = {name: _spread(row, values) for name, values in row.values.items()}
     else:
-        rivals = [_distinct(values) for values in row.values.values()]
-    return (row.label, *rivals, ratio, row.bar_text, verdict)
+        shown = {name: _distinct(values) for name, values in row.values.items()}
+    return (row.label, *(shown.get(name, "") for name in names), ratio, row.bar_text, verdict)
 
 
 def format_table(rows: list[Row], judged: bool) -> str:
     """Return the rows as a table; bars are ``not judged`` at another size than theirs."""
-    titles = [RIVALS[name].title for name in rows[0].values]
+    names = [name for name in RIVALS if any(name in row.values for row in rows)]
+    titles = [RIVALS[name].title for name in names]
     header = ("", *titles, "MemGuard / Ray", "bar", "")
-    return format_lines([header, *(_cells(row, judged) for row in rows)])
+    return format_lines([header, *(_cells(row, names, judged) for row in rows)])
 
 
 def format_lines(lines: list[tuple[str, ...]]) -> str:

@@ -48,6 +48,11 @@ def milliseconds(value: float) -> str:
     return f"{value * 1e3:,.2f} ms"
 
 
+def microseconds(value: float) -> str:
+    """Format a duration that is very short."""
+    return f"{value * 1e6:,.0f} µs"
+
+
 @dataclass(frozen=True)
 class Bar:
     """What the benchmark promises: of MemGuard's median, or of its ratio to Ray alone."""
@@ -134,6 +139,17 @@ def figure(
 ) -> Figure:
     """Read the same figure from all rivals' runs."""
     return Figure(label, show, by_rival(rounds, read), bar)
+
+
+def memguards(
+    label: str,
+    show: Format,
+    rounds: list[Round],
+    read: Callable[[Run], float],
+    bar: Bar | None = None,
+) -> Figure:
+    """Read a figure from MemGuard's runs that the others do not have."""
+    return Figure(label, show, {MEMGUARD: [read(one.runs[MEMGUARD]) for one in rounds]}, bar)
 
 
 def same_results(rounds: list[Round]) -> Check:

@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 
 from benchmarks import __main__ as command
+from benchmarks import overhead, restore
+from benchmarks.picture import draw_bars
 from benchmarks.record import Round, Run
 from benchmarks.report import format_table, write_results
 from benchmarks.rivals import MEMGUARD, RAY, RIVALS
-from benchmarks.rows import Bar, Row, figure, plain_bytes, same_results
+from benchmarks.rows import Bar, Row, figure, memguards, plain_bytes, same_results
 from benchmarks.suite import BENCHMARKS
 
 
@@ -53,6 +55,59 @@ def test_a_table_names_the_rivals_and_says_what_was_missed() -> None:
     assert RIVALS[RAY].title in text
     assert "MISS" in text
     assert "not judged" in format_table(rows, judged=False)
+
+
+def test_what_only_memguard_has_is_in_the_same_table() -> None:
+    rows: list[Row] = [
+        memguards("spill", plain_bytes, _rounds(), _slope, Bar(2)),
+        figure("slope", plain_bytes, _rounds(), _slope),
+    ]
+    head, _, spill, slope = format_table(rows, judged=True).splitlines()
+    columns = [head.index(RIVALS[name].title) for name in (RAY, MEMGUARD)]
+    assert spill[columns[0] : columns[1]].strip() == ""
+    assert spill[columns[1] :].startswith("1 B")
+    assert spill.endswith("pass")
+    assert slope[columns[0] :].startswith("40 B")
+
+
+def test_figures_are_drawn_as_bars(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="pictures need matplotlib")
+    rows = [
+        figure("slope", plain_bytes, _rounds(), _slope),
+        memguards("spill", plain_bytes, _rounds(), _slope),
+    ]
+    path = tmp_path / "bars.png"
+    draw_bars("some", [("one", rows), ("other", rows)], path)
+    assert path.read_bytes().startswith(b"\x89PNG")
+
+
+def _opened(at: float) -> Run:
+    keys = ("seconds", "rss", "peak", "seconds_to_best", "seconds_to_dataframe", "rss_at_setup")
+    steps = {*restore.STEPS[RAY], *restore.STEPS[MEMGUARD]}
+    return Run({step: dict.fromkeys(keys, at) | {"trials": 1} for step in steps})
+
+
+@pytest.mark.parametrize(("at", "missed"), [(0.5, 0), (10.0, 5)])
+def test_restoring_is_judged_by_memguards_figures(at: float, missed: int) -> None:
+    rows, drawn = restore._evaluate([Round({RAY: _opened(9.0), MEMGUARD: _opened(at)})])
+    assert [row.passed for row in rows].count(False) == missed
+    assert {row.values[RAY][0] for row in drawn} == {9.0}
+
+
+def test_overhead_is_judged_by_its_median() -> None:
+    record = {
+        "per_trial_s": 2e-3,
+        "read_back_s": 1e-4,
+        "store_bytes_per_trial": 1000,
+        "state_file_bytes_per_trial": 6000,
+        "parts": dict.fromkeys(overhead.PARTS, 1e-4),
+    }
+    for median, kept in ((2e-4, True), (4e-4, False)):
+        added = dict.fromkeys(("median_s", "mean_s", "p95_s", "mean_of_all_s"), median)
+        guarded = Run(record | {"added": added})
+        rows, parts = overhead._evaluate([Round({RAY: Run(record), MEMGUARD: guarded})])
+        assert [row.passed for row in rows if row.passed is not None] == [kept]
+        assert len(parts) == len(overhead.PARTS)
 
 
 def test_time_per_trial_is_that_of_parts_of_the_sweep() -> None:
