@@ -267,7 +267,7 @@ def _evaluate(rounds: list[Round]) -> tuple[list[Row], list[Figure]]:
         return lambda run: float(run.record[name])
 
     parts = [
-        memguards(f"{'   ' * depth}{name}", microseconds, rounds, part(name))
+        memguards(f"{'· ' * depth}{name}", microseconds, rounds, part(name))
         for name, depth in PARTS.items()
     ]
     bar = Bar(LARGEST_MEDIAN_S)
