@@ -133,11 +133,17 @@ class Residency:
         """
         with self._lock:
             trial = self.held.get(row.trial_id)
-            if trial is not None:
-                return trial
-            trial = object.__new__(self._codec.trial_class)
-            trial.__dict__.update(self._read(row.trial_id))
-            return trial
+            return self._apart(row.trial_id) if trial is None else trial
+
+    def read(self, trial: Any) -> Any:
+        """A trial for who only reads it: itself, or in place of a ghost one like :meth:`view`'s."""
+        with self._lock:
+            return self._apart(trial.trial_id) if is_ghost(trial) else trial
+
+    def _apart(self, trial_id: str) -> Any:
+        trial: Any = object.__new__(self._codec.trial_class)
+        trial.__dict__.update(self._read(trial_id))
+        return trial
 
     def _read(self, trial_id: str) -> dict[str, Any]:
         raw = self.store.state(trial_id)

@@ -11,6 +11,7 @@ import functools
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pandas
@@ -25,6 +26,7 @@ from ray.tune.result_grid import ResultGrid
 
 from ray_tune_memguard.notices import Notices, logger
 from ray_tune_memguard.spill.best import MODES, SCOPES
+from ray_tune_memguard.spill.ghost import Residency
 from ray_tune_memguard.spill.progress import ProgressDigest
 from ray_tune_memguard.spill.results import LateDict, LateList
 from ray_tune_memguard.spill.store import TrialStore
@@ -119,7 +121,7 @@ def _report_on(
 
 def _dataframes(original: Original, analysis: Any) -> Any:
     if isinstance(analysis.trials, SpilledTrials):
-        return LateDict(analysis.trials, _TrialFrames())
+        return LateDict(analysis.trials, _TrialFrames(analysis.trials.residency))
     return original(analysis)
 
 
@@ -129,13 +131,14 @@ class _TrialFrames:
     Ray reads all of them at once and then says it of all; without loggers of results that is so.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, residency: Residency) -> None:
+        self._residency = residency
         self._said = False
         self._analysis: Any = ExperimentAnalysis.__new__(ExperimentAnalysis)
 
     def __call__(self, trial: Any) -> Any:
         try:
-            return self._analysis._fetch_trial_dataframe(trial)
+            return self._analysis._fetch_trial_dataframe(self._residency.read(trial))
         except Exception as error:
             if not self._said:
                 self._said = True
@@ -147,12 +150,16 @@ class _TrialFrames:
             return pandas.DataFrame()
 
 
-def _configs(original: Original, analysis: Any, *args: Any, **kwargs: Any) -> Any:
-    # The first call is that of the constructor, which only keeps what it gets.
-    in_constructor = "_configs" not in analysis.__dict__
-    if in_constructor and isinstance(analysis.trials, SpilledTrials):
-        return LateDict(analysis.trials, lambda trial: trial.config)
-    return original(analysis, *args, **kwargs)
+def _configs(original: Original, analysis: Any, prefix: bool = False) -> Any:
+    trials = analysis.trials
+    if isinstance(trials, SpilledTrials):
+        # The first call is that of the constructor, which only keeps what it gets.
+        if "_configs" not in analysis.__dict__:
+            return LateDict(trials, lambda trial: trial.config)
+        if prefix:
+            # Flattened ones are copies: nobody gets hold of a trial's own.
+            analysis = SimpleNamespace(trials=map(trials.residency.read, trials))
+    return original(analysis, prefix)
 
 
 def _best_trial(

@@ -383,9 +383,13 @@ def check_best_result(both: Both) -> None:
 
 
 def check_dataframe(both: Both) -> None:
+    loaded = both.guarded._experiment_analysis.trials.residency.loaded
+    before = loaded()
     for metric, mode in ((None, None), ("score", "max"), ("info/loss", "min")):
         plain, guarded = (asked(lambda g=g, m=metric, o=mode: g.get_dataframe(m, o)) for g in both)
         assert guarded == plain, metric
+    # All were read, and what was in memory before is what is there now.
+    assert all(mine is theirs for mine, theirs in zip(loaded(), before, strict=True))
 
 
 def check_analysis(both: Both) -> None:

@@ -76,6 +76,19 @@ def test_loaded_trials_are_bounded(trials: SpilledTrials, spill: Any) -> None:
     assert all(mine is theirs for mine, theirs in zip(trials, held, strict=True))
 
 
+def test_who_only_reads_wakes_nobody(trials: SpilledTrials, spill: Any) -> None:
+    held, changed, resident = trials[3], trials[4], trials[5]
+    spill(trials, 3, 4)
+    changed.config["number"] = -4
+    read = trials.residency.read
+    assert read(held).config == {"number": 3, "layers": (8, 8)}
+    assert type(read(held)) is FakeTrial
+    assert is_ghost(held)
+    assert read(changed) is changed
+    assert read(resident) is resident
+    assert trials.residency.loaded() == [changed]
+
+
 def test_changes_are_kept(trials: SpilledTrials, spill: Any) -> None:
     spill(trials, *range(12))
     trials[3].config["note"] = "nested"
