@@ -81,7 +81,7 @@ def _nothing() -> None:
 
 
 def _hook_spill(trigger: _Trigger) -> None:
-    from ray_tune_memguard.spill.store import TrialStore
+    from ray_tune_memguard.store.trial_store import TrialStore
 
     original = TrialStore.transaction
 
@@ -118,8 +118,8 @@ def _hook_checkpoint(trigger: _Trigger) -> None:
 def _hook_publish(trigger: _Trigger) -> None:
     from ray.tune.execution.experiment_state import _ExperimentCheckpointManager
 
-    from ray_tune_memguard.spill.state_file import ExperimentStateFile
-    from ray_tune_memguard.spill.store import TrialStore
+    from ray_tune_memguard.store.state_file import ExperimentStateFile
+    from ray_tune_memguard.store.trial_store import TrialStore
 
     spilled: list[None] = []
     sync_up = _ExperimentCheckpointManager.sync_up_experiment_state
@@ -156,7 +156,7 @@ def _hook_upload(trigger: _Trigger) -> None:
 
 def _hook_single_copies(trigger: _Trigger) -> None:
     """On a local disk the state file is there already when the searcher's is copied."""
-    from ray_tune_memguard.tune_internals import uploads
+    from ray_tune_memguard.adapter.run import uploads
 
     copy_file = uploads.copy_file
 

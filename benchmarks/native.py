@@ -20,9 +20,9 @@ from ray import tune
 
 from benchmarks.problem import METRIC, MODE, make_trainable, search_space
 from ray_tune_memguard import MemGuard
-from ray_tune_memguard.memory import allocator
-from ray_tune_memguard.memory.process import rss_bytes
-from ray_tune_memguard.memory.series import least_squares_slope
+from ray_tune_memguard.report.series import least_squares_slope
+from ray_tune_memguard.system import allocator
+from ray_tune_memguard.system.process import rss_bytes
 
 SAMPLES: list[tuple[int, int, int, int, int]] = []
 

@@ -90,7 +90,7 @@ class Clock:
 
     def put_on_spills(self, part: str) -> None:
         """Time the spills as ``part``, but for those that found nothing to spill."""
-        from ray_tune_memguard.tune_internals.sweep import Sweep
+        from ray_tune_memguard.adapter.run.spiller import Sweep
 
         original = Sweep.spill_settled
 
@@ -120,7 +120,7 @@ def _put_clocks_on(clock: Clock) -> None:
     from ray.tune.execution.tune_controller import TuneController
 
     from ray_tune_memguard import MemGuard
-    from ray_tune_memguard.tune_internals import adoption
+    from ray_tune_memguard.adapter.run import controller as adoption
 
     clock.put_on_spills("spill")
     for hook in _HOOKS:
@@ -130,13 +130,13 @@ def _put_clocks_on(clock: Clock) -> None:
 
 
 def _put_clocks_on_parts(clock: Clock) -> None:
+    from ray_tune_memguard.adapter.run import spiller as sweep
+    from ray_tune_memguard.adapter.serialization.trial_json import StateWriter
+    from ray_tune_memguard.adapter.serialization.trial_pickle import TrialStateCodec
     from ray_tune_memguard.callbacks.object_growth_tracker import ObjectGrowthTracker
     from ray_tune_memguard.callbacks.rss_reporter import RssReporter
-    from ray_tune_memguard.spill.state_file import ExperimentStateFile
-    from ray_tune_memguard.spill.store import TrialStore
-    from ray_tune_memguard.tune_internals import sweep
-    from ray_tune_memguard.tune_internals.trial_json import StateWriter
-    from ray_tune_memguard.tune_internals.trial_state import TrialStateCodec
+    from ray_tune_memguard.store.state_file import ExperimentStateFile
+    from ray_tune_memguard.store.trial_store import TrialStore
 
     for hook in _HOOKS:
         for part in (RssReporter, ObjectGrowthTracker):

@@ -18,9 +18,9 @@ from ray import tune
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
-from ray_tune_memguard.memory import allocator
-from ray_tune_memguard.memory.process import rss_bytes
-from ray_tune_memguard.memory.pymalloc import pymalloc_use
+from ray_tune_memguard.system import allocator
+from ray_tune_memguard.system.process import rss_bytes
+from ray_tune_memguard.system.pymalloc import pymalloc_use
 
 PAYLOAD = 3000
 CACHE: dict[str, bytes] = {}

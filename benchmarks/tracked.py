@@ -36,7 +36,7 @@ def sweep(kind: str, trials: int) -> None:
     from benchmarks.problem import METRIC, MODE, make_trainable, search_space
     from benchmarks.sweep import set_environment, start_ray
     from ray_tune_memguard import MemGuard, ObjectGrowthTracker
-    from ray_tune_memguard.memory.deep_size import Walk
+    from ray_tune_memguard.diagnostics.deep_size import Walk
 
     set_environment(loggers=True)
     guard = MemGuard() if kind == "guarded" else None

@@ -18,7 +18,7 @@ from pathlib import Path
 import pandas as pd
 
 from ray_tune_memguard import plot_rss_series, read_rss_series
-from ray_tune_memguard.memory.series import FILE_PATTERN, least_squares_slope
+from ray_tune_memguard.report.series import FILE_PATTERN, least_squares_slope
 
 MIB = 2**20
 ROOT = Path(__file__).resolve().parent.parent

@@ -1,15 +1,15 @@
 """Ray Tune callbacks that keep the driver's memory flat over thousands of trials."""
 
+from ray_tune_memguard.adapter import handle as _entry
 from ray_tune_memguard.callbacks.object_growth_tracker import ObjectGrowthTracker
 from ray_tune_memguard.callbacks.rss_reporter import RssReporter
 from ray_tune_memguard.callbacks.trial_pruner import TrialPruner
-from ray_tune_memguard.guard import MemGuard
-from ray_tune_memguard.memory.growth import read_growth
-from ray_tune_memguard.memory.series import read_rss_series
+from ray_tune_memguard.diagnostics.diagnosis import read_diagnosis
+from ray_tune_memguard.diagnostics.growth import read_growth
+from ray_tune_memguard.memguard import MemGuard
 from ray_tune_memguard.opening import open_experiment
-from ray_tune_memguard.report.diagnosis import read_diagnosis
 from ray_tune_memguard.report.picture import plot_rss_series
-from ray_tune_memguard.tune_internals import entry as _entry
+from ray_tune_memguard.report.series import read_rss_series
 
 __version__ = "0.1.0"
 
@@ -26,4 +26,4 @@ __all__ = [
 ]
 
 # An experiment with a trial store then opens and resumes from it, whoever opens it.
-_entry.teach_ray()
+_entry.install_patches()

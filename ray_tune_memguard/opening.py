@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from ray_tune_memguard.tune_internals import entry
+from ray_tune_memguard.adapter import handle as entry
 
 if TYPE_CHECKING:
     from pyarrow.fs import FileSystem

@@ -94,7 +94,11 @@ def reopen(name: str, options: dict[str, Any]) -> Any:
     version) must not keep an experiment from being restored: it falls back to its default.
     """
     module, _, class_name = name.partition(":")
-    callback_class = getattr(importlib.import_module(module), class_name)
+    # By its public name first: modules have moved since experiments were pickled.
+    public = vars(importlib.import_module("ray_tune_memguard"))
+    callback_class: Any = public.get(class_name) or getattr(
+        importlib.import_module(module), class_name
+    )
     known = inspect.signature(callback_class).parameters
     kept = {}
     for option, value in options.items():

@@ -10,32 +10,31 @@ from pathlib import Path
 from typing import Any
 
 from ray_tune_memguard import options as opt
+from ray_tune_memguard.adapter import handle as entry
 from ray_tune_memguard.callbacks.base import guarded
 from ray_tune_memguard.callbacks.counting import CountingCallback
-from ray_tune_memguard.callbacks.growth_sampler import GrowthSampler, Sample
-from ray_tune_memguard.memory import references
-from ray_tune_memguard.memory.deep_size import OutOfTime, Walk
-from ray_tune_memguard.memory.growth import (
+from ray_tune_memguard.diagnostics import advice, references, text
+from ray_tune_memguard.diagnostics.advice import Circumstances
+from ray_tune_memguard.diagnostics.deep_size import TimeBudgetExceededError, Walk
+from ray_tune_memguard.diagnostics.diagnosis import Diagnosis
+from ray_tune_memguard.diagnostics.findings import GrowingHolder, TypeGrowth
+from ray_tune_memguard.diagnostics.growth import (
     RESULTS_FOR_A_TRIAL,
     WARM_UP_TRIALS,
     GrowthFile,
     GrowthRow,
     GrowthSeries,
 )
-from ray_tune_memguard.memory.trend import FEWEST_POINTS
-from ray_tune_memguard.notices import logger
-from ray_tune_memguard.report import advice, text
-from ray_tune_memguard.report.advice import Circumstances
-from ray_tune_memguard.report.diagnosis import Diagnosis
-from ray_tune_memguard.report.findings import GrowingHolder, TypeGrowth
-from ray_tune_memguard.report.ranking import (
+from ray_tune_memguard.diagnostics.ranking import (
     SMALLEST_HOLDER,
     explained,
     is_rest_of_python,
     rank,
     smallest_of,
 )
-from ray_tune_memguard.tune_internals import entry
+from ray_tune_memguard.diagnostics.sampler import GrowthSampler, Sample
+from ray_tune_memguard.diagnostics.trend import FEWEST_POINTS
+from ray_tune_memguard.notices import logger
 
 #: As often as a budget of 1 % allows in a fast sweep, and enough points for a trend by trial 500.
 SAMPLE_EVERY_TRIALS = 25
@@ -61,7 +60,7 @@ _ENOUGH_SAMPLES = FEWEST_POINTS + 1
 _MOST_ANNOUNCED = 5
 
 
-def _says_little(kind: TypeGrowth) -> int:
+def _type_priority(kind: TypeGrowth) -> int:
     """By which types are sorted: those first of which there are few others, and whose is clear."""
     if entry.is_users_type(kind.name):
         return 0
@@ -78,7 +77,7 @@ def _size_of_one_more(typical: list[Any], barriers: set[int]) -> float:
     walk = Walk(barriers)
     try:
         return [walk.measure(found, _SECONDS_A_SIZE).total for found in typical][-1]
-    except OutOfTime:
+    except TimeBudgetExceededError:
         return 0.0
 
 
@@ -352,7 +351,7 @@ class ObjectGrowthTracker(CountingCallback):
         types: list[TypeGrowth] = []
         unknown: list[tuple[float, TypeGrowth, references.Chain, Any]] = []
         deadline = time.perf_counter() + _SECONDS_FOR_TYPES
-        for kind in sorted(found.types, key=_says_little):
+        for kind in sorted(found.types, key=_type_priority):
             in_time = time.perf_counter() < deadline
             typical = references.typical_of(kind.name, most=2) if in_time else []
             if not typical:

@@ -6,12 +6,12 @@ import time
 from typing import Any
 
 from ray_tune_memguard import options as opt
+from ray_tune_memguard.adapter import handle as entry
 from ray_tune_memguard.callbacks.base import guarded
 from ray_tune_memguard.callbacks.counting import CountingCallback
-from ray_tune_memguard.memory.process import rss_bytes
-from ray_tune_memguard.memory.series import RssPoint, RssSeries
 from ray_tune_memguard.notices import logger
-from ray_tune_memguard.tune_internals import entry
+from ray_tune_memguard.report.series import RssPoint, RssSeries
+from ray_tune_memguard.system.process import rss_bytes
 
 #: Often enough to see a slope within minutes, seldom enough to cost nothing.
 EVERY_TRIALS = 100

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ray_tune_memguard import options as opt
+from ray_tune_memguard.adapter import handle as entry
 from ray_tune_memguard.callbacks.base import GuardCallback, guarded
-from ray_tune_memguard.memory import allocator
-from ray_tune_memguard.tune_internals import entry
+from ray_tune_memguard.system import allocator
 
 if TYPE_CHECKING:
-    from ray_tune_memguard.tune_internals.sweep import Sweep
+    from ray_tune_memguard.adapter.run.spiller import Sweep
 
 #: How often slack is looked at: trims cost milliseconds, trials a few tens of KB of slack.
 TRIM_EVERY_TRIALS = 50

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
-from ray_tune_memguard.memory.series import read_rss_series
+from ray_tune_memguard.report.series import read_rss_series
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -20,7 +20,7 @@ from ray.tune.analysis import ExperimentAnalysis
 from ray.tune.experiment import Trial
 
 from ray_tune_memguard import MemGuard
-from ray_tune_memguard.spill.trials import SpilledTrials
+from ray_tune_memguard.lazy.trial_list import SpilledTrials
 from tests.integration import sweeps
 
 # Of trials and what they hold: clocks, and caches that are made again when asked for.
@@ -333,9 +333,9 @@ def check_nothing_stayed_in_memory(both: Both) -> None:
     trials = both.guarded._experiment_analysis.trials
     assert [trial for trial in trials.resident() if trial.is_finished()] == []
     assert len(trials) > 0
-    before = trials.residency.loaded()
+    before = trials.cache.loaded()
     assert len(both.guarded.get_dataframe()) == len(both.plain.get_dataframe())
-    assert list(map(id, trials.residency.loaded())) == list(map(id, before))
+    assert list(map(id, trials.cache.loaded())) == list(map(id, before))
 
 
 def check_results(both: Both) -> None:

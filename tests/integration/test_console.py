@@ -11,7 +11,7 @@ from ray import tune
 from ray.tune.experimental import output
 
 from ray_tune_memguard import MemGuard
-from ray_tune_memguard.spill.trials import SpilledTrials
+from ray_tune_memguard.lazy.trial_list import SpilledTrials
 from tests.integration import sweeps
 
 

@@ -21,9 +21,9 @@ from ray_tune_memguard import (
     read_diagnosis,
     read_growth,
 )
-from ray_tune_memguard.memory.deep_size import Walk
-from ray_tune_memguard.spill.ghost import Residency
-from ray_tune_memguard.tune_internals import probe
+from ray_tune_memguard.adapter import contract as probe
+from ray_tune_memguard.diagnostics.deep_size import Walk
+from ray_tune_memguard.lazy.ghost import TrialCache
 
 #: Enough for a trend: warm-up is 100 of them, and the shortest span 200.
 TRIALS = 330
@@ -75,15 +75,15 @@ def _empty_cache() -> None:
 def guarded(tmp_path_factory: pytest.TempPathFactory) -> tuple[MemGuard, ResultGrid, list[str]]:
     """A guarded sweep with leaks, and what woke ghosts while it ran."""
     woken: list[str] = []
-    load = Residency.load
+    load = TrialCache.load
 
-    def note(self: Residency, trial: Any) -> None:
+    def note(self: TrialCache, trial: Any) -> None:
         woken.append(object.__getattribute__(trial, "trial_id"))
         load(self, trial)
 
     guard = MemGuard(growth_budget=1.0, sample_every_trials=15)
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(Residency, "load", note)
+        patched.setattr(TrialCache, "load", note)
         patched.setenv("TUNE_WARN_SLOW_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S", "100")
         thresholds, frozen = gc.get_threshold(), gc.get_freeze_count()
         grid = run(tmp_path_factory.mktemp("guarded"), [Leaky(), guard])
@@ -215,7 +215,7 @@ def test_an_error_of_its_own_ends_nothing(
 def test_a_disk_that_takes_nothing_is_said_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from ray_tune_memguard.memory.growth import GrowthFile
+    from ray_tune_memguard.diagnostics.growth import GrowthFile
 
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")

@@ -33,16 +33,10 @@ from ray.tune.schedulers import (
 )
 from ray.tune.search import ConcurrencyLimiter
 
-from ray_tune_memguard import (
-    MemGuard,
-    RssReporter,
-    TrialPruner,
-    open_experiment,
-    read_rss_series,
-)
-from ray_tune_memguard.spill.ghost import Residency, is_ghost
-from ray_tune_memguard.spill.store import TrialStore
-from ray_tune_memguard.spill.trials import SpilledTrials
+from ray_tune_memguard import MemGuard, RssReporter, TrialPruner, open_experiment, read_rss_series
+from ray_tune_memguard.lazy.ghost import TrialCache, is_ghost
+from ray_tune_memguard.lazy.trial_list import SpilledTrials
+from ray_tune_memguard.store.trial_store import TrialStore
 from tests.integration import sweeps
 
 
@@ -289,7 +283,7 @@ def test_files_reach_the_storage_as_without_it(
 def test_uploads_do_not_copy_finished_trials_again(
     storage: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ray_tune_memguard.tune_internals import uploads
+    from ray_tune_memguard.adapter.run import uploads
 
     monkeypatch.setenv("TUNE_GLOBAL_CHECKPOINT_S", "0")
     copied: list[str] = []
@@ -738,7 +732,7 @@ def test_an_unknown_ray_gets_a_warning_and_an_untouched_sweep(
     owner: str,
 ) -> None:
     """A Ray whose private name is another one; the sweep itself runs on the old one."""
-    from ray_tune_memguard.tune_internals import probe
+    from ray_tune_memguard.adapter import contract as probe
 
     real = probe.hasattr if hasattr(probe, "hasattr") else hasattr
     if owner == "instance":
@@ -759,7 +753,7 @@ def test_an_unknown_ray_gets_a_warning_and_an_untouched_sweep(
 def test_no_controller_at_all(
     storage: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ray_tune_memguard.tune_internals.entry.controller", lambda: None)
+    monkeypatch.setattr("ray_tune_memguard.adapter.handle.controller", lambda: None)
     grid = sweeps.fit(sweeps.one_report, storage, [MemGuard(every_trials=2)], samples=4)
     assert not is_guarded(grid)
     assert len(said(caplog, "leaves this sweep alone")) == 1
@@ -769,7 +763,7 @@ def test_no_controller_at_all(
 @pytest.fixture
 def spilled_at_once(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many trials each spill took, as the sweep goes on."""
-    from ray_tune_memguard.tune_internals.sweep import Sweep
+    from ray_tune_memguard.adapter.run.spiller import Sweep
 
     counts = []
     spill = Sweep.spill_settled
@@ -874,7 +868,7 @@ def test_a_trial_that_finishes_alone_is_spilled_at_once(
 def test_an_error_of_our_own_steps_back(
     storage: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ray_tune_memguard.tune_internals.sweep import Sweep
+    from ray_tune_memguard.adapter.run.spiller import Sweep
 
     spill = Sweep.spill_settled
     calls = 0
@@ -910,16 +904,16 @@ def test_the_best_result_is_found_without_reading_all(
         for mode in ("min", "max")
         for scope in ("all", "last", "avg", "last-5-avg", "last-10-avg")
     ]
-    analysis.trials.residency.settle()
+    analysis.trials.cache.settle()
     loads = 0
-    load = Residency.load
+    load = TrialCache.load
 
-    def count(self: Residency, trial: Any) -> None:
+    def count(self: TrialCache, trial: Any) -> None:
         nonlocal loads
         loads += 1
         load(self, trial)
 
-    monkeypatch.setattr(Residency, "load", count)
+    monkeypatch.setattr(TrialCache, "load", count)
     found = [grid.get_best_result(*one).metrics["trial_id"] for one in asked]
     assert loads <= 2 * len(asked)
     by_ray = ExperimentAnalysis.get_best_trial.__wrapped__  # type: ignore[attr-defined]

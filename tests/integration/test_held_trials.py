@@ -9,7 +9,7 @@ import pytest
 from ray import tune
 
 from ray_tune_memguard import MemGuard
-from ray_tune_memguard.spill.ghost import LOADED_TRIALS, is_ghost
+from ray_tune_memguard.lazy.ghost import LOADED_TRIALS, is_ghost
 from tests.integration import equality, sweeps
 from tests.integration.equality import Both
 

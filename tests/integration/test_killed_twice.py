@@ -13,7 +13,7 @@ from ray.tune import Callback, ExperimentAnalysis
 from ray.tune.search import ConcurrencyLimiter
 
 from ray_tune_memguard import MemGuard
-from ray_tune_memguard.tune_internals.paths import calling_controller
+from ray_tune_memguard.adapter.paths import calling_controller
 from tests.integration.test_restore import At, Counted, begin, copied, ran, restore
 
 pytestmark = pytest.mark.usefixtures("spilled_in_their_step")

@@ -22,7 +22,7 @@ from ray.tune.search.basic_variant import BasicVariantGenerator
 from ray.tune.tune_config import ResumeConfig
 
 from ray_tune_memguard import MemGuard, open_experiment
-from ray_tune_memguard.spill.trials import SpilledTrials
+from ray_tune_memguard.lazy.trial_list import SpilledTrials
 from tests.integration import sweeps
 
 pytestmark = pytest.mark.usefixtures("spilled_in_their_step")

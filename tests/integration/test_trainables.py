@@ -12,7 +12,7 @@ from ray.tune import registry
 from ray.tune.registry import register_trainable
 
 from ray_tune_memguard import MemGuard
-from ray_tune_memguard.tune_internals.trainables import keep_at_hand
+from ray_tune_memguard.adapter.run.trainables import cache_trainables
 
 TRIALS = 12
 # In this process: who unpickles the data, and in which.
@@ -90,7 +90,7 @@ def test_afterwards_the_registry_is_as_it_was(storage: Path) -> None:
 def test_two_sweeps_at_a_time(storage: Path) -> None:
     plain = type(registry._global_registry)
     register_trainable("carried", carrying(Data()))
-    first, second = keep_at_hand(Data()), keep_at_hand(holder := Data())
+    first, second = cache_trainables(Data()), cache_trainables(holder := Data())
     registry.get_trainable_cls("carried")
     first()
     registry.get_trainable_cls("carried")
@@ -118,7 +118,7 @@ class Ending:
 
 def test_a_sweep_that_ends_while_another_registers() -> None:
     plain = type(registry._global_registry)
-    ending = Ending(keep_at_hand(owner := Data()))
+    ending = Ending(cache_trainables(owner := Data()))
     register_trainable("carried", carrying(ending))  # type: ignore[arg-type]
     assert type(registry._global_registry) is plain
     registry.get_trainable_cls("carried")
@@ -129,7 +129,7 @@ def test_a_registry_of_another_kind_is_left_alone(monkeypatch: pytest.MonkeyPatc
     other = object()
     monkeypatch.setattr(registry, "_global_registry", other)
     owner = Data()
-    keep_at_hand(owner)()
+    cache_trainables(owner)()
     assert type(other) is object
     monkeypatch.delattr(registry, "_global_registry")
-    keep_at_hand(owner)()
+    cache_trainables(owner)()

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from ray_tune_memguard.spill.ghost import Residency
-from ray_tune_memguard.spill.ledger import ProgressLedger
-from ray_tune_memguard.spill.store import TrialStore
-from ray_tune_memguard.spill.trials import SpilledTrials
+from ray_tune_memguard.lazy.ghost import TrialCache
+from ray_tune_memguard.lazy.summaries import TrialSummaryIndex
+from ray_tune_memguard.lazy.trial_list import SpilledTrials
+from ray_tune_memguard.store.trial_store import TrialStore
 from tests.unit.fakes import FakeCodec, FakeTrial, fake_row
 
 Spill = Callable[..., None]
@@ -22,15 +22,15 @@ def store(tmp_path: Path) -> TrialStore:
 
 
 @pytest.fixture
-def residency(store: TrialStore) -> Residency:
-    return Residency(store, FakeCodec(), capacity=4)
+def cache(store: TrialStore) -> TrialCache:
+    return TrialCache(store, FakeCodec(), capacity=4)
 
 
 @pytest.fixture
-def trials(residency: Residency) -> SpilledTrials:
+def trials(cache: TrialCache) -> SpilledTrials:
     """Twelve trials, all in memory."""
-    ledger = ProgressLedger(lambda metric, result: result.get(metric))
-    return SpilledTrials((FakeTrial(n) for n in range(12)), residency, ledger)
+    summaries = TrialSummaryIndex(lambda metric, result: result.get(metric))
+    return SpilledTrials((FakeTrial(n) for n in range(12)), cache, summaries)
 
 
 @pytest.fixture
@@ -40,13 +40,13 @@ def spill() -> Spill:
     def spill_numbers(trials: SpilledTrials, *numbers: int) -> None:
         chosen = [trials.find(f"t{number:05d}") for number in numbers]
         codec = FakeCodec()
-        with trials.residency.store.transaction():
+        with trials.cache.store.transaction():
             for trial in chosen:
                 row = fake_row(trial.trial_id, trial.status, codec.dump(trial))
-                trials.residency.store.put(trials.seq(trial), row)
+                trials.cache.store.put(trials.position(trial), row)
         for trial in chosen:
-            trials.ledger.note(
-                trials.seq(trial), trial.trial_id, trial.last_result, trial.metric_analysis
+            trials.summaries.note(
+                trials.position(trial), trial.trial_id, trial.last_result, trial.metric_analysis
             )
             trials.release(trial)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 from typing import Any
 
-from ray_tune_memguard.spill.store import TrialRow
+from ray_tune_memguard.store.trial_store import TrialRow
 
 
 def summary(*values: float) -> dict[str, float]:

@@ -4,8 +4,8 @@ import sys
 
 import pytest
 
-from ray_tune_memguard.memory import allocator
-from ray_tune_memguard.memory.process import rss_bytes
+from ray_tune_memguard.system import allocator
+from ray_tune_memguard.system.process import rss_bytes
 
 
 def test_without_glibc_nothing_is_said_and_nothing_done(monkeypatch: pytest.MonkeyPatch) -> None:

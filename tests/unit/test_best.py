@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 from ray.tune import ExperimentAnalysis
 
-from ray_tune_memguard.spill.best import MODES, SCOPES, BestTrials
-from ray_tune_memguard.spill.ghost import Residency
-from ray_tune_memguard.spill.ledger import ProgressLedger
-from ray_tune_memguard.spill.store import TrialStore
-from ray_tune_memguard.spill.trials import SpilledTrials
+from ray_tune_memguard.lazy.best import MODES, SCOPES, BestTrials
+from ray_tune_memguard.lazy.ghost import TrialCache
+from ray_tune_memguard.lazy.summaries import TrialSummaryIndex
+from ray_tune_memguard.lazy.trial_list import SpilledTrials
+from ray_tune_memguard.store.trial_store import TrialStore
 from tests.unit.conftest import Spill
 from tests.unit.fakes import FakeCodec, FakeTrial, summary
 
@@ -50,8 +50,8 @@ def _make_trials(count: int, seed: int) -> list[FakeTrial]:
 
 def _trials_in(directory: Path, made: list[FakeTrial]) -> SpilledTrials:
     store = TrialStore.create(directory / "memguard", "trials")
-    ledger = ProgressLedger(lambda metric, result: result.get(metric))
-    return SpilledTrials(made, Residency(store, FakeCodec(), capacity=4), ledger)
+    summaries = TrialSummaryIndex(lambda metric, result: result.get(metric))
+    return SpilledTrials(made, TrialCache(store, FakeCodec(), capacity=4), summaries)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -61,7 +61,7 @@ def test_it_is_the_one_that_ray_finds(tmp_path: Path, spill: Spill, seed: int) -
     order = list(range(120))
     random.Random(seed).shuffle(order)
     for spilled in (0, 1, 60, 110):
-        spill(trials, *order[trials.residency.store.extent()[0] : spilled])
+        spill(trials, *order[trials.cache.store.extent()[0] : spilled])
         for metric in METRICS:
             for mode in MODES:
                 for scope in SCOPES:

@@ -12,12 +12,14 @@ from ray import tune
 from ray.tune.experiment import Experiment
 from ray.tune.search import BasicVariantGenerator, SearchAlgorithm
 
-from ray_tune_memguard.tune_internals.catch_up import Late, catch_up
+from ray_tune_memguard.adapter.restore.searcher import UnsnapshottedTrial, catch_up
 
 
-def late(trial_id: str, birth: int, score: float = 0.0) -> Late:
+def late(trial_id: str, creation_index: int, score: float = 0.0) -> UnsnapshottedTrial:
     state = json.dumps({"status": "TERMINATED"})
-    return Late(trial_id, birth, state, json.dumps({"last_result": {"score": score}}))
+    return UnsnapshottedTrial(
+        trial_id, creation_index, state, json.dumps({"last_result": {"score": score}})
+    )
 
 
 class Controller:
@@ -55,7 +57,7 @@ def test_variants_up_to_the_last_finished_one(tmp_path: Path, concurrent: int) -
     search = variants(tmp_path, max_concurrent=concurrent)
     run = search._uuid_prefix
     controller: Any = Controller(search)
-    catch_up(controller, [late(f"{run}0000{n}", n) for n in (1, 3)], births=0)
+    catch_up(controller, [late(f"{run}0000{n}", n) for n in (1, 3)], creation_count=0)
     assert controller.added == [f"{run}00000", f"{run}00002"]
     assert search.max_concurrent == concurrent
     search.max_concurrent = 0
@@ -67,14 +69,14 @@ def test_variants_whose_births_are_not_known(tmp_path: Path) -> None:
     search = variants(tmp_path)
     run = search._uuid_prefix
     controller: Any = Controller(search)
-    catch_up(controller, [late(f"{run}00002", 0), late(f"{run}00004", 1)], births=0)
+    catch_up(controller, [late(f"{run}00002", 0), late(f"{run}00004", 1)], creation_count=0)
     assert rest(search) == [f"{run}00005"]
 
 
 def test_variants_that_begin_anew(tmp_path: Path) -> None:
     search = variants(tmp_path)
     controller: Any = Controller(search)
-    catch_up(controller, [late("other_00001", 1)], births=0)
+    catch_up(controller, [late("other_00001", 1)], creation_count=0)
     assert len(controller.added) + len(rest(search)) == 6
 
 
@@ -96,6 +98,6 @@ class Unknown(SearchAlgorithm):
 def test_a_searcher_that_is_not_known_loses_no_trial() -> None:
     search = Unknown()
     controller: Any = Controller(search)
-    catch_up(controller, [late("x", 3, 0.3), late("y", 5, 0.5)], births=3)
+    catch_up(controller, [late("x", 3, 0.3), late("y", 5, 0.5)], creation_count=3)
     assert controller.added == ["again1"]
     assert search.told == {"again0": {"score": 0.3}, "again2": {"score": 0.5}}

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from ray_tune_memguard.spill.codec import DICTIONARY_BYTES, Packer, pack, unpack
+from ray_tune_memguard.store.compression import DICTIONARY_BYTES, DictionaryCompressor, pack, unpack
 
 _CHOOSE = random.Random(0)
 LONG = _CHOOSE.randbytes(2 * DICTIONARY_BYTES)
@@ -16,26 +16,26 @@ LONG = _CHOOSE.randbytes(2 * DICTIONARY_BYTES)
 @pytest.mark.parametrize("first", [b"", b"x", b"state " * 500, LONG])
 @pytest.mark.parametrize("raw", [b"", b"y", b"state " * 501, LONG, LONG[:-1] + b"z"])
 def test_it_comes_back(first: bytes, raw: bytes) -> None:
-    packed = Packer(first).pack(raw)
+    packed = DictionaryCompressor(first).pack(raw)
     # As who opens the store does, by the dictionary alone.
-    assert Packer(Packer(first).dictionary).unpack(packed) == raw
+    assert DictionaryCompressor(DictionaryCompressor(first).dictionary).unpack(packed) == raw
     assert unpack(pack(raw)) == raw
 
 
 def test_what_is_like_the_first_takes_little_room() -> None:
     first = LONG[:5000]
-    packed = Packer(first).pack(first[:2500] + b"another" + first[2507:])
+    packed = DictionaryCompressor(first).pack(first[:2500] + b"another" + first[2507:])
     assert len(packed) < 100
 
 
 @pytest.mark.parametrize("packed", [b"", b"x", b"\x28\xb5\x2f\xfd" + b"\xff" * 40])
 def test_what_was_not_packed_is_refused(packed: bytes) -> None:
     with pytest.raises(ValueError, match="unpacked"):
-        Packer(b"first").unpack(packed)
+        DictionaryCompressor(b"first").unpack(packed)
 
 
 def test_several_threads_use_one() -> None:
-    packer = Packer(b"state " * 500)
+    packer = DictionaryCompressor(b"state " * 500)
     states = [b"state " * 400 + bytes([number]) * 1000 for number in range(200)]
     with ThreadPoolExecutor(8) as pool:
         packed = list(pool.map(packer.pack, states))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ray_tune_memguard.spill.store import TrialStore
+from ray_tune_memguard.store.trial_store import TrialStore
 from tests.unit.fakes import fake_row
 
 TRIALS = 20

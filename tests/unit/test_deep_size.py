@@ -13,8 +13,14 @@ import numpy as np
 import pytest
 from pympler import asizeof
 
-from ray_tune_memguard.memory.deep_size import SAMPLE, WHOLE, OutOfTime, Size, Walk
-from ray_tune_memguard.memory.pymalloc import pymalloc_use
+from ray_tune_memguard.diagnostics.deep_size import (
+    SAMPLE,
+    WHOLE,
+    Size,
+    TimeBudgetExceededError,
+    Walk,
+)
+from ray_tune_memguard.system.pymalloc import pymalloc_use
 
 
 class Plain:
@@ -197,7 +203,7 @@ def test_time_is_kept() -> None:
     for _ in range(200_000):
         chain = [chain]
     walk = Walk()
-    with pytest.raises(OutOfTime):
+    with pytest.raises(TimeBudgetExceededError):
         walk.measure(chain, seconds=0.001)
     # And others can be measured after it.
     assert walk.measure([bytes(1000)], seconds=1.0).total > 1000

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from pyarrow.fs import LocalFileSystem
 
-from ray_tune_memguard.spill.snapshot import Snapshot
-from ray_tune_memguard.spill.store import TrialStore
-from ray_tune_memguard.tune_internals.experiments import Experiment, current_store
+from ray_tune_memguard.adapter.restore.experiments import Experiment, current_store
+from ray_tune_memguard.store.snapshot import Snapshot
+from ray_tune_memguard.store.trial_store import TrialStore
 
 RUN = "2026-11-22_10-00-00"
 
@@ -24,7 +24,7 @@ def begun(path: Path, spill_dir: Path) -> TrialStore:
         f'{{"trial_data": [], "runner_data": {{"at": 1}}, "memguard": {pointer}}}'
     )
     state = '{"trial_data": [], "runner_data": {"at": 2}}'
-    Snapshot(state=state, seqs=[], births=0, ledger={}, files=None).save(store)
+    Snapshot(state=state, positions=[], creation_count=0, summaries={}, files=None).save(store)
     store.settle()
     store.close()
     return store

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from ray_tune_memguard.spill.ghost import is_ghost
-from ray_tune_memguard.spill.trials import SpilledTrials
+from ray_tune_memguard.lazy.ghost import is_ghost
+from ray_tune_memguard.lazy.trial_list import SpilledTrials
 from tests.unit.fakes import FakeTrial
 
 
@@ -80,13 +80,13 @@ def test_who_only_reads_wakes_nobody(trials: SpilledTrials, spill: Any) -> None:
     held, changed, resident = trials[3], trials[4], trials[5]
     spill(trials, 3, 4)
     changed.config["number"] = -4
-    read = trials.residency.read
+    read = trials.cache.read
     assert read(held).config == {"number": 3, "layers": (8, 8)}
     assert type(read(held)) is FakeTrial
     assert is_ghost(held)
     assert read(changed) is changed
     assert read(resident) is resident
-    assert trials.residency.loaded() == [changed]
+    assert trials.cache.loaded() == [changed]
 
 
 def test_changes_are_kept(trials: SpilledTrials, spill: Any) -> None:
@@ -105,9 +105,9 @@ def test_changes_are_kept(trials: SpilledTrials, spill: Any) -> None:
 def test_a_change_of_status_shows(trials: SpilledTrials, spill: Any) -> None:
     spill(trials, *range(12))
     trials[3].status = "ERROR"
-    trials.residency.settle()
+    trials.cache.settle()
     assert trials[3].status == "ERROR"
-    assert trials.residency.store.count("ERROR") == 1
+    assert trials.cache.store.count("ERROR") == 1
 
 
 def test_what_cannot_be_written_any_more_stays_loaded(trials: SpilledTrials, spill: Any) -> None:
@@ -146,8 +146,8 @@ def test_reading_writes_nothing(
 ) -> None:
     spill(trials, *range(12))
     written: list[str] = []
-    monkeypatch.setattr(trials.residency.store, "replace", lambda *row: written.append(row[0]))
+    monkeypatch.setattr(trials.cache.store, "replace", lambda *row: written.append(row[0]))
     for _ in range(2):
         assert [trial.config["number"] for trial in trials] == list(range(12))
-    trials.residency.settle()
+    trials.cache.settle()
     assert written == []

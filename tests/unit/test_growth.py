@@ -10,14 +10,13 @@ from pathlib import Path
 import pytest
 
 from ray_tune_memguard import read_diagnosis, read_growth
-from ray_tune_memguard.memory import growth
-from ray_tune_memguard.memory.growth import GrowthFile, GrowthRow, GrowthSeries
-from ray_tune_memguard.report import ranking
-from ray_tune_memguard.report.advice import Circumstances
-from ray_tune_memguard.report.diagnosis import Diagnosis
-from ray_tune_memguard.report.findings import GrowingHolder, Quantity, TypeGrowth
-from ray_tune_memguard.report.ranking import KnownHolder, rank
-from ray_tune_memguard.report.text import line, slope
+from ray_tune_memguard.diagnostics import growth, ranking
+from ray_tune_memguard.diagnostics.advice import Circumstances
+from ray_tune_memguard.diagnostics.diagnosis import Diagnosis
+from ray_tune_memguard.diagnostics.findings import GrowingHolder, Quantity, TypeGrowth
+from ray_tune_memguard.diagnostics.growth import GrowthFile, GrowthRow, GrowthSeries
+from ray_tune_memguard.diagnostics.ranking import KnownHolder, rank
+from ray_tune_memguard.diagnostics.text import line, slope
 
 MIB = 2.0**20
 HOLDERS = {

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from ray_tune_memguard.memory import classes
-from ray_tune_memguard.memory.deep_size import Walk
-from ray_tune_memguard.tune_internals import holders
+from ray_tune_memguard.adapter import retention_sites as holders
+from ray_tune_memguard.diagnostics import classes
+from ray_tune_memguard.diagnostics.deep_size import Walk
 
 
 class Contrary(type):

@@ -16,7 +16,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ray_tune_memguard.tune_internals.json_text import decode, encode, entry_of, pickle_plainly
+from ray_tune_memguard.adapter.serialization.json_text import (
+    decode,
+    encode,
+    entry_of,
+    pickle_plainly,
+)
 
 
 class Colour(enum.Enum):

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from ray_tune_memguard.tune_internals.local_copy import copy_directory, copy_file
+from ray_tune_memguard.adapter.run.local_copy import copy_directory, copy_file
 
 
 def contents(directory: Path) -> dict[str, bytes]:

@@ -96,7 +96,7 @@ def test_a_directory_of_another_machine_does_not_keep_a_callback_from_opening(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     again = reopen(
-        "ray_tune_memguard.guard:MemGuard",
+        "ray_tune_memguard.memguard:MemGuard",
         {"every_trials": 9, "spill_dir": "/proc/nowhere", "of_a_later_version": 1},
     )
     assert again.options["every_trials"] == 9

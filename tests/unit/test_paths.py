@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from ray.tune.execution.experiment_state import _find_newest_experiment_checkpoint
 
-from ray_tune_memguard.tune_internals import paths
+from ray_tune_memguard.adapter import paths
 
 
 @pytest.mark.parametrize(

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from ray_tune_memguard.spill.ghost import Residency, is_ghost
-from ray_tune_memguard.spill.ledger import ProgressLedger
-from ray_tune_memguard.spill.progress import ProgressDigest
-from ray_tune_memguard.spill.store import TrialStore
-from ray_tune_memguard.spill.trials import SpilledTrials
+from ray_tune_memguard.lazy.ghost import TrialCache, is_ghost
+from ray_tune_memguard.lazy.progress import ProgressView
+from ray_tune_memguard.lazy.summaries import TrialSummaryIndex
+from ray_tune_memguard.lazy.trial_list import SpilledTrials
+from ray_tune_memguard.store.trial_store import TrialStore
 from tests.unit.fakes import FakeCodec, FakeTrial
 
 
@@ -42,13 +42,13 @@ def sweep(request: pytest.FixtureRequest, tmp_path: Path, spill: Any) -> Any:
             trial.error_file = "error.txt"
         plain.append(trial)
     store = TrialStore.create(tmp_path, "trials")
-    ledger = ProgressLedger(lambda metric, result: result.get(metric))
-    trials = SpilledTrials(plain, Residency(store, FakeCodec()), ledger)
+    summaries = TrialSummaryIndex(lambda metric, result: result.get(metric))
+    trials = SpilledTrials(plain, TrialCache(store, FakeCodec()), summaries)
     finished = [n for n, trial in enumerate(plain) if trial.is_finished()]
     chance.shuffle(finished)
     half = len(finished) // 2
     spill(trials, *finished[:half])
-    ProgressDigest(trials, metric="score", errors=False)
+    ProgressView(trials, metric="score", errors=False)
     spill(trials, *finished[half:])
     return trials, plain
 
@@ -56,7 +56,7 @@ def sweep(request: pytest.FixtureRequest, tmp_path: Path, spill: Any) -> Any:
 @pytest.mark.parametrize("sign", [1, -1])
 def test_best_trial(sweep: Any, sign: int) -> None:
     trials, plain = sweep
-    digest = ProgressDigest(trials, metric="score", errors=False)
+    digest = ProgressView(trials, metric="score", errors=False)
     assert best(digest, "score", sign) is best(plain, "score", sign)
 
 
@@ -65,7 +65,7 @@ def test_length_counts_and_order_of_statuses(sweep: Any) -> None:
     expected: dict[str, list[Any]] = {}
     for trial in plain:
         expected.setdefault(trial.status, []).append(trial)
-    digest = ProgressDigest(trials, metric=None, errors=False)
+    digest = ProgressView(trials, metric=None, errors=False)
     groups = digest.by_status()
     assert len(digest) == len(plain)
     assert list(groups) == list(expected)
@@ -84,14 +84,14 @@ def test_who_only_reads_sees_the_same_and_leaves_nothing_loaded(
     # No more than four are loaded at a time.
     for number in (4, 5, 6, 7):
         assert trials[number].config["number"] == number
-    digest = ProgressDigest(trials, metric=None, errors=False, only_reads=True)
-    loaded = trials.residency.loaded()
+    digest = ProgressView(trials, metric=None, errors=False, only_reads=True)
+    loaded = trials.cache.loaded()
     [group] = digest.by_status().values()
     seen = [(trial.config["number"], trial.trial_id, type(trial)) for trial in group]
     numbers = [0, 1, 2, "changed", *range(4, 12)]
     assert seen == [(number, f"t{at:05d}", FakeTrial) for at, number in enumerate(numbers)]
     # But for what the digest holds itself.
-    assert set(trials.residency.loaded()) - set(loaded) <= {held, *digest}
+    assert set(trials.cache.loaded()) - set(loaded) <= {held, *digest}
     assert trials[3] is held
     assert held.config["number"] == "changed"
 
@@ -99,21 +99,21 @@ def test_who_only_reads_sees_the_same_and_leaves_nothing_loaded(
 def test_every_column_has_a_trial_in_it(sweep: Any) -> None:
     trials, plain = sweep
     keys = {key for trial in plain for key in trial.last_result}
-    digest = ProgressDigest(trials, metric=None, errors=False)
+    digest = ProgressView(trials, metric=None, errors=False)
     assert {key for trial in digest for key in trial.last_result} == keys
 
 
 def test_every_failed_trial_is_in_it(sweep: Any) -> None:
     trials, plain = sweep
-    digest = ProgressDigest(trials, metric=None, errors=True)
+    digest = ProgressView(trials, metric=None, errors=True)
     failed = [trial.trial_id for trial in plain if trial.error_file]
     assert [trial.trial_id for trial in digest if trial.error_file] == failed
 
 
 def test_it_does_not_read_all_trials(sweep: Any) -> None:
     trials, plain = sweep
-    trials.residency.settle()
-    digest = ProgressDigest(trials, metric="score", errors=False)
+    trials.cache.settle()
+    digest = ProgressView(trials, metric="score", errors=False)
     walked = [trial.last_result for trial in digest]
     assert len(walked) < 60
     loaded = sum(trial.is_finished() and not is_ghost(trial) for trial in plain)
@@ -121,10 +121,10 @@ def test_it_does_not_read_all_trials(sweep: Any) -> None:
 
 
 def test_the_ledger_does_not_grow_with_made_up_keys() -> None:
-    ledger = ProgressLedger(lambda metric, result: result.get(metric))
+    summaries = TrialSummaryIndex(lambda metric, result: result.get(metric))
     for number in range(5000):
-        ledger.note(number, "t", FakeTrial(number, **{f"key{number}": 1}).last_result, {})
-    assert len(ledger._first_with) <= 1024
+        summaries.note(number, "t", FakeTrial(number, **{f"key{number}": 1}).last_result, {})
+    assert len(summaries._first_with) <= 1024
 
 
 RESULTS: list[dict[str, Any]] = [
@@ -146,10 +146,10 @@ def test_the_first_trial_with_each_feature_is_known(seed: int) -> None:
     chance = random.Random(seed)
     results = [chance.choice(RESULTS) for _ in range(60)]
     order = chance.sample(range(60), 60)
-    quick = ProgressLedger(lambda metric, result: result.get(metric))
-    for seq in order:
-        quick.note(seq, f"t{seq}", results[seq], {})
-    each = ProgressLedger(lambda metric, result: result.get(metric))
-    for seq in range(60):
-        each._note_features(seq, f"t{seq}", results[seq])
+    quick = TrialSummaryIndex(lambda metric, result: result.get(metric))
+    for position in order:
+        quick.note(position, f"t{position}", results[position], {})
+    each = TrialSummaryIndex(lambda metric, result: result.get(metric))
+    for position in range(60):
+        each._note_features(position, f"t{position}", results[position])
     assert quick._first_with == each._first_with

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from ray_tune_memguard.memory import references
-from ray_tune_memguard.memory.references import (
+from ray_tune_memguard.diagnostics import references
+from ray_tune_memguard.diagnostics.references import (
     chain_down,
     chain_up,
     draw_referrers,

@@ -6,17 +6,17 @@ from typing import Any
 
 from ray.tune.experiment import Trial
 
-from ray_tune_memguard.tune_internals.restoring import Past, _Place
+from ray_tune_memguard.adapter.restore.resume import RestoreEntry, RestorePlan
 
 
 def test_files_of_what_had_finished_come_back_and_of_what_runs_again_do_not() -> None:
     nothing: Any = None
     order = [
-        _Place(4.0, 0, "failed", Trial.ERROR, ["failed", ""]),
-        _Place(3.0, 1, "ended", Trial.TERMINATED, ["ended", ""]),
-        _Place(2.0, 2, "runs", Trial.RUNNING, ["runs", ""]),
-        _Place(1.0, 3, "spilled", Trial.TERMINATED),
+        RestoreEntry(4.0, 0, "failed", Trial.ERROR, ["failed", ""]),
+        RestoreEntry(3.0, 1, "ended", Trial.TERMINATED, ["ended", ""]),
+        RestoreEntry(2.0, 2, "runs", Trial.RUNNING, ["runs", ""]),
+        RestoreEntry(1.0, 3, "spilled", Trial.TERMINATED),
     ]
     for rerun, expected in ((set(), ["failed", "ended"]), ({Trial.ERROR}, ["ended"])):
-        past = Past(nothing, nothing, {}, order, [], frozenset(rerun))
+        past = RestorePlan(nothing, nothing, {}, order, [], frozenset(rerun))
         assert past.finished_unspilled() == expected

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ray_tune_memguard.tune_internals import retainers
+from ray_tune_memguard.adapter.run import releasers as retainers
 
 writer = pytest.importorskip("tensorboardX").writer
 
@@ -38,7 +38,7 @@ def test_a_closed_writer_is_freed(hooks: retainers.TensorboardExitHooks, tmp_pat
 
 def test_an_open_writer_is_flushed_at_exit(tmp_path: Path) -> None:
     script = f"""
-from ray_tune_memguard.tune_internals import retainers
+from ray_tune_memguard.adapter.run import releasers as retainers
 retainers.tensorboard_exit_hooks()
 from tensorboardX import SummaryWriter
 writer = SummaryWriter({str(tmp_path)!r}, flush_secs=1000)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from ray_tune_memguard import plot_rss_series, read_rss_series
-from ray_tune_memguard.memory.series import RssPoint, RssSeries, least_squares_slope
+from ray_tune_memguard.report.series import RssPoint, RssSeries, least_squares_slope
 
 MIB = 2**20
 

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from ray_tune_memguard.memory import allocator, mappings, pymalloc
-from ray_tune_memguard.memory import split as split_module
-from ray_tune_memguard.memory.mappings import resident_mappings
-from ray_tune_memguard.memory.process import rss_bytes
-from ray_tune_memguard.memory.pymalloc import pymalloc_use
-from ray_tune_memguard.memory.split import Split, split
+from ray_tune_memguard.diagnostics import breakdown as split_module
+from ray_tune_memguard.diagnostics.breakdown import Split, split
+from ray_tune_memguard.system import allocator, mappings, pymalloc
+from ray_tune_memguard.system.mappings import resident_mappings
+from ray_tune_memguard.system.process import rss_bytes
+from ray_tune_memguard.system.pymalloc import pymalloc_use
 
 MIB = 2**20
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc")
@@ -168,7 +168,7 @@ def test_pymalloc_tells_what_is_in_use() -> None:
 def test_nothing_is_printed_and_strangers_lines_are_passed_on() -> None:
     code = (
         "import os, sys\n"
-        "from ray_tune_memguard.memory import pymalloc\n"
+        "from ray_tune_memguard.system import pymalloc\n"
         "report = sys._debugmallocstats\n"
         "def both():\n"
         "    os.write(2, b'a line of somebody else\\n')\n"
@@ -181,7 +181,7 @@ def test_nothing_is_printed_and_strangers_lines_are_passed_on() -> None:
 
 
 def test_without_pymalloc_there_is_nothing_to_tell() -> None:
-    code = "from ray_tune_memguard.memory.pymalloc import pymalloc_use; print(pymalloc_use())"
+    code = "from ray_tune_memguard.system.pymalloc import pymalloc_use; print(pymalloc_use())"
     environment = {**os.environ, "PYTHONMALLOC": "malloc"}
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, check=True, env=environment
@@ -192,7 +192,7 @@ def test_without_pymalloc_there_is_nothing_to_tell() -> None:
 def test_a_closed_stderr_does_no_harm() -> None:
     code = (
         "import os; os.close(2)\n"
-        "from ray_tune_memguard.memory.pymalloc import pymalloc_use\n"
+        "from ray_tune_memguard.system.pymalloc import pymalloc_use\n"
         "for _ in range(3): pymalloc_use()\n"
         "try: os.fstat(2)\n"
         "except OSError: print('still closed')\n"

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from ray_tune_memguard.spill import state_file as module
-from ray_tune_memguard.spill.state_file import ExperimentStateFile
+from ray_tune_memguard.store import state_file as module
+from ray_tune_memguard.store.state_file import ExperimentStateFile
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from ray_tune_memguard.spill import state_reader
-from ray_tune_memguard.spill.state_reader import StateReader
+from ray_tune_memguard.store import state_reader
+from ray_tune_memguard.store.state_reader import StateReader
 
 
 def state(entries: list[Any]) -> bytes:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from ray_tune_memguard.spill.store import SpilledRow, StoreError, TrialStore, remove
+from ray_tune_memguard.store.trial_store import SpilledRow, StoreError, TrialStore, remove
 from tests.unit.fakes import fake_row
 
 
@@ -41,11 +41,11 @@ def test_states_that_look_alike_take_little_room(store: TrialStore) -> None:
 def test_rows_are_found_by_place_id_and_status(store: TrialStore) -> None:
     put(store, 0, 1, 3)
     put(store, 2, status="ERROR")
-    assert [row.seq for row in store.rows(1, 3)] == [1, 2]
+    assert [row.position for row in store.rows(1, 3)] == [1, 2]
     assert store.row("t3") == SpilledRow(3, "t3", "TERMINATED")
     assert store.row("nobody") is None
-    assert [row.seq for row in store.with_status("TERMINATED", after=0, limit=5)] == [1, 3]
-    assert [row.seq for row in store.with_error()] == [2]
+    assert [row.position for row in store.with_status("TERMINATED", after=0, limit=5)] == [1, 3]
+    assert [row.position for row in store.with_error()] == [2]
     assert (store.count("TERMINATED"), store.count("ERROR")) == (3, 1)
 
 
@@ -111,7 +111,7 @@ def test_a_second_writer_cannot_get_in_while_the_sweep_runs(store: TrialStore) -
 def test_a_killed_writer_leaves_what_it_committed(tmp_path: Path) -> None:
     script = f"""
 import os, pathlib
-from ray_tune_memguard.spill.store import TrialStore
+from ray_tune_memguard.store.trial_store import TrialStore
 from tests.unit.fakes import fake_row
 store = TrialStore.create(pathlib.Path({str(tmp_path)!r}), "trials")
 for number in range(50):
@@ -299,10 +299,10 @@ def test_what_is_asked_of_all_trials_at_once(store: TrialStore) -> None:
     with store.transaction():
         for number in range(5):
             paused = number == 3
-            store.put(number * 2, fake_row(f"t{number}", birth=number, resumes=paused))
-        store.put(20, fake_row("bad", "ERROR", birth=5))
+            store.put(number * 2, fake_row(f"t{number}", creation_index=number, resumes=paused))
+        store.put(20, fake_row("bad", "ERROR", creation_index=5))
     assert store.extent() == (6, 20)
-    assert list(store.seqs()) == [0, 2, 4, 6, 8, 20]
+    assert list(store.positions()) == [0, 2, 4, 6, 8, 20]
     assert [row.trial_id for row in store.to_resume()] == ["t3"]
     assert [row.trial_id for row in store.to_resume(["ERROR"])] == ["t3", "bad"]
-    assert [birth for birth, _ in store.born_since(4)] == [4, 5]
+    assert [creation_index for creation_index, _ in store.created_since(4)] == [4, 5]

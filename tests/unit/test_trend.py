@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from ray_tune_memguard.memory.trend import FEWEST_POINTS, trend
+from ray_tune_memguard.diagnostics.trend import FEWEST_POINTS, trend
 
 X = list(range(100, 600, 25))
 

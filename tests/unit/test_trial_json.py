@@ -14,15 +14,15 @@ from ray.train._internal.storage import StorageContext
 from ray.tune.execution.placement_groups import PlacementGroupFactory
 from ray.tune.experiment import Trial
 
-from ray_tune_memguard.tune_internals.json_text import decode, entry_of
-from ray_tune_memguard.tune_internals.trial_json import (
+from ray_tune_memguard.adapter.serialization.json_text import decode, entry_of
+from ray_tune_memguard.adapter.serialization.trial_json import (
     StateWriter,
-    TypicalStorage,
+    StorageTemplate,
     pickled_queues,
     read_entry,
     reported_of_entry,
 )
-from ray_tune_memguard.tune_internals.trial_state import TrialStateCodec
+from ray_tune_memguard.adapter.serialization.trial_pickle import TrialStateCodec
 
 REPORTS: dict[str, list[dict[str, Any]]] = {
     "one report": [{"score": 0.5, "done": True}],
@@ -128,7 +128,7 @@ def test_ray_reads_it(tmp_path: Path) -> None:
     "names", [("short", "other"), ("a", "a longer one, äöü"), ("x" * 5, "y" * 5), ("x" * 300, "z")]
 )
 def test_storages_that_differ_by_the_directory(tmp_path: Path, names: tuple[str, ...]) -> None:
-    storages = TypicalStorage()
+    storages = StorageTemplate()
     first = make_trial(tmp_path, 0, names[0]).storage
     storages.place_of(first)
     for name in (*names, *names):
@@ -147,7 +147,7 @@ def test_storages_that_differ_by_the_directory(tmp_path: Path, names: tuple[str,
 def test_a_storage_that_differs_in_more_is_written_for_itself(
     tmp_path: Path, part: tuple[str, ...], value: Any
 ) -> None:
-    storages = TypicalStorage()
+    storages = StorageTemplate()
     first = make_trial(tmp_path, 0, "first").storage
     storages.place_of(first)
     other = _like(first, "other")

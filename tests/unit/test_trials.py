@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from ray_tune_memguard.spill.trials import SpilledTrials
+from ray_tune_memguard.lazy.trial_list import SpilledTrials
 from tests.unit.fakes import FakeTrial
 
 PATTERNS = {"none": (), "some": (0, 3, 4, 11), "all": tuple(range(12))}

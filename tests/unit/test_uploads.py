@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from pyarrow.fs import LocalFileSystem
 
-from ray_tune_memguard.tune_internals import paths
-from ray_tune_memguard.tune_internals.uploads import IncrementalSyncer
+from ray_tune_memguard.adapter import paths
+from ray_tune_memguard.adapter.run.uploads import IncrementalSyncer
 
 SPILLED = {"trial0", "trial1"}
 
@@ -38,7 +38,7 @@ def make_syncer(staging: Path, *live: str | None) -> IncrementalSyncer:
     store = SimpleNamespace(directories=lambda: iter(()))
     trials: Any = SimpleNamespace(
         resident=lambda: [SimpleNamespace(relative_logdir=name) for name in live],
-        residency=SimpleNamespace(store=store),
+        cache=SimpleNamespace(store=store),
     )
     original: Any = SimpleNamespace(
         storage_filesystem=LocalFileSystem(), sync_period=1, sync_timeout=1

@@ -1,0 +1,215 @@
+"""Where the files of a sweep go, and how its controller is found."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import math
+import os
+import re
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from pyarrow.fs import LocalFileSystem
+from ray.tune.execution.tune_controller import TuneController
+
+from ray_tune_memguard.store.state_file import can_take_turns, remove_spares
+from ray_tune_memguard.store.trial_store import SUFFIX
+
+#: The folder of ours in an experiment's directory.
+DIRECTORY = "memguard"
+_STORE_PREFIX = "trials-"
+# A run's name, as Ray makes it of the time at which the run began.
+_SESSION = re.compile(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d")
+# What Ray takes along when it restores an experiment, and what it writes there itself.
+_STATE_SUFFIXES = (".json", ".pkl")
+_RAYS_OWN = frozenset({"tuner.pkl", "trainable.pkl"})
+#: Of the name of an experiment state file; between them is the name of the run.
+STATE_FILE_PREFIX, _STATE_FILE_SUFFIX = "experiment_state-", ".json"
+#: What searchers and callbacks are saved to; in the braces is the name of the run.
+_RAYS_STATE_FILES = (
+    "searcher-state-{}.pkl",
+    "search_gen_state-{}.json",
+    "basic-variant-state-{}.json",
+    "callback-states-{}.pkl",
+)
+_NAMES_AT_ONCE = 500
+# Who waits for an experiment checkpoint is the sweep; uploads run beside it.
+_SHARE_OF_CHECKPOINTS = 0.002
+_STORE_NAME = re.compile(r"(?:trials-)?(.*?_\d\d-\d\d-\d\d|.*?)(?:-(\d+))?")
+
+
+def calling(kind: type) -> Any | None:
+    """The object of this kind whose method is among the callers; the innermost one."""
+    frame = sys._getframe(1)
+    while frame is not None:
+        if isinstance(caller := frame.f_locals.get("self"), kind):
+            return caller
+        frame = frame.f_back  # type: ignore[assignment]
+    return None
+
+
+def calling_controller() -> Any | None:
+    """The controller whose ``setup`` or hook call this is; Ray hands callbacks none."""
+    return calling(TuneController)
+
+
+def session_name(controller: Any) -> str:
+    """Ray's name of this run of the experiment, the time at which it began."""
+    return str(controller._session_str)
+
+
+def report_directory(controller: Any) -> Path:
+    """Where small files for people go: they end up with the experiment's other files."""
+    storage = controller._storage
+    if isinstance(storage.storage_filesystem, LocalFileSystem):
+        return Path(storage.experiment_fs_path, DIRECTORY)
+    # Ray uploads this one to the storage at every experiment checkpoint.
+    return Path(storage.experiment_driver_staging_path, DIRECTORY)
+
+
+def store_directory(controller: Any) -> Path:
+    """Where the trial store goes: with the experiment if that is a local path.
+
+    Otherwise beside the directory that Ray uploads, not in it: a database that is copied while it
+    is written arrives broken.
+    """
+    storage = controller._storage
+    if isinstance(storage.storage_filesystem, LocalFileSystem):
+        return Path(storage.experiment_fs_path, DIRECTORY)
+    return work_directory(controller)
+
+
+def store_name(session: str) -> str:
+    """Of the trial store of one run of an experiment; later runs sort behind earlier ones."""
+    return f"{_STORE_PREFIX}{session}"
+
+
+def stores_in(directory: Path) -> list[Path]:
+    """The trial stores in a directory, the last run's first."""
+    if not directory.is_dir():
+        return []
+    found = directory.glob(f"{_STORE_PREFIX}*{SUFFIX}")
+    return sorted(found, key=run_of_store, reverse=True)
+
+
+def run_of_store(path: Path) -> tuple[str, int]:
+    """The session name of the run that wrote a store, and which store of that second it is."""
+    # trials-2026-11-22_10-40-37-1: another one in the same second.
+    session, number = _STORE_NAME.fullmatch(path.stem).groups()  # type: ignore[union-attr]
+    return session, int(number or 0)
+
+
+def work_directory(controller: Any) -> Path:
+    """For files that only this process needs."""
+    return Path(controller._storage.experiment_driver_staging_path).with_name(DIRECTORY)
+
+
+def state_file_and_work_directory(controller: Any) -> tuple[Path, Path]:
+    """Where the experiment state file is written, and where its spare is, on the same disk.
+
+    In the experiment itself if that is on a disk where two files can take turns: nobody then needs
+    to copy it there, which at 100,000 trials is 700 MB at every experiment checkpoint. Otherwise
+    where Ray has it, from where it is uploaded.
+    """
+    name = Path(controller.experiment_state_path).name
+    storage = controller._storage
+    if isinstance(storage.storage_filesystem, LocalFileSystem):
+        work = Path(storage.experiment_fs_path, DIRECTORY)
+        work.mkdir(parents=True, exist_ok=True)
+        if can_take_turns(work, Path(storage.experiment_fs_path)):
+            remove_spares(work)
+            return Path(storage.experiment_fs_path, name), work
+    return Path(controller.experiment_state_path), work_directory(controller)
+
+
+def newest_state_file(experiment: str) -> str | None:
+    """The experiment state file of the newest run in a local directory, found as Ray does it.
+
+    In a hundredth of the time, for the directory has an entry for each trial.
+    """
+    with os.scandir(experiment) as entries:
+        names = (entry.name for entry in entries)
+        found = [
+            name
+            for name in names
+            if name.startswith(STATE_FILE_PREFIX) and name.endswith(_STATE_FILE_SUFFIX)
+        ]
+    return Path(experiment, max(found)).as_posix() if found else None
+
+
+class StagingListing:
+    """What there is in the driver's staging directory beside the directories of trials.
+
+    To find out takes time that grows with the number of trials, so it is not always found out anew:
+    what else somebody puts there is seen some seconds or, with 100,000 trials, a minute later.
+
+    ``known_directories``: which of some names are those of spilled trials.
+    """
+
+    def __init__(
+        self, controller: Any, known_directories: Callable[[Sequence[str]], set[str]]
+    ) -> None:
+        self.directory = Path(controller._storage.experiment_driver_staging_path)
+        self._session = session_name(controller)
+        self._state_file = Path(controller.experiment_state_path).name
+        self._known_directories = known_directories
+        self._names: frozenset[str] = frozenset()
+        self._looked_at = self._took = -math.inf
+
+    def names(self, share: float) -> frozenset[str]:
+        """The names, found out anew if that takes no more than this share of the time."""
+        if time.monotonic() >= self._looked_at + self._took / share:
+            self.look()
+        # Ray's own may be new, and are not to be missed.
+        own = (name.format(self._session) for name in _RAYS_STATE_FILES)
+        return self._names.union(name for name in own if (self.directory / name).is_file())
+
+    def look(self) -> frozenset[str]:
+        """Find out now."""
+        began = time.monotonic()
+        found: set[str] = set()
+        with contextlib.suppress(FileNotFoundError), os.scandir(self.directory) as entries:
+            while some := list(itertools.islice(entries, _NAMES_AT_ONCE)):
+                known = self._known_directories([entry.name for entry in some])
+                found.update(entry.name for entry in some if entry.name not in known)
+        self._names = frozenset(found)
+        self._looked_at = time.monotonic()
+        self._took = self._looked_at - began
+        return self._names
+
+    def session_files(self) -> dict[str, bytes]:
+        """What searchers and callbacks wrote for this run at the last experiment checkpoint.
+
+        Ray's own put the name of the run into the file's name; somebody else's need not.
+        """
+        return {
+            name: path.read_bytes()
+            for name in sorted(self.names(_SHARE_OF_CHECKPOINTS))
+            if not name.startswith(".")
+            and name != self._state_file
+            and _is_state_of(name, self._session)
+            and (path := self.directory / name).is_file()
+        }
+
+
+def _is_state_of(name: str, session: str) -> bool:
+    if session in name:
+        return True
+    return (
+        name.endswith(_STATE_SUFFIXES) and name not in _RAYS_OWN and _SESSION.search(name) is None
+    )
+
+
+def forget_later_runs(staging: Path, session: str) -> None:
+    """Remove what a run after this one left of searchers and callbacks; the newest is restored.
+
+    A driver that is killed between writing these and its first experiment checkpoint leaves them.
+    """
+    for path in staging.glob("[!.]*"):
+        run = _SESSION.search(path.name)
+        if run is not None and run.group() > session and path.is_file():
+            path.unlink(missing_ok=True)

@@ -1,0 +1,157 @@
+"""Telling a restored searcher of trials that finished after its state was saved.
+
+Ray saves a searcher's state with each experiment checkpoint. After a kill it is behind: it waits
+for trials that are finished, and would suggest others, which it has suggested before, once more.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ray.tune.execution.tune_controller import TuneController
+from ray.tune.experiment import Trial
+from ray.tune.search import BasicVariantGenerator, SearchGenerator
+from ray.tune.utils import flatten_dict, unflattened_lookup
+
+from ray_tune_memguard.adapter.serialization.json_text import decode
+from ray_tune_memguard.adapter.serialization.trial_json import last_result_of_entry
+from ray_tune_memguard.notices import logger
+
+
+@dataclass(frozen=True)
+class UnsnapshottedTrial:
+    """A trial that finished after the searcher's state was saved, as the state file has it."""
+
+    trial_id: str
+    #: How many trials the run had made before it; None if the saved searcher knows it.
+    creation_index: int | None
+    state_json: str
+    metadata_json: str
+    #: Whether it was finished by then, so that the searcher knows, and was only not spilled yet.
+    told: bool = False
+
+    def failed(self) -> bool:
+        return bool(json.loads(self.state_json)["status"] == Trial.ERROR)
+
+    def result(self) -> dict[str, Any]:
+        flat: dict[str, Any] = flatten_dict(last_result_of_entry(self.metadata_json))
+        return flat
+
+    def parameters(self) -> dict[str, Any]:
+        """What the searcher suggested, flat."""
+        parameters: dict[str, Any] = decode(self.state_json)["evaluated_params"]
+        return parameters
+
+
+def catch_up(
+    controller: TuneController, late: Sequence[UnsnapshottedTrial], creation_count: int
+) -> None:
+    """Bring the controller's searcher to where it was when the last of these trials finished.
+
+    Trials that it made in the meantime and that did not finish are made again.
+    ``creation_count``: how many trials the run had made when the searcher's state was saved.
+    """
+    search = controller._search_alg
+    for trial in late:
+        if trial.creation_index is None and not trial.told:
+            _try_to(_complete, search, trial)
+    unknown = {trial.creation_index: trial for trial in late if trial.creation_index is not None}
+    if not unknown:
+        return
+    if isinstance(search, SearchGenerator):
+        for creation_index in range(creation_count, max(unknown) + 1):
+            if creation_index in unknown:
+                _try_to(_suggest_again, search, unknown[creation_index])
+            else:
+                _try_to(_make_again, controller, search)
+    elif isinstance(search, BasicVariantGenerator):
+        _make_variants_again(
+            controller, search, {trial.trial_id: trial for trial in unknown.values()}
+        )
+    else:
+        # Of a searcher that we do not know: the trials come in the same order, with other ids.
+        for creation_index in range(creation_count, max(unknown) + 1):
+            made = search.next_trial()
+            if made is None:
+                break
+            if creation_index in unknown:
+                _try_to(_complete, search, unknown[creation_index], made.trial_id)
+            else:
+                controller.add_trial(made)
+
+
+def _make_variants_again(
+    controller: TuneController,
+    search: BasicVariantGenerator,
+    awaited: dict[str, UnsnapshottedTrial],
+) -> None:
+    """Let it make trials, whose ids are those of then, up to the last one that has finished."""
+    runs = {_run_of(trial_id) for trial_id in awaited}
+    # Trials that are to run again all count as running, also those that had ended one after the
+    # other but were not written down; the limit must not keep it from what has finished.
+    limit, search.max_concurrent = search.max_concurrent, 0
+    try:
+        while awaited and (made := search.next_trial()) is not None:
+            finished = awaited.pop(made.trial_id, None)
+            if finished is not None:
+                _try_to(_complete, search, finished)
+                continue
+            controller.add_trial(made)
+            if _run_of(made.trial_id) not in runs:
+                break  # It could not be restored and begins anew; nobody awaits its trials.
+    finally:
+        search.max_concurrent = limit
+
+
+def _run_of(trial_id: str) -> str:
+    return trial_id.rpartition("_")[0]
+
+
+def _try_to(act: Any, *arguments: Any) -> None:
+    """A searcher that cannot be told must not keep the sweep from going on."""
+    try:
+        act(*arguments)
+    except Exception as error:
+        logger.debug("The searcher was not told of a finished trial: %r", error)
+
+
+def _complete(search: Any, trial: UnsnapshottedTrial, trial_id: str | None = None) -> None:
+    """``trial_id``: under which the searcher knows the trial, if not by its own."""
+    known_as = trial_id or trial.trial_id
+    if trial.failed():
+        search.on_trial_complete(known_as, error=True)
+    else:
+        search.on_trial_complete(known_as, result=trial.result())
+
+
+def _make_again(controller: TuneController, search: SearchGenerator) -> None:
+    made = search.next_trial()
+    if made is not None:
+        controller.add_trial(made)
+
+
+def _suggest_again(search: SearchGenerator, trial: UnsnapshottedTrial) -> None:
+    """Let the searcher suggest for the trial again; if it suggests something else, tell it so."""
+    search._counter += 1
+    suggested = search.searcher.suggest(trial.trial_id)
+    if not isinstance(suggested, dict):  # It wants to wait, or has had enough.
+        return
+    if _same(flatten_dict(suggested), trial.parameters()):
+        _complete(search, trial)
+        return
+    search.on_trial_complete(trial.trial_id, error=True)
+    searcher = search.searcher
+    while hasattr(searcher, "searcher"):
+        searcher = searcher.searcher
+    if not trial.failed() and searcher.metric is not None:
+        value: Any = unflattened_lookup(searcher.metric, trial.result())
+        searcher.add_evaluated_point(trial.parameters(), value)
+
+
+def _same(suggested: dict[str, Any], then: dict[str, Any]) -> bool:
+    # What was read from JSON has lists where there were tuples.
+    one, other = (json.dumps(side, sort_keys=True, default=repr) for side in (suggested, then))
+    return one == other

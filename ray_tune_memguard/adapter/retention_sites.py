@@ -1,0 +1,306 @@
+"""Who in a Tune driver can hold memory: names for the objects that are measured one by one.
+
+A *holder* is an attribute of one of a sweep's parts (the controller, its actor manager, scheduler,
+searcher, reporter, each callback), of a user's class among these, or a global of a module. What is
+shared is counted for the first in the order of :func:`holders_of`: the controller's trials first,
+then Ray's parts before the user's.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import site
+import sys
+import sysconfig
+import threading
+import types
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from ray.tune import Callback
+from ray.tune.experiment import Trial
+from ray.tune.progress_reporter import ProgressReporter
+from ray.tune.schedulers import TrialScheduler
+from ray.tune.search import SearchAlgorithm, Searcher
+
+from ray_tune_memguard.diagnostics import classes
+from ray_tune_memguard.lazy.trial_list import SpilledTrials
+
+TRIALS = "TuneController._trials"
+THREADS = "threading._active"
+#: Globals of libraries that are known to grow with trials or results.
+_KNOWN_GLOBALS = (("ray.util.debug", "_logged"), ("tensorboardX.writer", "atexit"))
+#: Nested parts: a limiter around a searcher in a generator.
+_DEEPEST_PART = 4
+_CONTAINERS = frozenset(map(id, (dict, list, set, deque)))
+#: A part with more attributes is one holder: some code makes an attribute for each trial.
+_MOST_ATTRIBUTES = 128
+#: What measures is not measured: what it keeps is bounded.
+_MEASURING = "ray_tune_memguard.callbacks.object_growth_tracker"
+#: A global of a library that has fewer entries is not worth remembering.
+_FEWEST_ENTRIES = 32
+#: … and of those that grow, so many are measured.
+_MOST_DISCOVERED = 32
+# By identity, for a metaclass may have its own idea of equality.
+_SCALARS = frozenset(map(id, (int, float, complex, bool, str, bytes, type(None))))
+
+
+@dataclass(frozen=True)
+class Holder:
+    """``value`` is what is measured; ``owner`` is whose attribute or global it is."""
+
+    name: str
+    value: Any
+    #: ``searcher``, ``scheduler``, ``callback``, ``controller``, ``reporter`` or ``module``.
+    role: str
+    #: Whose it is: ``user``, ``ray``, or ``library``.
+    owner: str
+
+
+@dataclass(frozen=True)
+class _Part:
+    name: str
+    value: Any
+    role: str
+
+
+def trial_identity(found: Any) -> int | None:
+    """The same number for a trial and its id, without waking a ghost; None for anything else."""
+    if not classes.has_base(type(found), Trial):
+        return None
+    try:
+        return hash(object.__getattribute__(found, "trial_id"))
+    except AttributeError:
+        return None
+
+
+def trials_in_memory(controller: Any) -> list[Any]:
+    """The trials of the controller's list that are in memory."""
+    trials = controller._trials
+    return trials.resident() if isinstance(trials, SpilledTrials) else list(trials)
+
+
+def barriers_of(controller: Any) -> set[int]:
+    """Identities of what is a holder of its own, or nobody's."""
+    found = {id(part.value) for part in _parts(controller)}
+    # MemGuard's own: the paths in it come with each trial and go with each upload.
+    syncer = getattr(controller._checkpoint_manager._storage, "syncer", None)
+    if type(syncer).__module__.startswith("ray_tune_memguard."):
+        found.add(id(syncer))
+    if isinstance(controller._trials, SpilledTrials):
+        # It has a line for each trial that somebody else keeps.
+        found.add(id(controller._trials.cache.held))
+    return found
+
+
+def holders_of(controller: Any, discovered: Iterable[tuple[str, str]]) -> Iterator[Holder]:
+    """All holders of a sweep, in the order in which shared objects are counted.
+
+    ``discovered``: module and name of globals that were found to grow.
+    """
+    parts = _parts(controller)
+    barriers = {id(part.value) for part in parts}
+    yield Holder(TRIALS, controller._trials, "controller", "ray")
+    users: dict[int, tuple[type, _Part]] = {}
+    # Ray's own first.
+    for part in sorted(parts, key=lambda part: _is_users(type(part.value))):
+        if any(classes.module(base) == _MEASURING for base in classes.mro(type(part.value))):
+            continue
+        attributes = list(classes.attributes(part.value).items())
+        owner = _owner(type(part.value))
+        if len(attributes) > _MOST_ATTRIBUTES and part.value is not controller:
+            yield Holder(f"{part.name}.__dict__", classes.attributes(part.value), part.role, owner)
+            attributes = []
+        for name, value in attributes:
+            full = f"{part.name}.{name}"
+            if full != TRIALS and id(type(value)) not in _SCALARS and id(value) not in barriers:
+                yield Holder(full, value, part.role, owner)
+        for base in classes.mro(type(part.value)):
+            if _is_users(base):
+                users.setdefault(id(base), (base, part))
+    modules = {"__main__", *_users_modules()}
+    for base, part in users.values():
+        modules.add(classes.module(base))
+        for name, value in _globals(classes.namespace(base)):
+            full = f"{classes.name(base)}.{name} (class)"
+            yield Holder(full, value, part.role, "user")
+    for module in sorted(modules):
+        for name, value in _globals(_namespace(module)):
+            yield Holder(f"{module}.{name}", value, "module", "user")
+        for cls in _classes_of(module):
+            if id(cls) not in users:
+                for name, value in _globals(classes.namespace(cls)):
+                    yield Holder(f"{module}.{classes.name(cls)}.{name}", value, "module", "user")
+    for module, name in (*_KNOWN_GLOBALS, *discovered):
+        if module not in modules and name in (namespace := _namespace(module)):
+            yield Holder(f"{module}.{name}", namespace[name], "module", "library")
+    yield Holder(THREADS, threading._active, "module", "library")  # type: ignore[attr-defined]
+
+
+class GrowingGlobals:
+    """Finds globals of any module, containers, that get more entries as trials finish."""
+
+    def __init__(self) -> None:
+        # By the hash of module and name: thousands of names would be a leak of our own.
+        self._lengths: dict[int, int] = {}
+        self._trials = 0
+        self.found: list[tuple[str, str]] = []
+
+    def look(self, trials: int) -> None:
+        """Compare with the look before: whoever got an entry for every 20 trials is growing."""
+        enough = max(1, (trials - self._trials) // 20)
+        lengths: dict[int, int] = {}
+        for module in list(sys.modules):
+            for name, value in list(_namespace(module).items()):
+                if type(name) is not str:
+                    continue
+                if id(type(value)) in _CONTAINERS and len(value) >= _FEWEST_ENTRIES:
+                    key = hash((module, name))
+                    lengths[key] = len(value)
+                    grown = len(value) - self._lengths.get(key, len(value))
+                    if grown >= enough and (module, name) not in self.found:
+                        self.found.append((module, name))
+        del self.found[_MOST_DISCOVERED:]
+        self._lengths, self._trials = lengths, trials
+
+
+def _parts(controller: Any) -> list[_Part]:
+    found: dict[int, _Part] = {}
+    names: Counter[str] = Counter()
+
+    def add(value: Any, role: str, depth: int = 0) -> None:
+        if id(value) in found or depth > _DEEPEST_PART:
+            return
+        name = _class_name(value)
+        names[name] += 1
+        if names[name] > 1:
+            name = f"{name}#{names[name]}"
+        found[id(value)] = _Part(name, value, role)
+        for inner in list(classes.attributes(value).values()):
+            if inner_role := _role(inner):
+                add(inner, inner_role, depth + 1)
+
+    add(controller, "controller", _DEEPEST_PART)
+    add(controller._actor_manager, "controller", _DEEPEST_PART)
+    add(controller._scheduler_alg, "scheduler")
+    add(controller._search_alg, "searcher")
+    for callback in controller._callbacks._callbacks:
+        add(callback, "callback")
+    add(controller._callbacks, "controller", _DEEPEST_PART)
+    return list(found.values())
+
+
+_ROLES: tuple[tuple[type, str], ...] = (
+    (TrialScheduler, "scheduler"),
+    (Searcher, "searcher"),
+    (SearchAlgorithm, "searcher"),
+    (ProgressReporter, "reporter"),
+    (Callback, "callback"),
+)
+
+
+def _role(value: Any) -> str | None:
+    return next((role for base, role in _ROLES if classes.has_base(type(value), base)), None)
+
+
+def _class_name(value: Any) -> str:
+    """The class as its user knows it, not as it was adopted."""
+    own = (base for base in classes.mro(type(value)) if not _is_adopted(base))
+    return classes.name(next(own))
+
+
+def _is_adopted(cls: type) -> bool:
+    return classes.module(cls).startswith("ray_tune_memguard.adapter")
+
+
+def _globals(namespace: Any) -> Iterator[tuple[str, Any]]:
+    """Names of a module or class that can hold more than code."""
+    for name, value in list(namespace.items()):
+        kind = type(value)
+        if kind is staticmethod or kind is classmethod:
+            value = value.__func__
+            kind = type(value)
+        if type(name) is not str or name.startswith("__") or id(kind) in _SCALARS:
+            continue
+        if kind is types.FunctionType:
+            if value.__closure__ or any(map(_has_container, classes.held_by_function(value))):
+                yield name, value
+        elif kind is _CACHED or not (classes.has_base(kind, *_CODE) or _is_descriptor(value)):
+            yield name, value
+
+
+def _has_container(held: Any) -> bool:
+    """Whether a function's defaults or attributes, a tuple or dictionary, have one in them."""
+    inside = list(held.values()) if type(held) is dict else held
+    return any(id(type(inner)) in _CONTAINERS for inner in inside)
+
+
+def _classes_of(module: str) -> list[type]:
+    """The classes that a module defines."""
+    values = list(_namespace(module).values())
+    found = (value for value in values if classes.has_base(type(value), type))
+    return [cls for cls in found if classes.module(cls) == module]
+
+
+def _is_descriptor(value: Any) -> bool:
+    return any("__get__" in classes.namespace(base) for base in classes.mro(type(value)))
+
+
+_CODE = (type, types.ModuleType, types.BuiltinFunctionType, logging.Logger)
+_CACHED = functools._lru_cache_wrapper
+
+
+def _namespace(module: str) -> dict[str, Any]:
+    found = sys.modules.get(module)
+    return vars(found) if type(found) is types.ModuleType else {}
+
+
+_PATHS = sysconfig.get_paths()
+_LIBRARIES = tuple(
+    f"{path}{os.sep}"
+    for path in {
+        *(_PATHS[kind] for kind in ("stdlib", "platstdlib", "purelib", "platlib")),
+        *site.getsitepackages(),
+        site.getusersitepackages(),
+        # Where distributions of Debian put packages.
+        "/usr/lib/python3",
+    }
+)
+
+
+#: By module: whether it is a user's.
+_users: dict[str, bool] = {}
+
+
+def _is_users(cls: type) -> bool:
+    return is_users_module(classes.module(cls))
+
+
+def _owner(cls: type) -> str:
+    if _is_users(cls):
+        return "user"
+    return "ray" if classes.module(cls).partition(".")[0] == "ray" else "library"
+
+
+def is_users_module(name: str) -> bool:
+    """Whether it is neither Ray's nor a library's."""
+    if name.partition(".")[0] in ("ray", "ray_tune_memguard", "builtins"):
+        return False
+    if name == "__main__":
+        return True
+    known = _users.get(name)
+    if known is None:
+        # A module that is not of the plain type may be one that runs when it is asked something.
+        file = _namespace(name).get("__file__")
+        known = type(file) is str and not file.startswith(_LIBRARIES)
+        if name in sys.modules:
+            _users[name] = known
+    return known
+
+
+def _users_modules() -> list[str]:
+    return [name for name in list(sys.modules) if is_users_module(name)]

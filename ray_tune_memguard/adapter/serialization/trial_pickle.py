@@ -1,0 +1,218 @@
+"""Takes Ray's ``Trial`` apart and puts it together again.
+
+Two forms of the same trial:
+
+- :meth:`TrialStateCodec.dump`: everything the object holds, for this process. Tuples stay tuples
+  and the parts that all trials of a sweep share (file system, syncer) stay shared.
+- :meth:`TrialStateCodec.json_state`: what Ray's own experiment state file holds, in Ray's
+  format (``trial_json``), for Ray's own restore, and for ours: a trial that another process wrote
+  is what Ray makes of this.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import ray
+from ray import cloudpickle
+from ray.tune.execution.placement_groups import PlacementGroupFactory
+from ray.tune.experiment import Trial
+from ray.tune.experiment.trial import _Location, _TemporaryTrialState
+
+from ray_tune_memguard.adapter.serialization.json_text import entry_of, pickle_plainly
+from ray_tune_memguard.adapter.serialization.trial_json import (
+    QUEUES,
+    StateWriter,
+    ValueTemplate,
+    pickled_queues,
+)
+from ray_tune_memguard.store.trial_store import TrialRow
+
+# Parts of a trial's StorageContext that are one and the same object in all trials of a sweep.
+_SHARED_BY_STORAGE = ("storage_filesystem", "syncer")
+# Functions that a user gave once for all trials; often lambdas, which pickle slowly.
+_SHARED_BY_TRIALS = ("trial_name_creator", "trial_dirname_creator")
+# Each trial has one, mostly like all others'; unpickling it takes a third of a trial's time.
+_LIKE_OTHERS = {"placement_group_factory": PlacementGroupFactory}
+
+FINISHED = (Trial.TERMINATED, Trial.ERROR)
+
+
+class TrialStateCodec:
+    """The :class:`~ray_tune_memguard.store.compression.TrialCodec` of Ray's trials, for one sweep.
+
+    ``storage``: of the sweep. ``prepare``: what is to be done with each trial that is made of its
+    entry. ``stub``: such trials are only looked at, so their trainable need not be known.
+    """
+
+    trial_class: type = Trial
+
+    def __init__(
+        self, storage: Any, prepare: Callable[[Trial], None] | None = None, stub: bool = False
+    ) -> None:
+        self._storage = storage
+        self._prepare = prepare
+        self._stub = stub
+        self._storage_parts = {name: getattr(storage, name) for name in _SHARED_BY_STORAGE}
+        self._trial_parts: dict[str, Any] = {}
+        self._typical = {name: ValueTemplate() for name in _LIKE_OTHERS}
+        self._writer = StateWriter()
+
+    def has_error(self, trial: Trial) -> bool:
+        return trial.run_metadata.error_filename is not None
+
+    def dump(self, trial: Trial) -> bytes:
+        """See :class:`TrialCodec`. Fetches the default result of a trial that never reported."""
+        return self._dump(trial, pickled_queues(trial.run_metadata))[0]
+
+    def _dump(self, trial: Trial, queues: bytes | None) -> tuple[bytes, bool]:
+        """And whether all that it holds is plain to ``json_text``."""
+        state = dict(trial.__dict__)
+        state["_state_json"] = None  # Ray's cache of a text that it makes again.
+        temporary = state.pop("temporary_state")
+        state["run_metadata"] = _bare(trial.run_metadata, queues)
+        of_storage: tuple[str, ...] = ()
+        state["storage"] = place = self._writer.storages.place_of(trial.storage)
+        if place is None:
+            state["storage"], of_storage = self._split_storage(trial.storage)
+        of_trial = self._split_trial(state)
+        state["_default_result_or_future"] = _default_result(trial)
+        location = (temporary.location.hostname, temporary.location.pid)
+        parts = (state, of_storage, of_trial, location, temporary.num_restore_failures)
+        try:
+            return pickle_plainly(parts)
+        except Exception:
+            # Functions of a script, lambdas, classes of a notebook: five times slower, so second.
+            return cloudpickle.dumps(parts), False
+
+    def load(self, raw: bytes) -> dict[str, Any]:
+        state, of_storage, of_trial, location, restore_failures = pickle.loads(raw)
+        if isinstance(state["storage"], tuple):
+            state["storage"] = self._writer.storages.at(state["storage"])
+        for name in of_storage:
+            setattr(state["storage"], name, self._storage_parts[name])
+        for name in of_trial:
+            typical = self._typical.get(name)
+            state[name] = self._trial_parts[name] if typical is None else typical.another()
+        metadata = state["run_metadata"].__dict__
+        if isinstance(metadata.get(QUEUES), bytes):
+            metadata[QUEUES] = pickle.loads(metadata[QUEUES])
+        temporary = _TemporaryTrialState()
+        temporary.location = _Location(*location)
+        temporary.num_restore_failures = restore_failures
+        state["temporary_state"] = temporary
+        return state
+
+    def load_entry(self, entry: bytes) -> dict[str, Any]:
+        trial = self.trial_of(*json.loads(entry))
+        if self._prepare is not None:
+            self._prepare(trial)
+        return dict(trial.__dict__)
+
+    def trial_of(self, state_json: str, metadata_json: str) -> Trial:
+        """The trial that Ray makes of an entry where the experiment is now."""
+        trial = Trial.from_json_state(state_json, stub=self._stub)
+        trial.restore_run_metadata(metadata_json)
+        storage: Any = copy.copy(trial.storage)
+        for name in ("storage_filesystem", "storage_fs_path", "experiment_dir_name"):
+            setattr(storage, name, getattr(self._storage, name))
+        # It also mends the paths of the trial's checkpoints.
+        trial.set_storage(storage)
+        return trial
+
+    def _split_storage(self, storage: Any) -> tuple[Any, tuple[str, ...]]:
+        """A copy of the storage context without what is shared, and the names of what was."""
+        parts = self._storage_parts
+        names = tuple(name for name in parts if getattr(storage, name) is parts[name])
+        bare = copy.copy(storage)
+        for name in names:
+            setattr(bare, name, None)
+        return bare, names
+
+    def _split_trial(self, state: dict[str, Any]) -> tuple[str, ...]:
+        """Take what all trials share, or have alike, out of ``state``; the names of what was."""
+        names = []
+        for name in _SHARED_BY_TRIALS:
+            part = state.get(name)
+            if part is not None and self._trial_parts.setdefault(name, part) is part:
+                state[name] = None
+                names.append(name)
+        for name, typical in self._typical.items():
+            if type(state.get(name)) is _LIKE_OTHERS[name] and _is_typical(typical, state[name]):
+                state[name] = None
+                names.append(name)
+        return tuple(names)
+
+    def row(self, trial: Trial, known: tuple[str, str] | None, creation_index: int) -> TrialRow:
+        """What is written of a settled trial; ``known``: its entry, unless it is to be made."""
+        metadata = trial.run_metadata
+        queues = pickled_queues(metadata)
+        state, is_plain = self._dump(trial, queues)
+        texts = self._writer.write(trial, queues, is_plain) if known is None else known
+        return TrialRow(
+            trial.trial_id,
+            trial.status,
+            self.has_error(trial),
+            entry_of(*texts),
+            trial.relative_logdir,
+            reported_at=metadata.last_result_time,
+            creation_index=creation_index,
+            resumes=known is not None and json.loads(known[0])["status"] not in FINISHED,
+            state=state,
+        )
+
+    def json_state(self, trial: Trial) -> tuple[str, str]:
+        """What ``Trial.get_json_state`` returns, in other words."""
+        return self._writer.write(trial, pickled_queues(trial.run_metadata))
+
+
+def _is_typical(typical: ValueTemplate, part: Any) -> bool:
+    try:
+        return typical.is_typical(part)
+    except Exception:  # It holds what cannot be copied, or not be compared; it may still pickle.
+        return False
+
+
+def is_ready_to_spill(trial: Trial) -> bool:
+    """Whether everything that the trial holds is here, so that writing it does not wait."""
+    pending = trial._default_result_or_future
+    if has_reported(trial) or not isinstance(pending, ray.ObjectRef):
+        return True
+    ready, _ = ray.wait([pending], timeout=0)
+    return bool(ready)
+
+
+def has_reported(trial: Trial) -> bool:
+    """Whether the last result was reported by the trial, by the rule of ``Trial.last_result``."""
+    return any(key != "trial_id" for key in trial.run_metadata.last_result)
+
+
+def _default_result(trial: Trial) -> Any:
+    """What stands in for the result of a trial that never reported; never a reference.
+
+    A reference pins its value and the actor's book-keeping, though once a trial has reported
+    nothing reads it again.
+    """
+    default = trial._default_result_or_future
+    if not isinstance(default, ray.ObjectRef):
+        return default
+    if has_reported(trial):
+        return None
+    try:
+        return ray.get(default, timeout=10)
+    except Exception:  # The actor died before it could say; Ray then has no default either.
+        return None
+
+
+def _bare(metadata: Any, queues: bytes | None) -> Any:
+    """A copy without Ray's cache of its text, and with its queues as a pickle, if there is one."""
+    bare = copy.copy(metadata)
+    # The name must be there: Ray looks whether it is None.
+    bare.__dict__["_cached_json"] = None
+    if queues is not None:
+        bare.__dict__[QUEUES] = queues
+    return bare

@@ -1,0 +1,98 @@
+"""What to do about something that grows, and the figure that says so."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ray_tune_memguard.diagnostics.text import size, slope
+
+#: Of a native slope, what a fresh actor for each trial explains: 5 to 15 KB were measured.
+_NATIVE_OF_FRESH_ACTORS = (5_000, 25_000)
+
+
+@dataclass(frozen=True)
+class Circumstances:
+    """What of the sweep bears on the advice."""
+
+    reuse_actors: bool | None = None
+    is_pruned: bool = False
+    #: What slopes are per.
+    unit: str = "trial"
+
+
+def of_holder(name: str, role: str, owner: str, grows_by: float, sweep: Circumstances) -> str:
+    """Advice about a holder that grows by so much. ``owner``: ``user``, ``ray`` or ``library``."""
+    figure = f"{slope(grows_by, None)} per {sweep.unit}"
+    if name == "threading._active":
+        return f"Threads are started and do not end ({figure}, stacks included): join them."
+    if name.endswith("._ot_study"):
+        return (
+            f"Optuna's study keeps every trial in memory ({figure}), by design, unless it has a "
+            "database: give OptunaSearch a storage=optuna.storages.RDBStorage(...)."
+        )
+    if owner == "user":
+        kind = "callback" if role == "callback" else role
+        return (
+            f"Your {kind} keeps {figure}: keep an id or a number instead of the object, write it "
+            "to disk, or clear it when a trial ends."
+        )
+    if role in ("searcher", "scheduler"):
+        return f"A {role} keeps what it learned ({figure}), by design."
+    if role == "module":
+        return f"A global that is never cleared ({figure})."
+    if owner == "library":
+        return f"A {role} of a library keeps {figure} here: see whether it can be told to let go."
+    if sweep.is_pruned:
+        return f"Ray keeps {figure} here, and MemGuard does not know it: report it."
+    if name.endswith("._tracked_actors_to_task_futures"):
+        return f"Ray keeps {figure}, results that were read: add MemGuard() or TrialPruner()."
+    if sweep.unit == "result":
+        return f"Ray keeps {figure} here while trials run."
+    return f"Ray keeps {figure} of finished trials here: add MemGuard() or TrialPruner()."
+
+
+def of_cycles(grows_by: float, unit: str, is_collecting: bool) -> str:
+    """Advice about objects that only the garbage collector knows of."""
+    figure = f"{slope(grows_by, None)} per {unit}"
+    if not is_collecting:
+        return f"Cycles of references that are not collected ({figure}): gc is disabled."
+    return (
+        f"No container that the garbage collector knows has them ({figure}): they are in cycles "
+        "that wait for it, in a function that runs, or held by native code (atexit, an array)."
+    )
+
+
+def of_part(part: str, grows_by: float, sweep: Circumstances) -> str:
+    """Advice about a part of RSS that grows and that no holder accounts for."""
+    figure = f"{slope(grows_by, None)} per {sweep.unit}"
+    if part == "slack":
+        return (
+            f"Freed memory that the C allocator keeps ({figure}): TrialPruner gives it back when "
+            "it exceeds trim_slack_mib."
+        )
+    if part == "native":
+        least, most = _NATIVE_OF_FRESH_ACTORS
+        fits = sweep.unit == "trial" and least < grows_by < most
+        if sweep.reuse_actors is False and fits:
+            return (
+                f"Native memory grows by {figure} with a fresh actor for each trial: set "
+                "reuse_actors=True in TuneConfig."
+            )
+        return (
+            f"Native memory ({figure}) that no known holder accounts for: an extension's, "
+            "ctypes', or large Python objects that somebody unknown keeps."
+        )
+    if part == "shared":
+        return f"Files or shared memory that stay mapped ({figure})."
+    return f"Python objects ({figure}) that no known holder keeps; see the types."
+
+
+def of_process(name: str, bytes_now: float, grows_by: float, unit: str) -> str:
+    """Advice about another process of Ray's that grows."""
+    if name != "gcs_server":
+        return ""
+    return (
+        f"It has {size(bytes_now)} and keeps records of finished tasks and actors "
+        f"({slope(grows_by, None)} per {unit}). RAY_task_events_max_num_task_in_gcs and "
+        "RAY_maximum_gcs_destroyed_actor_cached_count, set where Ray is started, limit them."
+    )

@@ -1,0 +1,79 @@
+"""Resident memory of this process split by who answers for it, from one moment's counters."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+from ray_tune_memguard.system import allocator
+from ray_tune_memguard.system.mappings import resident_mappings
+from ray_tune_memguard.system.process import rss_bytes
+from ray_tune_memguard.system.pymalloc import pymalloc_use
+
+NO_SMAPS = "this system has no /proc/self/smaps"
+NO_MALLINFO = "the C library does not tell what its allocator has in use (mallinfo2, glibc 2.33)"
+NO_PYMALLOC = "Python runs without its own allocator (PYTHONMALLOC), or has no stderr"
+
+
+@dataclass(frozen=True)
+class Split:
+    """Resident bytes; None for what this system does not tell (``absent`` says why).
+
+    ``python``: small objects (up to 512 bytes a block) that are alive, and what their pools need.
+    ``malloc``: in use by whoever called C's ``malloc``: Python's larger blocks and native code.
+    ``slack``: freed, and kept by an allocator. ``stacks``: of all threads. ``other``: anonymous
+    memory that is mapped otherwise (Arrow's pools, say). ``shared``: file-backed or shared.
+    Where all are known they add up to ``rss``.
+    """
+
+    rss: int
+    python: int | None = None
+    malloc: int | None = None
+    slack: int | None = None
+    stacks: int | None = None
+    other: int | None = None
+    shared: int | None = None
+
+    @property
+    def absent(self) -> dict[str, str]:
+        """Why each missing part is missing, by its name."""
+        reasons = {
+            "python": NO_PYMALLOC,
+            "malloc": NO_MALLINFO,
+            "slack": NO_MALLINFO if self.malloc is None else NO_SMAPS,
+            "stacks": NO_SMAPS,
+            "shared": NO_SMAPS,
+            "other": "it is what the absent parts leave",
+        }
+        return {
+            part.name: reasons[part.name]
+            for part in fields(self)
+            if getattr(self, part.name) is None
+        }
+
+
+def split() -> Split:
+    """Measure now. Reads ``/proc/self/smaps`` once: some milliseconds for some hundred MiB."""
+    small = pymalloc_use()
+    counters = allocator.counters()
+    mapped = resident_mappings()
+    rss = rss_bytes() if mapped is None else mapped.rss
+    used_in_heaps = counters.get("uordblks")
+    malloc = None if used_in_heaps is None else used_in_heaps + counters["hblkhd"]
+    slack = other = None
+    if mapped is not None and used_in_heaps is not None:
+        free_small = 0 if small is None else small.free
+        # mallinfo2's free bytes also count pages that were given back; these are resident.
+        slack = max(0, mapped.heaps - used_in_heaps) + free_small
+        in_heaps = min(mapped.heaps, used_in_heaps)
+        malloc = in_heaps + counters["hblkhd"]
+        if small is not None:
+            other = mapped.other - small.used - small.free - counters["hblkhd"]
+    return Split(
+        rss=rss,
+        python=None if small is None else small.used,
+        malloc=malloc,
+        slack=slack,
+        stacks=None if mapped is None else mapped.stacks,
+        other=other,
+        shared=None if mapped is None else mapped.shared,
+    )

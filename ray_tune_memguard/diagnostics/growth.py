@@ -1,0 +1,261 @@
+"""Series of many quantities over a sweep: bounded in memory, whole on disk."""
+
+from __future__ import annotations
+
+import csv
+import math
+import os
+from array import array
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import astuple, dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ray_tune_memguard.diagnostics.trend import FEWEST_POINTS, Line, Trend, fit_line, trend
+from ray_tune_memguard.report.series import report_files
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+#: Points of each series in memory; when there are more, every second old one is dropped.
+POINTS_KEPT = 40
+#: Series in memory. One that comes when there are so many is on disk only.
+SERIES_KEPT = 500
+#: The first part of a sweep is warm-up: caches fill, Ray makes its first trials. That is a fifth of
+#: it, and so many trials at least.
+WARM_UP = 0.2
+WARM_UP_TRIALS = 100
+#: Over fewer trials what comes and goes cannot be told from what grows.
+SHORTEST_SPAN = 200
+#: In a sweep of few, long trials so many results stand for a trial.
+RESULTS_FOR_A_TRIAL = 20
+#: Of a type, whose number has no noise.
+FEWEST_COUNTS = 4
+_IN_A_TRIAL = {"trial": 1, "result": RESULTS_FOR_A_TRIAL}
+#: … if a trial has so many.
+_RESULTS_OF_A_LONG_TRIAL = 200
+FILE_PATTERN = "growth-*.csv"
+
+
+@dataclass(frozen=True)
+class GrowthRow:
+    """One quantity at one moment.
+
+    ``kind``: ``part`` (of the driver's RSS), ``holder``, ``process`` (another one of Ray's):
+    ``value`` is bytes; ``type``: it is how many objects of that type there are.
+    """
+
+    time: float
+    trials: int
+    results: int
+    kind: str
+    name: str
+    value: float
+
+
+class GrowthSeries:
+    """Quantities by kind and name, one value a sample, over finished trials and results.
+
+    ``before``: trials that had finished before this run began.
+    """
+
+    def __init__(self, before: int = 0) -> None:
+        self.before = before
+        self.trials = array("q")
+        self.results = array("q")
+        self._values: dict[tuple[str, str], array[float]] = {}
+        # The last sample came sooner than one is wanted: the next takes its place.
+        self._is_provisional = False
+
+    def wants(self, trials: int, results: int) -> bool:
+        """Whether a sample is due: as many as are kept are spread over the sweep so far."""
+        if not self.trials:
+            return True
+        last = len(self.trials) - 1 - self._is_provisional
+        if last < 0:
+            return True
+        done = self.progress(trials, results)
+        since = done - self.progress(self.trials[last], self.results[last])
+        return since > 0 and since >= done / POINTS_KEPT
+
+    def progress(self, trials: int, results: int) -> float:
+        """Trials that this run has finished; results stand for them where these are few."""
+        return max(trials - self.before, results / RESULTS_FOR_A_TRIAL)
+
+    def add(self, trials: int, results: int, values: Mapping[tuple[str, str], float]) -> None:
+        """Append a sample. A quantity that is not in it, or NaN, is unknown there."""
+        is_wanted = self.wants(trials, results)
+        if self._is_provisional:
+            self._drop_last()
+        self._is_provisional = not is_wanted
+        if len(self.trials) >= POINTS_KEPT:
+            self._thin()
+        count = len(self.trials)
+        self.trials.append(trials)
+        self.results.append(results)
+        if len(self._values) >= SERIES_KEPT and values.keys() - self._values.keys():
+            self._make_room()
+        for key, value in values.items():
+            column = self._values.get(key)
+            if column is None:
+                # There are as many of these as a user's code has globals; the others are few.
+                if key[0] in ("holder", "entries") and len(self._values) >= SERIES_KEPT:
+                    continue
+                # Of its full length at once, so that it does not grow itself.
+                column = self._values[key] = array("d", [math.nan]) * POINTS_KEPT
+            column[count] = value
+
+    def _make_room(self) -> None:
+        for key, column in list(self._values.items()):
+            known = [value for value in column if not math.isnan(value)]
+            if key[0] in ("holder", "entries") and len(known) > 1 and max(known) <= known[0]:
+                del self._values[key]  # It does not grow.
+
+    def _drop_last(self) -> None:
+        self.trials.pop()
+        self.results.pop()
+        for column in self._values.values():
+            column[len(self.trials)] = math.nan
+
+    def complete(self, kind: str, name: str, at: tuple[int, int], value: float) -> None:
+        """Set what a quantity was at an earlier sample, where it is not known and still kept.
+
+        ``at``: trials and results then.
+        """
+        column = self._values.get((kind, name))
+        if column is None:
+            return
+        for place, then in enumerate(zip(self.trials, self.results, strict=True)):
+            if then == at and math.isnan(column[place]):
+                column[place] = value
+
+    def drop(self, kind: str, name: str) -> None:
+        """Forget a series."""
+        self._values.pop((kind, name), None)
+
+    def _thin(self) -> None:
+        """Drop every second sample of the older half."""
+        kept = [*range(0, POINTS_KEPT // 2, 2), *range(POINTS_KEPT // 2, POINTS_KEPT)]
+        self.trials = array("q", (self.trials[i] for i in kept))
+        self.results = array("q", (self.results[i] for i in kept))
+        unknown = array("d", [math.nan]) * (POINTS_KEPT - len(kept))
+        for key, column in list(self._values.items()):
+            thinned = array("d", (column[i] for i in kept))
+            if all(map(math.isnan, thinned)):  # It has not been there for so long.
+                del self._values[key]
+            column[:] = thinned + unknown
+
+    def names(self, kind: str) -> list[str]:
+        return [name for of, name in self._values if of == kind]
+
+    def last(self, kind: str, name: str) -> float:
+        """The latest known value; NaN if there is none."""
+        column = self._values.get((kind, name), ())
+        return next((value for value in reversed(column) if not math.isnan(value)), math.nan)
+
+    @property
+    def unit(self) -> str:
+        """By what growth is judged: ``trial``; ``result`` in a sweep of too few, long trials."""
+        if self._is_long("trial") or not self._is_long("result"):
+            return "trial"
+        # Otherwise it is only early.
+        is_long_trials = self._span("result") >= _RESULTS_OF_A_LONG_TRIAL * self._span("trial")
+        return "result" if is_long_trials else "trial"
+
+    @property
+    def span(self) -> int:
+        """Trials (or results, by :attr:`unit`) from the first sample after warm-up to the last."""
+        return self._span(self.unit)
+
+    @property
+    def is_long_enough(self) -> bool:
+        """Whether what comes and goes can be told from what grows."""
+        samples = len(self.trials) - self._begin(self.unit) if self.trials else 0
+        return samples >= FEWEST_POINTS and self._is_long(self.unit)
+
+    def trend(self, kind: str, name: str) -> Trend | None:
+        """The trend since warm-up, per :attr:`unit`."""
+        column = self._values.get((kind, name))
+        if column is None:
+            return None
+        # Types are counted on some looks only.
+        fewest = FEWEST_COUNTS if kind == "type" else FEWEST_POINTS
+        return trend(*self._since_warm_up(column, self.unit), fewest)
+
+    def extent(self, kind: str, name: str) -> tuple[float, float]:
+        """The least and the most that a quantity was since warm-up; zeros if it is not known."""
+        column = self._values.get((kind, name), ())
+        known = [value for value in column[self._begin(self.unit) :] if not math.isnan(value)]
+        return (min(known), max(known)) if known else (0.0, 0.0)
+
+    def line(self, kind: str, name: str, unit: str | None = None) -> Line | None:
+        """The least-squares line: those of parts add up to that of the whole."""
+        column = self._values.get((kind, name))
+        if column is None:
+            return None
+        return fit_line(*self._since_warm_up(column, unit or self.unit))
+
+    def _since_warm_up(
+        self, column: array[float], unit: str
+    ) -> tuple[Sequence[int], Sequence[float]]:
+        begin = self._begin(unit)
+        return self._along(unit)[begin:], column[begin : len(self.trials)]
+
+    def _along(self, unit: str) -> array[int]:
+        return self.trials if unit == "trial" else self.results
+
+    def _begin(self, unit: str) -> int:
+        """The first sample after warm-up; an earlier one where few came later."""
+        along = self._along(unit)
+        before = self.before if unit == "trial" else 0
+        run = along[-1] - before
+        least = WARM_UP_TRIALS * _IN_A_TRIAL[unit]
+        least = least if run >= 3 * least else 0
+
+        def first(after: float) -> int:
+            return next((i for i, at in enumerate(along) if at - before >= after), 0)
+
+        warm = first(max(least, WARM_UP * run))
+        return max(first(least), min(warm, len(along) - FEWEST_POINTS))
+
+    def _is_long(self, unit: str) -> bool:
+        return self._span(unit) >= SHORTEST_SPAN * _IN_A_TRIAL[unit]
+
+    def _span(self, unit: str) -> int:
+        along = self._along(unit)
+        return along[-1] - along[self._begin(unit)] if along else 0
+
+
+class GrowthFile:
+    """Rows of one run, appended as CSV. A write that fails raises OSError."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def add(self, rows: Iterable[GrowthRow]) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("a", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            if file.tell() == 0:
+                writer.writerow([field.name for field in fields(GrowthRow)])
+            writer.writerows(astuple(row) for row in rows)
+
+
+def read_growth(path: str | os.PathLike[str]) -> pd.DataFrame:
+    """What :class:`ray_tune_memguard.ObjectGrowthTracker` measured, in order of time.
+
+    ``path``: the experiment's directory (what ``ResultGrid.experiment_path`` says, on a local
+    disk), the ``memguard`` folder in it, or one ``growth-*.csv`` file. The columns are the fields
+    of :class:`GrowthRow`: ``time`` (seconds since the epoch), ``trials`` and ``results`` (finished
+    and received so far), ``kind``, ``name`` and ``value`` (bytes, or objects of a type).
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    import pandas as pd
+
+    files = report_files(path, FILE_PATTERN)
+    if not files:
+        raise FileNotFoundError(f"No growth series ({FILE_PATTERN}) at {path}")
+    frame = pd.concat([pd.read_csv(file) for file in files], ignore_index=True)
+    return frame.sort_values("time", kind="stable", ignore_index=True)

@@ -1,0 +1,284 @@
+"""Chains of references in words and, by objgraph, as a picture; counts of objects by type."""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import sys
+import time
+import types
+import weakref
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import objgraph
+
+from ray_tune_memguard.diagnostics import classes
+from ray_tune_memguard.diagnostics.deep_size import (
+    TimeBudgetExceededError,
+    Walk,
+    entries_of,
+    newest_of,
+)
+
+_DEEPEST = 6
+#: Of a container so many of the newest entries are looked at, if it has no more; else the newest.
+_FEW = 8
+#: Of an object's attributes.
+_MANY = 32
+#: For a chain downwards, and for each reference that it may take.
+_SECONDS = 0.1
+_SECONDS_A_REFERENCE = 0.003
+_NUMBERS_AND_TEXT = (str, bytes, bytearray, int, float, bool)
+# By identity, for a metaclass may have its own idea of equality.
+_FLAT = frozenset(map(id, _NUMBERS_AND_TEXT))
+_LEAVES = frozenset(map(id, (*_NUMBERS_AND_TEXT, type(None), type, types.ModuleType)))
+_CHUNK = 50_000
+#: Full names by the identity of the type. So many are kept.
+_names: dict[int, tuple[weakref.ref[type], str]] = {}
+_MOST_NAMES = 20_000
+#: Objects that are looked at for what else an object keeps alive.
+_MOST_WITHIN = 5_000
+
+
+@contextmanager
+def no_collection() -> Iterator[bool]:
+    """Keep the garbage collector from running meanwhile, as it would for what measuring allocates.
+
+    It takes longer than the measuring itself, and would free what is looked for. Yields whether it
+    was enabled.
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield enabled
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def type_counts(seconds: float) -> tuple[dict[str, int], bool]:
+    """How many objects of each type the garbage collector tracks, by qualified name.
+
+    What ``objgraph.typestats`` counts, ten times as fast: names are made for types, not for
+    objects. If ``seconds`` do not suffice for all objects, those that were counted stand for the
+    rest. Returns the counts, and whether they are of all.
+    """
+    deadline = time.perf_counter() + seconds
+    if len(_names) > _MOST_NAMES:
+        _names.clear()
+    objects = gc.get_objects()
+    total, done = len(objects), 0
+    # By identity: a type need not be hashable.
+    found: Counter[int] = Counter()
+    # Objects lie in order of age: in strides, a part of them is like all of them.
+    strides = max(1, total // _CHUNK)
+    for first in range(strides):
+        chunk = objects[first::strides]
+        found.update(map(id, map(type, chunk)))
+        done += len(chunk)
+        _learn_names(found, chunk)
+        if time.perf_counter() > deadline:
+            break
+    counts: Counter[str] = Counter()
+    for key, count in found.items():
+        counts[_names[key][1]] += round(count * total / done)
+    return counts, done >= total
+
+
+def _learn_names(kinds: Iterable[int], objects: Sequence[Any]) -> None:
+    """Have the names of all these types, which are those of the objects."""
+    # Another type may be where one was that is gone.
+    unknown = {key for key in kinds if key not in _names or _names[key][0]() is None}
+    if not unknown:
+        return
+    for kind in map(type, objects):
+        if id(kind) in unknown:
+            _names[id(kind)] = weakref.ref(kind), classes.full_name(kind)
+            unknown.remove(id(kind))
+            if not unknown:
+                return
+
+
+def typical_of(type_name: str, most: int = 1) -> list[Any]:
+    """Objects of this type, none of the latest or the first if there are others; or none."""
+    name = type_name.rpartition(".")[2]
+    # Few types have this name, and asking each object for its full one takes long.
+    same = [found for found in gc.get_objects() if classes.name(type(found)) == name]
+    same = [found for found in same if classes.full_name(type(found)) == type_name]
+    middle = max(0, len(same) // 2 - most // 2)
+    return same[middle : middle + most]
+
+
+def types_within(found: Any) -> set[str]:
+    """The types of what an object keeps alive."""
+    seen = {id(found)}
+    waiting = gc.get_referents(found)
+    types_found: set[str] = set()
+    while waiting and len(seen) < _MOST_WITHIN:
+        inner = waiting.pop()
+        if id(inner) in seen or classes.has_base(
+            type(inner), type, types.ModuleType, types.CodeType
+        ):
+            continue
+        seen.add(id(inner))
+        types_found.add(classes.full_name(type(inner)))
+        if type(inner) is types.FunctionType:
+            waiting += inner.__closure__ or ()
+        else:
+            waiting += gc.get_referents(inner)
+    return types_found
+
+
+def chain_down(name: str, root: Any, barriers: set[int]) -> str:
+    """What ``root`` holds, along its heaviest references: ``Mine.history → list[812] → dict``."""
+    steps = [name]
+    found = root
+    walk = Walk(barriers)
+    deadline = time.perf_counter() + _SECONDS
+    for _ in range(_DEEPEST):
+        steps.append(label(found))
+        following = _heaviest(found, barriers, walk, deadline)
+        if following is None:
+            break
+        attribute, found = following
+        if attribute:
+            steps[-1] += f".{attribute}"
+        if id(type(found)) in _LEAVES:
+            steps.append(label(found))
+            break
+    return " → ".join(steps)
+
+
+def label(found: Any) -> str:
+    """The type of an object, with its length if it is a container."""
+    entries = entries_of(found)
+    name = classes.name(type(found))
+    return name if entries is None else f"{name}[{entries}]"
+
+
+def _heaviest(
+    found: Any, barriers: set[int], walk: Walk, deadline: float
+) -> tuple[str, Any] | None:
+    best: tuple[float, str, Any] | None = None
+    for attribute, inner in _inside(found):
+        left = deadline - time.perf_counter()
+        if id(type(inner)) in _FLAT:
+            size = float(sys.getsizeof(inner))
+        elif id(inner) in barriers or id(type(inner)) in _LEAVES or left < 0:
+            continue
+        else:
+            walk.forget()
+            try:
+                size = walk.measure(inner, min(left, _SECONDS_A_REFERENCE)).total
+            except TimeBudgetExceededError:
+                size = float("inf")
+        if size and (best is None or size > best[0]):
+            best = (size, attribute, inner)
+    return None if best is None else best[1:]
+
+
+def _inside(found: Any) -> Iterator[tuple[str, Any]]:
+    entries = entries_of(found)
+    if entries is not None:
+        newest = newest_of(found, _FEW if entries <= _FEW else 1)
+        yield from (("", entry) for entry in newest or ())
+    elif type(found) is types.FunctionType:
+        names = found.__code__.co_freevars
+        for name, cell in zip(names, found.__closure__ or (), strict=True):
+            try:
+                yield name, cell.cell_contents
+            except ValueError:  # An empty cell.
+                continue
+    else:
+        attributes = classes.attributes(found)
+        # The newest of them: some code makes an attribute for each trial.
+        named = list(attributes.items())[-_MANY:]
+        yield from ((name if type(name) is str else "", value) for name, value in named)
+        known = {id(attributes), *map(id, attributes.values())}
+        others = (inner for inner in gc.get_referents(found) if id(inner) not in known)
+        yield from (("", inner) for inner in itertools.islice(others, _MANY))
+
+
+@dataclass(frozen=True)
+class Chain:
+    """From a root to an object. ``root``: its name; None if there is none.
+
+    ``closed``: everything that refers to it was looked at. With no root, no container of Python's
+    has it: it is in a cycle that was not collected, in a variable of a running function, or held by
+    native code.
+    """
+
+    root: str | None
+    words: str
+    closed: bool
+
+
+def chain_up(found: Any, name_of_root: Callable[[Any], str | None], seconds: float) -> Chain:
+    """The shortest chain of references that leads from a root to an object, in words.
+
+    ``name_of_root``: the name of an object that is a root. Breadth first by ``gc.get_referrers``,
+    as ``objgraph.find_backref_chain``, which is not used: it begins with a collection, and that
+    would free the very cycles that are looked for, and run their finalizers.
+    """
+    deadline = time.perf_counter() + seconds
+    queue = deque([found])
+    leads_to: dict[int, Any] = {id(found): None}
+    own = {id(queue), id(leads_to)}
+    while queue:
+        if time.perf_counter() > deadline:
+            return Chain(None, label(found), closed=False)
+        target = queue.popleft()
+        name = name_of_root(target)
+        if name is not None:
+            return Chain(name, _in_words(name, _follow(target, leads_to)), closed=True)
+        referrers = gc.get_referrers(target)
+        own.add(id(referrers))
+        for source in referrers:
+            # Frames hold what they work on for a moment, ours among them.
+            if id(source) in own or id(source) in leads_to or type(source) is types.FrameType:
+                continue
+            leads_to[id(source)] = target
+            queue.append(source)
+    return Chain(None, label(found), closed=True)
+
+
+def _follow(first: Any, leads_to: dict[int, Any]) -> list[Any]:
+    chain = [first]
+    while (following := leads_to[id(chain[-1])]) is not None:
+        chain.append(following)
+    return chain
+
+
+def modules_by_namespace() -> dict[int, str]:
+    """Names of all modules, by the identity of their dictionaries."""
+    modules = list(sys.modules.items())
+    return {id(vars(m)): name for name, m in modules if type(m) is types.ModuleType}
+
+
+def _in_words(root: str, chain: Sequence[Any]) -> str:
+    steps = [root]
+    for outer, inner in itertools.pairwise(chain):
+        attribute = _name_in(outer, inner)
+        if attribute:
+            steps[-1] += f".{attribute}"
+        if type(inner) is not dict or inner is not classes.attributes(outer):
+            steps.append(label(inner))
+    return " → ".join(steps)
+
+
+def _name_in(outer: Any, inner: Any) -> str:
+    names = outer if type(outer) is dict else classes.attributes(outer)
+    found = (name for name, value in list(names.items()) if value is inner and type(name) is str)
+    return next(found, "")
+
+
+def draw_referrers(type_name: str, filename: str) -> None:
+    """See :meth:`ray_tune_memguard.ObjectGrowthTracker.show_backrefs`."""
+    typical = typical_of(type_name)
+    if not typical:
+        raise ValueError(f"type_name is {type_name!r}; there is no object of such a type")
+    objgraph.show_backrefs(typical, max_depth=5, too_many=8, filename=filename)

@@ -1,0 +1,104 @@
+"""A diagnosis as a person reads it in a terminal."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Mapping
+
+from ray_tune_memguard.diagnostics.findings import GrowingHolder, Quantity, TypeGrowth
+
+_WIDTH = 100
+_MOST_ROWS = 10
+
+
+def size(count: float) -> str:
+    """Bytes, with the unit that suits."""
+    if not math.isfinite(count):
+        return "?"
+    for unit, limit in (("MiB", 2**20), ("KiB", 2**10)):
+        if abs(count) >= limit:
+            return f"{count / limit:.1f} {unit}"
+    return f"{count:.0f} B"
+
+
+def slope(value: float | None, uncertainty: float | None) -> str:
+    """Bytes per trial, with its uncertainty, in one unit."""
+    if value is None:
+        return "?"
+    unit, name = (1024.0, "KiB") if abs(value) >= 1024 else (1.0, "B")
+    digits = 1 if unit > 1 else 0
+    text = f"{value / unit:+.{digits}f}"
+    if uncertainty is not None:
+        text += f" ± {uncertainty / unit:.{digits}f}"
+    return f"{text} {name}"
+
+
+def line(holder: GrowingHolder, trials: int) -> str:
+    """One line about one holder that begins to show."""
+    figure = slope(holder.slope, None)
+    told = f"trial#{trials}  {holder.name} grows by {figure} per {holder.unit}"
+    told += f"  ({holder.path or holder.part})"
+    return told if len(told) <= _WIDTH else f"{told[: _WIDTH - 2]} …"
+
+
+def parts(
+    trials: int, results: int, found: list[Quantity], unit: str, absent: Mapping[str, str]
+) -> list[str]:
+    """The parts of RSS, and what is not known of them."""
+    lines = [f"Memory of the driver after {trials:,} trials and {results:,} results"]
+    lines += _quantities("", found, unit)
+    if results > 2 * trials and unit == "trial":
+        slopes = [f"{part.name} {slope(part.per_result, None)}" for part in found]
+        lines.append(f"  per result: {', '.join(slopes)}")
+    lines += [f"  {name:<28} not known: {reason}" for name, reason in absent.items()]
+    return lines
+
+
+def growth(
+    holders: list[GrowingHolder], types: list[TypeGrowth], span: int, unit: str, is_judged: bool
+) -> list[str]:
+    """What grows, or that nothing does."""
+    if holders:
+        lines = [f"What grows, by bytes per {unit}:"]
+        for holder in holders[:_MOST_ROWS]:
+            figure = slope(holder.slope, holder.uncertainty)
+            lines.append(f"  {figure:>22}  {holder.name} ({holder.part}, {size(holder.bytes)})")
+            for told in (holder.path, holder.advice):
+                lines += textwrap.wrap(
+                    told, _WIDTH, initial_indent=" " * 26, subsequent_indent=" " * 26
+                )
+        if len(holders) > _MOST_ROWS:
+            lines.append(f"  … and {len(holders) - _MOST_ROWS} more")
+    elif not is_judged:
+        lines = [
+            f"Too little to tell what grows: {span:,} {unit}s since warm-up, few looks, or holders "
+            "that could not be measured."
+        ]
+    else:
+        lines = [f"Nothing grows steadily with {unit}s."]
+    if types:
+        lines.append(f"Types of which there are more with every {unit}:")
+        lines += [
+            f"  {kind.slope:>+16.2f} a {unit}  {kind.name}  {kind.path}"[:_WIDTH]
+            for kind in types[:_MOST_ROWS]
+        ]
+    return lines
+
+
+def processes(found: list[Quantity], unit: str) -> list[str]:
+    """Ray's other processes."""
+    return _quantities("Ray's other processes on this machine:", found, unit)
+
+
+def _quantities(title: str, rows: list[Quantity], unit: str) -> list[str]:
+    lines = [title] if title and rows else []
+    for row in rows:
+        by_trial = slope(row.per_trial, row.uncertainty)
+        figure = by_trial if unit == "trial" else slope(row.per_result, None)
+        lines.append(f"  {row.name:<28}{size(row.bytes):>12}  {figure:>22} per {unit}")
+        if row.advice:
+            lines += textwrap.wrap(
+                row.advice, _WIDTH, initial_indent=" " * 30, subsequent_indent=" " * 30
+            )
+    return lines

@@ -1,0 +1,152 @@
+"""Which spilled trial is best by each metric, so that nobody needs to read them all to find out.
+
+Covers every way in which Ray is asked for the best trial: a metric, ``max`` or ``min``, and a scope
+(the last value, the mean of all or of the last ones, the best of all). Its size depends on how many
+metrics the sweep has, not on the number of trials.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import astuple, dataclass
+from numbers import Real
+from typing import Any
+
+# Sweeps report tens of metrics. One that makes up new ones for ever must not make this grow.
+_MOST_METRICS = 1024
+#: Ray's words for what of a metric is compared.
+SCOPES = ("all", "last", "avg", "last-5-avg", "last-10-avg")
+MODES = ("max", "min")
+#: What trials are compared by: the mode, and under which name a metric's summary has the value.
+_CONTESTS = tuple((mode, mode if scope == "all" else scope) for scope in SCOPES for mode in MODES)
+
+
+@dataclass
+class _Best:
+    value: float
+    position: int
+    trial_id: str
+
+
+class _Metric:
+    """The winners by one metric, and from where on a trial may become one."""
+
+    def __init__(self) -> None:
+        self.winners: dict[tuple[str, str], _Best] = {}
+        # Nothing to compare with yet, so any trial may win.
+        self.high, self.low, self.latest = -math.inf, math.inf, -1
+
+    def compare(self, position: int, trial_id: str, summary: Mapping[str, Any]) -> None:
+        values = summary.values()
+        # Nearly all trials win nothing; of equals the first in the sweep's order wins.
+        if max(values) <= self.high and min(values) >= self.low and position > self.latest:
+            return
+        for contest in _CONTESTS:
+            mode, name = contest
+            value = summary[name]
+            if _is_number(value) and _wins(mode, value, position, self.winners.get(contest)):
+                self.winners[contest] = _Best(value, position, trial_id)
+        self.settle()
+
+    def settle(self) -> None:
+        if len(self.winners) == len(_CONTESTS):
+            by_mode: dict[str, list[float]] = {"max": [], "min": []}
+            for (mode, _), best in self.winners.items():
+                by_mode[mode].append(best.value)
+            self.high, self.low = min(by_mode["max"]), max(by_mode["min"])
+            self.latest = max(best.position for best in self.winners.values())
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Real) and math.isfinite(value)
+
+
+def _wins(mode: str, value: Any, position: int, held: _Best | None) -> bool:
+    if held is None or value == held.value:
+        return held is None or position < held.position
+    return bool(value > held.value if mode == "max" else value < held.value)
+
+
+class BestTrials:
+    """The best spilled trials, kept up to date as trials are spilled."""
+
+    def __init__(self) -> None:
+        self._metrics: dict[str, _Metric] = {}
+        # Metrics of which not all spilled trials were compared; None: there may be any such.
+        self._unknown: set[str] | None = set()
+
+    def note(
+        self, position: int, trial_id: str, summaries: Mapping[str, Mapping[str, Any]]
+    ) -> None:
+        """Take in a trial that is about to be spilled: Ray's summary of each of its metrics."""
+        for name, summary in summaries.items():
+            metric = self._metrics.get(name)
+            if metric is None:
+                if self._unknown is None or name in self._unknown:
+                    continue
+                if len(self._metrics) >= _MOST_METRICS:
+                    self._unknown = None
+                    continue
+                metric = self._metrics[name] = _Metric()
+            try:
+                metric.compare(position, trial_id, summary)
+            except Exception:  # Values that only Ray can compare, if anybody.
+                self._forget(name)
+
+    def _forget(self, name: str) -> None:
+        self._metrics.pop(name, None)
+        if self._unknown is not None:
+            self._unknown.add(name)
+            if len(self._unknown) > _MOST_METRICS:
+                self._unknown = None
+
+    def forget_all(self) -> None:
+        """A spilled trial is gone, so that nobody knows who is best without it."""
+        self._metrics.clear()
+        self._unknown = None
+
+    def knows(self, metric: str) -> bool:
+        """Whether :meth:`best` tells the truth about this metric."""
+        return metric in self._metrics or (
+            self._unknown is not None and metric not in self._unknown
+        )
+
+    def best(self, metric: str, mode: str, scope: str) -> tuple[str, str, float] | None:
+        """The id of the best spilled trial, and under which name its summary has which value.
+
+        None if no spilled trial has reported a number.
+        """
+        held = self._metrics.get(metric)
+        contest = (mode, mode if scope == "all" else scope)
+        best = None if held is None else held.winners.get(contest)
+        return None if best is None else (best.trial_id, contest[1], best.value)
+
+    def dump(self) -> dict[str, Any]:
+        """All of it, as JSON can hold it."""
+        return {
+            "metrics": {
+                name: [[*contest, *astuple(best)] for contest, best in metric.winners.items()]
+                for name, metric in self._metrics.items()
+            },
+            "unknown": None if self._unknown is None else sorted(self._unknown),
+        }
+
+    def load(self, dumped: Mapping[str, Any], positions: Mapping[str, int] | None = None) -> None:
+        """Take over what :meth:`dump` wrote; ``positions``: of trials where they are new.
+
+        A metric by which one of the best is not among them is not known any more.
+        """
+        unknown = dumped["unknown"]
+        self._unknown = None if unknown is None else set(unknown)
+        for name, winners in dumped["metrics"].items():
+            metric = _Metric()
+            for mode, scope, value, position, trial_id in winners:
+                place = position if positions is None else positions.get(trial_id)
+                if place is None:
+                    self._forget(name)
+                    break
+                metric.winners[mode, scope] = _Best(value, place, trial_id)
+            else:
+                metric.settle()
+                self._metrics[name] = metric

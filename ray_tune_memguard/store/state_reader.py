@@ -1,0 +1,87 @@
+"""Reads an experiment state file entry by entry, so that a big one need not fit into memory.
+
+Such a file of 10,000 trials is 96 MB of JSON, which Ray parses whole. Here a window of it is parsed
+at a time.
+"""
+
+from __future__ import annotations
+
+import codecs
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from ray_tune_memguard.store.state_file import HEAD
+
+_CHUNK_BYTES = 1 << 20
+
+
+class StateReader:
+    """The entries of a state file, and then the rest of it.
+
+    ``read``: gives up to so many bytes of the file, none at its end. ``progress``: told how many
+    bytes were read, each time.
+
+    Raises, on construction and later:
+        ValueError: this is not a whole experiment state file.
+    """
+
+    def __init__(
+        self, read: Callable[[int], bytes], progress: Callable[[int], object] = lambda _: None
+    ) -> None:
+        self._read = read
+        self._progress = progress
+        self._decode = codecs.getincrementaldecoder("utf-8")().decode
+        self._text = ""
+        self._at = 0
+        while len(self._text) < len(HEAD):
+            self._more()
+        if not self._text.startswith(HEAD):
+            raise ValueError(f"It does not begin with {HEAD!r}")
+        self._at = len(HEAD)
+
+    def entries(self) -> Iterator[tuple[Any, str]]:
+        """Each element of ``trial_data``, and its text."""
+        decoder = json.JSONDecoder()
+        while True:
+            if (mark := self._next_mark()) == "]":
+                return
+            if mark == ",":
+                self._at += 1
+                continue
+            start = self._at
+            try:
+                entry, self._at = decoder.raw_decode(self._text, start)
+            except json.JSONDecodeError:
+                self._more()
+                continue
+            yield entry, self._text[start : self._at]
+
+    def rest(self) -> str:
+        """What follows the entries, as a whole file that has none. After :meth:`entries`."""
+        while self._fill():
+            pass
+        text = HEAD + self._text[self._at :]
+        self._text, self._at = "", 0
+        return text
+
+    def _next_mark(self) -> str:
+        """The next character that is not a blank."""
+        while True:
+            while self._at < len(self._text) and self._text[self._at].isspace():
+                self._at += 1
+            if self._at < len(self._text):
+                return self._text[self._at]
+            self._more()
+
+    def _more(self) -> None:
+        if not self._fill():
+            raise ValueError("It ends in the middle")
+
+    def _fill(self) -> bool:
+        # As much again as is here already: a long entry is then not parsed too often in vain.
+        block = self._read(max(_CHUNK_BYTES, len(self._text) - self._at))
+        self._progress(len(block))
+        self._text = self._text[self._at :] + self._decode(block, not block)
+        self._at = 0
+        return bool(block)
