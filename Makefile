@@ -37,7 +37,8 @@ compat: $(OLDER:%=compat-%)  ## The integration tests on older Rays
 
 compat-%: .venv-ray-%/.ready $(VENV)/.ready
 	# What a kill leaves is files of our own, the same on every Ray.
-	ANOTHER_RAY_PYTHON=$(CURDIR)/$(VENV)/bin/python .venv-ray-$*/bin/pytest -q tests/integration --ignore-glob "*/test_kill*.py"
+	ANOTHER_RAY_PYTHON=$(CURDIR)/$(VENV)/bin/python .venv-ray-$*/bin/pytest -q tests/integration \
+	  -m "not latest_only" --ignore-glob "*/test_kill*.py"
 
 bench: $(VENV)/.ready  ## All benchmarks (the better part of a day)
 	$(VENV)/bin/python -m benchmarks all
