@@ -1,0 +1,84 @@
+"""Opening and resuming an experiment that has a trial store.
+
+Each function here is called in place of one of Ray's, which it is given first (``patches``).
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pyarrow.fs import LocalFileSystem
+from ray.tune.impl.tuner_internal import TunerInternal
+
+from ray_tune_memguard.adapter import contract as probe
+from ray_tune_memguard.adapter import paths
+from ray_tune_memguard.adapter.restore import experiments
+from ray_tune_memguard.adapter.restore import resume as restoring
+from ray_tune_memguard.lazy.trial_list import SpilledTrials
+from ray_tune_memguard.notices import Notices, logger
+from ray_tune_memguard.store.trial_store import TrialStore
+
+Original = Callable[..., Any]
+
+
+def load_trials(original: Original, analysis: Any) -> Any:
+    experiment = experiments.Experiment(analysis._fs, str(analysis._experiment_fs_path))
+    try:
+        if analysis._experiment_json_fs_path != experiment.state_file():
+            return original(analysis)  # The file of an earlier run was asked for.
+        store = experiments.current_store(experiment)
+        if store is not None:
+            return experiments.open_trials(experiment, store)
+    except sqlite3.OperationalError as error:
+        logger.debug("Its sweep is running, or the store may not be read: %s", error)
+    except Exception as error:
+        logger.warning(
+            "The trial store of %s cannot be read (%s). The experiment is opened as Ray does it, "
+            "from the experiment state file.",
+            analysis._experiment_fs_path,
+            error,
+        )
+    return original(analysis)
+
+
+def newest_state_file(original: Original, experiment_path: str, fs: Any = None) -> Any:
+    # Ray makes an object of each of the directory's entries, of which there is one for each trial.
+    if isinstance(fs, LocalFileSystem) and Path(experiment_path, paths.DIRECTORY).is_dir():
+        return paths.newest_state_file(experiment_path)
+    return original(experiment_path, fs)
+
+
+def resume(original: Original, controller: Any, resume_config: Any) -> Any:
+    pruners = [getattr(callback, "prunes", None) for callback in controller._callbacks._callbacks]
+    pruner = next((pruner for pruner in pruners if pruner is not None), None)
+    if pruner is None or probe.missing_names(controller):
+        return original(controller, resume_config)
+    sweep = restoring.resume(controller, resume_config, pruner.spill_dir, Notices())
+    if sweep is None:
+        return original(controller, resume_config)
+    sweep.offer()
+    tuner = paths.calling(TunerInternal)
+    if tuner is not None:
+        _lighten(tuner, sweep)
+    return None
+
+
+def _lighten(tuner: Any, sweep: Any) -> None:
+    """Free the trials that ``Tuner.restore`` has loaded plainly, before this package was there.
+
+    That is so with ``RAY_TUNE_CALLBACKS``. The tuner keeps them until its ``fit()`` returns.
+    """
+    analysis = tuner._experiment_analysis
+    if analysis is None or isinstance(analysis.trials, SpilledTrials) or sweep.replaces is None:
+        return
+    try:
+        experiment = experiments.Experiment(analysis._fs, str(analysis._experiment_fs_path))
+        analysis.trials = experiments.open_trials(experiment, TrialStore.open(sweep.replaces))
+        analysis._trial_dataframes = analysis._fetch_trial_dataframes()
+        del analysis._configs
+        analysis._configs = analysis.get_all_configs()
+    except Exception as error:
+        logger.debug("The tuner keeps what it has loaded: %r", error)

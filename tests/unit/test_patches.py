@@ -1,0 +1,43 @@
+"""What is wrapped in Ray can be unwrapped again, to the last function."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from ray_tune_memguard.adapter.analysis import patches
+
+
+@pytest.fixture(autouse=True)
+def installed_afterwards() -> Iterator[None]:
+    yield
+    patches.install()
+
+
+def functions() -> list[Any]:
+    return [vars(patch.owner).get(patch.name) for patch in patches.PATCHES]
+
+
+def test_uninstalling_puts_rays_own_functions_back() -> None:
+    patches.uninstall()
+    plain = functions()
+    assert all(function.__module__.startswith("ray.tune") for function in plain if function)
+    patches.install()
+    wrapped = functions()
+    assert all(one is not other for one, other in zip(plain, wrapped, strict=True))
+    patches.install()
+    assert functions() == wrapped
+    patches.uninstall()
+    assert functions() == plain
+
+
+def test_a_wrapper_of_somebody_else_stays_and_calls_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    patch = next(patch for patch in patches.PATCHES if patch.name == "_get_trials_by_state")
+    ours = getattr(patch.owner, patch.name)
+    monkeypatch.setattr(patch.owner, patch.name, lambda trials: ours(trials))
+    theirs = getattr(patch.owner, patch.name)
+    patches.uninstall()
+    assert getattr(patch.owner, patch.name) is theirs
+    assert theirs([]) == {}
