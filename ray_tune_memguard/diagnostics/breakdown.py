@@ -11,7 +11,7 @@ from ray_tune_memguard.system.pymalloc import pymalloc_use
 
 NO_SMAPS = "this system has no /proc/self/smaps"
 NO_MALLINFO = "the C library does not tell what its allocator has in use (mallinfo2, glibc 2.33)"
-NO_PYMALLOC = "Python runs without its own allocator (PYTHONMALLOC), or has no stderr"
+NO_PYMALLOC = "Python runs without its own allocator (PYTHONMALLOC), or does not report its use"
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,11 @@
-"""The C allocator's slack: memory that was freed but not given back to the system.
+"""The C allocator's slack: memory that was freed but not returned to the operating system.
 
-Only glibc tells and trims (``mallinfo2``, since 2.33, and ``malloc_trim``; see their manual pages).
-Elsewhere the functions here say that there is nothing to tell and do nothing.
+Only glibc reports and trims it (``mallinfo2``, since 2.33, and ``malloc_trim``; see their manual
+pages). Elsewhere the functions here report nothing and do nothing.
+
+``psutil.heap_info`` and ``heap_trim`` (since 7.2) are not used: they do not tell the free bytes,
+which decide whether to trim, and Ray puts a psutil of its own first on the path, which in Ray 2.50
+is too old to have them.
 """
 
 from __future__ import annotations
@@ -45,7 +49,7 @@ def _glibc() -> ctypes.CDLL | None:
 
 
 def can_trim() -> bool:
-    """Whether this platform's allocator can be asked to give slack back."""
+    """Whether this platform's allocator can be asked to return slack to the system."""
     return _glibc() is not None
 
 
@@ -59,12 +63,12 @@ def counters() -> dict[str, int]:
 
 
 def slack_bytes() -> int | None:
-    """Freed bytes that the allocator keeps; None where it does not tell."""
+    """Freed bytes that the allocator keeps; None where it does not report them."""
     return counters().get("fordblks")
 
 
 def trim() -> None:
-    """Give slack back to the system where the platform can."""
+    """Return slack to the operating system, where the platform can."""
     library = _glibc()
     if library is not None:
         library.malloc_trim(0)

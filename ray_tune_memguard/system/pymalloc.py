@@ -1,31 +1,22 @@
 """CPython's allocator for small objects (blocks of up to 512 bytes): how much it has and uses.
 
-The only interface is ``sys._debugmallocstats``, which prints to the C library's stderr. The text is
-caught in a file for that moment. The switches keep the GIL, so a Python thread gets in between only
-if the interpreter gives it its turn just then; what it, or native code, writes is passed on.
+CPython tells this in one way only: ``_PyObject_DebugMallocStats`` prints a table to a C stream.
+``sys._debugmallocstats`` calls it with the stderr of the process; here it is called with a stream
+in memory (POSIX ``open_memstream``), so that nothing else that is written to stderr is affected.
+The function is exported by CPython 3.10 to 3.13; where it or the stream is missing, the figure is
+not available.
 """
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
-import os
+import functools
 import re
-import sys
-import tempfile
 from dataclasses import dataclass
 
 _ROW = re.compile(rb"^# bytes in (allocated|available) blocks\s*=\s*([\d,]+)", re.MULTILINE)
 _ARENAS = re.compile(rb"^Total\s*=\s*([\d,]+)", re.MULTILINE)
 _UNUSED_POOLS = re.compile(rb"^\d+ unused pools \* \d+ bytes\s*=\s*([\d,]+)", re.MULTILINE)
-# Any line of the statistics.
-_STATISTICS = re.compile(
-    rb"(Small block threshold = \d+, in \d+ size classes\."
-    rb"|class +size +num pools +blocks in use +avail blocks|-[- ]+|arena map counts"
-    rb"| *\d+ +\d+ +\d+ +\d+ +\d+"
-    rb"|(# [a-z ]+|Total) *= +[\d,]+"
-    rb"|\s*\d+ (unused pools|arenas|free [\w -]+) \* \d+ bytes(/arena| each)? *= +[\d,]+)?\s*"
-)
 
 
 @dataclass(frozen=True)
@@ -37,38 +28,47 @@ class PymallocUse:
 
 
 def pymalloc_use() -> PymallocUse | None:
-    """What the allocator has; None where it does not tell (``PYTHONMALLOC=malloc``, no stderr)."""
-    report = getattr(sys, "_debugmallocstats", None)
-    if report is None:
-        return None
-    try:
-        with tempfile.TemporaryFile(buffering=0) as caught:
-            _call_into(caught.fileno(), report)
-            caught.seek(0)
-            text = caught.read()
-    except OSError:
-        return None
-    return _parse(text)
+    """What the allocator has; None where that is not available (``PYTHONMALLOC=malloc``, say)."""
+    text = _statistics()
+    return None if text is None else _parse(text)
 
 
-def _call_into(descriptor: int, report: object) -> None:
-    # Python's own `os.dup2` gives the GIL away.
-    switch = ctypes.PyDLL(None).dup2
-    before = os.dup(2)
+@functools.cache
+def _libraries() -> tuple[ctypes.CDLL, ctypes.PyDLL] | None:
+    """The C library and Python's own functions; None where one of those needed is missing."""
     try:
-        switch(descriptor, 2)
-        report()  # type: ignore[operator]
+        library = ctypes.CDLL(None)
+        library.open_memstream.restype = ctypes.c_void_p
+        library.fclose.argtypes = [ctypes.c_void_p]
+        library.free.argtypes = [ctypes.c_void_p]
+        # A `PyDLL` keeps the GIL: the allocator must not change while it is read.
+        python = ctypes.PyDLL(None)
+        python._PyObject_DebugMallocStats.argtypes = [ctypes.c_void_p]
+    except (AttributeError, OSError, TypeError):
+        return None
+    return library, python
+
+
+def _statistics() -> bytes | None:
+    """The table as CPython prints it."""
+    libraries = _libraries()
+    if libraries is None:
+        return None
+    library, python = libraries
+    text, size = ctypes.c_void_p(), ctypes.c_size_t()
+    stream = library.open_memstream(ctypes.byref(text), ctypes.byref(size))
+    if not stream:
+        return None
+    python._PyObject_DebugMallocStats(stream)
+    # Closing the stream sets the text and its size.
+    library.fclose(stream)
+    try:
+        return ctypes.string_at(text, size.value)
     finally:
-        switch(before, 2)
-        os.close(before)
+        library.free(text)
 
 
 def _parse(text: bytes) -> PymallocUse | None:
-    lines = text.splitlines(keepends=True)
-    strangers = b"".join(line for line in lines if not _STATISTICS.fullmatch(line))
-    if strangers:
-        with contextlib.suppress(OSError):
-            os.write(2, strangers)
     rows = {name: _number(digits) for name, digits in _ROW.findall(text)}
     arenas = _ARENAS.search(text)
     if arenas is None or rows.keys() != {b"allocated", b"available"}:

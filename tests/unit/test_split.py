@@ -165,19 +165,36 @@ def test_pymalloc_tells_what_is_in_use() -> None:
     del kept
 
 
-def test_nothing_is_printed_and_strangers_lines_are_passed_on() -> None:
+def test_stderr_is_left_alone_while_it_measures() -> None:
+    """A native crash message, or what a child forked just then writes, reaches the real stderr."""
     code = (
         "import os, sys\n"
-        "from ray_tune_memguard.system import pymalloc\n"
-        "report = sys._debugmallocstats\n"
-        "def both():\n"
-        "    os.write(2, b'a line of somebody else\\n')\n"
-        "    report()\n"
-        "sys._debugmallocstats = both\n"
-        "assert pymalloc.pymalloc_use().used > 0\n"
+        "from ray_tune_memguard.system.pymalloc import pymalloc_use\n"
+        "def watch(frame, event, called):\n"
+        "    os.write(2, b'.')\n"
+        "    if event in ('call', 'c_call'):\n"
+        "        if not os.fork():\n"
+        "            os.write(2, b'c')\n"
+        "            os._exit(0)\n"
+        "        os.wait()\n"
+        "    counts[event] = counts.get(event, 0) + 1\n"
+        "counts = {}\n"
+        "sys.setprofile(watch)\n"
+        "found = pymalloc_use()\n"
+        "sys.setprofile(None)\n"
+        "assert found.used > 0\n"
+        "print(sum(counts.values()), counts['call'] + counts['c_call'])\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
-    assert done.stderr == b"a line of somebody else\n"
+    writes, forks = map(int, done.stdout.split())
+    assert forks > 5
+    # Ending the profile is one event more.
+    assert (done.stderr.count(b"."), done.stderr.count(b"c")) == (writes, forks)
+
+
+def test_without_a_memory_stream_there_is_nothing_to_tell(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pymalloc, "_libraries", lambda: None)
+    assert pymalloc_use() is None
 
 
 def test_without_pymalloc_there_is_nothing_to_tell() -> None:
