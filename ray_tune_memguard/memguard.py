@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 from ray_tune_memguard import options as opt
+from ray_tune_memguard.adapter.handle import RunHandle
 from ray_tune_memguard.callbacks.base import GuardCallback
 from ray_tune_memguard.callbacks.object_growth_tracker import ObjectGrowthTracker
 from ray_tune_memguard.callbacks.rss_reporter import RssReporter
@@ -60,8 +61,9 @@ class MemGuard(GuardCallback):
         self, **info: Any
     ) -> None:
         self._begin()
+        run = RunHandle.of_caller()
         for part in self._parts:
-            part.setup(**info)
+            part.begin_run(run)
 
     def _begin(self) -> None:
         self._has_begun = self._has_news = False

@@ -1,153 +1,430 @@
-"""Says whether this Ray has what MemGuard needs of its private parts.
+"""The contract with Ray: every private name that this package uses, and what needs it.
 
-Everything outside this room may assume that what is listed here is there.
+One table, :data:`NAMES`. From it follow what a Ray lacks (:func:`probe`), which capabilities are
+therefore on, the containers that a spill releases trials from (:func:`retention_sites`), and the
+containers that a failed restore empties (:func:`emptied_by_rollback`). A public name is in it if
+this package overrides or replaces it. A test walks the source and fails on a private name that the
+table does not have.
 """
 
 from __future__ import annotations
 
+import functools
 import importlib
 import inspect
-from collections.abc import Callable, Iterable
-from typing import Any
+import sys
+import types
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
 
 import ray
 
-# Attributes of a TuneController that adopting it relies on, beyond the retainers.
-_CONTROLLER_ATTRIBUTES = (
-    "_trials",
-    "_live_trials",
-    "_stopped_trials",
-    "_failed_trials",
-    "_trials_to_cache",
-    "_trial_metadata",
-    "_trial_to_actor",
-    "_resetting_trials",
-    "_stop_queue",
-    "_callbacks",
-    "_scheduler_alg",
-    "_search_alg",
-    "_storage",
-    "_session_str",
-    "_actor_manager",
-    "_checkpoint_manager",
-    "_placeholder_resolvers",
-    "_pending_trials",
-    "_pending_trials_list",
-    "_paused_trials",
-    "_resources_to_pending_trials",
-)
-# Methods that are overridden or called, with the parameters they must take.
-_CONTROLLER_METHODS: dict[str, tuple[str, ...]] = {
-    "save_to_dir": (),
-    "get_trials": (),
-    "get_trial": ("tid",),
-    "is_finished": (),
-    "_wrapped": (),
-    "_maybe_add_actors": (),
-    "_get_trial_checkpoints": (),
-    "checkpoint": ("force", "wait"),
-    "__getstate__": (),
-    "__setstate__": ("state",),
-    "resume": ("resume_config",),
-    "_restore_trials": ("experiment_state",),
-    "_requeue_restored_trials": ("trials", "resume_config"),
+# Capabilities. Each is switched by the names that it needs, and by those of what it builds on.
+SPILL = "spill"
+UPLOADS = "uploads"
+TRAINABLES = "trainables"
+CHOOSE_TRIAL = "choose_trial"
+RELEASE_FUTURES = "release_futures"
+RELEASE_ORPHANED_TASKS = "release_orphaned_tasks"
+RELEASE_LIVE_TRIALS = "release_live_trials"
+RELEASE_RESETTING_TRIALS = "release_resetting_trials"
+RELEASE_DECISIONS = "release_decisions"
+RELEASE_LOG_KEYS = "release_log_keys"
+RELEASE_TENSORBOARD = "release_tensorboard"
+RELEASE_JSON_LOGGER = "release_json_logger"
+RELEASE_CSV_LOGGER = "release_csv_logger"
+RELEASE_REPORTER = "release_reporter"
+RELEASE_OLD_REPORTER = "release_old_reporter"
+RELEASE_MLFLOW = "release_mlflow"
+RELEASE_AIM = "release_aim"
+PROGRESS = "progress"
+LAZY_RESULTS = "lazy_results"
+BEST_TRIAL = "best_trial"
+OPEN = "open"
+RESUME = "resume"
+SEARCHER_CATCH_UP = "searcher_catch_up"
+RETENTION_SITES = "retention_sites"
+RAY_PROCESSES = "ray_processes"
+
+#: What is different in a run without the capability.
+WITHOUT: dict[str, str] = {
+    SPILL: "finished trials are not spilled, and memory grows as it does without MemGuard",
+    UPLOADS: "each upload copies the whole staging directory, as Ray does",
+    TRAINABLES: "Ray fetches the trainable again for each trial",
+    CHOOSE_TRIAL: "schedulers walk over all trials to choose the next one",
+    RELEASE_FUTURES: "results of a running trial stay in memory until it ends",
+    RELEASE_ORPHANED_TASKS: "tasks of actors that never started stay in memory",
+    RELEASE_LIVE_TRIALS: "errored trials stay in the set of live trials",
+    RELEASE_RESETTING_TRIALS: "trials whose reset failed stay in memory",
+    RELEASE_DECISIONS: "decisions about finished trials stay in memory",
+    RELEASE_LOG_KEYS: "keys of Ray's `log_once` stay in memory",
+    RELEASE_TENSORBOARD: "closed TensorBoard writers stay in memory",
+    RELEASE_JSON_LOGGER: "finished trials stay in the JSON logger",
+    RELEASE_CSV_LOGGER: "finished trials stay in the CSV logger",
+    RELEASE_REPORTER: "results of finished trials stay in the progress reporter",
+    RELEASE_OLD_REPORTER: "finished trials stay in the old progress reporter",
+    RELEASE_MLFLOW: "finished trials stay in the MLflow logger",
+    RELEASE_AIM: "finished trials stay in the Aim logger",
+    PROGRESS: "progress output reads all trials",
+    LAZY_RESULTS: "the results of all trials are loaded at the end of the run",
+    BEST_TRIAL: "the best result is looked for among all trials",
+    OPEN: "experiments are opened from the experiment state file, as Ray does",
+    RESUME: "experiments are resumed from the experiment state file, as Ray does",
+    SEARCHER_CATCH_UP: "a restored searcher is not told of trials that finished last",
+    RETENTION_SITES: "the memory of the run's parts is not measured",
+    RAY_PROCESSES: "other processes of Ray are not measured",
 }
-_MANAGER_ATTRIBUTES = (
-    "_tracked_actors_to_task_futures",
-    "_actor_task_events",
-    "_pending_actors_to_enqueued_actor_tasks",
-    "_pending_actors_to_attrs",
-)
-_STORAGE_ATTRIBUTES = (
-    "storage_filesystem",
-    "syncer",
-    "experiment_driver_staging_path",
-    "experiment_fs_path",
-)
-_MODULE_NAMES: dict[str, tuple[str, ...]] = {
-    "ray.train._internal.storage": (
-        "_FilesystemSyncer._sync_up_command",
-        "_pyarrow_fs_copy_files",
-        "_upload_to_fs_path",
-        "get_fs_and_path",
-    ),
-    "ray.tune.experiment.trial": ("_Location", "_TemporaryTrialState"),
-    "ray.tune.experimental.output": (
-        "TuneReporterBase._get_heartbeat",
-        "_get_trials_by_state",
-        "_get_trials_with_error",
-    ),
-    "ray.tune.progress_reporter": (
-        "TuneReporterBase._progress_str",
-        "JupyterNotebookReporter._progress_html",
-        "_get_trials_by_state",
-    ),
-    "ray.tune.analysis.experiment_analysis": (
-        "_find_newest_experiment_checkpoint",
-        "ExperimentAnalysis.get_best_trial",
-        "ExperimentAnalysis._load_trials",
-        "ExperimentAnalysis._fetch_trial_dataframe",
-        "ExperimentAnalysis._fetch_trial_dataframes",
-        "ExperimentAnalysis.get_all_configs",
-    ),
-    "ray.tune.execution.experiment_state": (
-        "_find_newest_experiment_checkpoint",
-        "_ExperimentCheckpointManager.sync_down_experiment_state",
-    ),
-    "ray.tune.impl.tuner_internal": ("TunerInternal",),
-    "ray.tune.execution.tune_controller": ("TuneController.resume",),
-    "ray.tune": ("ResumeConfig.ResumeType.SKIP",),
-    "ray.tune.search": ("SearchGenerator", "BasicVariantGenerator"),
-    "ray.tune.result_grid": ("ResultGrid.__init__", "ResultGrid._trial_to_result"),
+_BUILDS_ON: dict[str, tuple[str, ...]] = {
+    UPLOADS: (SPILL,),
+    TRAINABLES: (SPILL,),
+    CHOOSE_TRIAL: (SPILL,),
+    RESUME: (SPILL,),
+    SEARCHER_CATCH_UP: (RESUME,),
+    **{name: (SPILL,) for name in WITHOUT if name.startswith("release_")},
 }
 
-
-def missing_names(controller: Any) -> list[str]:
-    """What of the above this Ray does not have, as readable names; empty on a known Ray."""
-    kind = type(controller).__name__
-    missing = [f"{kind}.{name}" for name in _lacks(controller, _CONTROLLER_ATTRIBUTES)]
-    for name, parameters in _CONTROLLER_METHODS.items():
-        if not _takes(getattr(type(controller), name, None), parameters):
-            missing.append(f"{kind}.{name}({', '.join(parameters)})")
-    storage = getattr(controller, "_storage", None)
-    missing += [f"StorageContext.{name}" for name in _lacks(storage, _STORAGE_ATTRIBUTES)]
-    saver = getattr(controller, "_checkpoint_manager", None)
-    missing += [f"_ExperimentCheckpointManager.{name}" for name in _lacks(saver, ("_storage",))]
-    manager = getattr(controller, "_actor_manager", None)
-    missing += [f"{type(manager).__name__}.{name}" for name in _lacks(manager, _MANAGER_ATTRIBUTES)]
-    return missing + missing_module_names()
+Key = Literal["trial", "trial_id"]
 
 
-def missing_module_names() -> list[str]:
-    """The part of :func:`missing_names` for which no sweep is needed."""
+@dataclass(frozen=True)
+class PrivateName:
+    """One name, and the capabilities that are off without it.
+
+    Attributes:
+        owner: ``module``, of a module's global; or ``module:Class``, of an attribute or method of
+            that class or its instances.
+        name: the attribute, method or global.
+        needed_by: capabilities.
+        takes: for a method or function, the names of its first parameters; None for the rest.
+        released: for a container that keeps finished trials for ever, what its keys are.
+        emptied: whether the rollback of a restore empties the container.
+        optional: the module is used only where it is in use already.
+    """
+
+    owner: str
+    name: str
+    needed_by: tuple[str, ...]
+    takes: tuple[str, ...] | None = None
+    released: Key | None = None
+    emptied: bool = False
+    optional: bool = False
+
+    @property
+    def module(self) -> str:
+        return self.owner.partition(":")[0]
+
+    @property
+    def class_name(self) -> str:
+        return self.owner.partition(":")[2]
+
+    def __str__(self) -> str:
+        owner = self.class_name or self.module
+        return f"{owner}.{self.name}" + (f"({', '.join(self.takes)})" if self.takes else "")
+
+    def owner_class(self) -> type | None:
+        """The class, if its module is in use. Nothing is imported for it."""
+        found = getattr(sys.modules.get(self.module), self.class_name, None)
+        return found if isinstance(found, type) else None
+
+
+def _of(
+    owner: str,
+    needed_by: str | tuple[str, ...],
+    *names: str,
+    released: Key | None = None,
+    emptied: bool = False,
+    optional: bool = False,
+) -> list[PrivateName]:
+    """Several attributes or globals of one owner. A method is written with its parameters."""
+    capabilities = (needed_by,) if isinstance(needed_by, str) else needed_by
+    rows = []
+    for written in names:
+        name, bracket, parameters = written.rstrip(")").partition("(")
+        takes = tuple(filter(None, parameters.split(", "))) if bracket else None
+        rows.append(PrivateName(owner, name, capabilities, takes, released, emptied, optional))
+    return rows
+
+
+CONTROLLER = "ray.tune.execution.tune_controller:TuneController"
+_CHECKPOINTS = "ray.tune.execution.experiment_state:_ExperimentCheckpointManager"
+_ACTORS = "ray.air.execution._internal.actor_manager:RayActorManager"
+_EVENTS = "ray.air.execution._internal.event_manager:RayEventManager"
+_CALLBACKS = "ray.tune.callback:CallbackList"
+_STORAGE = "ray.train._internal.storage"
+_CONTEXT = "ray.train._internal.storage:StorageContext"
+_SYNCER = "ray.train._internal.storage:_FilesystemSyncer"
+_TRIALS = "ray.tune.experiment.trial"
+_TRIAL = "ray.tune.experiment.trial:Trial"
+_METADATA = "ray.tune.experiment.trial:_TrainingRunMetadata"
+_REGISTRY = "ray.tune.registry"
+_REGISTERED = "ray.tune.registry:_Registry"
+_NEW_OUTPUT = "ray.tune.experimental.output"
+_OLD_OUTPUT = "ray.tune.progress_reporter"
+_ANALYSIS = "ray.tune.analysis.experiment_analysis"
+_EXPERIMENT_ANALYSIS = "ray.tune.analysis.experiment_analysis:ExperimentAnalysis"
+_GRID = "ray.tune.result_grid:ResultGrid"
+_TUNER = "ray.tune.impl.tuner_internal:TunerInternal"
+_GENERATOR = "ray.tune.search.search_generator:SearchGenerator"
+_OLD_REPORTER = "ray.tune.progress_reporter:TrialProgressCallback"
+
+NAMES: tuple[PrivateName, ...] = (
+    # The controller of a run.
+    *_of(CONTROLLER, SPILL, "_trials", "_storage", "_session_str", "_trial_to_actor"),
+    *_of(CONTROLLER, SPILL, "_stop_queue", "_callbacks", "_search_alg", "_checkpoint_manager"),
+    *_of(CONTROLLER, SPILL, "_scheduler_alg", "save_to_dir()", "get_trial(tid)", "is_finished()"),
+    *_of(CONTROLLER, SPILL, "_get_trial_checkpoints()", "checkpoint(force, wait)"),
+    *_of(CONTROLLER, SPILL, "experiment_state_file_name", "experiment_state_path"),
+    *_of(CONTROLLER, SPILL, "_stopped_trials", "_failed_trials", released="trial", emptied=True),
+    *_of(CONTROLLER, SPILL, "_trials_to_cache", released="trial", emptied=True),
+    *_of(CONTROLLER, SPILL, "_trial_metadata", released="trial_id", emptied=True),
+    *_of(CONTROLLER, CHOOSE_TRIAL, "get_trials()", "_maybe_add_actors()"),
+    *_of(
+        CONTROLLER,
+        (RELEASE_LIVE_TRIALS, RESUME),
+        "_live_trials",
+        released="trial",
+        emptied=True,
+    ),
+    *_of(CONTROLLER, RELEASE_RESETTING_TRIALS, "_resetting_trials", released="trial"),
+    *_of(
+        CONTROLLER,
+        RELEASE_DECISIONS,
+        "_cached_trial_decisions",
+        "_queued_trial_decisions",
+        released="trial_id",
+    ),
+    *_of(CONTROLLER, RESUME, "_pending_trials", "_pending_trials_list", emptied=True),
+    *_of(CONTROLLER, RESUME, "_paused_trials", "_resources_to_pending_trials", emptied=True),
+    *_of(CONTROLLER, RESUME, "_placeholder_resolvers", "_wrapped()", "resume(resume_config)"),
+    *_of(CONTROLLER, RESUME, "_restore_trials(experiment_state)", "__setstate__(state)"),
+    *_of(CONTROLLER, RESUME, "_requeue_restored_trials(trials, resume_config)"),
+    *_of(CONTROLLER, (RELEASE_FUTURES, RELEASE_ORPHANED_TASKS), "_actor_manager"),
+    *_of(CONTROLLER, RETENTION_SITES, "_actor_manager", "_reuse_actors"),
+    *_of(_CALLBACKS, (SPILL, RETENTION_SITES), "_callbacks"),
+    *_of(_CHECKPOINTS, UPLOADS, "_storage"),
+    *_of(_CHECKPOINTS, RESUME, "sync_down_experiment_state()"),
+    # The scheduler that another one wraps.
+    *_of(
+        "ray.tune.schedulers.resource_changing_scheduler:ResourceChangingScheduler",
+        CHOOSE_TRIAL,
+        "_base_scheduler",
+    ),
+    # Its actors.
+    *_of(_ACTORS, RELEASE_FUTURES, "_tracked_actors_to_task_futures", "_actor_task_events"),
+    *_of(_EVENTS, RELEASE_FUTURES, "_tracked_futures"),
+    *_of(_ACTORS, RELEASE_ORPHANED_TASKS, "_pending_actors_to_enqueued_actor_tasks"),
+    *_of(_ACTORS, RELEASE_ORPHANED_TASKS, "_pending_actors_to_attrs"),
+    # Storage and uploads.
+    *_of(_CONTEXT, SPILL, "storage_filesystem", "experiment_driver_staging_path"),
+    *_of(_CONTEXT, SPILL, "experiment_fs_path", "syncer"),
+    *_of(_CONTEXT, RESUME, "_timestamp"),
+    *_of(_STORAGE, UPLOADS, "_pyarrow_fs_copy_files", "_upload_to_fs_path"),
+    *_of(_STORAGE, OPEN, "get_fs_and_path"),
+    *_of(_SYNCER, UPLOADS, "_sync_up_command(local_path, uri, exclude)", "_sync_process"),
+    # A trial, taken apart and put together.
+    *_of(_TRIALS, SPILL, "_Location", "_TemporaryTrialState"),
+    *_of(_TRIAL, SPILL, "_default_result_or_future", "_state_json", "_nonjson_fields"),
+    *_of(_TRIAL, SPILL, "temporary_state", "run_metadata"),
+    *_of(_METADATA, SPILL, "_cached_json"),
+    # The trainable of a run.
+    *_of(_REGISTRY, TRAINABLES, "_global_registry", "TRAINABLE_CLASS"),
+    *_of(_REGISTERED, TRAINABLES, "get(category, key)", "contains(category, key)"),
+    *_of(_REGISTERED, TRAINABLES, "register(category, key)", "unregister(category, key)"),
+    # Progress output.
+    *_of(_NEW_OUTPUT, PROGRESS, "_get_trials_by_state(trials)", "_get_trials_with_error(trials)"),
+    *_of(f"{_NEW_OUTPUT}:TuneReporterBase", PROGRESS, "_get_heartbeat(trials)", "_metric"),
+    *_of(_OLD_OUTPUT, PROGRESS, "_get_trials_by_state(trials)"),
+    *_of(f"{_OLD_OUTPUT}:TuneReporterBase", PROGRESS, "_progress_str(trials)", "_metric"),
+    *_of(f"{_OLD_OUTPUT}:TuneReporterBase", PROGRESS, "_sort_by_metric", "_inferred_metrics"),
+    *_of(f"{_OLD_OUTPUT}:JupyterNotebookReporter", PROGRESS, "_progress_html(trials)"),
+    # Results.
+    *_of(_EXPERIMENT_ANALYSIS, LAZY_RESULTS, "_fetch_trial_dataframe(trial)"),
+    *_of(_EXPERIMENT_ANALYSIS, LAZY_RESULTS, "_fetch_trial_dataframes()", "_trial_dataframes"),
+    *_of(_EXPERIMENT_ANALYSIS, LAZY_RESULTS, "get_all_configs(prefix)", "_configs"),
+    *_of(_GRID, LAZY_RESULTS, "__init__(experiment_analysis)", "_trial_to_result(trial)"),
+    *_of(_GRID, LAZY_RESULTS, "_experiment_analysis", "_results"),
+    *_of(
+        _EXPERIMENT_ANALYSIS,
+        BEST_TRIAL,
+        "get_best_trial(metric, mode, scope, filter_nan_and_inf)",
+    ),
+    # Opening and resuming.
+    *_of(_EXPERIMENT_ANALYSIS, OPEN, "_load_trials()", "_fs", "_experiment_fs_path"),
+    *_of(_EXPERIMENT_ANALYSIS, OPEN, "_experiment_json_fs_path"),
+    *_of(_ANALYSIS, OPEN, "_find_newest_experiment_checkpoint(experiment_path, fs)"),
+    *_of(
+        "ray.tune.execution.experiment_state",
+        (OPEN, RESUME),
+        "_find_newest_experiment_checkpoint(experiment_path, fs)",
+    ),
+    *_of(_TUNER, RESUME, "_experiment_analysis"),
+    *_of(_GENERATOR, SEARCHER_CATCH_UP, "_counter"),
+    # What else keeps finished trials.
+    *_of(
+        "ray.tune.logger.json:JsonLoggerCallback",
+        RELEASE_JSON_LOGGER,
+        "_trial_configs",
+        released="trial",
+    ),
+    *_of(
+        "ray.tune.logger.csv:CSVLoggerCallback",
+        RELEASE_CSV_LOGGER,
+        "_trial_continue",
+        released="trial",
+    ),
+    *_of(
+        f"{_NEW_OUTPUT}:ProgressReporter",
+        RELEASE_REPORTER,
+        "_trial_last_printed_results",
+        released="trial_id",
+    ),
+    *_of(
+        _OLD_REPORTER,
+        RELEASE_OLD_REPORTER,
+        "_completed_trials",
+        "_last_print",
+        "_last_print_iteration",
+        "_last_result_str",
+        released="trial",
+    ),
+    *_of(
+        "ray.air.integrations.mlflow:MLflowLoggerCallback",
+        RELEASE_MLFLOW,
+        "_trial_runs",
+        released="trial",
+        optional=True,
+    ),
+    *_of(
+        "ray.tune.logger.aim:AimLoggerCallback",
+        RELEASE_AIM,
+        "_trial_to_run",
+        released="trial",
+        optional=True,
+    ),
+    *_of("ray.util.debug", RELEASE_LOG_KEYS, "_logged", optional=True),
+    *_of("tensorboardX.writer", RELEASE_TENSORBOARD, "atexit", optional=True),
+    *_of(
+        "tensorboardX.event_file_writer:EventFileWriter",
+        RELEASE_TENSORBOARD,
+        "_closed",
+        optional=True,
+    ),
+    # Other processes of Ray.
+    *_of("ray._private.worker", RAY_PROCESSES, "_global_node"),
+)
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What this Ray allows.
+
+    Attributes:
+        on: the capabilities whose names are all there.
+        missing: the names that are not.
+    """
+
+    on: frozenset[str]
+    missing: tuple[PrivateName, ...] = ()
+
+    def __contains__(self, capability: str) -> bool:
+        return capability in self.on
+
+    def warning(self) -> str | None:
+        """What a user should know; None if this Ray has everything."""
+        if not self.missing:
+            return None
+        lost = [name for name in WITHOUT if any(name in row.needed_by for row in self.missing)]
+        effects = "; ".join(f"{name} ({WITHOUT[name]})" for name in lost)
+        return (
+            f"Ray {ray.__version__} lacks {', '.join(dict.fromkeys(map(str, self.missing)))}, "
+            f"which this version of ray-tune-memguard needs for: {effects}. "
+            "Everything else works as usual."
+        )
+
+
+def probe(controller: object | None = None) -> Capabilities:
+    """Find out what this Ray allows.
+
+    Args:
+        controller: of the run, whose parts are then looked at themselves: one of them may be a
+            stand-in for Ray's class.
+    """
+    parts = _parts(controller)
+    missing = tuple(row for row in NAMES if not is_there(row, parts.get(row.owner)))
+    off = {capability for row in missing for capability in row.needed_by}
+    while more := {name for name, base in _BUILDS_ON.items() if off.intersection(base)} - off:
+        off |= more
+    return Capabilities(frozenset(WITHOUT) - off, missing)
+
+
+def is_there(row: PrivateName, part: object | None = None) -> bool:
+    """Whether this Ray has a name.
+
+    Args:
+        row: the name.
+        part: the object of the run that must have it, if there is one.
+    """
+    if row.optional and row.module not in sys.modules:
+        return True
+    try:
+        owner = importlib.import_module(row.module)
+        if row.class_name and part is None:
+            owner = getattr(owner, row.class_name)
+    except (ImportError, AttributeError):
+        return False
+    if row.takes is not None:
+        return _takes(getattr(type(part) if part is not None else owner, row.name, None), row)
+    if part is not None:
+        return hasattr(part, row.name)
+    # What methods set on instances is found among the names in their code.
+    is_set = isinstance(owner, type) and row.name in _names_in_methods(owner)
+    return hasattr(owner, row.name) or is_set
+
+
+def retention_sites(owner: str | None = None) -> list[PrivateName]:
+    """The containers that keep finished trials for ever; of one ``owner``, or of callbacks."""
     return [
-        f"{module}.{name}"
-        for module, names in _MODULE_NAMES.items()
-        for name in names
-        if not _has_name(module, name)
+        row
+        for row in NAMES
+        if row.released is not None and (row.owner == owner if owner else row.owner != CONTROLLER)
     ]
 
 
-def ray_version() -> str:
-    return str(ray.__version__)
+def emptied_by_rollback() -> list[str]:
+    """The controller's containers that are emptied when a restore is rolled back."""
+    return list(dict.fromkeys(row.name for row in NAMES if row.emptied))
 
 
-def _lacks(owner: Any, names: Iterable[str]) -> list[str]:
-    return [name for name in names if not hasattr(owner, name)]
+def _parts(controller: object | None) -> dict[str, object]:
+    """The objects of a run by the owner whose names they must have."""
+    manager = getattr(controller, "_actor_manager", None)
+    found = {
+        CONTROLLER: controller,
+        _CHECKPOINTS: getattr(controller, "_checkpoint_manager", None),
+        _CALLBACKS: getattr(controller, "_callbacks", None),
+        _CONTEXT: getattr(controller, "_storage", None),
+        _ACTORS: manager,
+        _EVENTS: getattr(manager, "_actor_task_events", None),
+    }
+    return {owner: part for owner, part in found.items() if part is not None}
 
 
-def _takes(method: Callable[..., Any] | None, parameters: tuple[str, ...]) -> bool:
-    if not callable(method):
+def _takes(function: object, row: PrivateName) -> bool:
+    if not callable(function):
         return False
-    known = list(inspect.signature(method).parameters)[1:]
-    return tuple(known[: len(parameters)]) == parameters
+    known = [name for name in inspect.signature(function).parameters if name != "self"]
+    takes = row.takes or ()
+    return tuple(known[: len(takes)]) == takes
 
 
-def _has_name(module_name: str, dotted: str) -> bool:
-    try:
-        found: Any = importlib.import_module(module_name)
-        for part in dotted.split("."):
-            found = getattr(found, part)
-    except (ImportError, AttributeError):
-        return False
-    return True
+@functools.cache
+def _names_in_methods(owner: type) -> frozenset[str]:
+    functions: Iterable[object] = (
+        getattr(value, "fget", value) for base in owner.__mro__ for value in vars(base).values()
+    )
+    found: set[str] = set()
+    for function in functions:
+        if isinstance(function, types.FunctionType):
+            found.update(function.__code__.co_names)
+    return frozenset(found)

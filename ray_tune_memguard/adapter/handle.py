@@ -1,7 +1,7 @@
-"""The door to Ray's private parts: all that the callbacks use of this room.
+"""A run as a callback sees it, and what needs no run: opening experiments, patching Ray.
 
-Importing it needs nothing private of Ray's; the rest of the room is imported once the probe has
-said that this Ray is known.
+Importing this module needs nothing private of Ray's. The rest of the package ``adapter`` is
+imported once the contract has said that its names are there.
 """
 
 from __future__ import annotations
@@ -12,69 +12,185 @@ import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from ray_tune_memguard.adapter import contract as probe
+from ray_tune_memguard.adapter import contract
+from ray_tune_memguard.adapter.contract import Capabilities
 from ray_tune_memguard.notices import Notices
 
 if TYPE_CHECKING:
+    from pyarrow.fs import FileSystem
     from ray.tune import ResultGrid
+    from ray.tune.execution.tune_controller import TuneController
+    from ray.tune.experiment import Trial
 
     from ray_tune_memguard.adapter.run.spiller import Sweep
 
-# By controller: which callback of ours does which part. So two guards do not both act. Weakly, as
-# a callback refers to the controller.
-_claims: weakref.WeakKeyDictionary[Any, dict[str, weakref.ref[Any]]] = weakref.WeakKeyDictionary()
+# By controller: which callback of ours does which job, so that two callbacks do not both do it.
+# Weakly, because a callback refers to the controller.
+_claims: weakref.WeakKeyDictionary[TuneController, dict[str, weakref.ref[object]]] = (
+    weakref.WeakKeyDictionary()
+)
 
 
-def controller() -> Any | None:
-    """The controller of the sweep whose hook is being called; None on a Ray we do not know."""
-    try:
-        from ray_tune_memguard.adapter.paths import calling_controller
-    except ImportError:
-        return None
-    return calling_controller()
+class RunHandle:
+    """One run of an experiment. A callback makes its handle in ``setup`` and keeps it.
+
+    The handle refers to the run's controller weakly: the controller refers to the callback.
+
+    Attributes:
+        capabilities: what this Ray allows.
+    """
+
+    def __init__(self, controller: TuneController | None, capabilities: Capabilities) -> None:
+        self._controller = None if controller is None else weakref.ref(controller)
+        self.capabilities = capabilities
+
+    @classmethod
+    def of_caller(cls) -> RunHandle:
+        """The run whose controller is calling a hook; Ray passes the controller to none."""
+        try:
+            from ray_tune_memguard.adapter.paths import calling_controller
+        except ImportError:  # A Ray without this controller.
+            return cls(None, contract.probe())
+        controller = calling_controller()
+        return cls(controller, contract.probe(controller))
+
+    @property
+    def controller(self) -> TuneController | None:
+        """The controller; None if the hook was called by something else, or the run is gone."""
+        return None if self._controller is None else self._controller()
+
+    @property
+    def can_spill(self) -> bool:
+        return self.controller is not None and contract.SPILL in self.capabilities
+
+    def warning(self) -> str | None:
+        """What the user should know about this Ray; None if it has all that is needed."""
+        if self.controller is None and not self.capabilities.missing:
+            return (
+                "No Ray Tune controller is calling this callback: finished trials stay in memory."
+            )
+        return self.capabilities.warning()
+
+    def claim(self, job: str, owner: object) -> bool:
+        """Whether ``owner`` is the one that does ``job`` in this run: the first to ask is."""
+        controller = self.controller
+        if controller is None:
+            return True
+        jobs = _claims.setdefault(controller, {})
+        if job not in jobs or jobs[job]() is None:
+            jobs[job] = weakref.ref(owner)
+        return jobs[job]() is owner
+
+    def is_spilling(self) -> bool:
+        """Whether finished trials of the run are spilled."""
+        controller = self.controller
+        if controller is None or contract.SPILL not in self.capabilities:
+            return False
+        from ray_tune_memguard.adapter.run.controller import adoption_of
+
+        return adoption_of(controller) is not None
+
+    def reuses_actors(self) -> bool | None:
+        """Whether the run reuses actors; None if this Ray does not say."""
+        return getattr(self.controller, "_reuse_actors", None)
+
+    def store_directory(self) -> Path:
+        """Where the run's trial store goes unless the user wants it elsewhere."""
+        from ray_tune_memguard.adapter import paths
+
+        assert self.controller is not None
+        return paths.store_directory(self.controller)
+
+    def open_spiller(self, directory: Path, notices: Notices) -> Sweep:
+        """Begin to spill the run's finished trials.
+
+        Args:
+            directory: where the trial store is created, unless the run was resumed with one.
+            notices: where warnings go.
+
+        Raises:
+            OSError, sqlite3.OperationalError: the trial store cannot be created.
+        """
+        from ray_tune_memguard.adapter.run.spiller import Sweep
+
+        controller = self.controller
+        assert controller is not None
+        resumed = Sweep.of(controller)
+        if resumed is not None:
+            resumed.report_to(notices)
+            return resumed
+        return Sweep.begin(controller, directory, notices)
+
+    def retention_sites(self) -> ModuleType | None:
+        """The module that knows who can hold memory; None on a Ray that it does not know."""
+        if self.controller is None or contract.RETENTION_SITES not in self.capabilities:
+            return None
+        from ray_tune_memguard.adapter import retention_sites
+
+        return retention_sites
+
+    def ray_session(self) -> str | None:
+        """The name of this driver's Ray session, which its processes have in their commands."""
+        if contract.RAY_PROCESSES not in self.capabilities:
+            return None
+        from ray._private import worker
+
+        node = worker._global_node
+        return None if node is None else Path(node.get_session_dir_path()).name
+
+    def report_path(self, trials: Sequence[Trial], kind: str, suffix: str) -> Path | None:
+        """Where a report about the run goes.
+
+        Args:
+            trials: those of the run. On a Ray whose names we do not know, their path is all there
+                is.
+            kind: how the file's name begins.
+            suffix: how it ends.
+
+        Returns:
+            The path; None if the run has no trials yet and this Ray does not say more.
+        """
+        controller = self.controller
+        if controller is not None and contract.SPILL in self.capabilities:
+            from ray_tune_memguard.adapter import paths
+
+            session = paths.session_name(controller)
+            return paths.report_directory(controller) / f"{kind}-{session}{suffix}"
+        experiment = getattr(trials[0], "local_experiment_path", None) if trials else None
+        name = time.strftime(f"{kind}-%Y-%m-%d_%H-%M-%S{suffix}")
+        return Path(experiment, "memguard", name) if experiment else None
 
 
-def claim(part: str, owner: object) -> bool:
-    """Whether ``owner`` is the one that does ``part`` for the calling sweep; the first is."""
-    sweep = controller()
-    if sweep is None:
-        return True
-    return _claims.setdefault(sweep, {}).setdefault(part, weakref.ref(owner))() is owner
+def disk_errors() -> tuple[type[Exception], ...]:
+    """What a disk that is full, gone or read-only raises, here or inside SQLite."""
+    return (OSError, sqlite3.OperationalError)
 
 
-def unknown_ray() -> str | None:
-    """Why this Ray's sweeps are left alone; None if it is one that we know."""
-    sweep = controller()
-    if sweep is None:
-        missing = ["a TuneController that calls Callback.setup"]
-    else:
-        missing = probe.missing_names(sweep)
-    if not missing:
-        return None
-    return (
-        f"Ray {probe.ray_version()} is not one that this version knows; it lacks "
-        f"{', '.join(missing)}. Finished trials are not spilled and memory grows as it does "
-        "without MemGuard; RSS is still reported."
-    )
+def is_users_type(full_name: str) -> bool:
+    """Whether a type of this name is neither Ray's nor a library's."""
+    from ray_tune_memguard.adapter.retention_sites import is_users_module
+
+    return is_users_module(full_name.rpartition(".")[0])
 
 
 def install_patches() -> None:
-    """Let Ray open and resume experiments that have a trial store; on a Ray we know."""
-    if not probe.missing_module_names():
+    """Let Ray open and resume experiments that have a trial store, as far as this Ray allows."""
+    if not contract.probe().missing:
         from ray_tune_memguard.adapter.analysis import patches
 
         patches.install()
 
 
-def open_experiment(path: str, metric: str | None, mode: str | None, filesystem: Any) -> ResultGrid:
+def open_experiment(
+    path: str, metric: str | None, mode: str | None, filesystem: FileSystem | None
+) -> ResultGrid:
     """See :func:`ray_tune_memguard.opening.open_experiment`."""
     from ray.tune import ExperimentAnalysis, ResultGrid
 
-    if probe.missing_module_names():
-        trials = None
-    else:
+    trials = None
+    if contract.OPEN in contract.probe():
         from ray_tune_memguard.adapter.restore import experiments
 
         trials = experiments.trials_of(path, filesystem)
@@ -86,77 +202,3 @@ def open_experiment(path: str, metric: str | None, mode: str | None, filesystem:
         default_mode=mode,
     )
     return ResultGrid(analysis)
-
-
-def ray_session() -> str | None:
-    """The name of this driver's Ray session, which is in the command lines of its processes."""
-    try:
-        from ray._private import worker
-
-        node: Any = worker._global_node
-        return Path(node.get_session_dir_path()).name
-    except (AttributeError, ImportError):
-        return None
-
-
-def is_pruned(sweep_controller: Any | None) -> bool:
-    """Whether finished trials of the sweep are spilled."""
-    if sweep_controller is None or probe.missing_module_names():
-        return False
-    from ray_tune_memguard.adapter.run.controller import adoption_of
-
-    return adoption_of(sweep_controller) is not None
-
-
-def store_directory(sweep_controller: Any) -> Path:
-    from ray_tune_memguard.adapter import paths
-
-    return paths.store_directory(sweep_controller)
-
-
-def open_sweep(sweep_controller: Any, directory: Path, notices: Notices) -> Sweep:
-    """Adopt the sweep. Raises one of :func:`disk_errors` if its store cannot be made."""
-    from ray_tune_memguard.adapter.run.spiller import Sweep
-
-    resumed = Sweep.of(sweep_controller)
-    if resumed is not None:
-        resumed.report_to(notices)
-        return resumed
-    return Sweep.begin(sweep_controller, directory, notices)
-
-
-def disk_errors() -> tuple[type[Exception], ...]:
-    """What a disk that is full, gone or read-only raises, here or inside SQLite."""
-    return (OSError, sqlite3.OperationalError)
-
-
-def holders() -> ModuleType | None:
-    """The room's knowledge of who can hold memory; None on a Ray we do not know."""
-    if unknown_ray() is not None:
-        return None
-    from ray_tune_memguard.adapter import retention_sites as known
-
-    return known
-
-
-def is_users_type(full_name: str) -> bool:
-    """Whether a type of this name is neither Ray's nor a library's; False if that is not known."""
-    known = holders()
-    return known is not None and bool(known.is_users_module(full_name.rpartition(".")[0]))
-
-
-def report_path(trials: Sequence[Any], kind: str, suffix: str) -> Path | None:
-    """Where a report on the calling sweep goes; None where this Ray does not tell.
-
-    ``trials``: those of the sweep. On a Ray we do not know their public path is all there is.
-    ``kind`` and ``suffix``: how the file's name begins and ends.
-    """
-    try:
-        from ray_tune_memguard.adapter import paths
-
-        sweep = controller()
-        return paths.report_directory(sweep) / f"{kind}-{paths.session_name(sweep)}{suffix}"
-    except (ImportError, AttributeError):
-        experiment = getattr(trials[0], "local_experiment_path", None) if trials else None
-        name = time.strftime(f"{kind}-%Y-%m-%d_%H-%M-%S{suffix}")
-        return Path(experiment, "memguard", name) if experiment else None

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from ray.tune import Callback
 
+from ray_tune_memguard.adapter.handle import RunHandle
 from ray_tune_memguard.notices import Notices, logger, show_lines
 
 Hook = TypeVar("Hook", bound=Callable[..., Any])
@@ -42,9 +43,14 @@ class GuardCallback(Callback):
     def setup(  # type: ignore[override]
         self, **info: Any
     ) -> None:
-        """Begin a sweep. Called by Ray; what was left of an earlier one is forgotten."""
+        """Begin a run. Called by Ray; the state of an earlier run is forgotten."""
+        self.begin_run(RunHandle.of_caller())
+
+    def begin_run(self, run: RunHandle) -> None:
+        """Begin this run."""
         show_lines()
         before = set(self.__dict__)
+        self.run = run
         self.notices = Notices()
         self.active = True
         self.begin_safely()

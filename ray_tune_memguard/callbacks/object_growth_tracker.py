@@ -157,14 +157,14 @@ class ObjectGrowthTracker(CountingCallback):
         self._diagnosis_path: Path | None = None
         self._last_diagnosis: Diagnosis | None = None
         self._sampler: GrowthSampler | None = None
-        if not entry.claim("growth", self):
+        if not self.run.claim("growth", self):
             self.active = False
             self.notices.remark(
                 "second",
                 "ObjectGrowthTracker: another one follows this sweep; this one steps aside.",
             )
         else:
-            self._sampler = GrowthSampler(entry.ray_session())
+            self._sampler = GrowthSampler(self.run)
 
     # What a user calls.
 
@@ -301,9 +301,8 @@ class ObjectGrowthTracker(CountingCallback):
 
     def _rank(self) -> Diagnosis:
         sampler = self._sampler
-        controller = None if sampler is None else sampler.controller
-        reuse = getattr(controller, "_reuse_actors", None)
-        pruned = entry.is_pruned(controller)
+        reuse = self.run.reuses_actors()
+        pruned = self.run.is_spilling()
         known = {} if sampler is None else sampler.known
         return rank(self._series, known, Circumstances(reuse, pruned))
 
@@ -401,9 +400,9 @@ class ObjectGrowthTracker(CountingCallback):
 
     def _open_files(self, trials: list[Any]) -> None:
         if self._file is None:
-            rows = entry.report_path(trials, "growth", ".csv")
+            rows = self.run.report_path(trials, "growth", ".csv")
             self._file = None if rows is None else GrowthFile(rows)
-            self._diagnosis_path = entry.report_path(trials, "diagnosis", ".json")
+            self._diagnosis_path = self.run.report_path(trials, "diagnosis", ".json")
 
     def _write(self, trials: int, results: int, found: Sample) -> None:
         if self._file is None:

@@ -6,7 +6,6 @@ import time
 from typing import Any
 
 from ray_tune_memguard import options as opt
-from ray_tune_memguard.adapter import handle as entry
 from ray_tune_memguard.callbacks.base import guarded
 from ray_tune_memguard.callbacks.counting import CountingCallback
 from ray_tune_memguard.notices import logger
@@ -56,7 +55,7 @@ class RssReporter(CountingCallback):
         self._last_trials = 0
         self._last_time = time.monotonic()
         self._series: RssSeries | None = None
-        if not entry.claim("RSS reports", self):
+        if not self.run.claim("RSS reports", self):
             self.active = False
             self.notices.remark(
                 "second", "RssReporter: another one reports on this sweep; this one steps aside."
@@ -90,7 +89,7 @@ class RssReporter(CountingCallback):
         self._last_trials = done.total
         self._last_time = time.monotonic()
         if self._series is None:
-            self._series = RssSeries(entry.report_path(trials, "rss", ".csv"))
+            self._series = RssSeries(self.run.report_path(trials, "rss", ".csv"))
         try:
             self._series.add(point)
             self.notices.again("series")

@@ -84,18 +84,19 @@ class TrialPruner(GuardCallback):
         self._results_since_trim = 0
         self._spill_at = self._retry_at = 0.0
         self._retry_after = _FIRST_RETRY_S
-        unknown = entry.unknown_ray()
-        if unknown is not None:
-            self.active = False
-            self.notices.warn("unknown", f"TrialPruner leaves this sweep alone: {unknown}")
-        elif not entry.claim("spilling", self):
+        if not self.run.claim("spilling", self):
             self.active = False
             self.notices.remark(
-                "second", "TrialPruner: another one prunes this sweep; this one steps aside."
+                "second", "Another TrialPruner is already active; this instance is disabled."
             )
-        else:
-            self._controller = entry.controller()
+            return
+        missing = self.run.warning()
+        if missing is not None:
+            self.notices.warn("missing", missing)
+        if self.run.can_spill:
             self._try_to(self._open)
+        else:
+            self.active = False
 
     @guarded
     def on_trial_result(
@@ -129,7 +130,7 @@ class TrialPruner(GuardCallback):
         if self._sweep is not None:
             self._try_to(self._spill_waiting)
             self._try_to(self._sweep.close)
-        self._sweep = self._controller = None
+        self._sweep = None
         self._waiting = []
         if self.trim_slack_mib is not None:
             allocator.trim()
@@ -151,10 +152,10 @@ class TrialPruner(GuardCallback):
             self._retry_after = _FIRST_RETRY_S
 
     def _directory(self) -> Path:
-        return self.spill_dir or entry.store_directory(self._controller)
+        return self.spill_dir or self.run.store_directory()
 
     def _open(self) -> None:
-        self._sweep = entry.open_sweep(self._controller, self._directory(), self.notices)
+        self._sweep = self.run.open_spiller(self._directory(), self.notices)
 
     def _spill(self) -> None:
         if self._sweep is None:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import threading
 import time
-import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from ray_tune_memguard.adapter import handle as entry
+from ray_tune_memguard.adapter.handle import RunHandle
 from ray_tune_memguard.diagnostics import references
 from ray_tune_memguard.diagnostics.breakdown import Split, split
 from ray_tune_memguard.diagnostics.deep_size import Size, TimeBudgetExceededError, Walk, entries_of
@@ -39,14 +38,13 @@ class Sample:
 
 
 class GrowthSampler:
-    """Measures the sweep whose hook is calling. Keeps names and numbers, no object of the sweep."""
+    """Measures a run. Keeps names and numbers, no object of the sweep."""
 
-    def __init__(self, session: str | None) -> None:
-        controller = entry.controller()
-        self._controller = None if controller is None else weakref.ref(controller)
-        self._holders = entry.holders()
+    def __init__(self, run: RunHandle) -> None:
+        self._run = run
+        self._holders = run.retention_sites()
         self._globals = self._holders.GrowingGlobals() if self._holders else None
-        self._processes = RayProcesses(session)
+        self._processes = RayProcesses(run.ray_session())
         #: How many objects of each type there were after warm-up, at how many trials and results.
         self.first_types: dict[str, int] = {}
         self.first_at = (0, 0)
@@ -57,7 +55,7 @@ class GrowthSampler:
 
     @property
     def controller(self) -> Any | None:
-        return None if self._controller is None else self._controller()
+        return self._run.controller
 
     def look(
         self, trials: int, results: int, is_warm: bool = False, thoroughly: bool = False

@@ -13,8 +13,7 @@ from typing import Any
 from pyarrow.fs import LocalFileSystem
 from ray.tune.impl.tuner_internal import TunerInternal
 
-from ray_tune_memguard.adapter import contract as probe
-from ray_tune_memguard.adapter import paths
+from ray_tune_memguard.adapter import contract, paths
 from ray_tune_memguard.adapter.restore import experiments
 from ray_tune_memguard.adapter.restore import resume as restoring
 from ray_tune_memguard.lazy.trial_list import SpilledTrials
@@ -54,7 +53,7 @@ def newest_state_file(original: Original, experiment_path: str, fs: Any = None) 
 def resume(original: Original, controller: Any, resume_config: Any) -> Any:
     pruners = [getattr(callback, "prunes", None) for callback in controller._callbacks._callbacks]
     pruner = next((pruner for pruner in pruners if pruner is not None), None)
-    if pruner is None or probe.missing_names(controller):
+    if pruner is None or contract.RESUME not in contract.probe(controller):
         return original(controller, resume_config)
     sweep = restoring.resume(controller, resume_config, pruner.spill_dir, Notices())
     if sweep is None:

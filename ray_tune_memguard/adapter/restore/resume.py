@@ -26,6 +26,7 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler
 
 from ray_tune_memguard.adapter import paths
+from ray_tune_memguard.adapter.contract import emptied_by_rollback
 from ray_tune_memguard.adapter.restore.experiments import (
     Experiment,
     current_store,
@@ -187,17 +188,7 @@ def _take_back(controller: Any) -> None:
     """Forget the trials that were added so far."""
     give_back(controller)
     controller._trials = []
-    for name in (
-        "_live_trials",
-        "_pending_trials",
-        "_pending_trials_list",
-        "_paused_trials",
-        "_stopped_trials",
-        "_failed_trials",
-        "_trials_to_cache",
-        "_trial_metadata",
-        "_resources_to_pending_trials",
-    ):
+    for name in emptied_by_rollback():
         getattr(controller, name).clear()
 
 
