@@ -16,8 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
+from matplotlib.figure import Figure
 
 from ray_tune_memguard import plot_rss_series, read_rss_series
+from ray_tune_memguard.report.picture import leave_headroom
 from ray_tune_memguard.report.series import FILE_PATTERN, least_squares_slope
 
 MIB = 2**20
@@ -100,7 +102,7 @@ def table(plain: Run, guarded: Run) -> str:
     return "\n".join(lines)
 
 
-def draw(plain: Run, guarded: Run, path: Path) -> None:
+def draw(plain: Run, guarded: Run, path: Path) -> Figure:
     """The picture: RSS against finished trials, and the RSS after ``fit()`` as a mark."""
     runs = (plain, guarded)
     figure = plot_rss_series({run.name: run.series for run in runs}, path)
@@ -108,14 +110,13 @@ def draw(plain: Run, guarded: Run, path: Path) -> None:
     for run, line in zip(runs, axes.lines[:], strict=True):
         end = run.series.trials.max(), run.rss_after_fit / MIB
         axes.plot(*end, "o", color=line.get_color())
-        axes.annotate("after fit()", end, (6, 0), textcoords="offset points")
+        # Above the mark and to its left: there is always room.
+        axes.annotate("after fit()", end, (4, 8), textcoords="offset points", ha="right")
     axes.set_title("Ray Tune driver memory, reused actors")
-    # The marks lie beyond the lines.
-    axes.margins(x=0.12)
-    axes.set_autoscaley_on(True)
-    axes.autoscale_view()
-    axes.set_ylim(bottom=0)
+    # The marks lie above the lines.
+    leave_headroom(axes)
     figure.savefig(path, dpi=120)
+    return figure
 
 
 def main() -> None:

@@ -320,7 +320,7 @@ class ObjectGrowthTracker(CountingCallback):
         except Exception as error:  # What is measured is there all the same.
             self._absent = {**self._absent, "paths": f"they could not be found: {error!r}"}
         self._cost += time.perf_counter() - began
-        all_measured = not self._absent.keys() & {"holders", "sizes"}
+        all_measured = not self._absent.keys() & text.NEEDED_TO_JUDGE
         return dataclasses.replace(
             found,
             absent=self._absent,

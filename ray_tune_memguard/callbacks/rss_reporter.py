@@ -74,7 +74,8 @@ class RssReporter(CountingCallback):
     def on_experiment_end(self, trials: list[Any], **info: Any) -> None:
         # Stopping the experiment ends trials without a word to callbacks, so count once more.
         self._finished.recount(trials)
-        self._report(trials)
+        if self._series is None or self._finished.total != self._last_trials:
+            self._report(trials)
 
     def _is_due(self) -> bool:
         more = self._finished.total - self._last_trials

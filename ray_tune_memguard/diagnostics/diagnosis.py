@@ -44,7 +44,7 @@ class Diagnosis:
         return next((part for part in self.parts if part.name == name), None)
 
     def __str__(self) -> str:
-        grown = text.growth(self.holders, self.types, self.span, self.unit, self.is_judged)
+        grown = text.growth(self.holders, self.types, self.unit, self.is_judged, self.absent)
         return "\n".join(
             [
                 *text.parts(self.trials, self.results, self.parts, self.unit, self.absent),

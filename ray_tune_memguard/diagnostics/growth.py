@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ray_tune_memguard.diagnostics.trend import FEWEST_POINTS, Line, Trend, fit_line, trend
-from ray_tune_memguard.report.series import report_files
+from ray_tune_memguard.report.series import MIN_SLOPE_TRIALS, report_files
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -189,11 +189,15 @@ class GrowthSeries:
         return (min(known), max(known)) if known else (0.0, 0.0)
 
     def line(self, kind: str, name: str, unit: str | None = None) -> Line | None:
-        """The least-squares line: those of parts add up to that of the whole."""
+        """The least-squares line: those of parts add up to that of the whole.
+
+        None over so few trials (or results) that it would be noise.
+        """
+        unit = unit or self.unit
         column = self._values.get((kind, name))
-        if column is None:
+        if column is None or self._span(unit) < MIN_SLOPE_TRIALS:
             return None
-        return fit_line(*self._since_warm_up(column, unit or self.unit))
+        return fit_line(*self._since_warm_up(column, unit))
 
     def _since_warm_up(
         self, column: array[float], unit: str

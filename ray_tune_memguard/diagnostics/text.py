@@ -7,7 +7,16 @@ import textwrap
 from collections.abc import Mapping
 
 from ray_tune_memguard.diagnostics.findings import GrowingHolder, Quantity, TypeGrowth
+from ray_tune_memguard.diagnostics.growth import (
+    RESULTS_FOR_A_TRIAL,
+    SHORTEST_SPAN,
+    WARM_UP_TRIALS,
+)
+from ray_tune_memguard.diagnostics.trend import FEWEST_POINTS
 
+#: Measurements without which growth is not judged.
+NEEDED_TO_JUDGE = frozenset({"holders", "sizes"})
+UNKNOWN = "?"
 _WIDTH = 100
 _MOST_ROWS = 10
 
@@ -15,7 +24,7 @@ _MOST_ROWS = 10
 def size(count: float) -> str:
     """Bytes, with the unit that suits."""
     if not math.isfinite(count):
-        return "?"
+        return UNKNOWN
     for unit, limit in (("MiB", 2**20), ("KiB", 2**10)):
         if abs(count) >= limit:
             return f"{count / limit:.1f} {unit}"
@@ -25,7 +34,7 @@ def size(count: float) -> str:
 def slope(value: float | None, uncertainty: float | None) -> str:
     """Bytes per trial, with its uncertainty, in one unit."""
     if value is None:
-        return "?"
+        return UNKNOWN
     unit, name = (1024.0, "KiB") if abs(value) >= 1024 else (1.0, "B")
     digits = 1 if unit > 1 else 0
     text = f"{value / unit:+.{digits}f}"
@@ -48,7 +57,7 @@ def parts(
     """The parts of RSS, and what is not known of them."""
     lines = [f"Memory of the driver after {trials:,} trials and {results:,} results"]
     lines += _quantities("", found, unit)
-    if results > 2 * trials and unit == "trial":
+    if results > 2 * trials and unit == "trial" and any(part.per_result for part in found):
         slopes = [f"{part.name} {slope(part.per_result, None)}" for part in found]
         lines.append(f"  per result: {', '.join(slopes)}")
     lines += [f"  {name:<28} not known: {reason}" for name, reason in absent.items()]
@@ -56,7 +65,11 @@ def parts(
 
 
 def growth(
-    holders: list[GrowingHolder], types: list[TypeGrowth], span: int, unit: str, is_judged: bool
+    holders: list[GrowingHolder],
+    types: list[TypeGrowth],
+    unit: str,
+    is_judged: bool,
+    absent: Mapping[str, str],
 ) -> list[str]:
     """What grows, or that nothing does."""
     if holders:
@@ -71,10 +84,7 @@ def growth(
         if len(holders) > _MOST_ROWS:
             lines.append(f"  … and {len(holders) - _MOST_ROWS} more")
     elif not is_judged:
-        lines = [
-            f"Too little to tell what grows: {span:,} {unit}s since warm-up, few looks, or holders "
-            "that could not be measured."
-        ]
+        lines = textwrap.wrap(_why_not_judged(absent), _WIDTH)
     else:
         lines = [f"Nothing grows steadily with {unit}s."]
     if types:
@@ -84,6 +94,16 @@ def growth(
             for kind in types[:_MOST_ROWS]
         ]
     return lines
+
+
+def _why_not_judged(absent: Mapping[str, str]) -> str:
+    if absent.keys() & NEEDED_TO_JUDGE:
+        return "Growth cannot be judged: not everything could be measured (see above)."
+    return (
+        f"Too early to tell what grows: after a warm-up of {WARM_UP_TRIALS} trials it takes "
+        f"{SHORTEST_SPAN} trials more (or {SHORTEST_SPAN * RESULTS_FOR_A_TRIAL:,} results), and "
+        f"{FEWEST_POINTS} samples."
+    )
 
 
 def processes(found: list[Quantity], unit: str) -> list[str]:
@@ -96,7 +116,8 @@ def _quantities(title: str, rows: list[Quantity], unit: str) -> list[str]:
     for row in rows:
         by_trial = slope(row.per_trial, row.uncertainty)
         figure = by_trial if unit == "trial" else slope(row.per_result, None)
-        lines.append(f"  {row.name:<28}{size(row.bytes):>12}  {figure:>22} per {unit}")
+        grows = "" if figure == UNKNOWN else f"  {figure:>22} per {unit}"
+        lines.append(f"  {row.name:<28}{size(row.bytes):>12}{grows}")
         if row.advice:
             lines += textwrap.wrap(
                 row.advice, _WIDTH, initial_indent=" " * 30, subsequent_indent=" " * 30

@@ -11,11 +11,14 @@ from ray_tune_memguard.report.series import read_rss_series
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
     Source: TypeAlias = str | os.PathLike[str] | pd.DataFrame
 
 _MIB = 2**20
+#: The height of the picture, as a multiple of the largest value: a flat line is below the frame.
+_HEADROOM = 1.15
 
 
 def plot_rss_series(
@@ -58,7 +61,7 @@ def plot_rss_series(
         axes.plot(series["trials"], series["rss_bytes"] / _MIB, label=name or None)
     axes.set_xlabel("finished trials")
     axes.set_ylabel("driver RSS [MiB]")
-    axes.set_ylim(bottom=0)
+    leave_headroom(axes)
     axes.grid(alpha=0.3)
     if any(lines):
         axes.legend()
@@ -66,3 +69,9 @@ def plot_rss_series(
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
     return figure
+
+
+def leave_headroom(axes: Axes) -> None:
+    """Let the vertical axis begin at zero, and end above the largest value that is drawn."""
+    highest = axes.dataLim.ymax
+    axes.set_ylim(0, _HEADROOM * highest if highest > 0 else 1.0)

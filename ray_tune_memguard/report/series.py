@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 #: Of the series in memory; the file has it all.
 POINTS_KEPT = 31
 FILE_PATTERN = "rss-*.csv"
+#: Over fewer trials a slope is noise: caches fill, and the allocator takes memory in large pieces.
+MIN_SLOPE_TRIALS = 50
 
 
 @dataclass(frozen=True)
@@ -59,10 +61,10 @@ class RssSeries:
         """The latest point and the slope behind it, as a person reads them."""
         last = self.recent[-1]
         text = f"trial#{last.trials}  RSS {last.rss_bytes / 2**20:.0f} MiB"
-        slope = bytes_per_trial(self.recent)
+        span = last.trials - self.recent[0].trials
+        slope = bytes_per_trial(self.recent) if span >= MIN_SLOPE_TRIALS else None
         if slope is None:
             return text
-        span = last.trials - self.recent[0].trials
         return f"{text}  ({slope / 1024:+.1f} KiB/trial over the last {span})"
 
 

@@ -264,7 +264,35 @@ def test_the_table_says_all_of_it() -> None:
         assert text in table
     assert all(len(row) <= 100 for row in table.splitlines())
     assert "Nothing grows steadily" in str(Diagnosis(500, 500, span=400, is_judged=True))
-    assert "Too little to tell what grows: 50 trials since" in str(Diagnosis(95, 1000, span=50))
+
+
+def test_a_short_sweep_is_told_how_long_judging_takes() -> None:
+    found = rank(series(until=80), HOLDERS, Circumstances())
+    assert not found.is_judged
+    table = str(found)
+    assert "?" not in table
+    assert "250.0 MiB\n" in table
+    assert (
+        "Too early to tell what grows: after a warm-up of 100 trials it takes 200 trials more "
+        "(or 4,000 results), and 5 samples."
+    ) in " ".join(table.split())
+
+
+def test_slopes_over_few_trials_are_noise_and_not_given() -> None:
+    made = GrowthSeries()
+    for trials in range(1, 41):
+        made.add(trials, trials, {("part", "rss"): 250 * MIB + 5000.0 * trials})
+    [rss] = rank(made, HOLDERS, Circumstances()).parts
+    assert (rss.per_trial, rss.uncertainty, rss.per_result) == (None, None, None)
+    for trials in range(41, 120):
+        made.add(trials, trials, {("part", "rss"): 250 * MIB + 5000.0 * trials})
+    [rss] = rank(made, HOLDERS, Circumstances()).parts
+    assert rss.per_trial == pytest.approx(5000)
+
+
+def test_what_could_not_be_measured_is_said_to_be_why_nothing_is_judged() -> None:
+    found = Diagnosis(500, 500, span=400, absent={"sizes": "partial: no time for Mine.kept"})
+    assert "Growth cannot be judged: not everything could be measured (see above)." in str(found)
 
 
 def test_the_line_fits_a_terminal() -> None:

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import logging
 from pathlib import Path
+from types import SimpleNamespace
 
+import pandas as pd
 import pytest
 
-from ray_tune_memguard import plot_rss_series, read_rss_series
+from ray_tune_memguard import RssReporter, plot_rss_series, read_rss_series
 from ray_tune_memguard.report.series import RssPoint, RssSeries, least_squares_slope
 
 MIB = 2**20
@@ -24,6 +27,33 @@ def test_no_slope_without_two_numbers_of_trials(tmp_path: Path) -> None:
     for _ in range(3):
         series.add(RssPoint(0.0, 5, 5, 0, MIB))
     assert series.line() == "trial#5  RSS 1 MiB"
+
+
+def test_a_slope_over_few_trials_is_noise_and_not_shown(tmp_path: Path) -> None:
+    series = RssSeries(tmp_path / "rss-a.csv")
+    for trials in range(5, 51, 5):
+        series.add(RssPoint(0.0, trials, trials, 0, MIB))
+    assert series.line() == "trial#50  RSS 1 MiB"
+    series.add(RssPoint(0.0, 55, 55, 0, MIB))
+    assert series.line() == "trial#55  RSS 1 MiB  (+0.0 KiB/trial over the last 50)"
+
+
+@pytest.mark.parametrize(("finished", "lines"), [(10, [5, 10]), (12, [5, 10, 12]), (0, [0])])
+def test_the_last_line_is_not_said_twice(
+    finished: int, lines: list[int], caplog: pytest.LogCaptureFixture
+) -> None:
+    trials = [SimpleNamespace(trial_id=str(n), status="PENDING") for n in range(finished)]
+    reporter = RssReporter(every_trials=5)
+    reporter.setup()
+    with caplog.at_level(logging.INFO, logger="ray_tune_memguard"):
+        reporter.on_step_begin(iteration=0, trials=trials)
+        for number, trial in enumerate(trials):
+            trial.status = "TERMINATED"
+            reporter.on_trial_complete(iteration=number, trials=trials, trial=trial)
+            reporter.on_step_end(iteration=number, trials=trials)
+        reporter.on_experiment_end(trials=trials)
+    said = [record.getMessage().split()[0] for record in caplog.records]
+    assert said == [f"trial#{number}" for number in lines]
 
 
 def test_slope_is_by_least_squares() -> None:
@@ -79,3 +109,34 @@ def test_series_are_drawn(tmp_path: Path) -> None:
         plot_rss_series({}, image)
     with pytest.raises(FileNotFoundError, match="No RSS series"):
         plot_rss_series(tmp_path / "nowhere", image)
+
+
+def test_a_flat_series_is_not_drawn_on_the_frame(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    frame = pd.DataFrame({"trials": [100, 200, 300], "rss_bytes": [230 * MIB] * 3})
+    [axes] = plot_rss_series({"MemGuard": frame}, tmp_path / "rss.png").axes
+    bottom, top = axes.get_ylim()
+    assert bottom == 0
+    assert top > 1.1 * 230
+
+
+def test_the_labels_of_the_demo_are_inside_its_picture(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    from examples import demo
+
+    trials = [0, 100, 200, 300]
+    grows = pd.DataFrame({"trials": trials, "rss_bytes": [(200 + n / 3) * MIB for n in trials]})
+    flat = pd.DataFrame({"trials": trials, "rss_bytes": [200 * MIB] * 4})
+    figure = demo.draw(
+        demo.Run("Ray alone", grows, 420 * MIB, 60.0),
+        demo.Run("with MemGuard", flat, 201 * MIB, 60.0),
+        tmp_path / "rss.png",
+    )
+    [axes] = figure.axes
+    frame = axes.get_window_extent()
+    assert len(axes.texts) == 2
+    for label in axes.texts:
+        box = label.get_window_extent()
+        assert label.get_text() == "after fit()"
+        assert frame.x0 <= box.x0 < box.x1 <= frame.x1
+        assert frame.y0 <= box.y0 < box.y1 <= frame.y1
