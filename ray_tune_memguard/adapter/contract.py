@@ -178,7 +178,7 @@ NAMES: tuple[PrivateName, ...] = (
     *_of(CONTROLLER, SPILL, "_stopped_trials", "_failed_trials", released="trial", emptied=True),
     *_of(CONTROLLER, SPILL, "_trials_to_cache", released="trial", emptied=True),
     *_of(CONTROLLER, SPILL, "_trial_metadata", released="trial_id", emptied=True),
-    *_of(CONTROLLER, CHOOSE_TRIAL, "get_trials()", "_maybe_add_actors()"),
+    *_of(CONTROLLER, CHOOSE_TRIAL, "get_trials()"),
     *_of(
         CONTROLLER,
         (RELEASE_LIVE_TRIALS, RESUME),
@@ -204,12 +204,6 @@ NAMES: tuple[PrivateName, ...] = (
     *_of(_CALLBACKS, (SPILL, RETENTION_SITES), "_callbacks"),
     *_of(_CHECKPOINTS, UPLOADS, "_storage"),
     *_of(_CHECKPOINTS, RESUME, "sync_down_experiment_state()"),
-    # The scheduler that another one wraps.
-    *_of(
-        "ray.tune.schedulers.resource_changing_scheduler:ResourceChangingScheduler",
-        CHOOSE_TRIAL,
-        "_base_scheduler",
-    ),
     # Its actors.
     *_of(_ACTORS, RELEASE_FUTURES, "_tracked_actors_to_task_futures", "_actor_task_events"),
     *_of(_EVENTS, RELEASE_FUTURES, "_tracked_futures"),

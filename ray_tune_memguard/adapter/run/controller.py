@@ -10,8 +10,10 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from ray.tune.execution.tune_controller import TuneController
@@ -27,6 +29,7 @@ _adopted_classes: dict[type, type] = {}
 _ADOPTION = "_memguard_adoption"
 #: Under it the state file tells where its trial store is.
 POINTER_KEY = "memguard"
+_RAYS_SCHEDULERS = "ray.tune.schedulers."
 
 
 class Adoption:
@@ -49,8 +52,6 @@ class Adoption:
         self.notices = notices
         #: The sweep of a controller that was adopted before its callbacks were set up.
         self.resumed_as: Any = None
-        # True while Ray asks the scheduler which trial to run next.
-        self.choosing = False
         # Where the part of the state file that Ray writes goes until it is joined.
         self.redirect_state_to: Path | None = None
 
@@ -95,18 +96,9 @@ class _AdoptedController(TuneController):
         return self._memguard_adoption.trials.find(tid)
 
     def get_trials(self) -> Any:
-        if self._memguard_adoption.choosing:
+        if _reads_unfinished_only(sys._getframe(1)):
             return self._memguard_adoption.trials.resident()
         return super().get_trials()
-
-    def _maybe_add_actors(self) -> None:
-        # Ray's own schedulers look for a trial that waits, in all trials, on every step. Anybody
-        # else's may look at finished ones, too.
-        self._memguard_adoption.choosing = _chooses_among_unfinished(self._scheduler_alg)
-        try:
-            super()._maybe_add_actors()
-        finally:
-            self._memguard_adoption.choosing = False
 
     def _get_trial_checkpoints(self) -> dict[str, Any]:
         adoption = self._memguard_adoption
@@ -193,11 +185,11 @@ def _with_pointer(tail: str, store: Path) -> str:
     return f'{tail.rstrip().removesuffix("}")}, "{POINTER_KEY}": {pointer}}}'
 
 
-def _chooses_among_unfinished(scheduler: Any) -> bool:
-    """Whether the code that chooses the next trial is Ray's own, all of it."""
-    chooser = getattr(type(scheduler), "choose_trial_to_run", None)
-    own = "choose_trial_to_run" in getattr(scheduler, "__dict__", {})
-    if own or not str(getattr(chooser, "__module__", "")).startswith("ray.tune.schedulers."):
-        return False
-    inner = getattr(scheduler, "_base_scheduler", None)
-    return inner is None or _chooses_among_unfinished(inner)
+def _reads_unfinished_only(caller: FrameType) -> bool:
+    """Whether the calling code is Ray's own and passes over finished trials.
+
+    Ray's schedulers look in all trials for one to run, on every step. It does not matter whether
+    Ray or a user's scheduler called them; a user's own code gets all trials.
+    """
+    module = str(caller.f_globals.get("__name__"))
+    return caller.f_code.co_name == "choose_trial_to_run" and module.startswith(_RAYS_SCHEDULERS)
