@@ -4,8 +4,8 @@
 also kept in ``benchmarks/results/NAME.txt``. ``--again`` runs nothing: it reads ``NAME.json``, and
 prints, judges and draws it anew.
 
-``hundred-thousand``, ``kills``, ``overhead``, ``planted``, ``ray-examples``, ``restore`` and
-``tracked`` have options of their own: see ``NAME --help``.
+``hundred-thousand``, ``kills``, ``out-of-memory``, ``overhead``, ``planted``, ``ray-examples``,
+``restore`` and ``tracked`` have options of their own: see ``NAME --help``.
 
 Prints one table per benchmark and writes ``NAME.json`` and ``NAME.png`` to ``benchmarks/results/``.
 Figures are medians over the runs, with the lowest and the highest in brackets; the ratio is the
@@ -24,7 +24,16 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, TextIO
 
-from benchmarks import hundred_thousand, kills, overhead, planted, ray_examples, restore, tracked
+from benchmarks import (
+    hundred_thousand,
+    kills,
+    out_of_memory,
+    overhead,
+    planted,
+    ray_examples,
+    restore,
+    tracked,
+)
 from benchmarks.machine import describe_machine
 from benchmarks.picture import draw, if_possible
 from benchmarks.record import Round, Run
@@ -38,6 +47,7 @@ from benchmarks.suite import BENCHMARKS, Benchmark, Leg
 COMMANDS = {
     "hundred-thousand": hundred_thousand.main,
     "kills": kills.main,
+    "out-of-memory": out_of_memory.main,
     "overhead": overhead.main,
     "planted": planted.main,
     "ray-examples": ray_examples.main,

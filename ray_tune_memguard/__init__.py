@@ -2,6 +2,7 @@
 
 from ray_tune_memguard.adapter import handle as _entry
 from ray_tune_memguard.callbacks.object_growth_tracker import ObjectGrowthTracker
+from ray_tune_memguard.callbacks.oom_survival import OomSurvival
 from ray_tune_memguard.callbacks.rss_reporter import RssReporter
 from ray_tune_memguard.callbacks.trial_pruner import TrialPruner
 from ray_tune_memguard.diagnostics.diagnosis import read_diagnosis
@@ -16,6 +17,7 @@ __version__ = "0.1.0"
 __all__ = [
     "MemGuard",
     "ObjectGrowthTracker",
+    "OomSurvival",
     "RssReporter",
     "TrialPruner",
     "open_experiment",

@@ -10,6 +10,7 @@ from ray_tune_memguard import options as opt
 from ray_tune_memguard.adapter.handle import RunHandle
 from ray_tune_memguard.callbacks.base import GuardCallback
 from ray_tune_memguard.callbacks.object_growth_tracker import ObjectGrowthTracker
+from ray_tune_memguard.callbacks.oom_survival import OomSurvival
 from ray_tune_memguard.callbacks.rss_reporter import RssReporter
 from ray_tune_memguard.callbacks.trial_pruner import TrialPruner
 
@@ -23,8 +24,9 @@ class MemGuard(GuardCallback):
         tune.Tuner(train_fn, run_config=tune.RunConfig(callbacks=[MemGuard()]))
 
     or, without a change of code, ``RAY_TUNE_CALLBACKS=ray_tune_memguard.MemGuard``. It is a
-    :class:`TrialPruner`, a :class:`RssReporter` and an :class:`ObjectGrowthTracker`; see there for
-    what each argument means, its default with the reason, and its environment variable.
+    :class:`TrialPruner`, a :class:`RssReporter`, an :class:`ObjectGrowthTracker` and an
+    :class:`OomSurvival`; see there for what each argument means, its default with the reason, and
+    its environment variable.
 
     Raises:
         ValueError, TypeError: an argument, or its environment variable, is not allowed.
@@ -40,6 +42,7 @@ class MemGuard(GuardCallback):
         trim_slack_mib: float | opt.Unset | None = opt.UNSET,
         sample_every_trials: int | opt.Unset = opt.UNSET,
         growth_budget: float | opt.Unset = opt.UNSET,
+        survive_oom: bool | opt.Unset = opt.UNSET,
     ) -> None:
         self.pruner = TrialPruner(
             spill_dir=spill_dir, trim_every_trials=trim_every_trials, trim_slack_mib=trim_slack_mib
@@ -48,8 +51,14 @@ class MemGuard(GuardCallback):
         self.tracker = ObjectGrowthTracker(
             sample_every_trials=sample_every_trials, growth_budget=growth_budget
         )
+        self.survival = OomSurvival(survive_oom=survive_oom)
         # In this order: what is reported is what is left after spilling.
-        self._parts: tuple[GuardCallback, ...] = (self.pruner, self.reporter, self.tracker)
+        self._parts: tuple[GuardCallback, ...] = (
+            self.pruner,
+            self.reporter,
+            self.tracker,
+            self.survival,
+        )
         self._begin()
         self.options = {name: value for part in self._parts for name, value in part.options.items()}
 

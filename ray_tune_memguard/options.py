@@ -77,6 +77,16 @@ def count(name: str, value: Any) -> int:
     return value
 
 
+def flag(name: str, value: object) -> bool:
+    """True or False; 1 or 0 from an environment variable."""
+    allowed = "True or False (1 or 0 as an environment variable)"
+    if not isinstance(value, (bool, int)):
+        raise TypeError(f"{name} must be {allowed}; got {value!r}")
+    if value not in (0, 1):
+        raise ValueError(f"{name} must be {allowed}; got {value!r}")
+    return bool(value)
+
+
 def share(name: str, value: Any) -> float:
     """A number from 0 to 1."""
     allowed = "a number from 0 to 1"

@@ -25,6 +25,7 @@ SPILL = "spill"
 UPLOADS = "uploads"
 TRAINABLES = "trainables"
 CHOOSE_TRIAL = "choose_trial"
+SURVIVE_OOM = "survive_oom"
 RELEASE_FUTURES = "release_futures"
 RELEASE_ORPHANED_TASKS = "release_orphaned_tasks"
 RELEASE_LIVE_TRIALS = "release_live_trials"
@@ -52,6 +53,7 @@ WITHOUT: dict[str, str] = {
     SPILL: "finished trials are not spilled, and memory grows as it does without MemGuard",
     UPLOADS: "each upload copies the whole staging directory, as Ray does",
     TRAINABLES: "Ray fetches the trainable again for each trial",
+    SURVIVE_OOM: "a trial that Ray's memory monitor kills ends the whole sweep",
     CHOOSE_TRIAL: "schedulers walk over all trials to choose the next one",
     RELEASE_FUTURES: "results of a running trial stay in memory until it ends",
     RELEASE_ORPHANED_TASKS: "tasks of actors that never started stay in memory",
@@ -200,6 +202,7 @@ NAMES: tuple[PrivateName, ...] = (
     *_of(CONTROLLER, RESUME, "_restore_trials(experiment_state)", "__setstate__(state)"),
     *_of(CONTROLLER, RESUME, "_requeue_restored_trials(trials, resume_config)"),
     *_of(CONTROLLER, (RELEASE_FUTURES, RELEASE_ORPHANED_TASKS), "_actor_manager"),
+    *_of(CONTROLLER, SURVIVE_OOM, "_actor_manager"),
     *_of(CONTROLLER, RETENTION_SITES, "_actor_manager", "_reuse_actors"),
     *_of(_CALLBACKS, (SPILL, RETENTION_SITES), "_callbacks"),
     *_of(_CHECKPOINTS, UPLOADS, "_storage"),
@@ -209,6 +212,8 @@ NAMES: tuple[PrivateName, ...] = (
     *_of(_EVENTS, RELEASE_FUTURES, "_tracked_futures"),
     *_of(_ACTORS, RELEASE_ORPHANED_TASKS, "_pending_actors_to_enqueued_actor_tasks"),
     *_of(_ACTORS, RELEASE_ORPHANED_TASKS, "_pending_actors_to_attrs"),
+    *_of(_ACTORS, SURVIVE_OOM, "_actor_task_failed(tracked_actor_task, exception)"),
+    *_of(_ACTORS, SURVIVE_OOM, "_actor_start_failed(tracked_actor, exception)"),
     # Storage and uploads.
     *_of(_CONTEXT, SPILL, "storage_filesystem", "experiment_driver_staging_path"),
     *_of(_CONTEXT, SPILL, "experiment_fs_path", "syncer"),

@@ -123,6 +123,14 @@ class RunHandle:
             return resumed
         return Sweep.begin(controller, directory, notices)
 
+    def tolerate_out_of_memory(self) -> None:
+        """Let a trial that Ray's memory monitor kills fail like any other, if this Ray allows."""
+        controller = self.controller
+        if controller is not None and contract.SURVIVE_OOM in self.capabilities:
+            from ray_tune_memguard.adapter.run.actor_manager import tolerate_out_of_memory
+
+            tolerate_out_of_memory(controller)
+
     def retention_sites(self) -> ModuleType | None:
         """The module that knows who can hold memory; None on a Ray that it does not know."""
         if self.controller is None or contract.RETENTION_SITES not in self.capabilities:

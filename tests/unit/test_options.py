@@ -9,7 +9,13 @@ from typing import Any
 import pytest
 from ray import cloudpickle
 
-from ray_tune_memguard import MemGuard, ObjectGrowthTracker, RssReporter, TrialPruner
+from ray_tune_memguard import (
+    MemGuard,
+    ObjectGrowthTracker,
+    OomSurvival,
+    RssReporter,
+    TrialPruner,
+)
 from ray_tune_memguard.callbacks.base import reopen
 
 BAD: list[tuple[str, Any, type[Exception]]] = [
@@ -23,6 +29,8 @@ BAD: list[tuple[str, Any, type[Exception]]] = [
     ("every_seconds", float("inf"), ValueError),
     ("trim_every_trials", "often", TypeError),
     ("trim_slack_mib", -1, ValueError),
+    ("survive_oom", "perhaps", TypeError),
+    ("survive_oom", 2, ValueError),
     ("spill_dir", 7, TypeError),
     ("spill_dir", "/dev/null", ValueError),
     ("spill_dir", "/dev/null/below", ValueError),
@@ -47,6 +55,8 @@ def test_bad_arguments(option: str, value: Any, error: type[Exception]) -> None:
         ("SPILL_DIR", "/dev/null"),
         ("SAMPLE_EVERY_TRIALS", "none"),
         ("GROWTH_BUDGET", "1.5"),
+        ("SURVIVE_OOM", "perhaps"),
+        ("SURVIVE_OOM", "2"),
     ],
 )
 def test_bad_environment(monkeypatch: pytest.MonkeyPatch, variable: str, text: str) -> None:
@@ -63,6 +73,7 @@ def test_an_argument_wins_over_the_environment(
     monkeypatch.setenv("TUNE_MEMGUARD_TRIM_SLACK_MIB", "none")
     monkeypatch.setenv("TUNE_MEMGUARD_SPILL_DIR", str(tmp_path / "spill"))
     monkeypatch.setenv("TUNE_MEMGUARD_GROWTH_BUDGET", "0.5")
+    monkeypatch.setenv("TUNE_MEMGUARD_SURVIVE_OOM", "0")
     guard = MemGuard(every_trials=3)
     assert guard.options == {
         "every_trials": 3,
@@ -72,6 +83,7 @@ def test_an_argument_wins_over_the_environment(
         "trim_slack_mib": None,
         "sample_every_trials": 25,
         "growth_budget": 0.5,
+        "survive_oom": False,
     }
 
 
@@ -81,6 +93,7 @@ def test_an_argument_wins_over_the_environment(
     [
         MemGuard(every_trials=9),
         ObjectGrowthTracker(growth_budget=0.5),
+        OomSurvival(survive_oom=False),
         RssReporter(every_seconds=9),
         TrialPruner(trim_every_trials=9),
     ],

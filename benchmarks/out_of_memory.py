@@ -1,0 +1,92 @@
+"""Sweeps in which Ray's memory monitor kills a trial: ``python -m benchmarks out-of-memory``.
+
+Each is a sweep of three trials in a process and a Ray cluster of its own, one of which takes memory
+until the monitor, whose threshold is set 1.2 GiB above what is in use, kills it. With MemGuard and
+with Ray alone, with ``max_failures`` 0, 1 and 3, with fresh and reused actors, in turn. A sweep
+survives if ``fit()`` returns, three results are there and after a restore too, and the trial's
+error says that it was killed for memory. Ends with 1 if one with MemGuard did not survive.
+
+``--python``: of an environment with another Ray (more than one may be named).
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.machine import describe_machine
+
+ROOT = Path(__file__).resolve().parents[1]
+MAX_FAILURES = (0, 1, 3)
+ACTORS = ("fresh", "reuse")
+TIMEOUT_S = 300
+
+
+def ray_of(python: str) -> str:
+    command = [python, "-c", "from importlib.metadata import version; print(version('ray'))"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def run(python: str, max_failures: int, actors: str, guarded: bool) -> dict[str, Any]:
+    """One sweep: whether it survived, and otherwise why not."""
+    with tempfile.TemporaryDirectory(prefix="tmp-") as folder:
+        command = [python, "-m", "tests.integration.short_of_memory", folder, str(max_failures)]
+        command += [actors, "guarded" if guarded else "plain"]
+        try:
+            done = subprocess.run(
+                command, cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
+            )
+        except subprocess.TimeoutExpired:
+            return {"survived": False, "why": f"it was not over after {TIMEOUT_S} s"}
+    if done.returncode:
+        return {"survived": False, "why": done.stderr[-500:]}
+    said = json.loads(done.stdout.strip().splitlines()[-1])
+    if "raised" in said:
+        return {"survived": False, "why": said["raised"].splitlines()[0][:120]}
+    for results in (said["results"], said["restored"]):
+        hogs = [result for result in results if result["hog"]]
+        if len(results) != 3 or len(hogs) != 1 or "low on memory" not in hogs[0]["text"]:
+            return {"survived": False, "why": f"results: {results}"[:500]}
+    return {"survived": True, "why": ""}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run what the command line names; print a row for each Ray and rival."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks out-of-memory", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--python", nargs="+", default=[sys.executable])
+    parser.add_argument("--sweeps", type=int, default=20, help="with MemGuard, on each Ray")
+    parser.add_argument("--alone", type=int, default=6, help="by Ray alone, on each Ray")
+    parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results")
+    arguments = parser.parse_args(argv)
+    machine = describe_machine()
+    print(", ".join(f"{key} {value}" for key, value in machine.items()))
+    rows = []
+    for python in arguments.python:
+        for guarded, number in ((False, arguments.alone), (True, arguments.sweeps)):
+            cases = itertools.islice(
+                itertools.cycle(itertools.product(MAX_FAILURES, ACTORS)), number
+            )
+            outcomes = [
+                {"max_failures": max_failures, "actors": actors}
+                | run(python, max_failures, actors, guarded)
+                for max_failures, actors in cases
+            ]
+            row = {"ray": ray_of(python), "guarded": guarded, "outcomes": outcomes}
+            rows.append(row)
+            survived = sum(outcome["survived"] for outcome in outcomes)
+            rival = "MemGuard" if guarded else "Ray alone"
+            print(f"Ray {row['ray']:<8} {rival:<10} {survived} of {number} survived", flush=True)
+            for why in {outcome["why"] for outcome in outcomes if not outcome["survived"]}:
+                print(f"    {why}", flush=True)
+    text = json.dumps({"machine": machine, "rows": rows}, indent=1)
+    (arguments.results / "out-of-memory.json").write_text(text + "\n")
+    kept = [outcome["survived"] for row in rows if row["guarded"] for outcome in row["outcomes"]]
+    return 0 if all(kept) else 1

@@ -1,0 +1,72 @@
+"""Lets a trial that Ray's memory monitor kills fail like any other trial.
+
+Ray reports such a kill as ``OutOfMemoryError``, which Tune's actor manager does not expect: it
+raises, and the whole sweep ends, whatever ``max_failures`` says (Ray 2.50 to 2.60; a worker that
+the kernel kills is reported as ``ActorDiedError``, which Tune handles). Here the manager of one run
+receives ``RayActorError`` with the same text instead. It has to be this class: Tune asserts it, and
+keeps the error of a trial for its ``Result`` only if it is one of Ray's two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from ray.air.execution._internal.actor_manager import RayActorManager
+from ray.exceptions import OutOfMemoryError, RayActorError
+
+if TYPE_CHECKING:
+    from ray.air.execution._internal.tracked_actor import TrackedActor
+    from ray.air.execution._internal.tracked_actor_task import TrackedActorTask
+    from ray.tune.execution.tune_controller import TuneController
+
+# One subclass for each class of manager that a run has had.
+_subclasses: dict[type, type] = {}
+
+
+class _OomTolerantManager(RayActorManager):
+    """Hands Tune an out-of-memory kill as the death of an actor."""
+
+    def _actor_task_failed(
+        self, tracked_actor_task: TrackedActorTask, exception: Exception
+    ) -> None:
+        super()._actor_task_failed(
+            tracked_actor_task=tracked_actor_task, exception=_as_actor_death(exception)
+        )
+
+    def _actor_start_failed(self, tracked_actor: TrackedActor, exception: Exception) -> None:
+        super()._actor_start_failed(
+            tracked_actor=tracked_actor, exception=_as_actor_death(exception)
+        )
+
+
+def _as_actor_death(exception: Exception) -> Exception:
+    if isinstance(exception, OutOfMemoryError):
+        death = RayActorError(error_msg=str(exception))
+        death.__cause__ = exception
+        return death
+    return exception
+
+
+def tolerate_out_of_memory(controller: TuneController) -> Callable[[], None]:
+    """Give the run's actor manager the subclass.
+
+    Args:
+        controller: The run's controller, before its first step.
+
+    Returns:
+        A function that gives the manager its own class back.
+    """
+    manager = controller._actor_manager
+    plain = type(manager)
+    if plain not in _subclasses:
+        _subclasses[plain] = type(
+            plain.__name__, (_OomTolerantManager, plain), {"__module__": plain.__module__}
+        )
+    manager.__class__ = _subclasses[plain]
+
+    def undo() -> None:
+        if type(manager) is _subclasses[plain]:
+            manager.__class__ = plain
+
+    return undo

@@ -1,0 +1,99 @@
+"""A sweep in which Ray's memory monitor kills a trial, run in a process of its own: the monitor
+reads its settings when Ray starts.
+
+Prints one JSON object: what ``fit()`` raised, or its results and those after a restore.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+MIB = 2**20
+#: How much more than now may be in use before the monitor kills.
+HEADROOM = 1200 * MIB
+# The trial that takes too much takes it in such steps, and stops at this size if nothing kills it.
+STEP, MAX_SIZE = 150 * MIB, 6000 * MIB
+
+
+def set_up_monitor() -> None:
+    memory = psutil.virtual_memory()
+    used = memory.total - memory.available
+    os.environ.update(
+        RAY_memory_usage_threshold=f"{(used + HEADROOM) / memory.total:.4f}",
+        RAY_memory_monitor_refresh_ms="100",
+        # Otherwise it frees 5 % of the machine at a time, and kills innocent trials, too.
+        RAY_max_kill_memory_buffer_bytes=str(50 * MIB),
+    )
+
+
+def grows(config: dict[str, Any]) -> None:
+    from ray import tune
+
+    held = []
+    for step in range(MAX_SIZE // STEP if config["hog"] else 10):
+        if config["hog"]:
+            held.append(bytearray(os.urandom(1)) * STEP)
+        time.sleep(0.1)
+        tune.report({"step": step})
+
+
+def what_came(grid: Any) -> list[dict[str, Any]]:
+    return [
+        {
+            "hog": result.config["hog"],
+            "error": type(result.error).__name__ if result.error else None,
+            "text": str(result.error or ""),
+        }
+        for result in grid
+    ]
+
+
+def main(folder: Path, max_failures: int, reuse_actors: bool, guarded: bool) -> None:
+    set_up_monitor()
+    import ray
+    from ray import tune
+
+    callbacks = []
+    if guarded:
+        from ray_tune_memguard import MemGuard
+
+        callbacks = [MemGuard()]
+    ray.init(
+        address="local",
+        num_cpus=2,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level="ERROR",
+        object_store_memory=100 * MIB,
+    )
+    tuner = tune.Tuner(
+        grows,
+        param_space={"hog": tune.grid_search([0, 1, 0])},
+        tune_config=tune.TuneConfig(reuse_actors=reuse_actors),
+        run_config=tune.RunConfig(
+            name="sweep",
+            storage_path=str(folder),
+            verbose=0,
+            callbacks=callbacks,
+            failure_config=tune.FailureConfig(max_failures=max_failures),
+        ),
+    )
+    try:
+        said: dict[str, Any] = {"results": what_came(tuner.fit())}
+        restored = tune.Tuner.restore(str(folder / "sweep"), grows)
+        said["restored"] = what_came(restored.get_results())
+    except Exception as error:
+        said = {"raised": f"{type(error).__name__}: {error}"}
+    print(json.dumps(said))
+    ray.shutdown()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3] == "reuse", sys.argv[4] == "guarded")
