@@ -16,8 +16,8 @@ from typing import Any
 from pyarrow.fs import LocalFileSystem
 from ray.tune.execution.tune_controller import TuneController
 
+from ray_tune_memguard.store.files import SUFFIX
 from ray_tune_memguard.store.state_file import can_take_turns, remove_spares
-from ray_tune_memguard.store.trial_store import SUFFIX
 
 #: The folder of ours in an experiment's directory.
 DIRECTORY = "memguard"

@@ -11,7 +11,8 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-from ray_tune_memguard.store.trial_store import StoreError, TrialStore
+from ray_tune_memguard.store.errors import StoreError
+from ray_tune_memguard.store.trial_store import TrialStore
 
 _STATE = "state"
 _PLACES = "places"

@@ -10,11 +10,15 @@ Durability: write-ahead log with ``synchronous=NORMAL``. A commit survives the d
 at once. It is on the disk itself when the log was synced: at every snapshot. A power cut may so
 take what was committed since, but never leaves a broken file. The file is locked for as long as the
 sweep runs, so a second writer cannot mix its rows in.
+
+Opening a store does not write to it, or to anything beside it: a store on a full or read-only disk,
+or one of somebody else's, can be read. The rows of a killed sweep that are still in its log are
+read from a private copy, because SQLite reads a log only where it may write.
 """
 
 from __future__ import annotations
 
-import os
+import shutil
 import sqlite3
 import threading
 import time
@@ -26,14 +30,21 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from ray_tune_memguard.store import files
 from ray_tune_memguard.store.compression import DictionaryCompressor, pack, unpack
+from ray_tune_memguard.store.errors import (
+    EmptyStoreError,
+    StoreError,
+    UnsupportedVersionError,
+    damage_as_store_error,
+    is_damage,
+    is_locked,
+    raise_if_unread,
+)
 
 #: "RTMG": marks the file as ours, see https://www.sqlite.org/pragma.html#pragma_application_id
 APPLICATION_ID = 0x52544D47
 SCHEMA_VERSION = 5
-SUFFIX = ".sqlite"
-# Beside a store whose sweep is over: its size, and a checksum of all of it.
-_SEAL_SUFFIX = ".crc32"
 
 _SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
@@ -72,7 +83,6 @@ _WORDS = "trial INDEXED BY trial_words"
 _CACHE_KIB = 1024
 # Snapshots come sooner than a log of this length, 32 MiB, and sync it; spills should not wait.
 _LOG_PAGES = 8192
-_READ_BYTES = 1 << 20
 _WINDOW = 512
 _LOCK_WAIT_S = 2.0
 
@@ -109,14 +119,6 @@ class TrialRow:
         return replace(self, creation_index=creation_index)
 
 
-class StoreError(Exception):
-    """A file is not a trial store that this version can read, or is damaged."""
-
-
-class UnsupportedVersionError(StoreError):
-    """A trial store of a version that this one cannot read."""
-
-
 class TrialStore:
     """States of spilled trials, by ``position`` in the sweep and by ``trial_id``.
 
@@ -124,8 +126,12 @@ class TrialStore:
     given; after a failed :meth:`transaction` the store holds what it held before it.
     """
 
-    def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
+    def __init__(
+        self, path: Path, connection: sqlite3.Connection, *, is_copy: bool = False
+    ) -> None:
         self.path = path
+        # Whether what is read is a copy of the file, with the rows of its log.
+        self._is_copy = is_copy
         self._connection = connection
         self._lock = threading.RLock()
         self._packers: dict[str, DictionaryCompressor] = {}
@@ -147,65 +153,53 @@ class TrialStore:
             sqlite3.Error: the file cannot be set up (for example, no room for it).
         """
         directory.mkdir(parents=True, exist_ok=True)
-        path = _claim_new_file(directory, name)
-        connection = _connect(path)
+        path = files.claim_new_file(directory, name)
+        connection = None
         try:
+            connection = _connect(path)
             # Exclusive before WAL: no shared-memory file, which network file systems lack.
             connection.execute("PRAGMA locking_mode=EXCLUSIVE")
             connection.execute("PRAGMA journal_mode=WAL")
             connection.execute("PRAGMA synchronous=NORMAL")
             connection.execute(f"PRAGMA cache_size=-{_CACHE_KIB}")
             connection.execute(f"PRAGMA wal_autocheckpoint={_LOG_PAGES}")
-            connection.execute(f"PRAGMA application_id={APPLICATION_ID}")
-            connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
-            connection.executescript(_SCHEMA)
+            # In one transaction: a killed driver leaves a store or an empty file.
+            connection.executescript(
+                f"BEGIN IMMEDIATE; PRAGMA application_id={APPLICATION_ID}; "
+                f"PRAGMA user_version={SCHEMA_VERSION}; {_SCHEMA} COMMIT;"
+            )
         except BaseException:
-            connection.close()
-            remove(path)
+            if connection is not None:
+                connection.close()
+            files.remove(path)
             raise
         return cls(path, connection)
 
     @classmethod
     def open(cls, path: Path) -> TrialStore:
-        """Open a store that a sweep left behind, however it ended. It is not written to.
-
-        But for the commits of a killed sweep that are still in its log: these are moved into the
-        file, which any later reader would do.
+        """Open a store that a sweep left behind, however it ended. Nothing on disk is changed.
 
         Raises:
-            OSError: there is no such file.
-            sqlite3.OperationalError: its sweep is still running, or it may not be read.
+            OSError: there is no such file, or it cannot be read.
+            sqlite3.OperationalError: its sweep is still running, or it cannot be read.
+            EmptyStoreError: nothing was committed to it.
             StoreError: it is not a store, or damaged beyond opening.
             UnsupportedVersionError: it is a store of another version.
         """
         if not path.stat().st_size:
-            raise StoreError("it is empty")
-        connection = _connect(path)
-        try:
-            if _pragma(connection, "application_id") != APPLICATION_ID:
-                raise StoreError("it is not a trial store, or its first bytes are damaged")
-            version = _pragma(connection, "user_version")
-            if version != SCHEMA_VERSION:
-                raise UnsupportedVersionError(
-                    f"it is of version {version}, this is {SCHEMA_VERSION}"
-                )
-            connection.execute("PRAGMA locking_mode=EXCLUSIVE")
-            if _pragma(connection, "journal_mode") != "delete":
-                connection.execute("PRAGMA journal_mode=DELETE")
-            connection.execute("PRAGMA locking_mode=NORMAL")
-            connection.execute("PRAGMA query_only=ON")
-            connection.execute(f"PRAGMA cache_size=-{_CACHE_KIB}")
-            store = cls(path, connection)
-            store._has_states = False
-            store._read_dictionaries()
-        except sqlite3.DatabaseError as error:
-            connection.close()
-            if isinstance(error, sqlite3.OperationalError) and _is_refusal(error):
+            raise EmptyStoreError("it is empty")
+        with damage_as_store_error():
+            connection, is_copy = _connect_to_read(path)
+            try:
+                _check_kind(connection)
+                connection.execute("PRAGMA query_only=ON")
+                connection.execute(f"PRAGMA cache_size=-{_CACHE_KIB}")
+                store = cls(path, connection, is_copy=is_copy)
+                store._has_states = False
+                store._read_dictionaries()
+            except BaseException:
+                connection.close()
                 raise
-            raise StoreError(str(error)) from error
-        except BaseException:
-            connection.close()
-            raise
         return store
 
     def _read_dictionaries(self) -> None:
@@ -466,11 +460,8 @@ class TrialStore:
         Raises:
             StoreError: it is damaged.
         """
-        with self._lock:
-            try:
-                rows = self._connection.execute("SELECT * FROM snapshot").fetchall()
-            except sqlite3.DatabaseError as error:
-                raise StoreError(str(error)) from error
+        with self._lock, damage_as_store_error():
+            rows = self._connection.execute("SELECT * FROM snapshot").fetchall()
         for part, content, checksum in rows:
             if zlib.crc32(content) != checksum:
                 raise StoreError(f"its snapshot is damaged ({part})")
@@ -490,30 +481,43 @@ class TrialStore:
     # Damage.
 
     def damage(self) -> str | None:
-        """What is wrong with the rows of an opened store; None if each is as it was written."""
+        """What is wrong with the rows of an opened store; None if each is as it was written.
+
+        Raises:
+            sqlite3.OperationalError: they cannot be read.
+        """
+        if self._damage is not None:
+            return self._damage
+        if not self._is_copy and files.has_valid_seal(self.path):
+            return None
         try:
-            if self._damage is not None:
-                return self._damage
-            if self._is_sealed():
-                return None
-            # Its indexes as well: what is asked of all rows is answered by one.
-            found = _pragma(self._connection, "integrity_check(1)")
-            if found != "ok":
-                return str(found)
-            bad = total = 0
-            for *covered, checksum in self._walk(f"{_COVERED}, checksum"):
-                total += 1
-                bad += not _is_whole(covered, checksum)
-        except sqlite3.DatabaseError as error:
+            with damage_as_store_error():
+                return self._look_at_all_rows()
+        except StoreError as error:
             return str(error)
+
+    def _look_at_all_rows(self) -> str | None:
+        # Its indexes as well: what is asked of all rows is answered by one.
+        found = str(_pragma(self._connection, "integrity_check(1)"))
+        if found != "ok":
+            raise_if_unread(found)
+            return found
+        bad = total = 0
+        for *covered, checksum in self._walk(f"{_COVERED}, checksum"):
+            total += 1
+            bad += not _is_whole(covered, checksum)
         return f"{bad} of {total} trials are damaged" if bad else None
 
     def salvage(self) -> Iterator[TrialRow]:
-        """The rows of a damaged store that are whole, from both ends."""
+        """The rows of a damaged store that are whole, from both ends.
+
+        Raises:
+            sqlite3.OperationalError: the store cannot be read, so there may be more.
+        """
         seen: set[str] = set()
         for order in ("ASC", "DESC"):
             query = f"SELECT {_COVERED}, checksum FROM trial ORDER BY seq {order}"
-            try:
+            with suppress(StoreError), damage_as_store_error():
                 for *covered, checksum in self._connection.execute(query):
                     trial_id, status, has_error, directory, settled_at, reported_at = covered[:6]
                     try:
@@ -526,8 +530,6 @@ class TrialStore:
                     yield TrialRow(
                         trial_id, status, has_error, text, directory, settled_at, reported_at
                     )
-            except sqlite3.DatabaseError:
-                continue
 
     def settle(self) -> None:
         """Fold the write-ahead log into the file and let other processes read it.
@@ -539,50 +541,57 @@ class TrialStore:
             self._connection.execute("PRAGMA locking_mode=NORMAL")
             self._connection.execute("SELECT count(*) FROM meta").fetchone()
             with suppress(OSError):  # Without it every row is looked at, which takes longer.
-                _seal_path(self.path).write_text(_seal_of(self.path))
-
-    def _is_sealed(self) -> bool:
-        """Whether the file is, byte for byte, what a sweep has left."""
-        try:
-            seal = _seal_path(self.path).read_text()
-            return seal.split()[0] == str(self.path.stat().st_size) and seal == _seal_of(self.path)
-        except (OSError, ValueError, IndexError):
-            return False
+                files.write_seal(self.path)
 
     def close(self) -> None:
         self._finalizer()
 
 
-def remove(path: Path) -> None:
-    """Delete a store that nobody uses, if it is there."""
-    path.unlink(missing_ok=True)
-    _seal_path(path).unlink(missing_ok=True)
-
-
-def _seal_path(path: Path) -> Path:
-    return path.with_name(path.name + _SEAL_SUFFIX)
-
-
-def _seal_of(path: Path) -> str:
-    size = checksum = 0
-    with path.open("rb") as file:
-        while block := file.read(_READ_BYTES):
-            size += len(block)
-            checksum = zlib.crc32(block, checksum)
-    return f"{size} {checksum:08x}\n"
-
-
-def _connect(path: Path) -> sqlite3.Connection:
+def _connect(path: Path, wait_s: float = _LOCK_WAIT_S, mode: str = "rw") -> sqlite3.Connection:
     # Each use is under the store's lock, so any thread may hold the connection.
     return sqlite3.connect(
-        path, isolation_level=None, check_same_thread=False, timeout=_LOCK_WAIT_S
+        f"{path.absolute().as_uri()}?mode={mode}",
+        uri=True,
+        isolation_level=None,
+        check_same_thread=False,
+        timeout=wait_s,
     )
 
 
-def _is_refusal(error: sqlite3.OperationalError) -> bool:
-    """Whether the file may not be used now, and is not known to be damaged."""
-    # Its error codes have names from Python 3.11 on.
-    return any(words in str(error) for words in ("locked", "readonly", "unable to open"))
+def _connect_to_read(path: Path) -> tuple[sqlite3.Connection, bool]:
+    """A connection that reads all that was committed to a file, and whether it reads a copy.
+
+    Raises:
+        OSError: the file cannot be copied.
+        sqlite3.DatabaseError: its sweep is still running, or it cannot be read, or is damaged.
+    """
+    connection = _connect(path, wait_s=0, mode="ro")
+    try:
+        # Exclusive, so that SQLite does not make a file for shared memory beside a log.
+        connection.execute("PRAGMA locking_mode=EXCLUSIVE")
+        _pragma(connection, "application_id")
+        connection.execute("PRAGMA locking_mode=NORMAL")
+        _pragma(connection, "application_id")
+        # What it was when its sweep ended may be changed later, for a moment each time.
+        connection.execute(f"PRAGMA busy_timeout={_LOCK_WAIT_S * 1000:.0f}")
+        return connection, False
+    except sqlite3.DatabaseError as error:
+        connection.close()
+        if is_locked(error) or is_damage(error):
+            raise
+    # Nobody writes it, and with read access alone SQLite refuses: there is a log to be read.
+    copy = files.copy_privately(path)
+    connection = _connect(copy)
+    try:
+        connection.execute("PRAGMA locking_mode=EXCLUSIVE")
+        _pragma(connection, "application_id")
+    except BaseException:
+        connection.close()
+        raise
+    finally:
+        # It is read as long as it is open, and leaves nothing behind.
+        shutil.rmtree(copy.parent, ignore_errors=True)
+    return connection, True
 
 
 def _is_text(name: str) -> bool:
@@ -595,6 +604,17 @@ def _is_text(name: str) -> bool:
 
 def _pragma(connection: sqlite3.Connection, name: str) -> Any:
     return connection.execute(f"PRAGMA {name}").fetchone()[0]
+
+
+def _check_kind(connection: sqlite3.Connection) -> None:
+    """Raise an error unless it is a trial store of this version."""
+    if connection.execute("SELECT 1 FROM sqlite_master").fetchone() is None:
+        raise EmptyStoreError("it is empty")
+    if _pragma(connection, "application_id") != APPLICATION_ID:
+        raise StoreError("it is not a trial store, or its first bytes are damaged")
+    version = _pragma(connection, "user_version")
+    if version != SCHEMA_VERSION:
+        raise UnsupportedVersionError(f"it is of version {version}, this is {SCHEMA_VERSION}")
 
 
 def _checksum(covered: Sequence[Any]) -> int:
@@ -615,15 +635,3 @@ def _taken_over(covered: Sequence[Any]) -> tuple[Any, ...]:
     *words, _, _, entry = covered
     here = (*words, -1, 0, entry)
     return *here, _checksum(here)
-
-
-def _claim_new_file(directory: Path, name: str) -> Path:
-    """Make an empty file under a name that nobody has: O_EXCL decides, not a look beforehand."""
-    number = 0
-    while True:
-        path = directory / (f"{name}-{number}{SUFFIX}" if number else f"{name}{SUFFIX}")
-        try:
-            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o644))
-            return path
-        except FileExistsError:
-            number += 1

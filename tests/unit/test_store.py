@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 
-from ray_tune_memguard.store.trial_store import SpilledRow, StoreError, TrialStore, remove
+from ray_tune_memguard.store.errors import StoreError
+from ray_tune_memguard.store.files import remove
+from ray_tune_memguard.store.trial_store import SpilledRow, TrialStore
 from tests.unit.fakes import fake_row
 
 

@@ -18,6 +18,7 @@ from ray_tune_memguard.adapter.restore import experiments
 from ray_tune_memguard.adapter.restore import resume as restoring
 from ray_tune_memguard.lazy.trial_list import SpilledTrials
 from ray_tune_memguard.notices import Notices, logger
+from ray_tune_memguard.store.errors import is_locked
 from ray_tune_memguard.store.trial_store import TrialStore
 
 Original = Callable[..., Any]
@@ -31,9 +32,10 @@ def load_trials(original: Original, analysis: Any) -> Any:
         store = experiments.current_store(experiment)
         if store is not None:
             return experiments.open_trials(experiment, store)
-    except sqlite3.OperationalError as error:
-        logger.debug("Its sweep is running, or the store may not be read: %s", error)
     except Exception as error:
+        if isinstance(error, sqlite3.Error) and is_locked(error):
+            logger.debug("Its run is not over, so Ray alone opens it: %s", error)
+            return original(analysis)
         logger.warning(
             "The trial store of %s cannot be read (%s). The experiment is opened as Ray does it, "
             "from the experiment state file.",

@@ -35,16 +35,12 @@ from ray_tune_memguard.adapter.serialization.trial_pickle import FINISHED, Trial
 from ray_tune_memguard.lazy.ghost import TrialCache
 from ray_tune_memguard.lazy.trial_list import SpilledTrials
 from ray_tune_memguard.notices import logger
+from ray_tune_memguard.store.errors import StoreError, UnsupportedVersionError, is_locked
+from ray_tune_memguard.store.files import remove, set_aside
 from ray_tune_memguard.store.snapshot import Snapshot
 from ray_tune_memguard.store.state_file import HEAD
 from ray_tune_memguard.store.state_reader import StateReader
-from ray_tune_memguard.store.trial_store import (
-    StoreError,
-    TrialRow,
-    TrialStore,
-    UnsupportedVersionError,
-    remove,
-)
+from ray_tune_memguard.store.trial_store import TrialRow, TrialStore
 
 # In a store that was made from a state file: which state of the file that was.
 _MADE_FROM = "made from"
@@ -191,13 +187,24 @@ def _candidates(experiment: Experiment, directory: Path | None, end: bytes) -> l
 
 
 def _belongs(path: Path, experiment: Experiment) -> bool:
+    """Whether a store in a directory that experiments share is this experiment's.
+
+    Raises:
+        OSError, sqlite3.Error: it cannot be read now. It may be the newest one of this experiment,
+            so an older one must not be taken in its place.
+    """
     try:
         store = TrialStore.open(path)
-        owner = store.fact("experiment")
-        store.close()
-    except (OSError, sqlite3.Error, StoreError):
+    except (FileNotFoundError, PermissionError, StoreError):
         return False
-    return experiment.is_at(owner)
+    except sqlite3.OperationalError as error:
+        if is_locked(error):
+            return False
+        raise
+    try:
+        return experiment.is_at(store.fact("experiment"))
+    finally:
+        store.close()
 
 
 def _tells_of(pointed: Path, experiment: Experiment, end: bytes) -> bool:
@@ -209,7 +216,7 @@ def _tells_of(pointed: Path, experiment: Experiment, end: bytes) -> bool:
         return False
     try:
         store = TrialStore.open(pointed)
-    except (sqlite3.Error, StoreError):
+    except (OSError, sqlite3.Error, StoreError):
         return True  # Whoever opens it next says what is wrong.
     try:
         owner = store.fact("experiment")
@@ -274,6 +281,9 @@ def make_store(
 ) -> TrialStore:
     """A store of what a state file tells, and of what is whole in a ``damaged`` store.
 
+    A ``damaged`` store is set aside once the new one is complete, and only then: a temporary store,
+    which is made where none can be written beside it, does not replace it.
+
     Raises: see :func:`current_store`.
     """
     with _new_store(directory, _session_of(state_file)) as store:
@@ -282,14 +292,14 @@ def make_store(
             _take_over(damaged, store, known, state_file)
         store.note(experiment=experiment.path, **{_MADE_FROM: _mark(state_file, end)})
         store.settle()
-    if damaged is not None:
-        # Kept under a name that is not looked at, for whoever wants to know what happened.
+    is_permanent = store.path.parent == directory
+    if damaged is not None and is_permanent:
+        # Kept for whoever wants to know what happened. The next search does not find it.
         with suppress(OSError):
-            damaged[0].replace(damaged[0].with_suffix(".damaged"))
-            remove(damaged[0])  # What is beside it.
+            set_aside(damaged[0])
     store.close()
     made = TrialStore.open(store.path)
-    if store.path.parent != directory:
+    if not is_permanent:
         # It is read as long as it is open, and leaves nothing behind.
         shutil.rmtree(store.path.parent, ignore_errors=True)
     return made
@@ -375,7 +385,7 @@ def _take_over(
     salvaged = later = 0
     try:
         source = TrialStore.open(path)
-    except (StoreError, sqlite3.Error, OSError):
+    except StoreError:
         pass
     else:
         position = len(known)
@@ -416,8 +426,16 @@ def trials_of(path: str, filesystem: FileSystem | None) -> SpilledTrials | None:
     experiment = Experiment(filesystem, inner.rstrip("/"))
     try:
         store = current_store(experiment, make=True, salvage=True)
-    except sqlite3.OperationalError as error:
-        logger.debug("Ray alone opens %s: %s", path, error)
+    except (OSError, sqlite3.OperationalError) as error:
+        if isinstance(error, sqlite3.Error) and is_locked(error):
+            logger.debug("Its run is not over, so Ray alone opens %s: %s", path, error)
+        else:
+            logger.warning(
+                "The trial store of %s cannot be read (%s). The experiment is opened as Ray does "
+                "it, from the experiment state file.",
+                path,
+                error,
+            )
         return None
     return None if store is None else open_trials(experiment, store)
 

@@ -48,9 +48,11 @@ from ray_tune_memguard.lazy.ghost import TrialCache
 from ray_tune_memguard.lazy.summaries import TrialSummaryIndex
 from ray_tune_memguard.lazy.trial_list import SpilledTrials
 from ray_tune_memguard.notices import Notices, logger
+from ray_tune_memguard.store.errors import StoreError
+from ray_tune_memguard.store.files import remove
 from ray_tune_memguard.store.snapshot import Snapshot
 from ray_tune_memguard.store.state_file import ExperimentStateFile
-from ray_tune_memguard.store.trial_store import SpilledRow, StoreError, TrialStore, remove
+from ray_tune_memguard.store.trial_store import SpilledRow, TrialStore
 
 _ENTRIES_AT_ONCE = 256
 

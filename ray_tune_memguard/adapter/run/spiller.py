@@ -20,9 +20,10 @@ from ray_tune_memguard.lazy.ghost import TrialCache
 from ray_tune_memguard.lazy.summaries import TrialSummaryIndex
 from ray_tune_memguard.lazy.trial_list import SpilledTrials
 from ray_tune_memguard.notices import Notices
+from ray_tune_memguard.store.files import remove
 from ray_tune_memguard.store.snapshot import Snapshot
 from ray_tune_memguard.store.state_file import ExperimentStateFile
-from ray_tune_memguard.store.trial_store import TrialRow, TrialStore, remove
+from ray_tune_memguard.store.trial_store import TrialRow, TrialStore
 
 #: These schedulers never look at the set that errored trials stay in.
 BLIND_TO_LIVE_TRIALS = (FIFOScheduler, AsyncHyperBandScheduler)

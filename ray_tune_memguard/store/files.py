@@ -1,0 +1,140 @@
+"""The files that a trial store consists of: names, copies, removal.
+
+A store is one SQLite file. While its run writes it, and after that run was killed, its newest rows
+are in a second file beside it, the write-ahead log ``…-wal``; a kill while the log is folded in can
+leave a ``…-journal``. Without them the first file is incomplete, so all of them are copied, renamed
+and removed together.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import zlib
+from pathlib import Path
+
+SUFFIX = ".sqlite"
+# What SQLite needs beside a database to read it whole. The third, `-shm`, is made of the log.
+_LOG_SUFFIXES = ("-wal", "-journal")
+_COMPANION_SUFFIXES = (*_LOG_SUFFIXES, "-shm")
+# Beside a store whose run is over: its size, and a checksum of all of it.
+_SEAL_SUFFIX = ".crc32"
+# In memory; for when the disk with the temporary directory is full.
+_SHARED_MEMORY = "/dev/shm"
+_READ_BYTES = 1 << 20
+
+
+def claim_new_file(directory: Path, name: str) -> Path:
+    """Make an empty file ``<name>.sqlite``, or ``<name>-1.sqlite``, … if that name is taken.
+
+    A name is taken, too, if a log is there: SQLite would apply or delete it.
+    """
+    number = 0
+    while True:
+        path = directory / (f"{name}-{number}{SUFFIX}" if number else f"{name}{SUFFIX}")
+        number += 1
+        if any(companion.exists() for companion in _companions(path)):
+            continue
+        try:
+            # O_EXCL decides, not a look beforehand.
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o644))
+            return path
+        except FileExistsError:
+            continue
+
+
+def remove(path: Path) -> None:
+    """Delete a store that nobody uses, with all that belongs to it, if it is there."""
+    for file in (path, *_companions(path), _seal_path(path)):
+        file.unlink(missing_ok=True)
+
+
+def set_aside(path: Path) -> Path:
+    """Rename a damaged store, and all that belongs to it, so that no search finds it.
+
+    Returns:
+        Its new path, which ends in ``.damaged``.
+
+    Raises:
+        OSError: part of it cannot be read, or not be renamed. What cannot be read stays as it is:
+            it may be whole.
+    """
+    present = [file for file in (path, *_companions(path)) if file.exists()]
+    for file in present:
+        _checksum_file(file)
+    aside = path.with_suffix(".damaged")
+    number = 0
+    while aside.exists():
+        number += 1
+        aside = path.with_suffix(f".damaged-{number}")
+    for file in present:
+        file.rename(aside.with_name(aside.name + file.name.removeprefix(path.name)))
+    _seal_path(path).unlink(missing_ok=True)
+    return aside
+
+
+def copy_privately(path: Path) -> Path:
+    """Copy a store that no run is writing, with its log, to a new temporary directory.
+
+    Returns:
+        The path of the copy; the caller removes its directory.
+
+    Raises:
+        OSError: part of it cannot be read, or there is no room for the copy.
+    """
+    present = [path, *(file for file in _logs(path) if file.exists())]
+    refused: OSError | None = None
+    for place in (tempfile.gettempdir(), _SHARED_MEMORY):
+        try:
+            directory = Path(tempfile.mkdtemp(prefix="memguard-", dir=place))
+        except OSError as error:
+            refused = refused or error
+            continue
+        try:
+            for file in present:
+                shutil.copyfile(file, directory / file.name)
+            return directory / path.name
+        except OSError as error:
+            shutil.rmtree(directory, ignore_errors=True)
+            refused = refused or error
+        except BaseException:
+            shutil.rmtree(directory, ignore_errors=True)
+            raise
+    assert refused is not None
+    raise refused
+
+
+def write_seal(path: Path) -> None:
+    """Write down the size and the checksum of a store that is complete."""
+    _seal_path(path).write_text(_checksum_file(path))
+
+
+def has_valid_seal(path: Path) -> bool:
+    """Whether the file is, byte for byte, what its run has left."""
+    try:
+        seal = _seal_path(path).read_text()
+        return seal.split()[0] == str(path.stat().st_size) and seal == _checksum_file(path)
+    except (OSError, ValueError, IndexError):
+        return False
+
+
+def _logs(path: Path) -> list[Path]:
+    return [path.with_name(path.name + suffix) for suffix in _LOG_SUFFIXES]
+
+
+def _companions(path: Path) -> list[Path]:
+    return [path.with_name(path.name + suffix) for suffix in _COMPANION_SUFFIXES]
+
+
+def _seal_path(path: Path) -> Path:
+    return path.with_name(path.name + _SEAL_SUFFIX)
+
+
+def _checksum_file(path: Path) -> str:
+    size = checksum = 0
+    with path.open("rb") as file:
+        while block := file.read(_READ_BYTES):
+            size += len(block)
+            checksum = zlib.crc32(block, checksum)
+    return f"{size} {checksum:08x}\n"
