@@ -253,8 +253,8 @@ NAMES: tuple[PrivateName, ...] = (
     *_of(_EXPERIMENT_ANALYSIS, OPEN, "_experiment_json_fs_path"),
     *_of(_ANALYSIS, OPEN, "_find_newest_experiment_checkpoint(experiment_path, fs)"),
     *_of(
-        "ray.tune.execution.experiment_state",
-        (OPEN, RESUME),
+        "ray.tune.execution.tune_controller",
+        RESUME,
         "_find_newest_experiment_checkpoint(experiment_path, fs)",
     ),
     *_of(_TUNER, RESUME, "_experiment_analysis"),

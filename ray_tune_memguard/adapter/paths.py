@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import math
 import os
+import posixpath
 import re
 import sys
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
-from pyarrow.fs import LocalFileSystem
+from pyarrow.fs import FileSelector, FileSystem, LocalFileSystem
 from ray.tune.execution.tune_controller import TuneController
 
+from ray_tune_memguard.notices import logger
 from ray_tune_memguard.store.files import SUFFIX
 from ray_tune_memguard.store.state_file import can_take_turns, remove_spares
+from ray_tune_memguard.store.state_reader import is_complete
 
 #: The folder of ours in an experiment's directory.
 DIRECTORY = "memguard"
@@ -126,19 +130,53 @@ def state_file_and_work_directory(controller: Any) -> tuple[Path, Path]:
     return Path(controller.experiment_state_path), work_directory(controller)
 
 
-def newest_state_file(experiment: str) -> str | None:
-    """The experiment state file of the newest run in a local directory, found as Ray does it.
+def newest_state_file(filesystem: FileSystem, experiment: str) -> str | None:
+    """The path of the experiment state file of the newest run, of those that are complete.
 
-    In a hundredth of the time, for the directory has an entry for each trial.
+    Ray takes the newest one, which is empty or ends in the middle if a full disk or a kill has
+    interrupted its writing. If none is complete, the newest one is returned.
     """
-    with os.scandir(experiment) as entries:
-        names = (entry.name for entry in entries)
-        found = [
-            name
-            for name in names
-            if name.startswith(STATE_FILE_PREFIX) and name.endswith(_STATE_FILE_SUFFIX)
-        ]
-    return Path(experiment, max(found)).as_posix() if found else None
+    found = sorted(map(posixpath.basename, _state_files(filesystem, experiment)), reverse=True)
+    paths = [PurePosixPath(experiment, name).as_posix() for name in found]
+    for number, path in enumerate(paths):
+        if not _is_complete(filesystem, path):
+            continue
+        if number:
+            _say_once(
+                f"The experiment state file {paths[0]} is incomplete; {found[number]} is used."
+            )
+        return path
+    return paths[0] if paths else None
+
+
+def _is_complete(filesystem: FileSystem, state_file: str) -> bool:
+    try:
+        with filesystem.open_input_file(state_file) as file:
+            return is_complete(file)
+    except OSError:  # It may be; whoever reads it says what is wrong.
+        return True
+
+
+def _state_files(filesystem: FileSystem, experiment: str) -> list[str]:
+    """The experiment state files in a directory, in any order; none if there is no directory."""
+    if isinstance(filesystem, LocalFileSystem):
+        # Arrow makes an object of each of its entries, of which there is one for each trial.
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            names = os.listdir(experiment)
+            return [name for name in names if _is_state_file(name)]
+        return []
+    entries = filesystem.get_file_info(FileSelector(experiment, allow_not_found=True))
+    return [entry.path for entry in entries if entry.is_file and _is_state_file(entry.base_name)]
+
+
+def _is_state_file(name: str) -> bool:
+    return name.startswith(STATE_FILE_PREFIX) and name.endswith(_STATE_FILE_SUFFIX)
+
+
+@functools.lru_cache
+def _say_once(line: str) -> None:
+    """Log a warning that several looks at the same experiment lead to."""
+    logger.warning(line)
 
 
 class StagingListing:

@@ -7,13 +7,63 @@ at a time.
 from __future__ import annotations
 
 import codecs
+import io
 import json
+import re
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Protocol
 
 from ray_tune_memguard.store.state_file import HEAD
 
 _CHUNK_BYTES = 1 << 20
+# Enough of a file's end to hold what follows the trials.
+_END_BYTES = 64 * 1024
+# The last member of the state that Ray writes. In the text of a trial the quotes are escaped.
+_LAST_MEMBER = re.compile(rb',\s*(?="stats"\s*:)')
+
+
+class SeekableFile(Protocol):
+    """A file that is open for reading; Python's and Arrow's both are."""
+
+    def seek(self, offset: int, whence: int = 0, /) -> int: ...
+
+    def read(self, size: int = ..., /) -> bytes: ...
+
+
+def is_complete(file: SeekableFile) -> bool:
+    """Whether an experiment state file was written to its end.
+
+    That costs a look at the end of the file; only if that is not as Ray and this package write it,
+    the whole file is read, a window at a time.
+    """
+    size = file.seek(0, io.SEEK_END)
+    file.seek(max(0, size - _END_BYTES))
+    end = file.read()
+    if not end.rstrip().endswith(b"}"):
+        return False
+    starts = [before.end() for before in _LAST_MEMBER.finditer(end)]
+    if starts and _is_json(b"{" + end[starts[-1] :]):
+        return True
+    file.seek(0)
+    if file.read(len(HEAD)) != HEAD.encode():
+        file.seek(0)
+        return _is_json(file.read())
+    file.seek(0)
+    try:
+        reader = StateReader(file.read)
+        for _ in reader.entries():
+            pass
+        return _is_json(reader.rest().encode())
+    except ValueError:
+        return False
+
+
+def _is_json(text: bytes) -> bool:
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True
 
 
 class StateReader:

@@ -277,6 +277,32 @@ def test_no_experiment(tmp_path: Path) -> None:
         open_experiment(tmp_path)
 
 
+@pytest.mark.latest_only
+@pytest.mark.parametrize("guarded", [False, True], ids=["Ray alone", "MemGuard"])
+@pytest.mark.parametrize("length", [0, 300])
+def test_an_incomplete_newer_state_file_hides_nothing(
+    interrupted: Path,
+    tmp_path: Path,
+    guarded: bool,
+    length: int,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """What a resume on a full disk leaves."""
+    path = copied(interrupted, tmp_path)
+    expected = outcome(ResultGrid(ExperimentAnalysis(str(path))))
+    before = restore(copied(interrupted, tmp_path / "as it was"), guarded, tmp_path / "then").fit()
+    [whole] = path.glob("experiment_state-*.json")
+    newer = path / "experiment_state-2999-01-01_00-00-00.json"
+    newer.write_bytes(whole.read_bytes()[:length])
+    assert outcome(open_experiment(path)) == expected
+    assert [line for line in caplog.messages if "is incomplete" in line] == [
+        f"The experiment state file {newer} is incomplete; {whole.name} is used."
+    ]
+    grid = restore(path, guarded, tmp_path / "ran").fit()
+    assert ran(tmp_path / "ran") == ran(tmp_path / "then")
+    assert outcome(grid) == outcome(before)
+
+
 def resumed_by_run(
     interrupted: Path, tmp_path: Path, guarded: bool, **how: Any
 ) -> tuple[list[int], Any]:

@@ -5,9 +5,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from pyarrow.fs import LocalFileSystem, SubTreeFileSystem
 from ray.tune.execution.experiment_state import _find_newest_experiment_checkpoint
 
 from ray_tune_memguard.adapter import paths
+
+STATE = '{"trial_data": [["{}", "{}"]], "runner_data": {}, "stats": {"start_time": 1.0}}'
 
 
 @pytest.mark.parametrize(
@@ -35,7 +38,9 @@ def test_stores_come_newest_first(tmp_path: Path) -> None:
 
 
 def test_the_newest_state_file_is_the_one_that_ray_finds(tmp_path: Path) -> None:
-    assert paths.newest_state_file(str(tmp_path)) is None
+    disk = LocalFileSystem()
+    assert paths.newest_state_file(disk, str(tmp_path)) is None
+    assert paths.newest_state_file(disk, str(tmp_path / "nowhere")) is None
     for name in (
         "experiment_state-2026-11-22_10-40-37.json",
         "experiment_state-2026-11-22_11-00-00.json",
@@ -43,10 +48,29 @@ def test_the_newest_state_file_is_the_one_that_ray_finds(tmp_path: Path) -> None
         ".experiment_state-2026-11-22_12-00-00.json",
         "other.json",
     ):
-        (tmp_path / name).touch()
-    found = paths.newest_state_file(str(tmp_path))
+        (tmp_path / name).write_text(STATE)
+    found = paths.newest_state_file(disk, str(tmp_path))
     assert found == _find_newest_experiment_checkpoint(str(tmp_path))
     assert str(found).endswith("11-00-00.json")
+    elsewhere = SubTreeFileSystem(str(tmp_path), disk)
+    assert paths.newest_state_file(elsewhere, "") == "experiment_state-2026-11-22_11-00-00.json"
+
+
+@pytest.mark.parametrize("length", [0, 1, 30, len(STATE) - 1])
+def test_an_incomplete_state_file_is_passed_over(
+    tmp_path: Path, length: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    older = tmp_path / "experiment_state-2026-11-22_11-00-00.json"
+    older.write_text(STATE)
+    newer = tmp_path / "experiment_state-2026-11-22_12-00-00.json"
+    newer.write_text(STATE[:length])
+    for _ in range(2):
+        assert paths.newest_state_file(LocalFileSystem(), str(tmp_path)) == str(older)
+    assert caplog.messages == [
+        f"The experiment state file {newer} is incomplete; {older.name} is used."
+    ]
+    older.unlink()
+    assert paths.newest_state_file(LocalFileSystem(), str(tmp_path)) == str(newer)
 
 
 def _listing(tmp_path: Path) -> tuple[paths.StagingListing, list[int]]:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from ray_tune_memguard.store import state_reader
-from ray_tune_memguard.store.state_reader import StateReader
+from ray_tune_memguard.store.state_reader import StateReader, is_complete
 
 
 def state(entries: list[Any]) -> bytes:
@@ -60,3 +60,38 @@ def test_a_torn_file_is_a_value_error(length: int) -> None:
 def test_another_file_is_a_value_error() -> None:
     with pytest.raises(ValueError, match="It does not begin with"):
         read(b'{"runner_data": {}}')
+
+
+#: Of Ray alone, of a run with a trial store, with blanks, and with other members.
+COMPLETE = [
+    state([[json.dumps({"stats": {}}), "{}"]] * 20),
+    state([["a", "b"]] * 20)[:-1] + b', "memguard": {"store": "/somewhere"}}',
+    json.dumps(json.loads(state([["a", "b"]] * 3)), indent=2).encode() + b"\n",
+    json.dumps({"trial_data": [["a", "b"]], "new": {"stats": {"x": {}}}}).encode(),
+    b'{"other layout": {}}',
+]
+
+
+@pytest.mark.parametrize("content", COMPLETE)
+@pytest.mark.parametrize("end_bytes", [2, 60, 1 << 16])
+def test_a_state_file_that_is_cut_anywhere_is_not_complete(
+    monkeypatch: pytest.MonkeyPatch, content: bytes, end_bytes: int
+) -> None:
+    monkeypatch.setattr(state_reader, "_END_BYTES", end_bytes)
+    assert is_complete(io.BytesIO(content))
+    for length in range(len(content.rstrip())):
+        assert not is_complete(io.BytesIO(content[:length])), length
+
+
+def test_that_a_state_file_is_complete_is_seen_at_its_end() -> None:
+    class Counted(io.BytesIO):
+        count = 0
+
+        def read(self, size: int | None = -1, /) -> bytes:
+            block = super().read(size)
+            self.count += len(block)
+            return block
+
+    file = Counted(state([["a" * 10_000, "b"]] * 100))
+    assert is_complete(file)
+    assert file.count < 100_000

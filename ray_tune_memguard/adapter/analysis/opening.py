@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-from pyarrow.fs import LocalFileSystem
+from pyarrow.fs import FileSystem
 from ray.tune.impl.tuner_internal import TunerInternal
 
 from ray_tune_memguard.adapter import contract, paths
@@ -45,11 +44,12 @@ def load_trials(original: Original, analysis: Any) -> Any:
     return original(analysis)
 
 
-def newest_state_file(original: Original, experiment_path: str, fs: Any = None) -> Any:
-    # Ray makes an object of each of the directory's entries, of which there is one for each trial.
-    if isinstance(fs, LocalFileSystem) and Path(experiment_path, paths.DIRECTORY).is_dir():
-        return paths.newest_state_file(experiment_path)
-    return original(experiment_path, fs)
+def newest_state_file(
+    original: Original, experiment_path: str, fs: FileSystem | None = None
+) -> object:
+    if fs is None:
+        return original(experiment_path, fs)
+    return paths.newest_state_file(fs, experiment_path)
 
 
 def resume(original: Original, controller: Any, resume_config: Any) -> Any:

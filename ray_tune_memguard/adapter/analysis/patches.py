@@ -15,6 +15,7 @@ from typing import NamedTuple
 from ray.tune import progress_reporter
 from ray.tune.analysis import experiment_analysis
 from ray.tune.analysis.experiment_analysis import ExperimentAnalysis
+from ray.tune.execution import tune_controller
 from ray.tune.execution.tune_controller import TuneController
 from ray.tune.experimental import output
 from ray.tune.result_grid import ResultGrid
@@ -43,6 +44,7 @@ PATCHES = (
     Patch(ResultGrid, "__init__", results.result_grid),
     Patch(ExperimentAnalysis, "_load_trials", opening.load_trials),
     Patch(experiment_analysis, "_find_newest_experiment_checkpoint", opening.newest_state_file),
+    Patch(tune_controller, "_find_newest_experiment_checkpoint", opening.newest_state_file),
     Patch(TuneController, "resume", opening.resume),
 )
 

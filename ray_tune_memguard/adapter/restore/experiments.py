@@ -23,7 +23,6 @@ from typing import Any
 import tqdm
 from pyarrow.fs import FileSystem, LocalFileSystem
 from ray.train._internal.storage import get_fs_and_path
-from ray.tune.execution.experiment_state import _find_newest_experiment_checkpoint
 
 from ray_tune_memguard.adapter import paths
 from ray_tune_memguard.adapter.restore.searcher import UnsnapshottedTrial
@@ -79,11 +78,8 @@ class Experiment:
     syncer = None
 
     def state_file(self) -> str | None:
-        """The path of the newest run's experiment state file."""
-        if isinstance(self.filesystem, LocalFileSystem) and os.path.isdir(self.path):
-            return paths.newest_state_file(self.path)
-        found: str | None = _find_newest_experiment_checkpoint(self.path, fs=self.filesystem)
-        return found
+        """The path of the newest run's experiment state file that is complete."""
+        return paths.newest_state_file(self.filesystem, self.path)
 
     def owns(self, store: TrialStore) -> bool:
         """Whether the store is this experiment's alone, and not that of one it is a copy of."""
