@@ -110,10 +110,13 @@ class RestorePlan:
             if trial_id not in again
         ]
         order.sort(key=RestoreEntry.rank)
+        # The searcher has made those that run again, and saw them end, as well. Only what was to be
+        # resumed when the run ended has not ended for it.
+        resuming = {row.trial_id for row in store.to_resume()}
         late = [
             trial
             for trial in unsnapshotted_trials(store, snapshot, trial_data)
-            if trial.trial_id not in again
+            if trial.trial_id not in resuming
         ]
         return cls(store, snapshot, state["runner_data"], order, late, rerun)
 
@@ -314,6 +317,8 @@ class _Resumption:
         positions = {place.trial_id: position for position, place in self._past.kept()}
         summaries.load(self._past.snapshot.summaries, positions)
         for trial in self._past.late:
+            if trial.trial_id not in positions:
+                continue  # It runs again.
             reported = reported_of_entry(trial.metadata_json)
             summaries.note(positions[trial.trial_id], trial.trial_id, *reported)
         return summaries
