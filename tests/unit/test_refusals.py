@@ -368,6 +368,34 @@ def test_a_temporary_store_does_not_replace_a_damaged_one(
     assert contents(damaged) == before
 
 
+def test_a_damaged_newest_store_is_completed_from_the_one_before(killed: Path) -> None:
+    """A resumed run was killed before its first checkpoint, and its store is damaged."""
+    path = killed / "memguard" / "trials-2026-11-23_10-00-00.sqlite"
+    store = TrialStore.create(path.parent, path.stem)
+    store.save_snapshot({"state": b""})
+    spill(store, TRIALS)
+    store.settle()
+    store.close()
+    with path.open("r+b") as file:
+        file.seek(path.stat().st_size // 2)
+        file.write(b"x" * 4096)
+    found = find(killed, salvage=True)
+    assert found is not None
+    assert {row.trial_id for row in found.rows(0, 100)} >= IDS
+    found.close()
+    look_again = find(killed)
+    assert look_again is not None
+    assert {row.trial_id for row in look_again.rows(0, 100)} >= IDS
+
+
+def test_an_empty_newest_store_does_not_hide_the_one_before(killed: Path) -> None:
+    """The driver was killed while it made the store of a resumed run."""
+    before = contents(killed)
+    (killed / "memguard" / "trials-2026-11-23_10-00-00.sqlite").touch()
+    look(killed)
+    assert contents(killed).items() >= before.items()
+
+
 # On a real disk that is full.
 
 

@@ -14,7 +14,7 @@ import shutil
 import sqlite3
 import tempfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -34,7 +34,12 @@ from ray_tune_memguard.adapter.serialization.trial_pickle import FINISHED, Trial
 from ray_tune_memguard.lazy.ghost import TrialCache
 from ray_tune_memguard.lazy.trial_list import SpilledTrials
 from ray_tune_memguard.notices import logger
-from ray_tune_memguard.store.errors import StoreError, UnsupportedVersionError, is_locked
+from ray_tune_memguard.store.errors import (
+    EmptyStoreError,
+    StoreError,
+    UnsupportedVersionError,
+    is_locked,
+)
 from ray_tune_memguard.store.files import remove, set_aside
 from ray_tune_memguard.store.snapshot import Snapshot
 from ray_tune_memguard.store.state_file import HEAD
@@ -109,16 +114,18 @@ def current_store(
     """The newest run's trial store, opened for reading; None if that run left none.
 
     ``directory``: where to look as well, and to ``make`` a store if there is none: that is, if the
-    newest run was Ray's alone. ``salvage``: make a damaged one anew.
+    newest run was Ray's alone. ``salvage``: rebuild a damaged one.
 
     Raises:
         OSError, sqlite3.Error: what is there cannot be read, or the store cannot be made.
-        StoreError: the store is damaged, and is not to be made anew; or of another version.
+        StoreError: the store is damaged, and is not to be rebuilt; or of another version.
         ValueError: the experiment state file is not one.
     """
     state_file = experiment.state_file()
     end = _end_of(experiment, state_file) if state_file else b""
-    damaged = None
+    damaged: list[tuple[Path, str]] = []
+    older: Path | None = None
+    empty: list[tuple[Path, str]] = []
     for path in _candidates(experiment, directory, end):
         if state_file is not None and paths.run_of_store(path)[0] < _session_of(state_file):
             break  # A run without this package has gone on since.
@@ -130,20 +137,28 @@ def current_store(
             if made_from is not None and made_from != _mark(state_file or "", end):
                 store.close()
                 break  # The file that it was made from has changed.
-            if damaged is None:
+            if not damaged:
                 return store
+            # What it has and a newer, damaged one lacks is taken from it.
+            store.close()
+            older = path
+            break
         except FileNotFoundError:
             continue
+        except EmptyStoreError as error:
+            empty.append((path, str(error)))
         except UnsupportedVersionError as error:
             raise UnsupportedVersionError(f"{path}: {error}") from error
         except StoreError as error:
-            damaged = damaged or (path, str(error))
-    if damaged is not None and (not salvage or state_file is None):
-        raise StoreError(f"{damaged[0]}: {damaged[1]}")
+            damaged.append((path, str(error)))
+    # An empty one has nothing that an older one lacks.
+    damaged = damaged or empty
+    if damaged and (not salvage or state_file is None):
+        raise StoreError(f"{damaged[0][0]}: {damaged[0][1]}")
     if state_file is None or not (make or damaged):
         return None
     return make_store(
-        experiment, state_file, end, directory or experiment.store_directory(), damaged
+        experiment, state_file, end, directory or experiment.store_directory(), damaged, older
     )
 
 
@@ -273,26 +288,30 @@ def make_store(
     state_file: str,
     end: bytes,
     directory: Path | None,
-    damaged: tuple[Path, str] | None = None,
+    damaged: Sequence[tuple[Path, str]] = (),
+    older: Path | None = None,
 ) -> TrialStore:
-    """A store of what a state file tells, and of what is whole in a ``damaged`` store.
+    """A store of what a state file tells, and of the intact rows of ``damaged`` stores.
 
-    A ``damaged`` store is set aside once the new one is complete, and only then: a temporary store,
+    ``damaged``: their paths and what is wrong with each, the newest run's first. ``older``: an
+    intact store of a run before; it has trials that a damaged one has lost.
+
+    Damaged stores are set aside once the new one is complete, and only then: a temporary store,
     which is made where none can be written beside it, does not replace it.
 
     Raises: see :func:`current_store`.
     """
     with _new_store(directory, _session_of(state_file)) as store:
         known = _read_state(experiment, state_file, store)
-        if damaged is not None:
-            _take_over(damaged, store, known, state_file)
+        if damaged:
+            _take_over(damaged, older, store, known, state_file)
         store.note(experiment=experiment.path, **{_MADE_FROM: _mark(state_file, end)})
         store.settle()
     is_permanent = store.path.parent == directory
-    if damaged is not None and is_permanent:
+    for path, _ in damaged if is_permanent else ():
         # Kept for whoever wants to know what happened. The next search does not find it.
         with suppress(OSError):
-            set_aside(damaged[0])
+            set_aside(path)
     store.close()
     made = TrialStore.open(store.path)
     if not is_permanent:
@@ -374,19 +393,25 @@ def _put(store: TrialStore, rows: list[tuple[int, TrialRow]]) -> None:
 
 
 def _take_over(
-    damaged: tuple[Path, str], store: TrialStore, known: dict[str, str], state_file: str
+    damaged: Sequence[tuple[Path, str]],
+    older: Path | None,
+    store: TrialStore,
+    known: dict[str, str],
+    state_file: str,
 ) -> None:
-    """Add what a damaged store has and the state file lacks, and say what came of it."""
-    path, wrong = damaged
-    salvaged = later = 0
-    try:
-        source = TrialStore.open(path)
-    except StoreError:
-        pass
-    else:
-        position = len(known)
+    """Add what these stores have and the state file lacks, and say what came of it."""
+    salvaged: set[str] = set()
+    position = len(known)
+    later = 0
+    for path in [*(path for path, _ in damaged), *([older] if older else [])]:
+        try:
+            source = TrialStore.open(path)
+        except StoreError:
+            continue
         for row in source.salvage():
-            salvaged += 1
+            if row.trial_id in salvaged:
+                continue
+            salvaged.add(row.trial_id)
             if known.get(row.trial_id) in FINISHED:
                 continue
             # Trials that the state file does not know are new since; those it knows are not.
@@ -396,6 +421,7 @@ def _take_over(
             position += 1
             later += 1
         source.close()
+    path, wrong = damaged[0]
     finished = sum(status in FINISHED for status in known.values())
     logger.warning(
         "The trial store %s is damaged (%s). Of its trials %d could be read. The experiment state "
@@ -403,7 +429,7 @@ def _take_over(
         "the store. Trials that are in neither run again.",
         path,
         wrong,
-        salvaged,
+        len(salvaged),
         PurePosixPath(state_file).name,
         finished,
         later,
