@@ -1,7 +1,8 @@
 """Reads an experiment state file entry by entry, so that a big one need not fit into memory.
 
 Such a file of 10,000 trials is 96 MB of JSON, which Ray parses whole. Here a window of it is parsed
-at a time.
+at a time, also if the file is corrupt: an entry that is not valid JSON is told from one that
+continues behind the window, and nothing more is read.
 """
 
 from __future__ import annotations
@@ -16,6 +17,11 @@ from typing import Any, Protocol
 from ray_tune_memguard.store.state_file import HEAD
 
 _CHUNK_BYTES = 1 << 20
+# A token of JSON that is not a string, or an escape in one, is no longer: `-Infinity`, `\u00e9`.
+_LONGEST_TOKEN = 24
+# The list is closed, and then comes another member or the end.
+_MIN_AFTER_ENTRIES = 256
+_AFTER_ENTRIES = re.compile(r'\]\s*(,\s*"|\}\s*$)')
 # Enough of a file's end to hold what follows the trials.
 _END_BYTES = 64 * 1024
 # The last member of the state that Ray writes. In the text of a trial the quotes are escaped.
@@ -102,13 +108,23 @@ class StateReader:
             start = self._at
             try:
                 entry, self._at = decoder.raw_decode(self._text, start)
-            except json.JSONDecodeError:
+            except json.JSONDecodeError as error:
+                if not _may_continue(error):
+                    raise ValueError(f"An entry of it is corrupt: {error}") from error
                 self._more()
                 continue
             yield entry, self._text[start : self._at]
 
     def rest(self) -> str:
-        """What follows the entries, as a whole file that has none. After :meth:`entries`."""
+        """What follows the entries, as a whole file that has none. After :meth:`entries`.
+
+        Raises:
+            ValueError: nothing follows that can end the file: an entry before it is corrupt.
+        """
+        while len(self._text) - self._at < _MIN_AFTER_ENTRIES and self._fill():
+            pass
+        if not _AFTER_ENTRIES.match(self._text, self._at):
+            raise ValueError("Its list of trials ends in the middle")
         while self._fill():
             pass
         text = HEAD + self._text[self._at :]
@@ -135,3 +151,9 @@ class StateReader:
         self._text = self._text[self._at :] + self._decode(block, not block)
         self._at = 0
         return bool(block)
+
+
+def _may_continue(error: json.JSONDecodeError) -> bool:
+    """Whether the text that was parsed may be the beginning of valid JSON."""
+    at_end = error.pos >= len(error.doc) - _LONGEST_TOKEN
+    return at_end or error.msg.startswith("Unterminated string")

@@ -62,6 +62,27 @@ def test_another_file_is_a_value_error() -> None:
         read(b'{"runner_data": {}}')
 
 
+@pytest.mark.parametrize("seed", range(40))
+def test_a_corrupt_file_is_not_read_to_its_end(monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
+    monkeypatch.setattr(state_reader, "_CHUNK_BYTES", 1000)
+    chance = random.Random(seed)
+    entry = [json.dumps({"id": 7, "config": {"x": "é" * 20}}), json.dumps({"y": [1.5, None]})]
+    content = bytearray(state([entry] * 1000))
+    at = chance.randrange(len(content) // 4, len(content) // 2)
+    garbage = chance.choice([b"\0" * 50, b'"', b"]", b"[", b"}", b",", b"\\", b"x", b"\xff"])
+    content[at : at + len(garbage)] = garbage
+    file = io.BytesIO(content)
+    reader = StateReader(file.read)
+    try:
+        count = sum(1 for _ in reader.entries())
+        json.loads(reader.rest())
+    except ValueError:
+        assert file.tell() < at + 20_000
+        assert file.tell() < len(content) // 2 + 20_000
+    else:
+        assert count == 1000  # What it changed is still JSON.
+
+
 #: Of Ray alone, of a run with a trial store, with blanks, and with other members.
 COMPLETE = [
     state([[json.dumps({"stats": {}}), "{}"]] * 20),
