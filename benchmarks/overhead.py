@@ -204,7 +204,7 @@ def child(trials: int, rival: str) -> None:
 
 def _disk_and_reading(grid: Any) -> dict[str, Any]:
     experiment = Path(grid.experiment_path)
-    [store] = experiment.glob("memguard/trials-*.sqlite")
+    [store] = experiment.glob(".memguard/trials-*.sqlite")
     [state_file] = experiment.glob("experiment_state-*.json")
     trials = grid._experiment_analysis.trials
     chosen = random.Random(0).sample(range(len(trials)), READ)

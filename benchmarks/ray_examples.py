@@ -232,7 +232,7 @@ def _count_trials(home: Path) -> dict[str, int]:
 
 def _count_spilled(home: Path) -> int:
     count = 0
-    for path in (home / "ray_results").glob("*/memguard/trials-*.sqlite"):
+    for path in (home / "ray_results").glob("*/.memguard/trials-*.sqlite"):
         connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
         try:
             count += connection.execute("SELECT count(*) FROM trial").fetchone()[0]

@@ -70,7 +70,7 @@ def sweep(name: str, switch: str, trials: int, interval: int) -> Run:
 def show_progress(name: str, storage: Path, trials: int, seconds: float) -> None:
     """One line that is written over: how many trials are done, and the RSS."""
     done, rss = 0, ""
-    for file in storage.glob(f"*/memguard/{FILE_PATTERN}"):
+    for file in storage.glob(f"*/.memguard/{FILE_PATTERN}"):
         last = file.read_text().splitlines()[-1].split(",")
         if last[0] != "time":
             done, rss = int(last[1]), f"RSS {int(last[4]) / MIB:.0f} MiB"

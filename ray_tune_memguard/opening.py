@@ -22,7 +22,7 @@ def open_experiment(
     """The results of an experiment, each read from disk when it is asked for.
 
     An experiment that ran without MemGuard is read once, with a progress bar, and gets a trial
-    store (``memguard/`` in its directory; where that cannot be written, a temporary one for this
+    store (``.memguard/`` in its directory; where that cannot be written, a temporary one for this
     process). From then on ``Tuner.restore(path, ...).get_results()``, ``ExperimentAnalysis(path)``
     and this function open it at once, and ``Tuner.restore(path, ...).fit()`` goes on from it
     without loading what is finished. Nothing of Ray's own files is changed.

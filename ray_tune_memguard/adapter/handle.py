@@ -168,7 +168,7 @@ class RunHandle:
             return paths.report_directory(controller) / f"{kind}-{session}{suffix}"
         experiment = getattr(trials[0], "local_experiment_path", None) if trials else None
         name = time.strftime(f"{kind}-%Y-%m-%d_%H-%M-%S{suffix}")
-        return Path(experiment, "memguard", name) if experiment else None
+        return Path(experiment, ".memguard", name) if experiment else None
 
 
 def disk_errors() -> tuple[type[Exception], ...]:

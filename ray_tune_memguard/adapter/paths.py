@@ -23,8 +23,11 @@ from ray_tune_memguard.store.files import SUFFIX
 from ray_tune_memguard.store.state_file import can_take_turns, remove_spares
 from ray_tune_memguard.store.state_reader import is_complete
 
-#: The folder of ours in an experiment's directory.
-DIRECTORY = "memguard"
+#: Where MemGuard's files are in an experiment. Hidden: to many scripts each other subdirectory is a
+#: trial.
+DIRECTORY = ".memguard"
+# Where earlier versions put them. They are read from there, and not written there.
+_FORMER_DIRECTORY = "memguard"
 _STORE_PREFIX = "trials-"
 # A run's name, as Ray makes it of the time at which the run began.
 _SESSION = re.compile(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d")
@@ -64,6 +67,11 @@ def calling_controller() -> Any | None:
 def session_name(controller: Any) -> str:
     """Ray's name of this run of the experiment, the time at which it began."""
     return str(controller._session_str)
+
+
+def directories_in(experiment: str | Path) -> list[Path]:
+    """The directories that may hold MemGuard's files of an experiment, the current name first."""
+    return [Path(experiment, name) for name in (DIRECTORY, _FORMER_DIRECTORY)]
 
 
 def report_directory(controller: Any) -> Path:
@@ -125,7 +133,8 @@ def state_file_and_work_directory(controller: Any) -> tuple[Path, Path]:
         work = Path(storage.experiment_fs_path, DIRECTORY)
         work.mkdir(parents=True, exist_ok=True)
         if can_take_turns(work, Path(storage.experiment_fs_path)):
-            remove_spares(work)
+            for directory in directories_in(storage.experiment_fs_path):
+                remove_spares(directory)
             return Path(storage.experiment_fs_path, name), work
     return Path(controller.experiment_state_path), work_directory(controller)
 

@@ -39,7 +39,7 @@ class TrialPruner(GuardCallback):
     spill is tried again until it succeeds. A trial that cannot be serialised stays in memory.
 
     Args:
-        spill_dir: directory for the trial stores, one file a sweep. Default None: ``memguard/`` in
+        spill_dir: directory for the trial stores, one file a sweep. Default None: ``.memguard/`` in
             the experiment's directory; for remote storage beside Ray's local staging directory.
             Or ``TUNE_MEMGUARD_SPILL_DIR``.
         trim_every_trials: look at the allocator's slack after so many spilled trials, or None for

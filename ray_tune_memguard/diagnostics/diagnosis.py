@@ -79,7 +79,7 @@ def read_diagnosis(path: str | os.PathLike[str]) -> Diagnosis:
     It is written when a run ends; of several runs it is the latest that did.
 
     ``path``: the experiment's directory (``ResultGrid.experiment_path``, on a local disk), the
-    ``memguard`` folder in it, or one ``diagnosis-*.json`` file.
+    ``.memguard`` directory in it, or one ``diagnosis-*.json`` file.
 
     Raises:
         FileNotFoundError: there is none.

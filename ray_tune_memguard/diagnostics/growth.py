@@ -249,9 +249,9 @@ def read_growth(path: str | os.PathLike[str]) -> pd.DataFrame:
     """What :class:`ray_tune_memguard.ObjectGrowthTracker` measured, in order of time.
 
     ``path``: the experiment's directory (what ``ResultGrid.experiment_path`` says, on a local
-    disk), the ``memguard`` folder in it, or one ``growth-*.csv`` file. The columns are the fields
-    of :class:`GrowthRow`: ``time`` (seconds since the epoch), ``trials`` and ``results`` (finished
-    and received so far), ``kind``, ``name`` and ``value`` (bytes, or objects of a type).
+    disk), the ``.memguard`` directory in it, or one ``growth-*.csv`` file. The columns are the
+    fields of :class:`GrowthRow`: ``time`` (seconds since the epoch), ``trials`` and ``results``
+    (finished and received so far), ``kind``, ``name`` and ``value`` (bytes, or objects of a type).
 
     Raises:
         FileNotFoundError: there is none.

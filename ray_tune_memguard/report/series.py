@@ -87,7 +87,7 @@ def least_squares_slope(points: Iterable[tuple[float, float]]) -> float | None:
 
 
 def report_files(path: str | os.PathLike[str], pattern: str) -> list[Path]:
-    """The files of an experiment, given by its directory, its ``memguard`` folder, or one file."""
+    """The files of an experiment: of its directory, its ``.memguard`` directory, or one file."""
     place = Path(path)
     if place.is_file():
         return [place]
@@ -98,8 +98,8 @@ def read_rss_series(path: str | os.PathLike[str]) -> pd.DataFrame:
     """The RSS series of an experiment, all its runs in order of time.
 
     ``path``: the experiment's directory (what ``ResultGrid.experiment_path`` says, on a local
-    disk), the ``memguard`` folder in it, or one ``rss-*.csv`` file. The columns are the fields of
-    :class:`RssPoint`.
+    disk), the ``.memguard`` directory in it, or one ``rss-*.csv`` file. The columns are the fields
+    of :class:`RssPoint`.
 
     Raises:
         FileNotFoundError: there is no series.

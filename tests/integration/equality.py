@@ -309,7 +309,7 @@ def files(grid: ResultGrid) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for path in sorted(root.glob("*/**/*")):
         relative = path.relative_to(root)
-        if path.is_file() and relative.parts[0] != "memguard":
+        if path.is_file() and relative.parts[0] != ".memguard":
             # A retried trial has one event file or two, as the clock will have it.
             name = "events" if path.name.startswith("events") else path.name
             found[normal(str(relative.with_name(name)))] = _content(path)

@@ -20,8 +20,8 @@ def main(address: str, folder: Path) -> None:
         for number, guards in enumerate(([], [MemGuard()]))
     )
     # The driver is a process of the cluster, so its grid comes as a pickle: as plain Ray.
-    assert len(list(folder.glob("results1/sweep/memguard/trials-*.sqlite"))) == 1
-    assert len(list(folder.glob("results0/sweep/memguard/*"))) == 0
+    assert len(list(folder.glob("results1/sweep/.memguard/trials-*.sqlite"))) == 1
+    assert len(list(folder.glob("results0/sweep/.memguard/*"))) == 0
     assert len(plain) == 3
     equality.assert_equal(Both(plain, guarded), leave_out=("nothing_stayed_in_memory",))
 

@@ -209,7 +209,7 @@ def test_endings_that_raise(
             raised = error
         # Ray takes an error in one of its hooks for one of the trial.
         assert (raised is None) == (name == "on_trial_complete")
-        assert bool(list(storage.glob("*/memguard/*.sqlite"))) == bool(guards)
+        assert bool(list(storage.glob("*/.memguard/*.sqlite"))) == bool(guards)
         monkeypatch.setattr(Raises, "armed", False)
         left.append(
             {

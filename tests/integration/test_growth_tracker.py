@@ -175,7 +175,7 @@ def test_asked_in_mid_sweep_and_before(tmp_path: Path) -> None:
 
 def test_it_can_be_left_out(tmp_path: Path) -> None:
     grid = run(tmp_path, [MemGuard(growth_budget=0)], trials=4)
-    assert not list(Path(grid.experiment_path, "memguard").glob("growth-*"))
+    assert not list(Path(grid.experiment_path, ".memguard").glob("growth-*"))
 
 
 def test_two_of_them_take_turns_no_more(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

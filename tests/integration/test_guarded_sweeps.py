@@ -143,7 +143,7 @@ def test_two_guards_the_second_steps_aside(
     assert len(grid) == 3
     assert len(said(caplog, "Another TrialPruner is already active")) == 1
     assert len(said(caplog, "RssReporter", "steps aside")) == 1
-    assert len(list((Path(grid.experiment_path) / "memguard").glob("*.sqlite"))) == 1
+    assert len(list((Path(grid.experiment_path) / ".memguard").glob("*.sqlite"))) == 1
 
 
 def test_spill_dir(storage: Path, tmp_path: Path) -> None:
@@ -330,13 +330,17 @@ def test_nothing_but_the_state_file_is_left_of_those_that_take_turns(
     storage: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TUNE_GLOBAL_CHECKPOINT_S", "0")
-    (storage / "sweep" / "memguard").mkdir(parents=True)
-    left_by_a_kill = storage / "sweep" / "memguard" / "experiment_state-x.json.spare"
-    left_by_a_kill.touch()
+    left_by_a_kill = [
+        storage / "sweep" / directory / "experiment_state-x.json.spare"
+        for directory in (".memguard", "memguard")  # Earlier versions used the second name.
+    ]
+    for spare in left_by_a_kill:
+        spare.parent.mkdir(parents=True)
+        spare.touch()
     grid = sweeps.fit(sweeps.one_report, storage, [MemGuard()], samples=12)
-    names = {path.name for path in Path(grid.experiment_path, "memguard").iterdir()}
+    names = {path.name for path in Path(grid.experiment_path, ".memguard").iterdir()}
     assert not [name for name in names if name.endswith((".spare", ".retired", ".part"))]
-    assert left_by_a_kill.name not in names
+    assert not any(spare.exists() for spare in left_by_a_kill)
 
 
 def test_remote_storage(tmp_path: Path) -> None:
@@ -459,7 +463,7 @@ def test_resume_goes_on_counting_and_spilling(storage: Path) -> None:
     assert is_guarded(again)
     assert len(again) == len(before) == 8
     series = read_rss_series(path)
-    assert len(list(Path(path, "memguard").glob("trials-*.sqlite"))) == 1
+    assert len(list(Path(path, ".memguard").glob("trials-*.sqlite"))) == 1
     assert series.trials.iloc[-1] == 8
     resumed = series[series.time > series.time.iloc[0]].trials
     assert resumed.max() == 8
@@ -501,7 +505,7 @@ def test_restores_without_this_package(storage: Path) -> None:
 
 def test_an_earlier_run_of_the_same_name_is_left_alone(storage: Path) -> None:
     first = sweeps.fit(sweeps.one_report, storage, [MemGuard()], samples=3)
-    [store] = Path(first.experiment_path, "memguard").glob("*.sqlite")
+    [store] = Path(first.experiment_path, ".memguard").glob("*.sqlite")
     del first
     before = store.read_bytes()
     second = sweeps.fit(sweeps.one_report, storage, [MemGuard()], samples=5)
@@ -821,7 +825,7 @@ def test_what_waits_to_be_spilled_when_the_sweep_is_ended(
     finished = {trial.trial_id for trial in trials if trial.is_finished()}
     # The very last may have finished in the step that was broken off.
     assert finished >= set(completed[:6])
-    store = next(storage.glob("sweep/memguard/*.sqlite"))
+    store = next(storage.glob("sweep/.memguard/*.sqlite"))
     with contextlib.closing(sqlite3.connect(store)) as connection:
         rows = connection.execute("SELECT count(*) FROM trial").fetchone()[0]
     assert rows == len(finished)

@@ -113,7 +113,7 @@ def test_files_that_were_never_uploaded_outlive_a_second_kill(
         controller: Any = calling_controller()
         shutil.copytree(controller._storage.experiment_driver_staging_path, staged)
         # The next run is in another Ray session, with a staging directory of its own.
-        [store] = (path / "memguard").glob("trials-*.sqlite")
+        [store] = (path / ".memguard").glob("trials-*.sqlite")
         with sqlite3.connect(store) as connection:
             connection.execute("UPDATE meta SET value = ? WHERE key = 'staging'", (str(staged),))
         connection.close()

@@ -209,7 +209,7 @@ def test_restored_twice_over_and_then_without(
     grid = begin_again(path, tmp_path / "second", At(2, interrupt))
     assert len(ran(tmp_path / "second")) >= 2
     assert len(grid) == SAMPLES
-    [store] = (path / "memguard").glob("trials-*.sqlite")
+    [store] = (path / ".memguard").glob("trials-*.sqlite")
     third = restore(path, True, tmp_path / "third").fit()
     assert len(third) == third.num_terminated + third.num_errors == SAMPLES
     assert not store.exists(), "what the newer store has, the older one need not keep"
@@ -513,7 +513,7 @@ def test_a_damaged_store(tmp_path: Path, damage: str, caplog: pytest.LogCaptureF
     begin(tmp_path, [MemGuard(), At(7, interrupt)])
     path = tmp_path / "sweep"
     expected = outcome(ResultGrid(ExperimentAnalysis(str(path))))
-    [store] = (path / "memguard").glob("trials-*.sqlite")
+    [store] = (path / ".memguard").glob("trials-*.sqlite")
     DAMAGES[damage](store)
     assert outcome(ResultGrid(ExperimentAnalysis(str(path)))) == expected
     caplog.clear()
@@ -525,4 +525,4 @@ def test_a_damaged_store(tmp_path: Path, damage: str, caplog: pytest.LogCaptureF
     assert len(warnings) == (0 if damage == "deleted" else 1), warnings
     if warnings:
         assert f"has {len(done)} finished trials" in warnings[0]
-        assert list((path / "memguard").glob("*.damaged"))
+        assert list((path / ".memguard").glob("*.damaged"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ import pyarrow.fs
 import pytest
 from ray import tune
 
-from ray_tune_memguard import MemGuard
+from ray_tune_memguard import MemGuard, open_experiment, read_rss_series
 from tests.integration import equality, sweeps
 from tests.integration.equality import Both, Case
 
@@ -59,8 +60,9 @@ def stored(filesystem: pyarrow.fs.FileSystem, path: str) -> list[Any]:
     ("name", "trainable"), [("memory", sweeps.one_report), ("s3", sweeps.with_checkpoints)]
 )
 def test_a_storage_apart_from_the_drivers_staging(
-    request: pytest.FixtureRequest, name: str, trainable: Any
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, name: str, trainable: Any
 ) -> None:
+    monkeypatch.setenv("TUNE_MEMGUARD_EVERY_TRIALS", "1")
     filesystem = request.getfixturevalue(name)
     grids = []
     for number, guards in enumerate(([], [MemGuard()])):
@@ -70,8 +72,10 @@ def test_a_storage_apart_from_the_drivers_staging(
     assert equality.was_guarded(both.guarded)
     equality.assert_equal(both, leave_out=("files",))
     plain, guarded = (stored(filesystem, grid.experiment_path) for grid in both)
-    assert [path for path in guarded if "/memguard/" not in path] == plain
+    assert [path for path in guarded if "/.memguard/" not in path] == plain
     assert len(plain) > 9
+    # MemGuard's own reports are uploaded with the rest.
+    assert any("/.memguard/rss-" in path for path in guarded)
     # The store stays beside the staging directory.
     assert not [path for path in guarded if path.endswith(".sqlite")]
 
@@ -94,4 +98,45 @@ def test_a_moved_experiment(tmp_path_factory: pytest.TempPathFactory) -> None:
     plain, guarded = (equality.what_restore_gives(path, case.trainable) for path in moved)
     assert equality.differences(guarded, plain) == {}
     assert len(plain["resumed"]) == 3
-    assert len(list((moved[1] / "memguard").glob("trials-*.sqlite"))) == 1
+    assert len(list((moved[1] / ".memguard").glob("trials-*.sqlite"))) == 1
+
+
+def test_each_subdirectory_but_hidden_ones_is_a_trial(storage: Path) -> None:
+    """Scripts that walk over an experiment's subdirectories find a trial's files in each."""
+    grid = sweeps.fit(sweeps.one_report, storage, [MemGuard()], samples=3)
+    experiment = Path(grid.experiment_path)
+    assert list((experiment / ".memguard").glob("trials-*.sqlite"))
+    folders = [Path(path) for path in glob.glob(f"{experiment}/*/")]
+    assert len(folders) == 3
+    assert all((folder / "params.json").is_file() for folder in folders)
+
+
+def test_an_experiment_of_an_earlier_version(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Its files are in ``memguard``; it opens, restores and resumes all the same."""
+    case = Case(
+        sweeps.saves_then_fails_sometimes,
+        space={**sweeps.SPACE, "nested": {"c": tune.grid_search([0, 1, 2])}},
+        samples=1,
+        concurrent=1,
+    )
+    both = equality.run_both(case, tmp_path_factory)
+    plain_path, path = (Path(grid.experiment_path) for grid in both)
+    del both
+    (path / ".memguard").rename(path / "memguard")
+    [state_file] = path.glob("experiment_state-*.json")
+    text = state_file.read_text()
+    assert "/.memguard/" in text
+    state_file.write_text(text.replace("/.memguard/", "/memguard/"))
+    rows = len(read_rss_series(path))
+    assert rows > 0
+    assert equality.was_guarded(open_experiment(str(path)))
+
+    plain, guarded = (
+        equality.what_restore_gives(place, case.trainable) for place in (plain_path, path)
+    )
+    assert equality.differences(guarded, plain) == {}
+    assert len(plain["resumed"]) == 3
+    # The resumed run wrote to the new place, and what it replaces is gone.
+    assert len(list((path / ".memguard").glob("trials-*.sqlite"))) == 1
+    assert not list((path / "memguard").glob("trials-*.sqlite"))
+    assert len(read_rss_series(path)) > rows

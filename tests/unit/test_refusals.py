@@ -38,7 +38,7 @@ def spill(store: TrialStore, number: int) -> None:
 
 def make_experiment(path: Path) -> TrialStore:
     """An experiment whose run is under way: half of its rows came after its snapshot."""
-    store = TrialStore.create(path / "memguard", f"trials-{RUN}")
+    store = TrialStore.create(path / ".memguard", f"trials-{RUN}")
     store.note(experiment=str(path), staging=str(path))
     for number in range(TRIALS):
         if number == TRIALS // 2:
@@ -54,7 +54,7 @@ def killed(tmp_path: Path) -> Path:
     store = make_experiment(tmp_path / "running")
     shutil.copytree(tmp_path / "running", tmp_path / "killed")
     store.close()
-    [log] = (tmp_path / "killed" / "memguard").glob("*-wal")
+    [log] = (tmp_path / "killed" / ".memguard").glob("*-wal")
     assert log.stat().st_size > 0
     return tmp_path / "killed"
 
@@ -73,7 +73,7 @@ def damaged(killed: Path) -> Path:
 
 
 def store_path(experiment: Path) -> Path:
-    return experiment / "memguard" / f"trials-{RUN}.sqlite"
+    return experiment / ".memguard" / f"trials-{RUN}.sqlite"
 
 
 def contents(experiment: Path) -> dict[str, bytes]:
@@ -107,7 +107,7 @@ def look(experiment: Path) -> None:
 def resume(experiment: Path) -> None:
     source = find(experiment, salvage=True)
     assert source is not None
-    target = TrialStore.create(experiment / "memguard", "trials-2026-11-23_10-00-00")
+    target = TrialStore.create(experiment / ".memguard", "trials-2026-11-23_10-00-00")
     with target.transaction():
         target.copy_rows(source, [(number, number) for number in range(TRIALS)])
     target.close()
@@ -144,7 +144,7 @@ def test_an_error_at_any_call_costs_no_row(
     before = contents(killed)
     for at in calls_of(act, killed, partial(error_of, kind), stays, monkeypatch):
         assert contents(killed).items() >= before.items(), f"changed by an error at call {at}"
-        for path in killed.glob("memguard/trials-2026-11-23*"):
+        for path in killed.glob(".memguard/trials-2026-11-23*"):
             path.unlink()
         look(killed)
 
@@ -321,7 +321,7 @@ def test_a_damaged_store_is_set_aside_with_its_log(damaged: Path) -> None:
     name = store_path(damaged).name
     assert aside.read_bytes() == before[name]
     assert aside.with_name(f"{aside.name}-wal").read_bytes() == before[f"{name}-wal"]
-    assert not list(damaged.glob(f"memguard/{name}*"))
+    assert not list(damaged.glob(f".memguard/{name}*"))
 
 
 def test_a_store_that_cannot_be_read_whole_is_not_set_aside(
@@ -357,7 +357,7 @@ def test_a_temporary_store_does_not_replace_a_damaged_one(
     create = TrialStore.create
 
     def refuse(directory: Path, name: str) -> TrialStore:
-        if directory == damaged / "memguard":
+        if directory == damaged / ".memguard":
             raise error_of("full")
         return create(directory, name)
 

@@ -71,14 +71,15 @@ def test_memory_of_a_long_series_is_bounded(tmp_path: Path) -> None:
 
 
 def test_all_runs_of_an_experiment_are_read_in_order(tmp_path: Path) -> None:
-    later = RssSeries(tmp_path / "memguard" / "rss-a.csv")
+    later = RssSeries(tmp_path / ".memguard" / "rss-a.csv")
     later.add(RssPoint(20.0, 30, 28, 2, MIB))
+    # Where earlier versions put it.
     earlier = RssSeries(tmp_path / "memguard" / "rss-b.csv")
     earlier.add(RssPoint(10.0, 10, 10, 0, MIB))
-    for path in (tmp_path, tmp_path / "memguard"):
-        frame = read_rss_series(path)
-        assert list(frame.trials) == [10, 30]
-        assert list(frame.columns) == ["time", "trials", "completed", "errored", "rss_bytes"]
+    frame = read_rss_series(tmp_path)
+    assert list(frame.trials) == [10, 30]
+    assert list(frame.columns) == ["time", "trials", "completed", "errored", "rss_bytes"]
+    assert list(read_rss_series(tmp_path / ".memguard").trials) == [30]
     assert list(read_rss_series(later.path).errored) == [2]
 
 

@@ -88,7 +88,7 @@ class Experiment:
 
     def owns(self, store: TrialStore) -> bool:
         """Whether the store is this experiment's alone, and not that of one it is a copy of."""
-        return store.path.parent == self.store_directory() or self.is_at(store.fact("experiment"))
+        return store.path.parent in self.store_directories() or self.is_at(store.fact("experiment"))
 
     def is_at(self, place: str | None) -> bool:
         """Whether the path ``place`` means this experiment, in whatever spelling."""
@@ -99,10 +99,13 @@ class Experiment:
         return local and os.path.realpath(place) == os.path.realpath(self.path)
 
     def store_directory(self) -> Path | None:
-        """Where its trial stores are unless they were put elsewhere."""
-        if isinstance(self.filesystem, LocalFileSystem):
-            return Path(self.path, paths.DIRECTORY)
-        return None
+        """Where its trial stores are written unless the user wants them elsewhere."""
+        return next(iter(self.store_directories()), None)
+
+    def store_directories(self) -> list[Path]:
+        """Where its trial stores are unless the user put them elsewhere."""
+        is_local = isinstance(self.filesystem, LocalFileSystem)
+        return paths.directories_in(self.path) if is_local else []
 
 
 def current_store(
@@ -185,9 +188,9 @@ def _whole(path: Path) -> TrialStore | None:
 
 def _candidates(experiment: Experiment, directory: Path | None, end: bytes) -> list[Path]:
     """The stores that may be the experiment's, the newest run's first."""
-    own = experiment.store_directory()
-    found = set(paths.stores_in(own) if own else [])
-    if directory is not None and directory != own:
+    own = experiment.store_directories()
+    found = {path for place in own for path in paths.stores_in(place)}
+    if directory is not None and directory not in own:
         # Several experiments may share it.
         found |= {path for path in paths.stores_in(directory) if _belongs(path, experiment)}
     pointed = _pointer(end)
