@@ -45,6 +45,7 @@ BEST_TRIAL = "best_trial"
 OPEN = "open"
 RESUME = "resume"
 SEARCHER_CATCH_UP = "searcher_catch_up"
+OPTUNA_STUDY = "optuna_study"
 RETENTION_SITES = "retention_sites"
 RAY_PROCESSES = "ray_processes"
 
@@ -74,6 +75,7 @@ WITHOUT: dict[str, str] = {
     OPEN: "experiments are opened from the experiment state file, as Ray does",
     RESUME: "experiments are resumed from the experiment state file, as Ray does",
     SEARCHER_CATCH_UP: "a restored searcher is not told of trials that finished last",
+    OPTUNA_STUDY: "a persistent Optuna study may be told a trial twice after a crash",
     RETENTION_SITES: "the memory of the run's parts is not measured",
     RAY_PROCESSES: "other processes of Ray are not measured",
 }
@@ -168,6 +170,7 @@ _EXPERIMENT_ANALYSIS = "ray.tune.analysis.experiment_analysis:ExperimentAnalysis
 _GRID = "ray.tune.result_grid:ResultGrid"
 _TUNER = "ray.tune.impl.tuner_internal:TunerInternal"
 _GENERATOR = "ray.tune.search.search_generator:SearchGenerator"
+_OPTUNA = "ray.tune.search.optuna.optuna_search:OptunaSearch"
 _OLD_REPORTER = "ray.tune.progress_reporter:TrialProgressCallback"
 
 NAMES: tuple[PrivateName, ...] = (
@@ -259,6 +262,7 @@ NAMES: tuple[PrivateName, ...] = (
     ),
     *_of(_TUNER, RESUME, "_experiment_analysis"),
     *_of(_GENERATOR, SEARCHER_CATCH_UP, "_counter"),
+    *_of(_OPTUNA, OPTUNA_STUDY, "_ot_study", "_ot_trials", "_completed_trials", optional=True),
     # What else keeps finished trials.
     *_of(
         "ray.tune.logger.json:JsonLoggerCallback",

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import pytest
@@ -36,3 +37,18 @@ def test_each_trial_comes_back_once(
         if record.name == "ray_tune_memguard" and record.levelname != "INFO"
     ]
     assert said == []
+
+
+@pytest.mark.latest_only
+def test_a_fresh_process_says_from_where_it_restores(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    logger = logging.getLogger("ray_tune_memguard")
+    for name, value in (("handlers", []), ("propagate", False), ("level", logging.NOTSET)):
+        monkeypatch.setattr(logger, name, value)
+    # A callback's `setup` comes after the restore.
+    monkeypatch.setattr("ray_tune_memguard.callbacks.base.show_lines", lambda: None)
+    outcome(REPORTED, tmp_path, guarded=True)
+    said = [line for line in capfd.readouterr().err.splitlines() if "Restoring the run" in line]
+    assert len(said) == 1
+    assert str(tmp_path / "sweep" / "memguard" / "trials-") in said[0]

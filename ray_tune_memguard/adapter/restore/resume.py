@@ -47,7 +47,7 @@ from ray_tune_memguard.adapter.serialization.trial_pickle import FINISHED, Trial
 from ray_tune_memguard.lazy.ghost import TrialCache
 from ray_tune_memguard.lazy.summaries import TrialSummaryIndex
 from ray_tune_memguard.lazy.trial_list import SpilledTrials
-from ray_tune_memguard.notices import Notices, logger
+from ray_tune_memguard.notices import Notices, logger, show_lines
 from ray_tune_memguard.store.errors import StoreError
 from ray_tune_memguard.store.files import remove
 from ray_tune_memguard.store.snapshot import Snapshot
@@ -170,7 +170,9 @@ def resume(
         if store is None:
             return None
         past = RestorePlan.read(store, resume_config)
-        logger.info("Restoring the run from %s", store.path)
+        # The callbacks that do so are set up only when the run is resumed.
+        show_lines()
+        logger.info("Restoring the run from the trial store %s", store.path)
         sweep = _Resumption(controller, resume_config, past).carry_out(spill_dir, notices)
         if experiment.owns(store):
             sweep.replaces = store.path

@@ -13,9 +13,10 @@ from typing import Any
 
 from ray.tune.execution.tune_controller import TuneController
 from ray.tune.experiment import Trial
-from ray.tune.search import BasicVariantGenerator, SearchGenerator
+from ray.tune.search import BasicVariantGenerator, ConcurrencyLimiter, SearchGenerator
 from ray.tune.utils import flatten_dict, unflattened_lookup
 
+from ray_tune_memguard.adapter.restore.optuna_study import PersistentStudy
 from ray_tune_memguard.adapter.serialization.json_text import decode
 from ray_tune_memguard.adapter.serialization.trial_json import last_result_of_entry
 from ray_tune_memguard.notices import logger
@@ -55,18 +56,24 @@ def catch_up(
     ``creation_count``: how many trials the run had made when the searcher's state was saved.
     """
     search = controller._search_alg
+    recorded: set[str] = set()
+    if late and isinstance(search, SearchGenerator):
+        _try_to(_find_recorded, search, late, recorded)
     for trial in late:
-        if trial.creation_index is None and not trial.told:
+        if trial.creation_index is None and not trial.told and trial.trial_id not in recorded:
             _try_to(_complete, search, trial)
     unknown = {trial.creation_index: trial for trial in late if trial.creation_index is not None}
     if not unknown:
         return
     if isinstance(search, SearchGenerator):
         for creation_index in range(creation_count, max(unknown) + 1):
-            if creation_index in unknown:
-                _try_to(_suggest_again, search, unknown[creation_index])
-            else:
+            finished = unknown.get(creation_index)
+            if finished is None:
                 _try_to(_make_again, controller, search)
+            elif finished.trial_id in recorded:
+                search._counter += 1
+            else:
+                _try_to(_suggest_again, search, finished)
     elif isinstance(search, BasicVariantGenerator):
         _make_variants_again(
             controller, search, {trial.trial_id: trial for trial in unknown.values()}
@@ -81,6 +88,25 @@ def catch_up(
                 _try_to(_complete, search, unknown[creation_index], made.trial_id)
             else:
                 controller.add_trial(made)
+
+
+def _find_recorded(
+    search: SearchGenerator, late: Sequence[UnsnapshottedTrial], recorded: set[str]
+) -> None:
+    """Add the ids of trials whose results the searcher has in a database already."""
+    searcher = search.searcher
+    limiters = []
+    while isinstance(searcher, ConcurrencyLimiter):
+        limiters.append(searcher)
+        searcher = searcher.searcher
+    study = PersistentStudy.of(searcher)
+    if study is None:
+        return
+    for trial in late:
+        if study.accounts_for(trial.trial_id, trial.parameters()):
+            recorded.add(trial.trial_id)
+            for limiter in limiters:
+                limiter.live_trials.discard(trial.trial_id)
 
 
 def _make_variants_again(
