@@ -13,13 +13,18 @@ name in one atomic step. That one *rests* until the next time, for whoever is ju
 is the spare after that. So whoever opens the name, Ray's own restore included, at any moment, a
 killed driver's too, finds one whole file.
 
+Two of the files are held open: the spare, and the published one, which must not be lost if somebody
+replaces it. The spare is locked, which tells another run in the same directory that it is in use.
+
 Knows nothing of what an entry means.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,8 +43,10 @@ def can_take_turns(work_dir: Path, directory: Path) -> bool:
     Raises:
         OSError: nothing can be written there.
     """
-    spare, retired = (work_dir / f".turns{suffix}" for suffix in (_SPARE_SUFFIX, _RETIRED_SUFFIX))
-    shown = directory / f".turns{_SPARE_SUFFIX}"
+    # Names that no other run uses, and that no run removes.
+    name = f".turns-{os.getpid()}"
+    spare, retired = work_dir / f"{name}.new", work_dir / f"{name}.old"
+    shown = directory / f"{name}.new"
     paths = (spare, retired, shown)
     for path in paths:
         path.unlink(missing_ok=True)
@@ -57,10 +64,27 @@ def can_take_turns(work_dir: Path, directory: Path) -> bool:
 
 
 def remove_spares(directory: Path) -> None:
-    """Remove what drivers that were killed have left."""
+    """Remove what drivers that were killed have left, and nothing that a running one uses."""
+    in_use = {
+        path.name.removesuffix(_SPARE_SUFFIX)
+        for path in directory.glob(f"*{_SPARE_SUFFIX}")
+        if _is_in_use(path)
+    }
     for suffix in (_SPARE_SUFFIX, _RESTING_SUFFIX, _RETIRED_SUFFIX):
         for path in directory.glob(f"*{suffix}"):
-            path.unlink(missing_ok=True)
+            if path.name.removesuffix(suffix) not in in_use:
+                path.unlink(missing_ok=True)
+
+
+def _is_in_use(spare: Path) -> bool:
+    try:
+        with spare.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except OSError:  # It is locked; or the file system has no locks, so it may be in use.
+        return True
+    return False
 
 
 @dataclass
@@ -70,9 +94,14 @@ class _File:
     number: int
     has: int
 
-    def names(self) -> int:
-        """How many names it has; somebody may have given it another one."""
-        return os.fstat(self.number).st_nlink
+
+@dataclass
+class _RestingFile:
+    """A file that is not open, and how much of the front it holds."""
+
+    device: int
+    inode: int
+    has: int
 
 
 class ExperimentStateFile:
@@ -90,7 +119,7 @@ class ExperimentStateFile:
         self._retired_path = work_dir / f"{published.name}{_RETIRED_SUFFIX}"
         work_dir.mkdir(parents=True, exist_ok=True)
         self._spare: _File | None = None
-        self._resting: _File | None = None
+        self._resting: _RestingFile | None = None
         self._public: _File | None = None
         self._front_end = len(HEAD)
 
@@ -153,18 +182,37 @@ class ExperimentStateFile:
     def _take_turns(self, outgoing: _File | None, keep_old: bool) -> None:
         """The file that has rested is the next spare, and ``outgoing`` rests."""
         rested, self._resting = self._resting, None
-        try:
-            if rested is not None and not keep_old and rested.names() == 1:
-                os.replace(self._resting_path, self._spare_path)
-                self._spare, rested = rested, None
-            if outgoing is not None:
+        # Where somebody has removed one of them, the next spare is a copy.
+        if rested is not None and not keep_old:
+            with suppress(OSError):
+                self._spare = self._take_rested(rested)
+        if outgoing is not None:
+            with suppress(OSError):
                 os.replace(self._retired_path, self._resting_path)
-                self._resting, outgoing = outgoing, None
-        except OSError:  # Somebody removed them; the next spare is a copy.
-            pass
-        for file in (rested, outgoing):
-            if file is not None:
-                os.close(file.number)
+                status = os.fstat(outgoing.number)
+                self._resting = _RestingFile(status.st_dev, status.st_ino, outgoing.has)
+            os.close(outgoing.number)
+
+    def _take_rested(self, rested: _RestingFile) -> _File | None:
+        """The file that has rested, as the spare; None if it is another one, or not ours alone.
+
+        Raises:
+            OSError: it is gone.
+        """
+        number = os.open(self._resting_path, os.O_RDWR)
+        try:
+            status = os.fstat(number)
+            # Somebody may have given it another name, under which its content must stay.
+            is_ours = (status.st_dev, status.st_ino) == (rested.device, rested.inode)
+            if not is_ours or status.st_nlink > 1:
+                os.close(number)
+                return None
+            os.replace(self._resting_path, self._spare_path)
+        except OSError:
+            os.close(number)
+            raise
+        _lock(number)
+        return _File(number, rested.has)
 
     def _separator(self) -> bytes:
         return b",\n" if self._front_end > len(HEAD) else b""
@@ -191,6 +239,7 @@ class ExperimentStateFile:
             # A new file, whoever has the old one.
             self._spare_path.unlink(missing_ok=True)
             number = os.open(self._spare_path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644)
+            _lock(number)
             self._spare = _File(number, 0)
             _write_all(number, HEAD.encode(), 0)
             self._spare.has = len(HEAD)
@@ -208,12 +257,18 @@ class ExperimentStateFile:
 
     def close(self) -> None:
         """Drop the files that are not shown. The published file stays."""
-        for file in (self._spare, self._resting, self._public):
+        for file in (self._spare, self._public):
             if file is not None:
                 os.close(file.number)
-        self._spare = self._resting = self._public = None
+        self._spare = self._public = self._resting = None
         for path in (self._spare_path, self._resting_path, self._retired_path):
             path.unlink(missing_ok=True)
+
+
+def _lock(file: int) -> None:
+    """Show that the file is in use, as long as it is open; not all file systems can."""
+    with suppress(OSError):
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _write_all(file: int, block: bytes, offset: int) -> None:

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from ray_tune_memguard.store import state_file as module
@@ -262,3 +263,36 @@ def test_files_take_turns_where_they_can(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(os, "link", refuse)
     assert not module.can_take_turns(tmp_path / "work", tmp_path)
     assert not [path for path in tmp_path.iterdir() if path.name != "work"]
+
+
+def test_a_second_run_in_the_same_directory_leaves_the_files_of_the_first(
+    state_file: ExperimentStateFile, published: Path, tmp_path: Path
+) -> None:
+    killed = tmp_path / "work" / "experiment_state-of-a-killed-run.json"
+    for suffix in (".spare", ".resting", ".retired"):
+        killed.with_name(killed.name + suffix).touch()
+    for number in range(3):
+        state_file.add([entry(number)])
+        state_file.publish(tail())
+    state_file.add([entry(3)])
+    before = {path.name for path in (tmp_path / "work").iterdir()}
+    module.remove_spares(tmp_path / "work")
+    after = {path.name for path in (tmp_path / "work").iterdir()}
+    assert before - after == {f"{killed.name}{end}" for end in (".spare", ".resting", ".retired")}
+    state_file.publish(tail())
+    assert numbers(published) == [0, 1, 2, 3]
+
+
+def test_at_most_two_files_are_open(state_file: ExperimentStateFile) -> None:
+    before = open_files()
+    for number in range(5):
+        state_file.add([entry(number)])
+        assert len(open_files() - before) <= 2
+        state_file.publish(tail())
+        assert len(open_files() - before) <= 2
+    state_file.close()
+    assert open_files() == before
+
+
+def open_files() -> set[tuple[int, str]]:
+    return {(file.fd, file.path) for file in psutil.Process().open_files()}
