@@ -93,7 +93,7 @@ def barriers_of(controller: Any) -> set[int]:
         found.add(id(syncer))
     if isinstance(controller._trials, SpilledTrials):
         # It has a line for each trial that somebody else keeps.
-        found.add(id(controller._trials.cache.held))
+        found.add(id(controller._trials.cache.live))
     return found
 
 

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import astuple, dataclass
 from numbers import Real
-from typing import Any
+from typing import NamedTuple, TypedDict
 
-# Sweeps report tens of metrics. One that makes up new ones for ever must not make this grow.
-_MOST_METRICS = 1024
+# Runs report tens of metrics. One that invents new ones for ever must not make this grow.
+_MAX_METRICS = 1024
 #: Ray's words for what of a metric is compared.
 SCOPES = ("all", "last", "avg", "last-5-avg", "last-10-avg")
 MODES = ("max", "min")
@@ -22,22 +21,38 @@ MODES = ("max", "min")
 _CONTESTS = tuple((mode, mode if scope == "all" else scope) for scope in SCOPES for mode in MODES)
 
 
-@dataclass
-class _Best:
+class Best(NamedTuple):
+    """The best trial found so far; of equal ones that with the lowest position."""
+
     value: float
     position: int
     trial_id: str
+
+
+def is_better(mode: str, value: float, position: int, held: Best | None) -> bool:
+    """Whether a trial with this value takes the place of ``held``; ``mode``: ``max`` or ``min``."""
+    if held is None or value == held.value:
+        return held is None or position < held.position
+    return bool(value > held.value if mode == "max" else value < held.value)
+
+
+class DumpedBest(TypedDict):
+    """What :meth:`BestTrials.dump` returns."""
+
+    #: By metric: mode, scope, value, position and trial id of each winner.
+    metrics: dict[str, list[tuple[str, str, float, int, str]]]
+    unknown: list[str] | None
 
 
 class _Metric:
     """The winners by one metric, and from where on a trial may become one."""
 
     def __init__(self) -> None:
-        self.winners: dict[tuple[str, str], _Best] = {}
+        self.winners: dict[tuple[str, str], Best] = {}
         # Nothing to compare with yet, so any trial may win.
         self.high, self.low, self.latest = -math.inf, math.inf, -1
 
-    def compare(self, position: int, trial_id: str, summary: Mapping[str, Any]) -> None:
+    def compare(self, position: int, trial_id: str, summary: Mapping[str, float]) -> None:
         values = summary.values()
         # Nearly all trials win nothing; of equals the first in the sweep's order wins.
         if max(values) <= self.high and min(values) >= self.low and position > self.latest:
@@ -45,11 +60,12 @@ class _Metric:
         for contest in _CONTESTS:
             mode, name = contest
             value = summary[name]
-            if _is_number(value) and _wins(mode, value, position, self.winners.get(contest)):
-                self.winners[contest] = _Best(value, position, trial_id)
-        self.settle()
+            if _is_finite(value) and is_better(mode, value, position, self.winners.get(contest)):
+                self.winners[contest] = Best(value, position, trial_id)
+        self.set_thresholds()
 
-    def settle(self) -> None:
+    def set_thresholds(self) -> None:
+        """Note by which values a trial wins nothing, once there is a winner of each contest."""
         if len(self.winners) == len(_CONTESTS):
             by_mode: dict[str, list[float]] = {"max": [], "min": []}
             for (mode, _), best in self.winners.items():
@@ -58,14 +74,8 @@ class _Metric:
             self.latest = max(best.position for best in self.winners.values())
 
 
-def _is_number(value: Any) -> bool:
+def _is_finite(value: object) -> bool:
     return isinstance(value, Real) and math.isfinite(value)
-
-
-def _wins(mode: str, value: Any, position: int, held: _Best | None) -> bool:
-    if held is None or value == held.value:
-        return held is None or position < held.position
-    return bool(value > held.value if mode == "max" else value < held.value)
 
 
 class BestTrials:
@@ -77,7 +87,7 @@ class BestTrials:
         self._unknown: set[str] | None = set()
 
     def note(
-        self, position: int, trial_id: str, summaries: Mapping[str, Mapping[str, Any]]
+        self, position: int, trial_id: str, summaries: Mapping[str, Mapping[str, float]]
     ) -> None:
         """Take in a trial that is about to be spilled: Ray's summary of each of its metrics."""
         for name, summary in summaries.items():
@@ -85,7 +95,7 @@ class BestTrials:
             if metric is None:
                 if self._unknown is None or name in self._unknown:
                     continue
-                if len(self._metrics) >= _MOST_METRICS:
+                if len(self._metrics) >= _MAX_METRICS:
                     self._unknown = None
                     continue
                 metric = self._metrics[name] = _Metric()
@@ -98,7 +108,7 @@ class BestTrials:
         self._metrics.pop(name, None)
         if self._unknown is not None:
             self._unknown.add(name)
-            if len(self._unknown) > _MOST_METRICS:
+            if len(self._unknown) > _MAX_METRICS:
                 self._unknown = None
 
     def forget_all(self) -> None:
@@ -122,17 +132,17 @@ class BestTrials:
         best = None if held is None else held.winners.get(contest)
         return None if best is None else (best.trial_id, contest[1], best.value)
 
-    def dump(self) -> dict[str, Any]:
+    def dump(self) -> DumpedBest:
         """All of it, as JSON can hold it."""
         return {
             "metrics": {
-                name: [[*contest, *astuple(best)] for contest, best in metric.winners.items()]
+                name: [(*contest, *best) for contest, best in metric.winners.items()]
                 for name, metric in self._metrics.items()
             },
             "unknown": None if self._unknown is None else sorted(self._unknown),
         }
 
-    def load(self, dumped: Mapping[str, Any], positions: Mapping[str, int] | None = None) -> None:
+    def load(self, dumped: DumpedBest, positions: Mapping[str, int] | None = None) -> None:
         """Take over what :meth:`dump` wrote; ``positions``: of trials where they are new.
 
         A metric by which one of the best is not among them is not known any more.
@@ -146,7 +156,7 @@ class BestTrials:
                 if place is None:
                     self._forget(name)
                     break
-                metric.winners[mode, scope] = _Best(value, place, trial_id)
+                metric.winners[mode, scope] = Best(value, place, trial_id)
             else:
-                metric.settle()
+                metric.set_thresholds()
                 self._metrics[name] = metric

@@ -1,32 +1,36 @@
-"""Results that are read when asked for: dictionaries and sequences that make their values late.
+"""Containers with one value for each trial, which is made when it is asked for.
 
 They take the places of the plain containers that Ray fills with every trial's DataFrame, config and
-``Result`` when a sweep ends. A value is made by the function handed in, each time it is asked for;
-as long as somebody holds it, the same object is returned.
+``Result`` when a run ends. A value is made by the function passed in, each time it is asked for; as
+long as somebody holds it, the same object is returned.
 """
 
 from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, ItemsView, Iterator, KeysView, Sequence, ValuesView
-from typing import Any, SupportsIndex, overload
+from typing import Generic, SupportsIndex, TypeVar, overload
 
+from ray_tune_memguard.lazy.interfaces import TrialT
 from ray_tune_memguard.lazy.trial_list import SpilledTrials
 
+ValueT = TypeVar("ValueT")
+DefaultT = TypeVar("DefaultT")
 
-class LazyTrialDict(dict[str, Any]):
+
+class LazyTrialDict(dict[str, ValueT], Generic[TrialT, ValueT]):
     """A dict from trial id to a value that is made from the trial on access.
 
     What a user stores in it stays in it (in the base dict) and wins over the made value.
     """
 
-    def __init__(self, trials: SpilledTrials, make: Callable[[Any], Any]) -> None:
+    def __init__(self, trials: SpilledTrials[TrialT], make: Callable[[TrialT], ValueT]) -> None:
         super().__init__()
         self._trials = trials
         self._make = make
-        self._made: weakref.WeakValueDictionary[str, Any] = weakref.WeakValueDictionary()
+        self._made: weakref.WeakValueDictionary[str, ValueT] = weakref.WeakValueDictionary()
 
-    def __missing__(self, trial_id: str) -> Any:
+    def __missing__(self, trial_id: str) -> ValueT:
         value = self._made.get(trial_id)
         if value is not None:
             return value
@@ -60,7 +64,9 @@ class LazyTrialDict(dict[str, Any]):
             isinstance(key, str) and self._trials.find(key) is not None
         )
 
-    def get(self, key: str, default: Any = None) -> Any:
+    def get(  # type: ignore[override]
+        self, key: str, default: DefaultT | None = None
+    ) -> ValueT | DefaultT | None:
         try:
             return self[key]
         except KeyError:
@@ -69,28 +75,31 @@ class LazyTrialDict(dict[str, Any]):
     def keys(self) -> KeysView[str]:  # type: ignore[override]
         return KeysView(self)
 
-    def values(self) -> ValuesView[Any]:  # type: ignore[override]
+    def values(self) -> ValuesView[ValueT]:  # type: ignore[override]
         return ValuesView(self)
 
-    def items(self) -> ItemsView[str, Any]:  # type: ignore[override]
+    def items(self) -> ItemsView[str, ValueT]:  # type: ignore[override]
         return ItemsView(self)
 
-    def copy(self) -> dict[str, Any]:
+    def copy(self) -> dict[str, ValueT]:
         return dict(self.items())
 
-    def setdefault(self, key: str, default: Any = None) -> Any:
+    def setdefault(self, key: str, default: ValueT) -> ValueT:
         if key not in self:
             self[key] = default
         return self[key]
 
-    def __or__(self, other: Any) -> dict[str, Any]:  # type: ignore[override]
+    def __or__(self, other: dict[str, ValueT]) -> dict[str, ValueT]:  # type: ignore[override]
         return self.copy() | other
 
-    def __ror__(self, other: Any) -> dict[str, Any]:  # type: ignore[override]
+    def __ror__(self, other: dict[str, ValueT]) -> dict[str, ValueT]:  # type: ignore[override]
         return other | self.copy()
 
     def __eq__(self, other: object) -> bool:
         return self is other or (isinstance(other, dict) and self.copy() == other)
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
 
     __hash__ = None
 
@@ -100,39 +109,40 @@ class LazyTrialDict(dict[str, Any]):
     def __repr__(self) -> str:
         return repr(self.copy())
 
-    def __reduce_ex__(self, protocol: SupportsIndex) -> tuple[Any, ...]:
+    def __reduce_ex__(self, protocol: SupportsIndex) -> tuple[type, object]:
         return dict, (self.copy(),)
 
 
-class LazyTrialSequence(Sequence[Any]):
-    """A sequence with one value a trial, made from the trial on access."""
+class LazyTrialSequence(Sequence[ValueT], Generic[TrialT, ValueT]):
+    """A sequence with one value for each trial, as the trial was when the sequence was made.
 
-    def __init__(self, trials: SpilledTrials, make: Callable[[Any], Any]) -> None:
-        self._trials = trials
+    Of trials whose state is not on disk just then the values are made at once and stay.
+    """
+
+    def __init__(self, trials: SpilledTrials[TrialT], make: Callable[[TrialT], ValueT]) -> None:
         self._make = make
-        self._made: weakref.WeakValueDictionary[str, Any] = weakref.WeakValueDictionary()
-
-    def _value(self, trial: Any) -> Any:
-        value = self._made.get(trial.trial_id)
-        if value is None:
-            value = self._made[trial.trial_id] = self._make(trial)
-        return value
+        self._trials = trials.freeze()
+        self._kept = {position: make(trial) for position, trial in self._trials.in_memory.items()}
+        self._trials.in_memory.clear()
+        self._made: weakref.WeakValueDictionary[int, ValueT] = weakref.WeakValueDictionary()
 
     def __len__(self) -> int:
         return len(self._trials)
 
     @overload
-    def __getitem__(self, index: SupportsIndex) -> Any: ...
+    def __getitem__(self, index: SupportsIndex) -> ValueT: ...
     @overload
-    def __getitem__(self, index: slice) -> list[Any]: ...
-    def __getitem__(self, index: SupportsIndex | slice) -> Any:
-        found = self._trials[index]
-        if isinstance(found, list):
-            return [self._value(trial) for trial in found]
-        return self._value(found)
+    def __getitem__(self, index: slice) -> list[ValueT]: ...
+    def __getitem__(self, index: SupportsIndex | slice) -> ValueT | list[ValueT]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        position = self._trials.position_at(index)
+        if position in self._kept:
+            return self._kept[position]
+        value = self._made.get(position)
+        if value is None:
+            value = self._made[position] = self._make(self._trials.read(position))
+        return value
 
-    def __iter__(self) -> Iterator[Any]:
-        return (self._value(trial) for trial in self._trials)
-
-    def __reduce_ex__(self, protocol: SupportsIndex) -> tuple[Any, ...]:
+    def __reduce_ex__(self, protocol: SupportsIndex) -> tuple[type, object]:
         return list, (list(self),)

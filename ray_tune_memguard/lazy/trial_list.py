@@ -1,29 +1,27 @@
-"""The list of all trials of a sweep, of which only the unspilled ones are in memory.
+"""The list of all trials of a run, of which only the unspilled ones are in memory.
 
-It stands in for the list that Ray keeps and hands to every callback, reporter and result: the same
-order, length, indices and identities; a spilled trial is handed out as its ghost.
+It stands in for the list that Ray keeps and passes to every callback, reporter and result: the same
+order, length, indices and identities; a spilled trial is given out as its ghost.
 """
 
 from __future__ import annotations
 
-import logging
+from array import array
 from bisect import bisect_right, insort
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from operator import methodcaller
-from typing import Any, SupportsIndex, overload
+from typing import NoReturn, SupportsIndex, overload
 
-from ray_tune_memguard.lazy.ghost import TrialCache
+from ray_tune_memguard.lazy.cache import TrialCache
+from ray_tune_memguard.lazy.interfaces import TrialLike, TrialRow, TrialT
 from ray_tune_memguard.lazy.summaries import TrialSummaryIndex
-from ray_tune_memguard.store.trial_store import SpilledRow
-
-logger = logging.getLogger(__name__)
 
 _is_finished = methodcaller("is_finished")
 # Rows fetched at a time while walking: small enough to hold, large enough to be fast.
 _WINDOW = 512
 
 
-class SpilledTrials(list[Any]):
+class SpilledTrials(list[TrialT]):
     """A list of trials in the order in which Ray added them.
 
     Each trial has a ``position``, counted up as trials are appended and never used again;
@@ -31,34 +29,39 @@ class SpilledTrials(list[Any]):
     bytes each. The base list stays empty: elements are either in ``_resident`` (by ``position``)
     or in the store.
 
-    Reordering (``sort``, ``reverse``, ``insert``, assignment) is not carried out: order is Ray's.
-    It is said once in the log.
+    Trials are appended and removed. The order is Ray's, so what would change it raises TypeError.
+    A row of the store stays there when its trial is removed: with Ray alone, too, removing a trial
+    from the list does not remove it from the experiment.
     """
 
     def __init__(
-        self, trials: Iterable[Any], cache: TrialCache, summaries: TrialSummaryIndex
+        self, trials: Iterable[TrialT], cache: TrialCache[TrialT], summaries: TrialSummaryIndex
     ) -> None:
         super().__init__()
         self.cache = cache
         self.summaries = summaries
-        self._resident: dict[int, Any] = {}
+        self._resident: dict[int, TrialT] = {}
         # By trial id, and by identity: ids of eight random digits can occur twice.
         self._position_by_id: dict[str, int] = {}
         self._position_by_object: dict[int, int] = {}
         self._holes: list[int] = []
+        # Status by position of rows whose trials were removed.
+        self._removed: dict[int, str] = {}
         self._next_position = 0
         # How many trials this run has made, and how many there were before each resident one.
         self.creation_count = 0
         self._creation_index_by_id: dict[str, int] = {}
-        self._said_fixed_order = False
         for trial in trials:
             self.append(trial)
 
     @classmethod
     def reopened(
-        cls, residents: dict[int, Any], cache: TrialCache, summaries: TrialSummaryIndex
-    ) -> SpilledTrials:
-        """The list of a sweep of which the store has a part: ``residents`` beside it."""
+        cls,
+        residents: dict[int, TrialT],
+        cache: TrialCache[TrialT],
+        summaries: TrialSummaryIndex,
+    ) -> SpilledTrials[TrialT]:
+        """The list of a run of which the store has a part: ``residents`` beside it."""
         trials = cls((), cache, summaries)
         total, last = cache.store.extent()
         trials._next_position = max((last, *residents)) + 1
@@ -75,7 +78,7 @@ class SpilledTrials(list[Any]):
 
     # What the pruner uses.
 
-    def resident(self) -> list[Any]:
+    def resident(self) -> list[TrialT]:
         """The trials that are in memory, in order: all unfinished ones and those yet to spill."""
         return list(self._resident.values())
 
@@ -83,25 +86,29 @@ class SpilledTrials(list[Any]):
         # The newest first: it is the likeliest.
         return not all(map(_is_finished, reversed(self._resident.values())))
 
-    def position(self, trial: Any) -> int:
-        """The place of a trial that is in memory. Raises KeyError for any other."""
+    def position(self, trial: TrialLike) -> int:
+        """The position of a trial that is in memory. Raises KeyError for any other."""
         return self._position_by_object[id(trial)]
 
     def position_of(self, trial_id: str) -> int | None:
-        """The place of the trial in memory that has this id."""
+        """The position of the trial in memory that has this id."""
         return self._position_by_id.get(trial_id)
 
-    def creation_index(self, trial: Any) -> int:
+    def creation_index(self, trial: TrialLike) -> int:
         """How many trials this run had made before this one, -1 if an earlier run made it."""
         return self._creation_index_by_id.get(trial.trial_id, -1)
 
-    def release(self, trial: Any) -> None:
-        """Let go of a trial whose row is durable in the store; it goes on as a ghost."""
+    def release(self, trial: TrialT) -> None:
+        """Let go of a trial whose row is durable in the store; it goes on as a ghost.
+
+        Raises:
+            ValueError: it was released before.
+        """
+        self.cache.release(trial)
         self._forget(trial)
         self._creation_index_by_id.pop(trial.trial_id, None)
-        self.cache.release(trial)
 
-    def _forget(self, trial: Any) -> int | None:
+    def _forget(self, trial: TrialT) -> int | None:
         """Take a trial out of what is in memory; its ``position``, or None if it was not."""
         position = self._position_by_object.pop(id(trial), None)
         if position is not None:
@@ -110,51 +117,88 @@ class SpilledTrials(list[Any]):
                 del self._position_by_id[trial.trial_id]
         return position
 
-    def find(self, trial_id: str) -> Any | None:
+    # What reports and results use.
+
+    def find(self, trial_id: str) -> TrialT | None:
         """The trial with this id, wherever it is."""
         position = self._position_by_id.get(trial_id)
         if position is not None:
             return self._resident[position]
-        row = self.cache.store.row(trial_id)
+        row = self._row(trial_id)
         return self.cache.ghost(row) if row else None
 
-    def place(self, trial: Any) -> int:
+    def find_position(self, trial: TrialLike) -> int:
         """The ``position`` of any of these trials, spilled or not. Raises ValueError for others."""
         position = self._position_by_object.get(id(trial))
         if position is None:
-            row = self.cache.store.row(trial.trial_id)
+            row = self._row(trial.trial_id)
             if row is None:
                 raise ValueError(f"{trial} is not in list")
             position = row.position
         return position
 
-    def spilled(self) -> Iterator[Any]:
+    def spilled(self) -> Iterator[TrialT]:
         """The trials whose state is in the store, in order."""
         return (trial for trial in self if id(trial) not in self._position_by_object)
 
-    def deciding(self, metric: str, mode: str, scope: str) -> list[Any] | None:
-        """Trials of which one is the best of all, in order; None: nobody knows without reading all.
+    def best_candidates(self, metric: str, mode: str, scope: str) -> list[TrialT] | None:
+        """Trials of which one is the best of all, in order; None: that takes reading all of them.
 
         The arguments are those of Ray's ``get_best_trial``, which leaves out what is not a number.
         """
         known = self.summaries.best_trials
         if self.cache.has_changes or not known.knows(metric):
             return None
-        found = {self.place(trial): trial for trial in self.cache.loaded()} | self._resident
+        found = dict(self._resident)
+        for trial in self.cache.active():
+            if trial in self:
+                found[self.find_position(trial)] = trial
         best = known.best(metric, mode, scope)
         if best is not None:
-            trial = self.find(best[0])
-            if trial is None or trial.metric_analysis[metric][best[1]] != best[2]:
+            winner = self.find(best[0])
+            if winner is None or winner.metric_analysis[metric][best[1]] != best[2]:
                 return None
-            found[self.place(trial)] = trial
+            found[self.find_position(winner)] = winner
         return [found[position] for position in sorted(found)]
 
-    def ghosts(self, rows: Iterable[SpilledRow]) -> dict[int, Any]:
-        """Ghosts for store rows, by ``position``."""
-        return {row.position: self.cache.ghost(row) for row in rows}
+    def by_position(self, rows: Iterable[TrialRow]) -> dict[int, TrialT]:
+        """All trials in memory, and those of these rows that were not removed."""
+        found = {
+            row.position: self.cache.ghost(row) for row in rows if row.position not in self._removed
+        }
+        return found | self._resident
 
-    def resident_by_position(self) -> dict[int, Any]:
-        return dict(self._resident)
+    def in_memory_with(self, status: str) -> dict[int, TrialT]:
+        """Trials with a status that are not counted by their rows, by position."""
+        return {
+            position: trial
+            for position, trial in [*self._resident.items(), *self._with_other_status().items()]
+            if trial.status == status
+        }
+
+    def uncounted(self, status: str) -> set[int]:
+        """Positions of rows with a status whose trials do not have it, or are not in the list."""
+        of_rows = dict(self._removed)
+        for position in self._with_other_status():
+            of_rows.update((row.position, row.status) for row in self._rows_at(position))
+        return {position for position, row_status in of_rows.items() if row_status == status}
+
+    def _with_other_status(self) -> dict[int, TrialT]:
+        moved = {}
+        for trial_id, trial in self.cache.with_other_status():
+            row = self._row(trial_id)
+            if row is not None and id(trial) not in self._position_by_object:
+                moved[row.position] = trial
+        return moved
+
+    def freeze(self) -> FrozenTrials[TrialT]:
+        """What the list is now, whatever becomes of it or of its trials."""
+        version = self.cache.freeze()
+        in_memory = dict(self._resident)
+        for trial in self.cache.active():
+            if trial in self:
+                in_memory[self.find_position(trial)] = trial
+        return FrozenTrials(self.cache, version, self._next_position, self._holes, in_memory)
 
     # Reading, as a list.
 
@@ -164,7 +208,7 @@ class SpilledTrials(list[Any]):
     def __bool__(self) -> bool:
         return len(self) > 0
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[TrialT]:
         start = 0
         while start < self._next_position:
             stop = start + _WINDOW
@@ -178,67 +222,64 @@ class SpilledTrials(list[Any]):
             for position in range(start, stop):
                 if position in residents:
                     yield residents[position]
-                elif position in rows:
+                elif position in rows and position not in self._removed:
                     yield self.cache.ghost(rows[position])
             start = stop
 
-    def __reversed__(self) -> Iterator[Any]:
+    def __reversed__(self) -> Iterator[TrialT]:
         return (self[index] for index in range(len(self) - 1, -1, -1))
 
     def __contains__(self, trial: object) -> bool:
         if id(trial) in self._position_by_object:
             return True
         trial_id = getattr(trial, "trial_id", None)
-        row = self.cache.store.row(trial_id) if isinstance(trial_id, str) else None
+        row = self._row(trial_id) if isinstance(trial_id, str) else None
         return row is not None and self.cache.ghost(row) is trial
 
+    def _row(self, trial_id: str) -> TrialRow | None:
+        row = self.cache.store.row(trial_id)
+        return None if row is None or row.position in self._removed else row
+
+    def _rows_at(self, position: int) -> Sequence[TrialRow]:
+        return self.cache.store.rows(position, position + 1)
+
     @overload
-    def __getitem__(self, index: SupportsIndex) -> Any: ...
+    def __getitem__(self, index: SupportsIndex) -> TrialT: ...
     @overload
-    def __getitem__(self, index: slice) -> list[Any]: ...
-    def __getitem__(self, index: SupportsIndex | slice) -> Any:
+    def __getitem__(self, index: slice) -> list[TrialT]: ...
+    def __getitem__(self, index: SupportsIndex | slice) -> TrialT | list[TrialT]:
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
-        return self._at(self._position_at(index))
+        return self._at(_position_at(index, self._next_position, self._holes))
 
-    def _position_at(self, index: SupportsIndex) -> int:
-        place = index.__index__()
-        if place < 0:
-            place += len(self)
-        if not 0 <= place < len(self):
-            raise IndexError("list index out of range")
-        # Before the n-th hole h there are h - n trials, so the holes below `place` are these.
-        ranks = _HoleRanks(self._holes)
-        return place + bisect_right(ranks, place)
-
-    def _at(self, position: int) -> Any:
+    def _at(self, position: int) -> TrialT:
         if position in self._resident:
             return self._resident[position]
-        [row] = self.cache.store.rows(position, position + 1)
+        [row] = self._rows_at(position)
         return self.cache.ghost(row)
 
-    def index(self, trial: Any, start: SupportsIndex = 0, stop: SupportsIndex = 2**63) -> int:
+    def index(self, trial: TrialT, start: SupportsIndex = 0, stop: SupportsIndex = 2**63) -> int:
         if trial not in self:
             raise ValueError(f"{trial} is not in list")
-        position = self.place(trial)
+        position = self.find_position(trial)
         index = position - bisect_right(self._holes, position)
-        if not start.__index__() <= index < stop.__index__():
+        if index not in range(len(self))[start:stop]:
             raise ValueError(f"{trial} is not in list")
         return index
 
-    def count(self, trial: Any) -> int:
+    def count(self, trial: TrialT) -> int:
         return int(trial in self)
 
-    def copy(self) -> list[Any]:
+    def copy(self) -> list[TrialT]:
         return list(self)
 
-    def __add__(self, other: Any) -> list[Any]:
+    def __add__(self, other: list[TrialT]) -> list[TrialT]:  # type: ignore[override]
         return list(self) + list(other)
 
-    def __radd__(self, other: Any) -> list[Any]:
+    def __radd__(self, other: list[TrialT]) -> list[TrialT]:
         return list(other) + list(self)
 
-    def __mul__(self, times: SupportsIndex) -> list[Any]:
+    def __mul__(self, times: SupportsIndex) -> list[TrialT]:
         return list(self) * times
 
     __rmul__ = __mul__
@@ -250,19 +291,22 @@ class SpilledTrials(list[Any]):
             return False
         return all(mine is theirs for mine, theirs in zip(self, other, strict=True))
 
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
     __hash__ = None
 
     def __repr__(self) -> str:
         return repr(list(self))
 
-    def __reduce_ex__(self, protocol: SupportsIndex) -> tuple[Any, ...]:
+    def __reduce_ex__(self, protocol: SupportsIndex) -> tuple[type[list[TrialT]], object]:
         # A pickle must open without this package and without the store.
         return list, (list(self),)
 
     # Changing, as Ray does it.
 
-    def append(self, trial: Any) -> None:
-        # A retried trial is taken out and appended again, but was created_at_index once.
+    def append(self, trial: TrialT) -> None:
+        # A retried trial is taken out and appended again, but was created once.
         creation_index = self._creation_index_by_id.get(trial.trial_id)
         if creation_index is None:
             creation_index = self.creation_count
@@ -270,30 +314,31 @@ class SpilledTrials(list[Any]):
         self._next_position += 1
         self._place_at(self._next_position - 1, trial, creation_index)
 
-    def _place_at(self, position: int, trial: Any, creation_index: int) -> None:
+    def _place_at(self, position: int, trial: TrialT, creation_index: int) -> None:
         self._resident[position] = trial
         self._position_by_object[id(trial)] = position
         self._position_by_id.setdefault(trial.trial_id, position)
         self._creation_index_by_id[trial.trial_id] = creation_index
 
-    def extend(self, trials: Iterable[Any]) -> None:
-        for trial in trials:
+    def extend(self, trials: Iterable[TrialT]) -> None:
+        for trial in list(trials):
             self.append(trial)
 
-    def __iadd__(self, trials: Iterable[Any]) -> SpilledTrials:  # type: ignore[misc]
+    def __iadd__(self, trials: Iterable[TrialT]) -> SpilledTrials[TrialT]:  # type: ignore[override]
         self.extend(trials)
         return self
 
-    def pop(self, index: SupportsIndex = -1) -> Any:
-        position = self._position_at(index)
+    def pop(self, index: SupportsIndex = -1) -> TrialT:
+        position = _position_at(index, self._next_position, self._holes)
         trial = self._at(position)
         if self._forget(trial) is None:
-            self.cache.store.delete(trial.trial_id)
+            [row] = self._rows_at(position)
+            self._removed[position] = row.status
             self.summaries.best_trials.forget_all()
         insort(self._holes, position)
         return trial
 
-    def remove(self, trial: Any) -> None:
+    def remove(self, trial: TrialT) -> None:
         self.pop(self.index(trial))
 
     def __delitem__(self, index: SupportsIndex | slice) -> None:
@@ -306,25 +351,95 @@ class SpilledTrials(list[Any]):
     def clear(self) -> None:
         del self[:]
 
-    def _keep_order(self, *_: Any, **__: Any) -> None:
-        if not self._said_fixed_order:
-            self._said_fixed_order = True
-            logger.warning(
-                "Something tried to reorder Ray Tune's own list of trials. MemGuard keeps the "
-                "order; sort a copy instead: sorted(trials, key=...)."
-            )
+    # What a list can do as well and this one cannot.
 
-    sort = reverse = insert = __setitem__ = _keep_order
+    def sort(self, *_: object, **__: object) -> NoReturn:
+        raise _fixed_order("sort()", "Sort a copy: sorted(trials, key=...).")
+
+    def reverse(self) -> NoReturn:
+        raise _fixed_order("reverse()", "Walk over reversed(trials), or use trials[::-1].")
+
+    def insert(self, *_: object) -> NoReturn:
+        raise _fixed_order("insert()", "Use append(), or insert into a copy: list(trials).")
+
+    def __setitem__(self, *_: object) -> NoReturn:
+        raise _fixed_order(
+            "assignment", "Change the trial's attributes, or assign in a copy: list(trials)."
+        )
+
+    def __imul__(self, times: SupportsIndex) -> NoReturn:
+        raise _fixed_order("*=", "Use trials * n, which is a new list.")
 
 
-class _HoleRanks:
+def _fixed_order(what: str, instead: str) -> TypeError:
+    return TypeError(
+        f"Ray Tune's list of trials does not support {what} while MemGuard spills finished trials: "
+        f"it keeps the order in which Ray added them. {instead}"
+    )
+
+
+class FrozenTrials(Sequence[TrialT]):
+    """The trials of a list as they were at one moment. Each is read anew when it is asked for.
+
+    ``in_memory``: those of which the store has no state, or an old one, by position. They may
+    change, so whoever freezes a list takes what it needs of them at once. They are not given out.
+    """
+
+    def __init__(
+        self,
+        cache: TrialCache[TrialT],
+        version: int,
+        end: int,
+        holes: Iterable[int],
+        in_memory: dict[int, TrialT],
+    ) -> None:
+        self._cache = cache
+        self._version = version
+        self._end = end
+        self._holes = array("q", holes)
+        self.in_memory = in_memory
+
+    def __len__(self) -> int:
+        return self._end - len(self._holes)
+
+    def position_at(self, index: SupportsIndex) -> int:
+        return _position_at(index, self._end, self._holes)
+
+    @overload
+    def __getitem__(self, index: SupportsIndex) -> TrialT: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[TrialT]: ...
+    def __getitem__(self, index: SupportsIndex | slice) -> TrialT | list[TrialT]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        return self.read(self.position_at(index))
+
+    def read(self, position: int) -> TrialT:
+        """A detached copy of the trial at a position."""
+        [row] = self._cache.store.rows(position, position + 1)
+        return self._cache.load_detached(row.trial_id, self._version)
+
+
+def _position_at(index: SupportsIndex, end: int, holes: Sequence[int]) -> int:
+    """The position of the trial with this index, among positions before ``end`` without holes."""
+    length = end - len(holes)
+    place = index.__index__()
+    if place < 0:
+        place += length
+    if not 0 <= place < length:
+        raise IndexError("list index out of range")
+    # Before the n-th hole h there are h - n trials, so the holes below `place` are these.
+    return place + bisect_right(_HoleRanks(holes), place)
+
+
+class _HoleRanks(Sequence[int]):
     """How many trials lie before each hole, as a sequence that can be bisected."""
 
-    def __init__(self, holes: list[int]) -> None:
+    def __init__(self, holes: Sequence[int]) -> None:
         self._holes = holes
 
     def __len__(self) -> int:
         return len(self._holes)
 
-    def __getitem__(self, number: int) -> int:
+    def __getitem__(self, number: int) -> int:  # type: ignore[override]
         return self._holes[number] - number

@@ -1,13 +1,8 @@
-"""What a trial is turned into, as the spill room sees it.
-
-The spill room stores and wakes objects without knowing what is inside them. Whoever knows the
-object (for Ray's ``Trial``: ``adapter.serialization.trial_pickle``) hands in a :class:`TrialCodec`.
-"""
+"""Compression of states and entries: each is compressed against an earlier one like it."""
 
 from __future__ import annotations
 
 import threading
-from typing import Any, Protocol
 
 import zstandard
 
@@ -15,24 +10,6 @@ import zstandard
 DICTIONARY_BYTES = 64 * 1024
 # Level 3 packs a trial smaller than levels 1 and 2 in the same time; level 5 takes twice as long.
 _LEVEL = 3
-
-
-class TrialCodec(Protocol):
-    """Takes a finished trial apart and puts it together again, in this process."""
-
-    trial_class: type
-
-    def dump(self, trial: Any) -> bytes:
-        """The whole state of ``trial``. Raises whatever its parts raise when they do not pickle."""
-
-    def has_error(self, trial: Any) -> bool:
-        """Whether ``trial`` ever failed, though it may have ended well since."""
-
-    def load(self, raw: bytes) -> dict[str, Any]:
-        """The attributes that ``dump`` wrote."""
-
-    def load_entry(self, entry: bytes) -> dict[str, Any]:
-        """The attributes of a trial that another process wrote to the experiment state file."""
 
 
 class DictionaryCompressor:

@@ -333,9 +333,9 @@ def check_nothing_stayed_in_memory(both: Both) -> None:
     trials = both.guarded._experiment_analysis.trials
     assert [trial for trial in trials.resident() if trial.is_finished()] == []
     assert len(trials) > 0
-    before = trials.cache.loaded()
+    before = trials.cache.active()
     assert len(both.guarded.get_dataframe()) == len(both.plain.get_dataframe())
-    assert list(map(id, trials.cache.loaded())) == list(map(id, before))
+    assert list(map(id, trials.cache.active())) == list(map(id, before))
 
 
 def check_results(both: Both) -> None:
@@ -424,8 +424,8 @@ def check_reopened(both: Both) -> None:
     for grid in both:
         analysis = ExperimentAnalysis(grid.experiment_path, storage_filesystem=grid.filesystem)
         # Finished trials come in the order in which they finished (docs/changes.md).
-        analysis.trials.sort(key=lambda trial: trial.trial_id)
-        answers.append([without_done(trial_answers(trial)) for trial in analysis.trials])
+        trials = sorted(analysis.trials, key=lambda trial: trial.trial_id)
+        answers.append([without_done(trial_answers(trial)) for trial in trials])
     for expected, found in zip(*answers, strict=True):
         assert differences(found, expected) == {}
 

@@ -23,7 +23,7 @@ from ray_tune_memguard import (
 )
 from ray_tune_memguard.adapter import contract
 from ray_tune_memguard.diagnostics.deep_size import Walk
-from ray_tune_memguard.lazy.ghost import TrialCache
+from ray_tune_memguard.lazy.cache import TrialCache
 
 #: Enough for a trend: warm-up is 100 of them, and the shortest span 200.
 TRIALS = 330
@@ -75,7 +75,7 @@ def _empty_cache() -> None:
 def guarded(tmp_path_factory: pytest.TempPathFactory) -> tuple[MemGuard, ResultGrid, list[str]]:
     """A guarded sweep with leaks, and what woke ghosts while it ran."""
     woken: list[str] = []
-    load = TrialCache.load
+    load = TrialCache.activate
 
     def note(self: TrialCache, trial: Any) -> None:
         woken.append(object.__getattribute__(trial, "trial_id"))
@@ -83,7 +83,7 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> tuple[MemGuard, ResultG
 
     guard = MemGuard(growth_budget=1.0, sample_every_trials=15)
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(TrialCache, "load", note)
+        patched.setattr(TrialCache, "activate", note)
         patched.setenv("TUNE_WARN_SLOW_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S", "100")
         thresholds, frozen = gc.get_threshold(), gc.get_freeze_count()
         grid = run(tmp_path_factory.mktemp("guarded"), [Leaky(), guard])

@@ -34,7 +34,8 @@ from ray.tune.schedulers import (
 from ray.tune.search import ConcurrencyLimiter
 
 from ray_tune_memguard import MemGuard, RssReporter, TrialPruner, open_experiment, read_rss_series
-from ray_tune_memguard.lazy.ghost import TrialCache, is_ghost
+from ray_tune_memguard.lazy.cache import TrialCache
+from ray_tune_memguard.lazy.ghost import is_ghost
 from ray_tune_memguard.lazy.trial_list import SpilledTrials
 from ray_tune_memguard.store.trial_store import TrialStore
 from tests.integration import sweeps
@@ -890,16 +891,16 @@ def test_the_best_result_is_found_without_reading_all(
         for mode in ("min", "max")
         for scope in ("all", "last", "avg", "last-5-avg", "last-10-avg")
     ]
-    analysis.trials.cache.settle()
+    analysis.trials.cache.deactivate_all()
     loads = 0
-    load = TrialCache.load
+    load = TrialCache.activate
 
     def count(self: TrialCache, trial: Any) -> None:
         nonlocal loads
         loads += 1
         load(self, trial)
 
-    monkeypatch.setattr(TrialCache, "load", count)
+    monkeypatch.setattr(TrialCache, "activate", count)
     found = [grid.get_best_result(*one).metrics["trial_id"] for one in asked]
     assert loads <= 2 * len(asked)
     by_ray = ExperimentAnalysis.get_best_trial.__wrapped__  # type: ignore[attr-defined]

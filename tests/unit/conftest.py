@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ray_tune_memguard.lazy.ghost import TrialCache
+from ray_tune_memguard.lazy.cache import TrialCache
 from ray_tune_memguard.lazy.summaries import TrialSummaryIndex
 from ray_tune_memguard.lazy.trial_list import SpilledTrials
 from ray_tune_memguard.store.trial_store import TrialStore

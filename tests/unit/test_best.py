@@ -12,7 +12,7 @@ import pytest
 from ray.tune import ExperimentAnalysis
 
 from ray_tune_memguard.lazy.best import MODES, SCOPES, BestTrials
-from ray_tune_memguard.lazy.ghost import TrialCache
+from ray_tune_memguard.lazy.cache import TrialCache
 from ray_tune_memguard.lazy.summaries import TrialSummaryIndex
 from ray_tune_memguard.lazy.trial_list import SpilledTrials
 from ray_tune_memguard.store.trial_store import TrialStore
@@ -65,7 +65,7 @@ def test_it_is_the_one_that_ray_finds(tmp_path: Path, spill: Spill, seed: int) -
         for metric in METRICS:
             for mode in MODES:
                 for scope in SCOPES:
-                    few = trials.deciding(metric, mode, scope)
+                    few = trials.best_candidates(metric, mode, scope)
                     assert few is not None
                     assert len(few) <= 120 - spilled + 5
                     found = _rays_best(few * 2, metric, mode, scope)
@@ -80,19 +80,19 @@ def test_what_was_changed_after_the_spill_counts(trials: SpilledTrials, spill: S
     assert _best_of(trials) == "t00003"
     for trial in trials:  # … and after it was written again.
         assert trial.config
-    assert trials.deciding("score", "max", "last") is None
+    assert trials.best_candidates("score", "max", "last") is None
 
 
 def test_a_best_trial_that_was_made_worse_is_not_taken(trials: SpilledTrials, spill: Spill) -> None:
     spill(trials, *range(12))
     trials[11].metric_analysis["score"] = summary(-1.0)
-    assert trials.deciding("score", "max", "last") is None
+    assert trials.best_candidates("score", "max", "last") is None
 
 
 def test_a_best_trial_that_was_removed_is_not_taken(trials: SpilledTrials, spill: Spill) -> None:
     spill(trials, *range(12))
     trials.pop(11)
-    assert trials.deciding("score", "max", "last") is None
+    assert trials.best_candidates("score", "max", "last") is None
 
 
 def test_it_survives_as_json_with_new_places() -> None:
@@ -147,6 +147,6 @@ def _id_of(best: tuple[str, str, float] | None) -> str | None:
 
 
 def _best_of(trials: SpilledTrials) -> str:
-    few = trials.deciding("score", "max", "last")
+    few = trials.best_candidates("score", "max", "last")
     assert few is not None
     return str(_rays_best(few * 2, "score", "max", "last").trial_id)

@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
+from ray_tune_memguard.lazy.changes import ChangedStates
 from ray_tune_memguard.lazy.ghost import is_ghost
+from ray_tune_memguard.lazy.progress import ProgressView
 from ray_tune_memguard.lazy.trial_list import SpilledTrials
 from tests.unit.fakes import FakeTrial
 
@@ -24,7 +26,7 @@ def test_a_spilled_trial_is_the_same_object_without_its_state(
     assert set(object.__getattribute__(held, "__dict__")) < {
         "trial_id",
         "status",
-        "_memguard_residency",
+        "_memguard_activator",
     } | {"x"}
 
 
@@ -80,13 +82,13 @@ def test_who_only_reads_wakes_nobody(trials: SpilledTrials, spill: Any) -> None:
     held, changed, resident = trials[3], trials[4], trials[5]
     spill(trials, 3, 4)
     changed.config["number"] = -4
-    read = trials.cache.read
+    read = trials.cache.peek
     assert read(held).config == {"number": 3, "layers": (8, 8)}
     assert type(read(held)) is FakeTrial
     assert is_ghost(held)
     assert read(changed) is changed
     assert read(resident) is resident
-    assert trials.cache.loaded() == [changed]
+    assert trials.cache.active() == [changed]
 
 
 def test_changes_are_kept(trials: SpilledTrials, spill: Any) -> None:
@@ -105,9 +107,15 @@ def test_changes_are_kept(trials: SpilledTrials, spill: Any) -> None:
 def test_a_change_of_status_shows(trials: SpilledTrials, spill: Any) -> None:
     spill(trials, *range(12))
     trials[3].status = "ERROR"
-    trials.cache.settle()
+    trials.cache.deactivate_all()
     assert trials[3].status == "ERROR"
-    assert trials.cache.store.count("ERROR") == 1
+    groups = ProgressView(trials, metric=None, errors=False).by_status()
+    assert {status: len(group) for status, group in groups.items()} == {
+        "TERMINATED": 11,
+        "ERROR": 1,
+    }
+    assert [trial.trial_id for trial in groups["ERROR"]] == ["t00003"]
+    assert "t00003" not in [trial.trial_id for trial in groups["TERMINATED"]]
 
 
 def test_what_cannot_be_written_any_more_stays_loaded(trials: SpilledTrials, spill: Any) -> None:
@@ -146,8 +154,8 @@ def test_reading_writes_nothing(
 ) -> None:
     spill(trials, *range(12))
     written: list[str] = []
-    monkeypatch.setattr(trials.cache.store, "replace", lambda *row: written.append(row[0]))
+    monkeypatch.setattr(ChangedStates, "put", lambda self, *row: written.append(row[0]))
     for _ in range(2):
         assert [trial.config["number"] for trial in trials] == list(range(12))
-    trials.cache.settle()
+    trials.cache.deactivate_all()
     assert written == []

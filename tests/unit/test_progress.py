@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from ray_tune_memguard.lazy.ghost import TrialCache, is_ghost
+from ray_tune_memguard.lazy.cache import TrialCache
+from ray_tune_memguard.lazy.ghost import is_ghost
 from ray_tune_memguard.lazy.progress import ProgressView
 from ray_tune_memguard.lazy.summaries import TrialSummaryIndex
 from ray_tune_memguard.lazy.trial_list import SpilledTrials
@@ -85,13 +86,13 @@ def test_who_only_reads_sees_the_same_and_leaves_nothing_loaded(
     for number in (4, 5, 6, 7):
         assert trials[number].config["number"] == number
     digest = ProgressView(trials, metric=None, errors=False, only_reads=True)
-    loaded = trials.cache.loaded()
+    loaded = trials.cache.active()
     [group] = digest.by_status().values()
     seen = [(trial.config["number"], trial.trial_id, type(trial)) for trial in group]
     numbers = [0, 1, 2, "changed", *range(4, 12)]
     assert seen == [(number, f"t{at:05d}", FakeTrial) for at, number in enumerate(numbers)]
     # But for what the digest holds itself.
-    assert set(trials.cache.loaded()) - set(loaded) <= {held, *digest}
+    assert set(trials.cache.active()) - set(loaded) <= {held, *digest}
     assert trials[3] is held
     assert held.config["number"] == "changed"
 
@@ -112,7 +113,7 @@ def test_every_failed_trial_is_in_it(sweep: Any) -> None:
 
 def test_it_does_not_read_all_trials(sweep: Any) -> None:
     trials, plain = sweep
-    trials.cache.settle()
+    trials.cache.deactivate_all()
     digest = ProgressView(trials, metric="score", errors=False)
     walked = [trial.last_result for trial in digest]
     assert len(walked) < 60

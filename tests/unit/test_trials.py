@@ -85,15 +85,25 @@ def test_random_changes_like_a_list(trials: SpilledTrials, spill: Any) -> None:
     assert all(a is b for a, b in zip(trials, plain, strict=True))
 
 
-def test_reordering_is_refused_and_said_once(
-    trials: SpilledTrials, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(
+    ("change", "instead"),
+    [
+        (lambda trials: trials.sort(key=id), "sorted\\(trials"),
+        (lambda trials: trials.reverse(), "reversed\\(trials\\)"),
+        (lambda trials: trials.insert(0, FakeTrial(99)), "append\\(\\)"),
+        (lambda trials: operator.setitem(trials, 0, trials[1]), "list\\(trials\\)"),
+        (lambda trials: operator.setitem(trials, slice(2), []), "list\\(trials\\)"),
+        (lambda trials: operator.imul(trials, 2), "trials \\* n"),
+    ],
+    ids=["sort", "reverse", "insert", "assign", "assign a slice", "multiply"],
+)
+def test_what_would_change_the_order_raises_and_says_what_to_do(
+    trials: SpilledTrials[Any], change: Any, instead: str
 ) -> None:
     before = list(trials)
-    trials.sort(key=lambda t: -t.config["number"])
-    trials.reverse()
+    with pytest.raises(TypeError, match=instead):
+        change(trials)
     assert list(trials) == before
-    assert len(caplog.records) == 1
-    assert "sort a copy" in caplog.text
 
 
 def test_spilling_while_somebody_walks(trials: SpilledTrials, spill: Any) -> None:

@@ -35,15 +35,15 @@ def make_syncer(staging: Path, *live: str | None) -> IncrementalSyncer:
     controller = SimpleNamespace(
         _storage=storage, _session_str="now", experiment_state_path="experiment_state-now.json"
     )
-    store = SimpleNamespace(directories=lambda: iter(()))
     trials: Any = SimpleNamespace(
-        resident=lambda: [SimpleNamespace(relative_logdir=name) for name in live],
-        cache=SimpleNamespace(store=store),
+        resident=lambda: [SimpleNamespace(relative_logdir=name) for name in live]
     )
     original: Any = SimpleNamespace(
         storage_filesystem=LocalFileSystem(), sync_period=1, sync_timeout=1
     )
-    return IncrementalSyncer(original, trials, paths.StagingListing(controller, known))
+    return IncrementalSyncer(
+        original, trials, lambda: iter(()), paths.StagingListing(controller, known)
+    )
 
 
 def upload(syncer: IncrementalSyncer, places: tuple[Path, Path]) -> None:

@@ -7,27 +7,48 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable
-from typing import Any
+from typing import Protocol, TypeVar
+
+from ray.tune.experiment import Trial
+from ray.tune.experimental.output import TuneReporterBase
+from ray.tune.progress_reporter import TuneReporterBase as OldReporterBase
 
 from ray_tune_memguard.lazy.progress import ProgressView
 from ray_tune_memguard.lazy.trial_list import SpilledTrials
 from ray_tune_memguard.notices import logger
 
-Original = Callable[..., Any]
+Trials = list[Trial]
+ReportT = TypeVar("ReportT")
+ReportT_co = TypeVar("ReportT_co", covariant=True)
+ReporterT_contra = TypeVar("ReporterT_contra", contravariant=True)
 
 
-def trials_by_state(original: Original, trials: Any) -> Any:
+class _ReportMethod(Protocol[ReporterT_contra, ReportT_co]):
+    def __call__(
+        self, reporter: ReporterT_contra, trials: Trials, /, *args: object, **kwargs: object
+    ) -> ReportT_co: ...
+
+
+def trials_by_state(
+    original: Callable[[Trials], dict[str, Trials]], trials: Trials
+) -> dict[str, Trials]:
     return trials.by_status() if isinstance(trials, ProgressView) else original(trials)
 
 
-def trials_with_error(original: Original, trials: Any) -> Any:
+def trials_with_error(original: Callable[[Trials], Trials], trials: Trials) -> Trials:
     if isinstance(trials, SpilledTrials):
         return _report_on(trials, original, None, errors=True)
     return original(trials)
 
 
-def heartbeat(original: Original, reporter: Any, trials: Any, *args: Any, **kwargs: Any) -> Any:
-    def report(some: Any) -> Any:
+def heartbeat(
+    original: _ReportMethod[TuneReporterBase, ReportT],
+    reporter: TuneReporterBase,
+    trials: Trials,
+    *args: object,
+    **kwargs: object,
+) -> ReportT:
+    def report(some: Trials) -> ReportT:
         return original(reporter, some, *args, **kwargs)
 
     if isinstance(trials, SpilledTrials):
@@ -36,9 +57,15 @@ def heartbeat(original: Original, reporter: Any, trials: Any, *args: Any, **kwar
     return report(trials)
 
 
-def old_report(original: Original, reporter: Any, trials: Any, *args: Any, **kwargs: Any) -> Any:
+def old_report(
+    original: _ReportMethod[OldReporterBase, ReportT],
+    reporter: OldReporterBase,
+    trials: Trials,
+    *args: object,
+    **kwargs: object,
+) -> ReportT:
     # A table sorted by metric needs the metric of every trial, so it gets them all.
-    def report(some: Any) -> Any:
+    def report(some: Trials) -> ReportT:
         return original(reporter, some, *args, **kwargs)
 
     if isinstance(trials, SpilledTrials) and not reporter._sort_by_metric:
@@ -49,13 +76,13 @@ def old_report(original: Original, reporter: Any, trials: Any, *args: Any, **kwa
 
 
 def _report_on(
-    trials: SpilledTrials,
-    report: Callable[[Any], Any],
+    trials: SpilledTrials[Trial],
+    report: Callable[[Trials], ReportT],
     metric: str | None,
     errors: bool = False,
     only_reads: bool = False,
-) -> Any:
-    """Report on a digest; if the store cannot be read, on what is in memory."""
+) -> ReportT:
+    """Report on a view of the trials; if the store cannot be read, on those in memory."""
     try:
         return report(ProgressView(trials, metric, errors, only_reads))
     except sqlite3.Error as error:

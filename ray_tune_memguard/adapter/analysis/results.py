@@ -1,50 +1,56 @@
 """Results of a run whose trials are spilled: DataFrames, configs, the best trial, ``ResultGrid``.
 
-Ray builds all of these for every trial when the run ends. Here each is built when it is asked for.
+Ray builds all of these for every trial when the run ends. Here each is built when it is asked for,
+of the trial as it was when Ray would have built it.
 Each function here is called in place of one of Ray's, which it is given first (``patches``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
-from typing import Any
+from typing import Protocol, TypeGuard, cast
 
 import pandas
+from ray.tune import Result, ResultGrid
 from ray.tune.analysis import experiment_analysis
 from ray.tune.analysis.experiment_analysis import ExperimentAnalysis
+from ray.tune.experiment import Trial
 
 from ray_tune_memguard.lazy.best import MODES, SCOPES
 from ray_tune_memguard.lazy.containers import LazyTrialDict, LazyTrialSequence
-from ray_tune_memguard.lazy.ghost import TrialCache
 from ray_tune_memguard.lazy.trial_list import SpilledTrials
 
-Original = Callable[..., Any]
+Frames = dict[str, pandas.DataFrame]
+Configs = dict[str, dict[str, object]]
 
 
-def dataframes(original: Original, analysis: Any) -> Any:
-    if isinstance(analysis.trials, SpilledTrials):
-        return LazyTrialDict(analysis.trials, _TrialFrames(analysis.trials.cache))
-    return original(analysis)
+def dataframes(
+    original: Callable[[ExperimentAnalysis], Frames], analysis: ExperimentAnalysis
+) -> Frames:
+    trials = analysis.trials
+    return LazyTrialDict(trials, _FrameReader(trials)) if _spills(trials) else original(analysis)
 
 
-class _TrialFrames:
-    """Reads a trial's DataFrame as Ray does. That one cannot be read is said once for all trials.
+class _FrameReader:
+    """Reads a trial's DataFrame as Ray does.
 
-    Ray reads all of them at once and then says it of all; without loggers of results that is so.
+    A trial whose DataFrame cannot be read is named in the log, the first one only: Ray reads all of
+    them at once and names them in one line; without loggers of results these are all trials.
     """
 
-    def __init__(self, cache: TrialCache) -> None:
-        self._residency = cache
-        self._said = False
-        self._analysis: Any = ExperimentAnalysis.__new__(ExperimentAnalysis)
+    def __init__(self, trials: SpilledTrials[Trial]) -> None:
+        self._cache = trials.cache
+        self._version = trials.cache.freeze()
+        self._has_warned = False
+        self._analysis: ExperimentAnalysis = ExperimentAnalysis.__new__(ExperimentAnalysis)
 
-    def __call__(self, trial: Any) -> Any:
+    def __call__(self, trial: Trial) -> pandas.DataFrame:
         try:
-            return self._analysis._fetch_trial_dataframe(self._residency.read(trial))
+            return self._analysis._fetch_trial_dataframe(self._cache.as_of(trial, self._version))
         except Exception as error:
-            if not self._said:
-                self._said = True
+            if not self._has_warned:
+                self._has_warned = True
                 experiment_analysis.logger.warning(
                     "Failed to fetch metrics for a trial: %r. Trials that are read later may lack "
                     "theirs as well.",
@@ -53,45 +59,77 @@ class _TrialFrames:
             return pandas.DataFrame()
 
 
-def configs(original: Original, analysis: Any, prefix: bool = False) -> Any:
+class _ConfigsMethod(Protocol):
+    def __call__(self, analysis: object, prefix: bool = False, /) -> Configs: ...
+
+
+def configs(
+    original: _ConfigsMethod, analysis: ExperimentAnalysis, prefix: bool = False
+) -> Configs:
     trials = analysis.trials
-    if isinstance(trials, SpilledTrials):
-        # The first call is that of the constructor, which only keeps what it gets.
-        if "_configs" not in analysis.__dict__:
-            return LazyTrialDict(trials, lambda trial: trial.config)
-        if prefix:
-            # Flattened ones are copies: nobody gets hold of a trial's own.
-            analysis = SimpleNamespace(trials=map(trials.cache.read, trials))
+    if not _spills(trials):
+        return original(analysis, prefix)
+    # The first call is that of the constructor, which only keeps what it gets.
+    if "_configs" not in analysis.__dict__:
+        return LazyTrialDict(trials, lambda trial: trial.config)
+    if prefix:
+        # Flattened ones are copies: nobody gets hold of a trial's own.
+        return original(SimpleNamespace(trials=map(trials.cache.peek, trials)), prefix)
     return original(analysis, prefix)
 
 
+class _BestTrialMethod(Protocol):
+    def __call__(
+        self,
+        analysis: ExperimentAnalysis,
+        metric: str | None,
+        mode: str | None,
+        scope: str,
+        filter_nan_and_inf: bool,
+        /,
+    ) -> Trial | None: ...
+
+
 def best_trial(
-    original: Original,
-    analysis: Any,
+    original: _BestTrialMethod,
+    analysis: ExperimentAnalysis,
     metric: str | None = None,
     mode: str | None = None,
     scope: str = "last",
     filter_nan_and_inf: bool = True,
-) -> Any:
+) -> Trial | None:
+    """Among the few trials of which one is the best; among all where that is not known."""
+    trials = analysis.trials
     few = None
     # Of a single trial Ray does not ask what it has reported.
-    many = isinstance(analysis.trials, SpilledTrials) and len(analysis.trials) > 1
-    if many and filter_nan_and_inf:
-        asked = metric or analysis.default_metric, mode or analysis.default_mode, scope
-        if asked[0] and asked[1] in MODES and scope in SCOPES:
-            few = analysis.trials.deciding(*asked)
+    if _spills(trials) and len(trials) > 1 and filter_nan_and_inf:
+        asked_metric = metric or analysis.default_metric
+        asked_mode = mode or analysis.default_mode
+        if asked_metric and asked_mode in MODES and scope in SCOPES:
+            few = trials.best_candidates(asked_metric, asked_mode, scope)
     if few is None:
         return original(analysis, metric, mode, scope, filter_nan_and_inf)
     # Not by `copy`: what Ray's class gives for that is made of all trials.
-    among_few = ExperimentAnalysis.__new__(type(analysis))
+    among_few: ExperimentAnalysis = ExperimentAnalysis.__new__(type(analysis))
     among_few.__dict__.update(analysis.__dict__)
     among_few.trials = few * 2 if len(few) == 1 else few
     return original(among_few, metric, mode, scope, filter_nan_and_inf)
 
 
-def result_grid(original: Original, grid: Any, experiment_analysis: Any) -> None:
-    if isinstance(experiment_analysis.trials, SpilledTrials):
+def result_grid(
+    original: Callable[[ResultGrid, ExperimentAnalysis], None],
+    grid: ResultGrid,
+    experiment_analysis: ExperimentAnalysis,
+) -> None:
+    trials = experiment_analysis.trials
+    if _spills(trials):
         grid._experiment_analysis = experiment_analysis
-        grid._results = LazyTrialSequence(experiment_analysis.trials, grid._trial_to_result)
+        lazy: Sequence[Result] = LazyTrialSequence(trials, grid._trial_to_result)
+        # A list to Ray, which only reads it.
+        grid._results = cast("list[Result]", lazy)
         return
     original(grid, experiment_analysis)
+
+
+def _spills(trials: object) -> TypeGuard[SpilledTrials[Trial]]:
+    return isinstance(trials, SpilledTrials)

@@ -23,6 +23,7 @@ from typing import Any
 import tqdm
 from pyarrow.fs import FileSystem, LocalFileSystem
 from ray.train._internal.storage import get_fs_and_path
+from ray.tune.experiment import Trial
 
 from ray_tune_memguard.adapter import paths
 from ray_tune_memguard.adapter.restore.searcher import UnsnapshottedTrial
@@ -30,8 +31,9 @@ from ray_tune_memguard.adapter.run.controller import POINTER_KEY
 from ray_tune_memguard.adapter.run.spiller import new_summary_index
 from ray_tune_memguard.adapter.serialization.json_text import decode
 from ray_tune_memguard.adapter.serialization.trial_json import read_entry, reported_of_entry
-from ray_tune_memguard.adapter.serialization.trial_pickle import FINISHED, TrialStateCodec
-from ray_tune_memguard.lazy.ghost import TrialCache
+from ray_tune_memguard.adapter.serialization.trial_pickle import TrialStateCodec
+from ray_tune_memguard.lazy.cache import TrialCache
+from ray_tune_memguard.lazy.interfaces import FINISHED
 from ray_tune_memguard.lazy.trial_list import SpilledTrials
 from ray_tune_memguard.notices import logger
 from ray_tune_memguard.store.errors import (
@@ -442,7 +444,7 @@ def _take_over(
 # Looking at an experiment.
 
 
-def trials_of(path: str, filesystem: FileSystem | None) -> SpilledTrials | None:
+def trials_of(path: str, filesystem: FileSystem | None) -> SpilledTrials[Trial] | None:
     """The trials of the experiment at a path or URI, of which a store is made if there is none.
 
     None where Ray is to open it: its sweep is running, or it is no experiment, which Ray says.
@@ -465,7 +467,7 @@ def trials_of(path: str, filesystem: FileSystem | None) -> SpilledTrials | None:
     return None if store is None else open_trials(experiment, store)
 
 
-def open_trials(experiment: Experiment, store: TrialStore) -> SpilledTrials:
+def open_trials(experiment: Experiment, store: TrialStore) -> SpilledTrials[Trial]:
     """The trials of an experiment that is only looked at."""
     codec = TrialStateCodec(experiment, stub=True)
     snapshot = Snapshot.load(store)

@@ -43,8 +43,9 @@ from ray_tune_memguard.adapter.run.spiller import (
 )
 from ray_tune_memguard.adapter.serialization.json_text import decode
 from ray_tune_memguard.adapter.serialization.trial_json import reported_of_entry
-from ray_tune_memguard.adapter.serialization.trial_pickle import FINISHED, TrialStateCodec
-from ray_tune_memguard.lazy.ghost import TrialCache
+from ray_tune_memguard.adapter.serialization.trial_pickle import TrialStateCodec
+from ray_tune_memguard.lazy.cache import TrialCache
+from ray_tune_memguard.lazy.interfaces import FINISHED
 from ray_tune_memguard.lazy.summaries import TrialSummaryIndex
 from ray_tune_memguard.lazy.trial_list import SpilledTrials
 from ray_tune_memguard.notices import Notices, logger, show_lines
@@ -296,7 +297,7 @@ class _Resumption:
         while batch := list(islice(entries, _ENTRIES_AT_ONCE)):
             state_file.add(batch)
 
-    def _requeue(self, restored: list[Trial], cache: TrialCache) -> dict[int, Trial]:
+    def _requeue(self, restored: list[Trial], cache: TrialCache[Trial]) -> dict[int, Trial]:
         """Add the trials to the controller as Ray does; those in memory, by their new places."""
         controller, scheduler = self._controller, self._controller._scheduler_alg
         residents = {}

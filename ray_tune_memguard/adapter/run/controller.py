@@ -17,6 +17,7 @@ from types import FrameType
 from typing import Any
 
 from ray.tune.execution.tune_controller import TuneController
+from ray.tune.experiment import Trial
 
 from ray_tune_memguard.adapter import paths
 from ray_tune_memguard.adapter.run.uploads import IncrementalSyncer
@@ -37,7 +38,7 @@ class Adoption:
 
     def __init__(
         self,
-        trials: SpilledTrials,
+        trials: SpilledTrials[Trial],
         codec: TrialStateCodec,
         state_file: ExperimentStateFile,
         save_snapshot: Callable[[str], None],

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ray.tune.experiment import Trial
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler
 from ray.tune.utils import unflattened_lookup
 
@@ -16,7 +17,7 @@ from ray_tune_memguard.adapter.run.controller import Adoption, adopt, adoption_o
 from ray_tune_memguard.adapter.run.trainables import cache_trainables
 from ray_tune_memguard.adapter.run.uploads import is_uploading, upload_incrementally
 from ray_tune_memguard.adapter.serialization.trial_pickle import TrialStateCodec, is_ready_to_spill
-from ray_tune_memguard.lazy.ghost import TrialCache
+from ray_tune_memguard.lazy.cache import TrialCache
 from ray_tune_memguard.lazy.summaries import TrialSummaryIndex
 from ray_tune_memguard.lazy.trial_list import SpilledTrials
 from ray_tune_memguard.notices import Notices
@@ -78,7 +79,7 @@ class Sweep:
         store: TrialStore,
         state_file: ExperimentStateFile,
         codec: TrialStateCodec,
-        trials: SpilledTrials,
+        trials: SpilledTrials[Trial],
         notices: Notices,
     ) -> None:
         self._controller = controller
@@ -100,7 +101,7 @@ class Sweep:
             trials, codec, state_file, self._save_snapshot, store.path, notices
         )
         adopt(controller, self._adoption)
-        self._syncer = upload_incrementally(controller, trials, self._staging)
+        self._syncer = upload_incrementally(controller, trials, store.directories, self._staging)
         self._forget_trainables = cache_trainables(self)
 
     @classmethod
@@ -235,7 +236,7 @@ class Sweep:
         self._forget_trainables()
         try:
             self.release_shared()
-            self._trials.cache.settle()
+            self._trials.cache.deactivate_all()
             self._store.settle()
             # The files of this run are complete, in the experiment's storage as well.
             if self.replaces is not None and self.has_snapshot:

@@ -14,7 +14,7 @@ import os
 import posixpath
 import sqlite3
 import stat
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -25,6 +25,7 @@ from ray.train._internal.storage import (
     _pyarrow_fs_copy_files,
     _upload_to_fs_path,
 )
+from ray.tune.experiment import Trial
 
 from ray_tune_memguard.adapter.paths import STATE_FILE_PREFIX, StagingListing
 from ray_tune_memguard.adapter.run.local_copy import copy_directory, copy_file
@@ -36,11 +37,16 @@ _SHARE_OF_UPLOADS = 0.01
 class IncrementalSyncer(_FilesystemSyncer):
     """Ray's syncer, with an upload that leaves out what is known to be there.
 
-    ``thorough``: set by the controller for the last upload of a sweep.
+    ``spilled_directories``: gives the directory of each spilled trial, and when it was spilled, in
+    seconds since the epoch. ``thorough``: set by the controller for the last upload of a sweep.
     """
 
     def __init__(
-        self, original: _FilesystemSyncer, trials: SpilledTrials, staging: StagingListing
+        self,
+        original: _FilesystemSyncer,
+        trials: SpilledTrials[Trial],
+        spilled_directories: Callable[[], Iterator[tuple[str, float]]],
+        staging: StagingListing,
     ) -> None:
         super().__init__(
             storage_filesystem=original.storage_filesystem,
@@ -48,6 +54,7 @@ class IncrementalSyncer(_FilesystemSyncer):
             sync_timeout=original.sync_timeout,
         )
         self._trials = trials
+        self._spilled_directories = spilled_directories
         self._staging = staging
         self.thorough = False
         #: Uploads under way, those included that Ray has given up waiting for.
@@ -137,13 +144,16 @@ class IncrementalSyncer(_FilesystemSyncer):
         """Directories of settled trials to which somebody wrote after the trial had settled."""
         return {
             directory
-            for directory, settled_at in self._trials.cache.store.directories()
+            for directory, settled_at in self._spilled_directories()
             if _last_write(os.path.join(local_path, directory)) >= settled_at
         }
 
 
 def upload_incrementally(
-    controller: Any, trials: SpilledTrials, staging: StagingListing
+    controller: Any,
+    trials: SpilledTrials[Trial],
+    spilled_directories: Callable[[], Iterator[tuple[str, float]]],
+    staging: StagingListing,
 ) -> IncrementalSyncer:
     """Give the controller's checkpoint manager the syncer of this module.
 
@@ -151,7 +161,7 @@ def upload_incrementally(
     where this package may be missing.
     """
     manager = controller._checkpoint_manager
-    syncer = IncrementalSyncer(manager._storage.syncer, trials, staging)
+    syncer = IncrementalSyncer(manager._storage.syncer, trials, spilled_directories, staging)
     manager._storage = _with_fixed_path(manager._storage)
     manager._storage.syncer = syncer
     return syncer

@@ -30,6 +30,7 @@ from ray_tune_memguard.adapter.serialization.trial_json import (
     ValueTemplate,
     pickled_queues,
 )
+from ray_tune_memguard.lazy.interfaces import FINISHED
 from ray_tune_memguard.store.trial_store import TrialRow
 
 # Parts of a trial's StorageContext that are one and the same object in all trials of a sweep.
@@ -39,11 +40,9 @@ _SHARED_BY_TRIALS = ("trial_name_creator", "trial_dirname_creator")
 # Each trial has one, mostly like all others'; unpickling it takes a third of a trial's time.
 _LIKE_OTHERS = {"placement_group_factory": PlacementGroupFactory}
 
-FINISHED = (Trial.TERMINATED, Trial.ERROR)
-
 
 class TrialStateCodec:
-    """The :class:`~ray_tune_memguard.store.compression.TrialCodec` of Ray's trials, for one sweep.
+    """The :class:`~ray_tune_memguard.lazy.interfaces.TrialCodec` of Ray's trials, for one sweep.
 
     ``storage``: of the sweep. ``prepare``: what is to be done with each trial that is made of its
     entry. ``stub``: such trials are only looked at, so their trainable need not be known.

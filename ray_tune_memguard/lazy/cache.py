@@ -1,0 +1,226 @@
+"""Which spilled trials are in memory, and how they get there and leave again.
+
+States of a trial, in the words of ZODB's ``persistent`` package:
+
+- *unspilled*: a plain trial without a row in the store. This module does not know it.
+- *ghost*: its state is on disk. The object has its id and status, and activates itself when
+  anything else of it is used.
+- *up to date*: it was activated and is a plain trial again, equal to what is on disk.
+- *changed*: it was activated and differs from what is on disk.
+- *sticky*: it was activated and cannot be turned back: it holds something that does not pickle,
+  there is no room for what was changed, or its status was changed, by which rows are counted.
+
+Up to date, changed and sticky trials are *active*. Transitions:
+
+- unspilled → ghost, by :meth:`TrialCache.release`, once its row is durable.
+- nothing → ghost, by :meth:`TrialCache.ghost`: an object of whom nobody holds a reference is not in
+  memory at all, and is made when it is asked for.
+- ghost → up to date, by :meth:`TrialCache.activate`, which its first use calls. If it does not
+  pickle, changes could not be noticed: ghost → sticky.
+- up to date → changed, when somebody changes an attribute or anything inside one. Nothing notices
+  it at that time.
+- up to date → ghost and changed → ghost, by deactivation: when more than ``capacity`` trials are
+  active, in the order in which they were activated, and by :meth:`TrialCache.deactivate_all`. The
+  trial is pickled and compared with its pickle of when it was activated; a changed state is kept.
+- up to date or changed → sticky, when deactivation fails. It is tried again each time it is the
+  trial's turn: sticky → ghost.
+- ghost → nothing and up to date or changed → nothing are Python's garbage collection. An active
+  trial is held by the cache, so that no change is lost.
+
+Not allowed: releasing a trial that is spilled already, and activating one that is not. Both raise
+ValueError.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import weakref
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Generic
+
+from ray_tune_memguard.lazy.changes import ChangedStates
+from ray_tune_memguard.lazy.ghost import attributes, empty, fill, is_ghost, new_ghost
+from ray_tune_memguard.lazy.interfaces import TrialCodec, TrialRow, TrialRows, TrialT
+
+logger = logging.getLogger(__name__)
+
+#: How many activated trials stay in memory, about 10 KB each: enough for a progress table.
+MAX_ACTIVE_TRIALS = 64
+
+
+@dataclass(slots=True)
+class _Active(Generic[TrialT]):
+    trial: TrialT
+    #: The hash of its pickle when it was activated; None if it does not pickle.
+    fingerprint: int | None
+    #: That of its row.
+    status: str
+
+
+class TrialCache(Generic[TrialT]):
+    """The spilled trials of one list that are in memory. All methods may be called by any thread.
+
+    ``capacity``: how many trials may be active at the same time, sticky ones aside.
+    """
+
+    def __init__(
+        self, store: TrialRows, codec: TrialCodec[TrialT], capacity: int = MAX_ACTIVE_TRIALS
+    ) -> None:
+        self.store = store
+        self._codec = codec
+        self._capacity = capacity
+        self._lock = threading.RLock()
+        #: Spilled trials that somebody holds, ghosts and active ones, by id.
+        self.live: weakref.WeakValueDictionary[str, TrialT] = weakref.WeakValueDictionary()
+        # By trial id, in the order of activation.
+        self._active: OrderedDict[str, _Active[TrialT]] = OrderedDict()
+        self._changed = ChangedStates()
+        self._version = 0
+
+    @property
+    def has_changes(self) -> bool:
+        """Whether a deactivated trial is not what it was when it was spilled."""
+        return bool(self._changed)
+
+    # Transitions.
+
+    def release(self, trial: TrialT) -> None:
+        """Turn an unspilled trial into a ghost. Its row must be durable in the store.
+
+        Raises:
+            ValueError: it was released before.
+        """
+        with self._lock:
+            if is_ghost(trial) or self._record_of(trial) is not None:
+                raise ValueError(f"Trial {trial.trial_id} has been released already.")
+            self.live[trial.trial_id] = trial
+            empty(trial, self)
+
+    def ghost(self, row: TrialRow) -> TrialT:
+        """The one object that stands for a spilled trial."""
+        with self._lock:
+            trial = self.live.get(row.trial_id)
+            if trial is None:
+                trial = new_ghost(self._codec.trial_class, row.trial_id, row.status, self)
+                self.live[row.trial_id] = trial
+            return trial
+
+    def activate(self, trial: TrialT, /) -> None:
+        """Give a ghost its state back. A trial that is active already stays as it is.
+
+        Raises:
+            KeyError, sqlite3.Error: the store cannot give its state.
+            ValueError: it is not a spilled trial.
+        """
+        with self._lock:
+            if not is_ghost(trial):
+                if self._record_of(trial) is None:
+                    raise ValueError(f"Trial {trial.trial_id} is not spilled.")
+                return
+            trial_id = trial.trial_id
+            status = trial.status
+            fill(trial, self._state(trial_id, self._version))
+            # Of a new pickle: that of the same state by other objects may differ in its bytes.
+            self._active[trial_id] = _Active(trial, self._fingerprint(trial), status)
+            while len(self._active) > self._capacity and self._deactivate_oldest():
+                pass
+
+    def deactivate_all(self) -> None:
+        """Turn active trials into ghosts, all but the sticky ones."""
+        with self._lock:
+            for _ in range(len(self._active)):
+                self._deactivate_oldest()
+
+    def _deactivate_oldest(self) -> bool:
+        """Whether the trial is a ghost now; otherwise it is sticky. Never raises."""
+        trial_id, record = self._active.popitem(last=False)
+        trial = record.trial
+        try:
+            if trial.trial_id != trial_id or trial.status != record.status:
+                raise ValueError("its id or status was changed")
+            raw = self._codec.dump(trial)
+            if hash(raw) != record.fingerprint:
+                self._changed.put(trial_id, self._version, raw)
+        except Exception as error:
+            logger.debug("Trial %s stays in memory: %r", trial_id, error)
+            self._active[trial_id] = record
+            return False
+        empty(trial, self)
+        return True
+
+    # Reading.
+
+    def active(self) -> list[TrialT]:
+        with self._lock:
+            return [record.trial for record in self._active.values()]
+
+    def with_other_status(self) -> list[tuple[str, TrialT]]:
+        """Active trials whose status is not that of their row any more, by the row's trial id."""
+        with self._lock:
+            return [
+                (trial_id, record.trial)
+                for trial_id, record in self._active.items()
+                if record.trial.status != record.status
+            ]
+
+    def freeze(self) -> int:
+        """The number of a version: what all trials are now, but for the active ones.
+
+        Those that are still active afterwards are sticky, and belong to no version.
+        """
+        with self._lock:
+            self.deactivate_all()
+            self._version += 1
+            return self._version - 1
+
+    def load_detached(self, trial_id: str, version: int | None = None) -> TrialT:
+        """A plain copy of a spilled trial as of a version, or as it was deactivated last.
+
+        What is changed on it is lost.
+
+        Raises:
+            KeyError, sqlite3.Error: the store cannot give its state.
+        """
+        with self._lock:
+            state = self._state(trial_id, self._version if version is None else version)
+        trial = object.__new__(self._codec.trial_class)
+        attributes(trial).update(state)
+        return trial
+
+    def as_of(self, trial: TrialT, version: int) -> TrialT:
+        """A detached copy of a spilled trial as of a version; any other trial itself."""
+        with self._lock:
+            is_spilled = is_ghost(trial) or self._record_of(trial) is not None
+        return self.load_detached(trial.trial_id, version) if is_spilled else trial
+
+    def peek(self, trial: TrialT) -> TrialT:
+        """A trial for who only reads it: itself, or a detached copy in place of a ghost."""
+        with self._lock:
+            return self.load_detached(trial.trial_id) if is_ghost(trial) else trial
+
+    def peek_at(self, row: TrialRow) -> TrialT:
+        """The same, of the trial that has this row."""
+        with self._lock:
+            trial = self.live.get(row.trial_id)
+            return self.load_detached(row.trial_id) if trial is None else self.peek(trial)
+
+    def _state(self, trial_id: str, version: int) -> dict[str, object]:
+        raw = self._changed.get(trial_id, version)
+        if raw is None:
+            raw = self.store.state(trial_id)
+        if raw is None:
+            return self._codec.load_entry(self.store.entry(trial_id))
+        return self._codec.load(raw)
+
+    def _record_of(self, trial: TrialT) -> _Active[TrialT] | None:
+        record = self._active.get(trial.trial_id)
+        return record if record is not None and record.trial is trial else None
+
+    def _fingerprint(self, trial: TrialT) -> int | None:
+        try:
+            return hash(self._codec.dump(trial))
+        except Exception as error:
+            logger.debug("Trial %s stays in memory: %r", trial.trial_id, error)
+            return None
