@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import gc
 import logging
+import queue
+import threading
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +26,7 @@ from ray_tune_memguard import (
 )
 from ray_tune_memguard.adapter import contract
 from ray_tune_memguard.diagnostics.deep_size import Walk
+from ray_tune_memguard.diagnostics.diagnosis import Diagnosis
 from ray_tune_memguard.lazy.cache import TrialCache
 
 #: Enough for a trend: warm-up is 100 of them, and the shortest span 200.
@@ -53,6 +57,18 @@ def run(storage: Path, callbacks: list[Callback], trials: int = TRIALS) -> Resul
     ).fit()
 
 
+class Node:
+    def __init__(self) -> None:
+        self.payload = [float(n) for n in range(10)]
+
+
+def keep_in_a_running_function(nodes: queue.SimpleQueue[Node | None]) -> None:
+    """Keep nodes where no attribute and no global leads to them."""
+    kept = []
+    while (node := nodes.get()) is not None:
+        kept.append(node)
+
+
 class Leaky(Callback):
     """Keeps trials, and blobs in two places."""
 
@@ -66,14 +82,55 @@ class Leaky(Callback):
         CACHE[trial.trial_id] = bytes([len(CACHE) % 256]) * PAYLOAD
 
 
+class Asks(Callback):
+    """Keeps nodes, and asks for a diagnosis near the end: from another thread and from a hook."""
+
+    def __init__(self, tracker: ObjectGrowthTracker) -> None:
+        self.tracker = tracker
+        self.finished = 0
+        self.answers: list[Diagnosis] = []
+
+    def setup(self, **info: Any) -> None:
+        self.nodes: queue.SimpleQueue[Node | None] = queue.SimpleQueue()
+        keeper = threading.Thread(
+            target=keep_in_a_running_function, args=(self.nodes,), daemon=True
+        )
+        keeper.start()
+
+    def on_trial_complete(self, **info: Any) -> None:
+        self.nodes.put(Node())
+        self.finished += 1
+        if self.finished == TRIALS - 5:
+            another = threading.Thread(target=self.ask)
+            another.start()
+            another.join()
+            self.ask()
+
+    def ask(self) -> None:
+        self.answers.append(self.tracker.diagnosis())
+
+    def on_experiment_end(self, **info: Any) -> None:
+        self.nodes.put(None)
+
+
+@dataclass
+class Guarded:
+    """A guarded sweep with leaks, what woke ghosts while it ran, and what was asked meanwhile."""
+
+    guard: MemGuard
+    grid: ResultGrid
+    woken: list[str]
+    asked_by_thread: Diagnosis
+    asked_by_hook: Diagnosis
+
+
 @pytest.fixture(autouse=True)
 def _empty_cache() -> None:
     CACHE.clear()
 
 
 @pytest.fixture(scope="module")
-def guarded(tmp_path_factory: pytest.TempPathFactory) -> tuple[MemGuard, ResultGrid, list[str]]:
-    """A guarded sweep with leaks, and what woke ghosts while it ran."""
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Guarded:
     woken: list[str] = []
     load = TrialCache.activate
 
@@ -82,17 +139,18 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> tuple[MemGuard, ResultG
         load(self, trial)
 
     guard = MemGuard(growth_budget=1.0, sample_every_trials=15)
+    asks = Asks(guard.tracker)
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(TrialCache, "activate", note)
         patched.setenv("TUNE_WARN_SLOW_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S", "100")
         thresholds, frozen = gc.get_threshold(), gc.get_freeze_count()
-        grid = run(tmp_path_factory.mktemp("guarded"), [Leaky(), guard])
+        grid = run(tmp_path_factory.mktemp("guarded"), [Leaky(), asks, guard])
         assert (gc.get_threshold(), gc.get_freeze_count()) == (thresholds, frozen)
-        return guard, grid, list(woken)
+        return Guarded(guard, grid, list(woken), *asks.answers)
 
 
-def test_leaks_are_named_with_their_slopes(guarded: Any) -> None:
-    guard, _, _ = guarded
+def test_leaks_are_named_with_their_slopes(guarded: Guarded) -> None:
+    guard = guarded.guard
     holders = {holder.name: holder for holder in guard.tracker.diagnosis().holders}
     first, second = list(holders)[:2]
     assert first == "Leaky.blobs"
@@ -106,13 +164,19 @@ def test_leaks_are_named_with_their_slopes(guarded: Any) -> None:
     assert not {name for name in holders if name.startswith(("TuneController", "MemGuard"))}
 
 
-def test_no_ghost_was_woken(guarded: Any) -> None:
-    _, _, woken = guarded
-    assert woken == []
+def test_another_thread_gets_the_same_diagnosis(guarded: Guarded) -> None:
+    hooks, threads = guarded.asked_by_hook, guarded.asked_by_thread
+    assert f"unreachable {__name__}.Node" in {holder.name for holder in hooks.holders}
+    assert [holder.name for holder in threads.holders] == [holder.name for holder in hooks.holders]
+    assert [kind.name for kind in threads.types] == [kind.name for kind in hooks.types]
 
 
-def test_it_is_kept_with_the_experiment(guarded: Any) -> None:
-    guard, grid, _ = guarded
+def test_no_ghost_was_woken(guarded: Guarded) -> None:
+    assert guarded.woken == []
+
+
+def test_it_is_kept_with_the_experiment(guarded: Guarded) -> None:
+    guard, grid = guarded.guard, guarded.grid
     assert read_diagnosis(grid.experiment_path) == guard.tracker.diagnosis()
     frame = read_growth(grid.experiment_path)
     assert set(frame["kind"]) >= {"part", "holder", "process"}
@@ -122,14 +186,14 @@ def test_it_is_kept_with_the_experiment(guarded: Any) -> None:
     assert (frame[frame["kind"] == "part"].groupby("name")["value"].max() >= 0).all()
 
 
-def test_processes_of_ray_are_told_apart(guarded: Any) -> None:
-    guard, _, _ = guarded
+def test_processes_of_ray_are_told_apart(guarded: Guarded) -> None:
+    guard = guarded.guard
     names = {process.name for process in guard.tracker.diagnosis().processes}
     assert names == {"gcs_server", "raylet", "workers"}
 
 
-def test_it_does_not_grow_itself(guarded: Any) -> None:
-    guard, _, _ = guarded
+def test_it_does_not_grow_itself(guarded: Guarded) -> None:
+    guard = guarded.guard
     assert Walk().measure(guard.tracker).total < 1_000_000
 
 
