@@ -272,6 +272,14 @@ _LIBRARIES = tuple(
 )
 
 
+#: Directories of packages wherever they are: on PYTHONPATH, in another environment.
+_PACKAGES = (f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}")
+
+
+def _is_of_library(file: str) -> bool:
+    return file.startswith(_LIBRARIES) or any(packages in file for packages in _PACKAGES)
+
+
 #: By module: whether it is a user's.
 _users: dict[str, bool] = {}
 
@@ -296,7 +304,7 @@ def is_users_module(name: str) -> bool:
     if known is None:
         # A module that is not of the plain type may be one that runs when it is asked something.
         file = _namespace(name).get("__file__")
-        known = type(file) is str and not file.startswith(_LIBRARIES)
+        known = type(file) is str and not _is_of_library(file)
         if name in sys.modules:
             _users[name] = known
     return known

@@ -53,6 +53,7 @@ def plain(size: int = 5, *, name: str = "") -> tuple[int, str]:
 @pytest.fixture
 def module() -> Iterator[types.ModuleType]:
     made = types.ModuleType("memguard_users_module")
+    holders._users.clear()
     made.__file__ = "/somewhere/of/a/user.py"
     sys.modules[made.__name__] = made
     yield made
@@ -77,6 +78,11 @@ def test_classes_of_a_users_module(module: types.ModuleType) -> None:
     assert named(dict(vars(own))) == ["kept"]
     assert holders.is_users_module(module.__name__)
     assert not holders.is_users_module("memguard_nobodys_module")
+
+
+def test_a_package_of_another_environment_is_a_librarys(module: types.ModuleType) -> None:
+    module.__file__ = "/opt/other/lib/python3.11/site-packages/package/module.py"
+    assert not holders.is_users_module(module.__name__)
 
 
 def test_a_cache_and_attributes_are_measured() -> None:
