@@ -20,7 +20,7 @@ from ray import tune
 
 from benchmarks.problem import METRIC, MODE, make_trainable, search_space
 from ray_tune_memguard import MemGuard
-from ray_tune_memguard.report.series import least_squares_slope
+from ray_tune_memguard.report.line import fit_line
 from ray_tune_memguard.system import allocator
 from ray_tune_memguard.system.process import rss_bytes
 
@@ -70,7 +70,8 @@ def main() -> None:
         (3, "C allocator's slack, bytes per trial"),
         (4, "blocks in use in Python's allocator, per trial"),
     ):
-        slope = least_squares_slope((sample[0], sample[column]) for sample in steady)
+        fitted = fit_line([sample[0] for sample in steady], [sample[column] for sample in steady])
+        slope = None if fitted is None else fitted.slope
         print(f"{name:<48} {slope or 0:>10,.0f}")
     ray.shutdown()
 

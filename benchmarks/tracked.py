@@ -36,7 +36,7 @@ def sweep(kind: str, trials: int) -> None:
     from benchmarks.problem import METRIC, MODE, make_trainable, search_space
     from benchmarks.sweep import set_environment, start_ray
     from ray_tune_memguard import MemGuard, ObjectGrowthTracker
-    from ray_tune_memguard.diagnostics.deep_size import Walk
+    from ray_tune_memguard.diagnostics.deep_size import DeepSizer
 
     set_environment(loggers=True)
     guard = MemGuard() if kind == "guarded" else None
@@ -59,7 +59,7 @@ def sweep(kind: str, trials: int) -> None:
         ray.shutdown()
     record = {
         "wall_seconds": wall,
-        "size_bytes": Walk().measure(tracker).total,
+        "size_bytes": DeepSizer().measure(tracker).total,
         "diagnosis": dataclasses.asdict(found),
         "table": str(found),
     }

@@ -19,8 +19,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from ray_tune_memguard import plot_rss_series, read_rss_series
+from ray_tune_memguard.report.line import fit_line
 from ray_tune_memguard.report.picture import leave_headroom
-from ray_tune_memguard.report.series import FILE_PATTERN, least_squares_slope
+from ray_tune_memguard.report.series import FILE_PATTERN
 
 MIB = 2**20
 ROOT = Path(__file__).resolve().parent.parent
@@ -39,7 +40,8 @@ class Run:
 
     def bytes_per_trial(self) -> float:
         steady = self.series[self.series.trials >= min(WARM_UP_TRIALS, self.series.trials.max())]
-        return least_squares_slope(zip(steady.trials, steady.rss_bytes, strict=True)) or 0.0
+        fitted = fit_line(list(steady.trials), list(steady.rss_bytes))
+        return 0.0 if fitted is None else fitted.slope
 
 
 def sweep(name: str, switch: str, trials: int, interval: int) -> Run:

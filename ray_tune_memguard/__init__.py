@@ -1,16 +1,22 @@
 """Ray Tune callbacks that keep the driver's memory flat over thousands of trials."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from ray_tune_memguard.adapter import handle as _entry
 from ray_tune_memguard.callbacks.object_growth_tracker import ObjectGrowthTracker
 from ray_tune_memguard.callbacks.oom_survival import OomSurvival
 from ray_tune_memguard.callbacks.rss_reporter import RssReporter
 from ray_tune_memguard.callbacks.trial_pruner import TrialPruner
-from ray_tune_memguard.diagnostics.diagnosis import read_diagnosis
-from ray_tune_memguard.diagnostics.growth import read_growth
 from ray_tune_memguard.memguard import MemGuard
 from ray_tune_memguard.opening import open_experiment
 from ray_tune_memguard.report.picture import plot_rss_series
 from ray_tune_memguard.report.series import read_rss_series
+
+if TYPE_CHECKING:
+    from ray_tune_memguard.diagnostics.diagnosis import read_diagnosis
+    from ray_tune_memguard.diagnostics.growth import read_growth
 
 __version__ = "0.1.0"
 
@@ -29,3 +35,16 @@ __all__ = [
 
 # An experiment with a trial store then opens and resumes from it, whoever opens it.
 _entry.install_patches()
+
+
+def __getattr__(name: str) -> object:
+    # The diagnostics are imported when they are used.
+    if name == "read_diagnosis":
+        from ray_tune_memguard.diagnostics.diagnosis import read_diagnosis
+
+        return read_diagnosis
+    if name == "read_growth":
+        from ray_tune_memguard.diagnostics.growth import read_growth
+
+        return read_growth
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,9 +1,9 @@
-"""Who in a Tune driver can hold memory: names for the objects that are measured one by one.
+"""What in a Tune driver can hold memory: names for the objects that are measured one by one.
 
-A *holder* is an attribute of one of a sweep's parts (the controller, its actor manager, scheduler,
-searcher, reporter, each callback), of a user's class among these, or a global of a module. What is
-shared is counted for the first in the order of :func:`holders_of`: the controller's trials first,
-then Ray's parts before the user's.
+A *retention site* is an attribute of one of a sweep's parts (the controller, its actor manager,
+scheduler, searcher, reporter, each callback), of a user's class among these, or a global of a
+module. An object that several sites share counts for the first of them in the order of
+:func:`retention_sites_of`: the controller's trials first, then Ray's parts, then the user's.
 """
 
 from __future__ import annotations
@@ -27,30 +27,30 @@ from ray.tune.progress_reporter import ProgressReporter
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import SearchAlgorithm, Searcher
 
-from ray_tune_memguard.diagnostics import classes
 from ray_tune_memguard.lazy.trial_list import SpilledTrials
+from ray_tune_memguard.system import classes
 
 TRIALS = "TuneController._trials"
 THREADS = "threading._active"
 #: Globals of libraries that are known to grow with trials or results.
 _KNOWN_GLOBALS = (("ray.util.debug", "_logged"), ("tensorboardX.writer", "atexit"))
 #: Nested parts: a limiter around a searcher in a generator.
-_DEEPEST_PART = 4
+_MAX_DEPTH = 4
 _CONTAINERS = frozenset(map(id, (dict, list, set, deque)))
-#: A part with more attributes is one holder: some code makes an attribute for each trial.
-_MOST_ATTRIBUTES = 128
-#: What measures is not measured: what it keeps is bounded.
+#: A part with more attributes is one site: some code makes an attribute for each trial.
+_MAX_ATTRIBUTES = 128
+#: The tracker itself is not measured: what it keeps is bounded.
 _MEASURING = "ray_tune_memguard.callbacks.object_growth_tracker"
 #: A global of a library that has fewer entries is not worth remembering.
-_FEWEST_ENTRIES = 32
+_MIN_ENTRIES = 32
 #: … and of those that grow, so many are measured.
-_MOST_DISCOVERED = 32
+_MAX_DISCOVERED = 32
 # By identity, for a metaclass may have its own idea of equality.
 _SCALARS = frozenset(map(id, (int, float, complex, bool, str, bytes, type(None))))
 
 
 @dataclass(frozen=True)
-class Holder:
+class RetentionSite:
     """``value`` is what is measured; ``owner`` is whose attribute or global it is."""
 
     name: str
@@ -69,7 +69,7 @@ class _Part:
 
 
 def trial_identity(found: Any) -> int | None:
-    """The same number for a trial and its id, without waking a ghost; None for anything else."""
+    """The same number for a trial and its id, without activating a ghost; else None."""
     if not classes.has_base(type(found), Trial):
         return None
     try:
@@ -85,7 +85,7 @@ def trials_in_memory(controller: Any) -> list[Any]:
 
 
 def barriers_of(controller: Any) -> set[int]:
-    """Identities of what is a holder of its own, or nobody's."""
+    """Identities of objects that are sites of their own, or that no site is charged for."""
     found = {id(part.value) for part in _parts(controller)}
     # MemGuard's own: the paths in it come with each trial and go with each upload.
     syncer = getattr(controller._checkpoint_manager._storage, "syncer", None)
@@ -97,14 +97,18 @@ def barriers_of(controller: Any) -> set[int]:
     return found
 
 
-def holders_of(controller: Any, discovered: Iterable[tuple[str, str]]) -> Iterator[Holder]:
-    """All holders of a sweep, in the order in which shared objects are counted.
+def retention_sites_of(
+    controller: Any, discovered: Iterable[tuple[str, str]]
+) -> Iterator[RetentionSite]:
+    """All retention sites of a sweep, in the order in which shared objects are counted.
 
-    ``discovered``: module and name of globals that were found to grow.
+    Args:
+        controller: the sweep's.
+        discovered: module and name of globals that were found to grow.
     """
     parts = _parts(controller)
     barriers = {id(part.value) for part in parts}
-    yield Holder(TRIALS, controller._trials, "controller", "ray")
+    yield RetentionSite(TRIALS, controller._trials, "controller", "ray")
     users: dict[int, tuple[type, _Part]] = {}
     # Ray's own first.
     for part in sorted(parts, key=lambda part: _is_users(type(part.value))):
@@ -112,13 +116,15 @@ def holders_of(controller: Any, discovered: Iterable[tuple[str, str]]) -> Iterat
             continue
         attributes = list(classes.attributes(part.value).items())
         owner = _owner(type(part.value))
-        if len(attributes) > _MOST_ATTRIBUTES and part.value is not controller:
-            yield Holder(f"{part.name}.__dict__", classes.attributes(part.value), part.role, owner)
+        if len(attributes) > _MAX_ATTRIBUTES and part.value is not controller:
+            yield RetentionSite(
+                f"{part.name}.__dict__", classes.attributes(part.value), part.role, owner
+            )
             attributes = []
         for name, value in attributes:
             full = f"{part.name}.{name}"
             if full != TRIALS and id(type(value)) not in _SCALARS and id(value) not in barriers:
-                yield Holder(full, value, part.role, owner)
+                yield RetentionSite(full, value, part.role, owner)
         for base in classes.mro(type(part.value)):
             if _is_users(base):
                 users.setdefault(id(base), (base, part))
@@ -127,18 +133,20 @@ def holders_of(controller: Any, discovered: Iterable[tuple[str, str]]) -> Iterat
         modules.add(classes.module(base))
         for name, value in _globals(classes.namespace(base)):
             full = f"{classes.name(base)}.{name} (class)"
-            yield Holder(full, value, part.role, "user")
+            yield RetentionSite(full, value, part.role, "user")
     for module in sorted(modules):
         for name, value in _globals(_namespace(module)):
-            yield Holder(f"{module}.{name}", value, "module", "user")
+            yield RetentionSite(f"{module}.{name}", value, "module", "user")
         for cls in _classes_of(module):
             if id(cls) not in users:
                 for name, value in _globals(classes.namespace(cls)):
-                    yield Holder(f"{module}.{classes.name(cls)}.{name}", value, "module", "user")
+                    yield RetentionSite(
+                        f"{module}.{classes.name(cls)}.{name}", value, "module", "user"
+                    )
     for module, name in (*_KNOWN_GLOBALS, *discovered):
         if module not in modules and name in (namespace := _namespace(module)):
-            yield Holder(f"{module}.{name}", namespace[name], "module", "library")
-    yield Holder(THREADS, threading._active, "module", "library")  # type: ignore[attr-defined]
+            yield RetentionSite(f"{module}.{name}", namespace[name], "module", "library")
+    yield RetentionSite(THREADS, threading._active, "module", "library")  # type: ignore[attr-defined]
 
 
 class GrowingGlobals:
@@ -150,21 +158,21 @@ class GrowingGlobals:
         self._trials = 0
         self.found: list[tuple[str, str]] = []
 
-    def look(self, trials: int) -> None:
-        """Compare with the look before: whoever got an entry for every 20 trials is growing."""
+    def compare(self, trials: int) -> None:
+        """Compare with the last time: a global with one more entry for every 20 trials grows."""
         enough = max(1, (trials - self._trials) // 20)
         lengths: dict[int, int] = {}
         for module in list(sys.modules):
             for name, value in list(_namespace(module).items()):
                 if type(name) is not str:
                     continue
-                if id(type(value)) in _CONTAINERS and len(value) >= _FEWEST_ENTRIES:
+                if id(type(value)) in _CONTAINERS and len(value) >= _MIN_ENTRIES:
                     key = hash((module, name))
                     lengths[key] = len(value)
                     grown = len(value) - self._lengths.get(key, len(value))
                     if grown >= enough and (module, name) not in self.found:
                         self.found.append((module, name))
-        del self.found[_MOST_DISCOVERED:]
+        del self.found[_MAX_DISCOVERED:]
         self._lengths, self._trials = lengths, trials
 
 
@@ -173,7 +181,7 @@ def _parts(controller: Any) -> list[_Part]:
     names: Counter[str] = Counter()
 
     def add(value: Any, role: str, depth: int = 0) -> None:
-        if id(value) in found or depth > _DEEPEST_PART:
+        if id(value) in found or depth > _MAX_DEPTH:
             return
         name = _class_name(value)
         names[name] += 1
@@ -184,13 +192,13 @@ def _parts(controller: Any) -> list[_Part]:
             if inner_role := _role(inner):
                 add(inner, inner_role, depth + 1)
 
-    add(controller, "controller", _DEEPEST_PART)
-    add(controller._actor_manager, "controller", _DEEPEST_PART)
+    add(controller, "controller", _MAX_DEPTH)
+    add(controller._actor_manager, "controller", _MAX_DEPTH)
     add(controller._scheduler_alg, "scheduler")
     add(controller._search_alg, "searcher")
     for callback in controller._callbacks._callbacks:
         add(callback, "callback")
-    add(controller._callbacks, "controller", _DEEPEST_PART)
+    add(controller._callbacks, "controller", _MAX_DEPTH)
     return list(found.values())
 
 

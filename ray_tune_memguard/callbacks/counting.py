@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ray_tune_memguard.callbacks.base import GuardCallback, guarded
+
+if TYPE_CHECKING:
+    from ray.tune.experiment import Trial
 
 
 class FinishedTrials:
@@ -13,55 +16,62 @@ class FinishedTrials:
 
     def __init__(self) -> None:
         self.completed = self.errored = 0
-        self._ended: dict[str, bool] = {}
+        #: Whether trials that had finished before the run have been counted.
+        self.is_begun = False
+        self._failed_by_id: dict[str, bool] = {}
 
     @property
     def total(self) -> int:
         return self.completed + self.errored
 
-    def complete(self, trial: Any) -> None:
-        self._ended.setdefault(trial.trial_id, False)
+    def complete(self, trial: Trial) -> None:
+        self._failed_by_id.setdefault(trial.trial_id, False)
 
-    def fail(self, trial: Any) -> None:
+    def fail(self, trial: Trial) -> None:
         # A trial can fail while it is being completed; then it counts as failed, once.
-        self._ended[trial.trial_id] = True
+        self._failed_by_id[trial.trial_id] = True
 
-    def settle(self) -> None:
-        """Count what the step that ends now was told."""
-        if self._ended:
-            failed = sum(self._ended.values())
+    def count_step(self) -> None:
+        """Count the trials that ended in the step that ends now."""
+        if self._failed_by_id:
+            failed = sum(self._failed_by_id.values())
             self.errored += failed
-            self.completed += len(self._ended) - failed
-            self._ended.clear()
+            self.completed += len(self._failed_by_id) - failed
+            self._failed_by_id.clear()
 
-    def recount(self, trials: Iterable[Any]) -> None:
-        """Count anew, by status."""
+    def recount(self, trials: Iterable[Trial]) -> None:
+        """Count all trials by their status."""
+        self.is_begun = True
         statuses = [trial.status for trial in trials]
         self.completed = statuses.count("TERMINATED")
         self.errored = statuses.count("ERROR")
 
 
 class CountingCallback(GuardCallback):
-    """A callback that knows how many trials are over; in ``on_step_end`` it settles the count."""
+    """A callback that knows how many trials are over; its ``on_step_end`` calls ``count_step``."""
+
+    _finished: FinishedTrials
 
     def begin(self) -> None:
         self._finished = FinishedTrials()
-        self._counted_before = False
 
     def on_first_step(self) -> None:
-        """Trials that had finished before the sweep was resumed are counted now."""
+        """Called once, when trials that had finished before the run have been counted."""
 
     @guarded
-    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        if not self._counted_before:
-            self._counted_before = True
+    def on_step_begin(self, iteration: int, trials: list[Trial], **info: object) -> None:
+        if not self._finished.is_begun:
             self._finished.recount(trials)
             self.on_first_step()
 
     @guarded
-    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+    def on_trial_complete(
+        self, iteration: int, trials: list[Trial], trial: Trial, **info: object
+    ) -> None:
         self._finished.complete(trial)
 
     @guarded
-    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+    def on_trial_error(
+        self, iteration: int, trials: list[Trial], trial: Trial, **info: object
+    ) -> None:
         self._finished.fail(trial)

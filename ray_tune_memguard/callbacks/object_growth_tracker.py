@@ -1,113 +1,99 @@
-"""Says who holds the driver's memory: by holder, by type, by part of RSS."""
+"""Says what holds the driver's memory: by retention site, by type, by category of RSS."""
 
 from __future__ import annotations
 
-import dataclasses
 import os
-import sys
+import threading
 import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ray_tune_memguard import options as opt
-from ray_tune_memguard.adapter import handle as entry
 from ray_tune_memguard.callbacks.base import guarded
 from ray_tune_memguard.callbacks.counting import CountingCallback
-from ray_tune_memguard.diagnostics import advice, references, text
-from ray_tune_memguard.diagnostics.advice import Circumstances
-from ray_tune_memguard.diagnostics.deep_size import TimeBudgetExceededError, Walk
-from ray_tune_memguard.diagnostics.diagnosis import Diagnosis
-from ray_tune_memguard.diagnostics.findings import GrowingHolder, TypeGrowth
-from ray_tune_memguard.diagnostics.growth import (
-    RESULTS_FOR_A_TRIAL,
-    WARM_UP_TRIALS,
-    GrowthFile,
-    GrowthRow,
-    GrowthSeries,
-)
-from ray_tune_memguard.diagnostics.ranking import (
-    SMALLEST_HOLDER,
-    explained,
-    is_rest_of_python,
-    rank,
-    smallest_of,
-)
-from ray_tune_memguard.diagnostics.sampler import GrowthSampler, Sample
-from ray_tune_memguard.diagnostics.trend import FEWEST_POINTS
 from ray_tune_memguard.notices import logger
+from ray_tune_memguard.report.series import RESULTS_PER_TRIAL, WARM_UP_TRIALS
+from ray_tune_memguard.report.series_file import SeriesFile
+
+# The diagnostics are imported when the first sample is taken: most of what imports this package
+# never takes one.
+if TYPE_CHECKING:
+    from ray.tune.experiment import Trial
+
+    from ray_tune_memguard.diagnostics.diagnosis import Diagnosis
+    from ray_tune_memguard.diagnostics.growth import GrowthRow
+    from ray_tune_memguard.diagnostics.sampler import Sample
+    from ray_tune_memguard.diagnostics.tracking import GrowthTracking
 
 #: As often as a budget of 1 % allows in a fast sweep, and enough points for a trend by trial 500.
 SAMPLE_EVERY_TRIALS = 25
 _ALLOWANCE_TRIALS = 500
 # Until then, or until the end of warm-up, there is nothing to compare with; intervals of samples.
-_WARM_UP = 3
+_WARM_UP_INTERVALS = 3
 GROWTH_BUDGET = 0.01
-#: What a short sweep may take, seconds: else it would be over before there is a trend.
+#: What a short sweep may take, seconds: otherwise it would be over before there is a trend.
 ALLOWANCE_S = 0.6
-#: Of each holder so much is on disk; smaller ones cannot matter.
-_SMALLEST_ROW = 512.0
-#: Paths are found for so many.
-_PATHS = 5
-_SECONDS_A_PATH = 0.5
-_SECONDS_FOR_TYPES = 2.0
-_SECONDS_A_SIZE = 0.1
-#: Of the cost of a look, what the one after it is expected to take at least.
-_FORGETTING = 0.8
-_EVERYBODYS = ("builtins.", "collections.", "_thread.", "_io.")
-#: With fewer samples than this the end of a sweep is one more; otherwise it is unlike the rest.
-_ENOUGH_SAMPLES = FEWEST_POINTS + 1
-#: A holder is announced once, and no more than so many.
-_MOST_ANNOUNCED = 5
-
-
-def _type_priority(kind: TypeGrowth) -> int:
-    """By which types are sorted: those first of which there are few others, and whose is clear."""
-    if entry.is_users_type(kind.name):
-        return 0
-    package = kind.name.partition(".")[0]
-    if kind.name.startswith(_EVERYBODYS):
-        return 4
-    if package in sys.stdlib_module_names:
-        return 3
-    return 2 if package == "ray" else 1
-
-
-def _size_of_one_more(typical: list[Any], barriers: set[int]) -> float:
-    """Of the last of these, what the others share with it not counted; 0 if it takes too long."""
-    walk = Walk(barriers)
-    try:
-        return [walk.measure(found, _SECONDS_A_SIZE).total for found in typical][-1]
-    except TimeBudgetExceededError:
-        return 0.0
+#: Of the cost of a sample, what the next one is expected to take at least.
+_DECAY = 0.8
 
 
 class _Spent:
-    """Seconds that looks took, and that the next one is expected to take."""
+    """Seconds that samples took, and that the next one is expected to take."""
 
     def __init__(self) -> None:
-        self._total = self._dearest = 0.0
+        self._total = self._largest = 0.0
 
     def add(self, cost: float) -> None:
         self._total += cost
-        self._dearest = max(cost, _FORGETTING * self._dearest)
+        self._largest = max(cost, _DECAY * self._largest)
 
     def with_next(self) -> float:
-        """What all will have taken after the next one, if it is as dear as the dearest of late."""
-        return self._total + self._dearest
+        """What all will have taken after the next one, if it costs as much as recent ones."""
+        return self._total + self._largest
+
+
+@dataclass
+class _TrackerState:
+    """The state of one run.
+
+    ``before``: trials that had finished before it. ``last_trials`` and ``last_results``: at the
+    last sample. ``wall`` and ``cpu``: by the clock, and by the CPU; on a busy machine a sample
+    takes longer, and so does the rest.
+    """
+
+    last_trials: int
+    before: int = 0
+    results: int = 0
+    last_results: int = 0
+    began: float = field(default_factory=time.monotonic)
+    wall: _Spent = field(default_factory=_Spent)
+    cpu: _Spent = field(default_factory=_Spent)
+    tracking: GrowthTracking | None = None
+    rows: SeriesFile[GrowthRow] | None = None
+    diagnosis_path: Path | None = None
+    diagnosis: Diagnosis | None = None
+    # A user's thread may ask for a diagnosis while the run takes a sample.
+    lock: threading.RLock = field(default_factory=threading.RLock)
+
+    def progress(self, trials: int) -> float:
+        """Trials that this run has finished; results stand for them where trials are few."""
+        return max(trials - self.before, self.results / RESULTS_PER_TRIAL)
 
 
 class ObjectGrowthTracker(CountingCallback):
-    """Finds out who holds the driver's memory while a sweep runs, and what to do about it.
+    """Finds out what holds the driver's memory while a sweep runs, and what to do about it.
 
-    It measures the split of RSS into live Python objects, native memory, allocator slack and mapped
-    files; the deep size of every known holder (the collections of Ray's controller, schedulers,
-    searchers, loggers, callbacks, module globals); and the number of objects by type. What grows
-    steadily is named once in the log; at the end of the sweep a table says all of it. See
-    :meth:`diagnosis`, :func:`ray_tune_memguard.read_diagnosis` and
+    It measures how RSS divides into live Python objects, native memory, allocator slack and mapped
+    files; the deep size of every known retention site (the collections of Ray's controller,
+    schedulers, searchers, loggers, callbacks, module globals); and the number of objects by type.
+    A site that grows steadily is named once in the log; a table at the end of the sweep has all of
+    them. See :meth:`diagnosis`, :func:`ray_tune_memguard.read_diagnosis` and
     :func:`ray_tune_memguard.read_growth`.
 
-    *Steadily*: by the slope of Theil and Sen over the samples after the first fifth of the sweep,
-    its 95 % interval above zero, in both halves.
+    *Steadily* means: the slope by Theil and Sen over the samples after the first fifth of the sweep
+    has a 95 % interval above zero, and both halves of the series grow.
 
     It keeps names and numbers only, in bounded memory, and never a reference to what it measured.
 
@@ -116,12 +102,14 @@ class ObjectGrowthTracker(CountingCallback):
             Default 25, or ``TUNE_MEMGUARD_SAMPLE_EVERY_TRIALS``.
         growth_budget: the share of the sweep's wall time that measuring may take while it runs,
             from 0 to 1; 0.6 seconds of CPU time are always allowed, and two more at the end to find
-            paths if something grows. 0: it does not measure by itself. Default 0.01, or
-            ``TUNE_MEMGUARD_GROWTH_BUDGET``.
+            paths if something grows. With 0 it measures only when :meth:`sample` is called. Default
+            0.01, or ``TUNE_MEMGUARD_GROWTH_BUDGET``.
 
     Raises:
         ValueError, TypeError: an argument, or its environment variable, is not allowed.
     """
+
+    _state: _TrackerState | None = None
 
     def __init__(
         self,
@@ -141,292 +129,179 @@ class ObjectGrowthTracker(CountingCallback):
 
     def begin(self) -> None:
         super().begin()
-        self._results = 0
-        self._last_trials = min(
-            WARM_UP_TRIALS - self.sample_every_trials, _WARM_UP * self.sample_every_trials
+        warm_up = min(
+            WARM_UP_TRIALS - self.sample_every_trials,
+            _WARM_UP_INTERVALS * self.sample_every_trials,
         )
-        self._last_results = 0
-        self._began = time.monotonic()
-        self._cost = 0.0
-        # By the clock, and by the CPU: on a busy machine a look takes longer, and so does the rest.
-        self._wall, self._cpu = _Spent(), _Spent()
-        self._series = GrowthSeries()
-        self._absent: dict[str, str] = {}
-        self._announced: set[str] = set()
-        self._file: GrowthFile | None = None
-        self._diagnosis_path: Path | None = None
-        self._last_diagnosis: Diagnosis | None = None
-        self._sampler: GrowthSampler | None = None
+        self._state = _TrackerState(last_trials=warm_up)
         if not self.run.claim("growth", self):
             self.active = False
             self.notices.remark(
                 "second",
-                "ObjectGrowthTracker: another one follows this sweep; this one steps aside.",
+                "Another ObjectGrowthTracker is already active; this instance is disabled.",
             )
-        else:
-            self._sampler = GrowthSampler(self.run)
 
     # What a user calls.
 
     def sample(self) -> None:
         """Measure now, whatever the budget. Does nothing outside a sweep."""
-        if self._runs():
+        state = self._state
+        if state is not None and self.active:
             try:
-                self._sample(asked=True)
+                self._sample(state, asked=True)
             except Exception as error:
                 self.step_back(error)
 
     def diagnosis(self) -> Diagnosis:
-        """What is known now: in a sweep it is measured once more, after it all of it is known.
+        """Say what holds the driver's memory, from any thread.
+
+        Returns:
+            In a sweep, what is known after one more measurement; afterwards, what the sweep ended
+            with.
 
         Raises:
-            RuntimeError: nothing was measured: it was not in a sweep yet, or stepped aside.
+            RuntimeError: nothing was measured: no sweep has begun, or this instance is disabled.
         """
-        if self._runs() and self._series.trials:
-            if self._finished.total > self._last_trials:
-                self.sample()
-            return self._diagnose(on_demand=True)
-        found: Diagnosis | None = getattr(self, "_last_diagnosis", None)
-        if found is None:
+        state = self._state
+        if state is not None and self.active and state.tracking is not None:
+            with state.lock:
+                if self._finished.total > state.last_trials:
+                    self.sample()
+                return state.tracking.diagnose(self._finished.total, state.results, on_demand=True)
+        if state is None or state.diagnosis is None:
             raise RuntimeError("This ObjectGrowthTracker has not measured anything yet.")
-        return found
+        return state.diagnosis
 
     def show_backrefs(self, type_name: str, filename: str | os.PathLike[str]) -> None:
-        """Draw who refers to the typical object of a type, with ``objgraph.show_backrefs``.
+        """Draw what refers to a typical object of a type, with ``objgraph.show_backrefs``.
 
-        ``type_name``: as in :attr:`Diagnosis.types`. ``filename``: a ``.dot`` file, or an image if
-        Graphviz is installed. objgraph collects garbage for it, and shows the ``repr`` of objects,
-        which may run code of theirs.
+        objgraph collects garbage first, and shows the ``repr`` of objects, which may run their
+        code.
+
+        Args:
+            type_name: as in :attr:`Diagnosis.types`.
+            filename: a ``.dot`` file, or an image if Graphviz is installed.
 
         Raises:
             ValueError: there is no such object.
         """
-        references.draw_referrers(type_name, os.fspath(filename))
+        from ray_tune_memguard.diagnostics import references
 
-    def _runs(self) -> bool:
-        return getattr(self, "active", False) and getattr(self, "_sampler", None) is not None
+        references.draw_referrers(type_name, os.fspath(filename))
 
     # What Ray calls.
 
     def on_first_step(self) -> None:
-        self._last_trials += self._finished.total
-        self._series = GrowthSeries(before=self._finished.total)
+        if self._state is not None:
+            self._state.before = self._finished.total
+            self._state.last_trials += self._finished.total
 
     @guarded
     def on_trial_result(
-        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+        self,
+        iteration: int,
+        trials: list[Trial],
+        trial: Trial,
+        result: dict[str, object],
+        **info: object,
     ) -> None:
-        self._results += 1
+        if self._state is not None:
+            self._state.results += 1
 
     @guarded
-    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        self._finished.settle()
-        self._open_files(trials)
-        if self._is_due():
-            self._sample()
+    def on_step_end(self, iteration: int, trials: list[Trial], **info: object) -> None:
+        self._finished.count_step()
+        state = self._state
+        if state is not None:
+            self._choose_files(state, trials)
+            if self._is_due(state):
+                self._sample(state)
 
     @guarded
-    def on_experiment_end(self, trials: list[Any], **info: Any) -> None:
-        self._open_files(trials)
+    def on_experiment_end(self, trials: list[Trial], **info: object) -> None:
+        state = self._state
+        if state is None:
+            return
+        self._choose_files(state, trials)
         if (
             self.growth_budget
-            and len(self._series.trials) < _ENOUGH_SAMPLES
-            and self._progress() >= self.sample_every_trials
+            and (state.tracking is None or not state.tracking.has_trend)
+            and state.progress(self._finished.total) >= self.sample_every_trials
         ):
-            self._sample(asked=True)
+            self._sample(state, asked=True)
         self.active = False
-        if self._series.trials:
-            self._last_diagnosis = self._diagnose()
-            self._keep(self._last_diagnosis)
-            if self._last_diagnosis.holders:
-                logger.info("%s", self._last_diagnosis)
-        self._sampler = None
+        tracking, state.tracking = state.tracking, None
+        if tracking is None or not tracking.has_samples:
+            return
+        with state.lock:
+            found = state.diagnosis = tracking.diagnose(self._finished.total, state.results)
+        path = state.diagnosis_path
+        if path is not None:
+            self._write(path, lambda: found.save(path))
+        if found.holders:
+            logger.info("%s", found)
 
-    def step_back(self, error: Exception) -> None:
-        super().step_back(error)
-        self._sampler = None
-
-    def _is_due(self) -> bool:
+    def _is_due(self, state: _TrackerState) -> bool:
         if not self.growth_budget:
             return False
         every = self.sample_every_trials
+        trials, results = self._finished.total, state.results
         if (
-            self._finished.total - self._last_trials < every
-            and self._results - self._last_results < every * RESULTS_FOR_A_TRIAL
+            trials - state.last_trials < every
+            and results - state.last_results < every * RESULTS_PER_TRIAL
         ):
             return False
         # The allowance is spread over the trials until there is a trend to see.
-        budget = self.growth_budget * (time.monotonic() - self._began)
-        is_affordable = self._wall.with_next() <= budget or (
-            self._cpu.with_next() <= ALLOWANCE_S * min(1.0, self._progress() / _ALLOWANCE_TRIALS)
-        )
-        return is_affordable and self._series.wants(self._finished.total, self._results)
+        budget = self.growth_budget * (time.monotonic() - state.began)
+        allowance = ALLOWANCE_S * min(1.0, state.progress(trials) / _ALLOWANCE_TRIALS)
+        is_affordable = state.wall.with_next() <= budget or state.cpu.with_next() <= allowance
+        tracking = state.tracking
+        return is_affordable and (tracking is None or tracking.wants(trials, results))
 
-    def _progress(self) -> float:
-        return self._series.progress(self._finished.total, self._results)
-
-    def _sample(self, asked: bool = False) -> None:
-        sampler = self._sampler
-        if sampler is None:
+    def _sample(self, state: _TrackerState, asked: bool = False) -> None:
+        # A thread that asks for a diagnosis may have the lock for seconds; the run does not wait.
+        if not state.lock.acquire(blocking=asked):
             return
-        began, cpu_began = time.perf_counter(), time.thread_time()
-        trials, results = self._finished.total, self._results
-        is_warm = self._progress() >= WARM_UP_TRIALS
-        with references.no_collection():
-            found = sampler.look(trials, results, is_warm, thoroughly=asked)
-        self._absent = found.absent
-        self._series.add(trials, results, found.values)
-        self._write(trials, results, found)
-        for name in self._series.names("type"):
-            if name in sampler.types:
-                # Which of all types would grow was not known then.
-                first = float(sampler.first_types.get(name, 0))
-                self._series.complete("type", name, sampler.first_at, first)
-            else:
-                self._series.drop("type", name)
-        self._last_trials, self._last_results = trials, results
-        self._announce()
-        cost = time.perf_counter() - began
-        self._cost += cost
-        if not asked:
-            self._wall.add(cost)
-            self._cpu.add(time.thread_time() - cpu_began)
-
-    def _announce(self) -> None:
-        """Say it once when something begins to show."""
-        for holder in self._rank().holders:
-            if holder.name not in self._announced and len(self._announced) < _MOST_ANNOUNCED:
-                self._announced.add(holder.name)
-                logger.info("%s", text.line(self._with_path(holder), self._finished.total))
-
-    def _rank(self) -> Diagnosis:
-        sampler = self._sampler
-        reuse = self.run.reuses_actors()
-        pruned = self.run.is_spilling()
-        known = {} if sampler is None else sampler.known
-        return rank(self._series, known, Circumstances(reuse, pruned))
-
-    def _diagnose(self, on_demand: bool = False) -> Diagnosis:
-        began = time.perf_counter()
-        found = Diagnosis(self._finished.total, self._results)
         try:
-            found = self._rank()
-            # Chains take long: they are for who asks, or has something to look for.
-            if on_demand or found.holders or any(entry.is_users_type(k.name) for k in found.types):
-                with references.no_collection() as is_collecting:
-                    found = self._with_types(found, is_collecting)
-            holders = [*map(self._with_path, found.holders[:_PATHS]), *found.holders[_PATHS:]]
-            found = dataclasses.replace(found, holders=holders)
-        except Exception as error:  # What is measured is there all the same.
-            self._absent = {**self._absent, "paths": f"they could not be found: {error!r}"}
-        self._cost += time.perf_counter() - began
-        all_measured = not self._absent.keys() & text.NEEDED_TO_JUDGE
-        return dataclasses.replace(
-            found,
-            absent=self._absent,
-            cost_seconds=self._cost,
-            is_judged=found.is_judged and (all_measured or bool(found.holders)),
-        )
+            began, cpu_began = time.perf_counter(), time.thread_time()
+            if state.tracking is None:
+                from ray_tune_memguard.diagnostics.tracking import GrowthTracking
 
-    def _with_path(self, holder: GrowingHolder) -> GrowingHolder:
-        sampler = self._sampler
-        if sampler is None or holder.path:
-            return holder
-        value = next((h.value for h in sampler.each_holder() if h.name == holder.name), None)
-        if value is None:
-            return holder
-        path = references.chain_down(holder.name, value, sampler.barriers())
-        return dataclasses.replace(holder, path=path)
+                state.tracking = GrowthTracking(self.run, state.before)
+            trials, results = self._finished.total, state.results
+            found = state.tracking.sample(trials, results, thoroughly=asked)
+            self._keep(state, found, trials, results)
+            state.last_trials, state.last_results = trials, results
+            for line in state.tracking.news(trials):
+                logger.info("%s", line)
+            if not asked:
+                state.wall.add(time.perf_counter() - began)
+                state.cpu.add(time.thread_time() - cpu_began)
+        finally:
+            state.lock.release()
 
-    def _with_types(self, found: Diagnosis, is_collecting: bool) -> Diagnosis:
-        """With the chains to the types that grow, and who is found by them and was not known."""
-        sampler = self._sampler
-        if sampler is None:
-            return found
-        holders = {id(holder.value): holder.name for holder in sampler.each_holder()}
-        names = {**references.modules_by_namespace(), **holders}
-        barriers = sampler.barriers()
-        has_rest = any(map(is_rest_of_python, found.holders))
-        types: list[TypeGrowth] = []
-        unknown: list[tuple[float, TypeGrowth, references.Chain, Any]] = []
-        deadline = time.perf_counter() + _SECONDS_FOR_TYPES
-        for kind in sorted(found.types, key=_type_priority):
-            in_time = time.perf_counter() < deadline
-            typical = references.typical_of(kind.name, most=2) if in_time else []
-            if not typical:
-                types.append(kind)
-                continue
-            chain = references.chain_up(typical[0], lambda at: names.get(id(at)), _SECONDS_A_PATH)
-            types.append(dataclasses.replace(kind, path=chain.words))
-            # Of lists and functions there are too many others for one to be typical.
-            is_telling = entry.is_users_type(kind.name) or (
-                has_rest and not kind.name.startswith(_EVERYBODYS)
-            )
-            if is_telling and chain.closed and chain.root not in holders.values():
-                each = _size_of_one_more(typical, barriers)
-                if each * kind.slope >= smallest_of(SMALLEST_HOLDER, found.unit):
-                    unknown.append((each, kind, chain, typical[0]))
-        types.sort(key=lambda kind: -kind.slope)
-        more: list[GrowingHolder] = []
-        within: set[str] = set()
-        for each, kind, chain, one in sorted(unknown, key=lambda of: -of[0]):
-            if kind.name not in within:
-                within |= references.types_within(one)
-                more.append(self._found_by_type(kind, chain, each, is_collecting))
-        found = dataclasses.replace(found, types=types)
-        return explained(found, more) if more else found
+    def _choose_files(self, state: _TrackerState, trials: list[Trial]) -> None:
+        if state.diagnosis_path is None:
+            state.diagnosis_path = self.run.report_path(trials, "diagnosis", ".json")
 
-    @staticmethod
-    def _found_by_type(
-        kind: TypeGrowth, chain: references.Chain, each: float, is_collecting: bool
-    ) -> GrowingHolder:
-        slope = kind.slope * each
-        if chain.root is None:
-            name, words = f"unreachable {kind.name}", ""
-            told = advice.of_cycles(slope, kind.unit, is_collecting)
-        else:
-            name, words = chain.words.split(" → ")[0], chain.words
-            told = advice.of_holder(name, "module", "library", slope, Circumstances(unit=kind.unit))
-        return GrowingHolder(
-            name,
-            "python",
-            slope,
-            kind.uncertainty * each,
-            kind.count * each,
-            words,
-            told,
-            kind.unit,
-        )
+    def _keep(self, state: _TrackerState, found: Sample, trials: int, results: int) -> None:
+        if state.rows is None and state.diagnosis_path is not None:
+            from ray_tune_memguard.diagnostics.growth import GrowthRow
 
-    def _open_files(self, trials: list[Any]) -> None:
-        if self._file is None:
-            rows = self.run.report_path(trials, "growth", ".csv")
-            self._file = None if rows is None else GrowthFile(rows)
-            self._diagnosis_path = self.run.report_path(trials, "diagnosis", ".json")
+            name = state.diagnosis_path.stem.replace("diagnosis", "growth", 1)
+            path = state.diagnosis_path.with_name(f"{name}.csv")
+            state.rows = SeriesFile(path, GrowthRow)
+        rows = state.rows
+        if rows is not None:
+            self._write(rows.path, lambda: rows.add(found.rows(trials, results)))
 
-    def _write(self, trials: int, results: int, found: Sample) -> None:
-        if self._file is None:
-            return
-        now = time.time()
-        rows = (
-            GrowthRow(now, trials, results, kind, name, value)
-            for (kind, name), value in found.values.items()
-            if kind != "entries" and (kind != "holder" or value >= _SMALLEST_ROW)
-        )
-        self._to_disk(self._file.path, lambda file=self._file: file.add(rows))
-
-    def _keep(self, found: Diagnosis) -> None:
-        path = self._diagnosis_path
-        if path is not None:
-            self._to_disk(path, lambda: found.save(path))
-
-    def _to_disk(self, path: Path, write: Any) -> None:
+    def _write(self, path: Path, write: Callable[[], None]) -> None:
         try:
             write()
             self.notices.again("growth")
         except OSError as error:
             self.notices.warn(
                 "growth",
-                f"ObjectGrowthTracker cannot write {path} ({error}); it goes on measuring, and "
-                "what comes until there is room again will be missing from the file.",
+                f"ObjectGrowthTracker cannot write {path} ({error}). It goes on measuring; what it "
+                "measures until the file can be written again will be missing from it.",
             )

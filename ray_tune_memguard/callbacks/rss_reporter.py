@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from ray_tune_memguard import options as opt
 from ray_tune_memguard.callbacks.base import guarded
@@ -12,10 +13,22 @@ from ray_tune_memguard.notices import logger
 from ray_tune_memguard.report.series import RssPoint, RssSeries
 from ray_tune_memguard.system.process import rss_bytes
 
+if TYPE_CHECKING:
+    from ray.tune.experiment import Trial
+
 #: Often enough to see a slope within minutes, seldom enough to cost nothing.
 EVERY_TRIALS = 100
 #: For sweeps of long trials: a line every ten minutes.
 EVERY_SECONDS = 600.0
+
+
+@dataclass
+class _ReporterState:
+    """The state of one run. ``last_trials`` and ``last_time``: of the last report."""
+
+    last_trials: int = 0
+    last_time: float = field(default_factory=time.monotonic)
+    series: RssSeries | None = None
 
 
 class RssReporter(CountingCallback):
@@ -37,6 +50,8 @@ class RssReporter(CountingCallback):
         ValueError, TypeError: an argument, or its environment variable, is not allowed.
     """
 
+    _state: _ReporterState | None = None
+
     def __init__(
         self,
         every_trials: int | opt.Unset | None = opt.UNSET,
@@ -52,52 +67,54 @@ class RssReporter(CountingCallback):
 
     def begin(self) -> None:
         super().begin()
-        self._last_trials = 0
-        self._last_time = time.monotonic()
-        self._series: RssSeries | None = None
+        self._state = _ReporterState()
         if not self.run.claim("RSS reports", self):
             self.active = False
             self.notices.remark(
-                "second", "RssReporter: another one reports on this sweep; this one steps aside."
+                "second", "Another RssReporter is already active; this instance is disabled."
             )
 
     def on_first_step(self) -> None:
-        self._last_trials = self._finished.total
+        if self._state is not None:
+            self._state.last_trials = self._finished.total
 
     @guarded
-    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        self._finished.settle()
-        if self._is_due():
-            self._report(trials)
+    def on_step_end(self, iteration: int, trials: list[Trial], **info: object) -> None:
+        self._finished.count_step()
+        if self._state is not None and self._is_due(self._state):
+            self._report(self._state, trials)
 
     @guarded
-    def on_experiment_end(self, trials: list[Any], **info: Any) -> None:
-        # Stopping the experiment ends trials without a word to callbacks, so count once more.
+    def on_experiment_end(self, trials: list[Trial], **info: object) -> None:
+        # Stopping the experiment ends trials without telling callbacks, so count once more.
         self._finished.recount(trials)
-        if self._series is None or self._finished.total != self._last_trials:
-            self._report(trials)
+        state = self._state
+        if state is not None and (
+            state.series is None or self._finished.total != state.last_trials
+        ):
+            self._report(state, trials)
 
-    def _is_due(self) -> bool:
-        more = self._finished.total - self._last_trials
+    def _is_due(self, state: _ReporterState) -> bool:
+        more = self._finished.total - state.last_trials
         if self.every_trials is not None and more >= self.every_trials:
             return True
-        waited = time.monotonic() - self._last_time
+        waited = time.monotonic() - state.last_time
         return self.every_seconds is not None and waited >= self.every_seconds
 
-    def _report(self, trials: list[Any]) -> None:
+    def _report(self, state: _ReporterState, trials: list[Trial]) -> None:
         done = self._finished
         point = RssPoint(time.time(), done.total, done.completed, done.errored, rss_bytes())
-        self._last_trials = done.total
-        self._last_time = time.monotonic()
-        if self._series is None:
-            self._series = RssSeries(self.run.report_path(trials, "rss", ".csv"))
+        state.last_trials = done.total
+        state.last_time = time.monotonic()
+        if state.series is None:
+            state.series = RssSeries(self.run.report_path(trials, "rss", ".csv"))
         try:
-            self._series.add(point)
+            state.series.add(point)
             self.notices.again("series")
         except OSError as error:
             self.notices.warn(
                 "series",
-                f"RssReporter cannot write {self._series.path} ({error}); its lines go on, points "
-                "until there is room again will be missing from the file.",
+                f"RssReporter cannot write {state.series.path} ({error}). It goes on reporting; "
+                "what it measures until the file can be written again will be missing from it.",
             )
-        logger.info(self._series.line())
+        logger.info(state.series.line())

@@ -20,7 +20,7 @@ class Circumstances:
     unit: str = "trial"
 
 
-def of_holder(name: str, role: str, owner: str, grows_by: float, sweep: Circumstances) -> str:
+def of_site(name: str, role: str, owner: str, grows_by: float, sweep: Circumstances) -> str:
     """Advice about a holder that grows by so much. ``owner``: ``user``, ``ray`` or ``library``."""
     figure = f"{slope(grows_by, None)} per {sweep.unit}"
     if name == "threading._active":

@@ -15,7 +15,7 @@ NO_PYMALLOC = "Python runs without its own allocator (PYTHONMALLOC), or does not
 
 
 @dataclass(frozen=True)
-class Split:
+class MemoryBreakdown:
     """Resident bytes; None for what this system does not tell (``absent`` says why).
 
     ``python``: small objects (up to 512 bytes a block) that are alive, and what their pools need.
@@ -51,7 +51,7 @@ class Split:
         }
 
 
-def split() -> Split:
+def memory_breakdown() -> MemoryBreakdown:
     """Measure now. Reads ``/proc/self/smaps`` once: some milliseconds for some hundred MiB."""
     small = pymalloc_use()
     counters = allocator.counters()
@@ -68,7 +68,7 @@ def split() -> Split:
         malloc = in_heaps + counters["hblkhd"]
         if small is not None:
             other = mapped.other - small.used - small.free - counters["hblkhd"]
-    return Split(
+    return MemoryBreakdown(
         rss=rss,
         python=None if small is None else small.used,
         malloc=malloc,

@@ -29,7 +29,7 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from ray_tune_memguard.diagnostics import classes
+from ray_tune_memguard.system import classes
 
 WHOLE = 256
 SAMPLE = 64
@@ -98,10 +98,10 @@ class _Kind:
 
 # By the identity of the type, which is kept weakly: types come and go, and some cannot be hashed.
 _kinds: dict[int, tuple[weakref.ref[type], _Kind]] = {}
-_MOST_KINDS = 20_000
+_MAX_KINDS = 20_000
 
 
-class Walk:
+class DeepSizer:
     """Measures one object after the other, each object it meets once.
 
     ``barriers``: identities of objects that are not walked into. ``identity``: a number by which
@@ -136,8 +136,8 @@ class Walk:
         self._barriers.discard(id(root))
         return self._visit([root])
 
-    def shut(self, counted: Iterable[Any]) -> None:
-        """Walk into none of these any more: what they keep alive was counted, or estimated."""
+    def exclude(self, counted: Iterable[Any]) -> None:
+        """DeepSizer into none of these any more: what they keep alive was counted, or estimated."""
         self._barriers.update(map(id, counted))
 
     def _look_at_clock(self) -> None:
@@ -244,7 +244,7 @@ def _kind(cls: type) -> _Kind:
     if known is not None and known[0]() is cls:
         return known[1]
     kind = _kind_of(cls)
-    if len(_kinds) >= _MOST_KINDS:
+    if len(_kinds) >= _MAX_KINDS:
         _kinds.clear()
     _kinds[id(cls)] = (weakref.ref(cls), kind)
     return kind

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from ray_tune_memguard.diagnostics import text
-from ray_tune_memguard.diagnostics.findings import GrowingHolder, Quantity, TypeGrowth
-from ray_tune_memguard.report.series import report_files
+from ray_tune_memguard.diagnostics.findings import GrowingSite, Quantity, TypeGrowth
+from ray_tune_memguard.report.series_file import report_files
 
 FILE_PATTERN = "diagnosis-*.json"
 
@@ -33,7 +33,7 @@ class Diagnosis:
     span: int = 0
     unit: str = "trial"
     is_judged: bool = False
-    holders: list[GrowingHolder] = field(default_factory=list)
+    holders: list[GrowingSite] = field(default_factory=list)
     parts: list[Quantity] = field(default_factory=list)
     types: list[TypeGrowth] = field(default_factory=list)
     processes: list[Quantity] = field(default_factory=list)
@@ -63,7 +63,7 @@ class Diagnosis:
     def load(cls, path: Path) -> Diagnosis:
         found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         kinds: dict[str, Any] = {
-            "holders": GrowingHolder,
+            "holders": GrowingSite,
             "parts": Quantity,
             "types": TypeGrowth,
             "processes": Quantity,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class GrowingHolder:
+class GrowingSite:
     """Something that grows steadily, and keeps memory of every trial.
 
     ``part``: of the driver's RSS: ``python``, ``native``, ``slack`` or ``shared``.

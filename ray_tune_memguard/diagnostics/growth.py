@@ -2,38 +2,38 @@
 
 from __future__ import annotations
 
-import csv
 import math
 import os
 from array import array
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import astuple, dataclass, fields
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ray_tune_memguard.diagnostics.trend import FEWEST_POINTS, Line, Trend, fit_line, trend
-from ray_tune_memguard.report.series import MIN_SLOPE_TRIALS, report_files
+from ray_tune_memguard.diagnostics.trend import MIN_POINTS, Trend, trend
+from ray_tune_memguard.report.line import Line, fit_line
+from ray_tune_memguard.report.series import (
+    MIN_SLOPE_TRIALS,
+    RESULTS_PER_TRIAL,
+    WARM_UP_TRIALS,
+)
+from ray_tune_memguard.report.series_file import read_series
 
 if TYPE_CHECKING:
     import pandas as pd
 
 #: Points of each series in memory; when there are more, every second old one is dropped.
-POINTS_KEPT = 40
+MAX_POINTS = 40
 #: Series in memory. One that comes when there are so many is on disk only.
-SERIES_KEPT = 500
-#: The first part of a sweep is warm-up: caches fill, Ray makes its first trials. That is a fifth of
-#: it, and so many trials at least.
+MAX_SERIES = 500
+#: The first part of a run is warm-up: this share of it, and at least `WARM_UP_TRIALS`.
 WARM_UP = 0.2
-WARM_UP_TRIALS = 100
 #: Over fewer trials what comes and goes cannot be told from what grows.
-SHORTEST_SPAN = 200
-#: In a sweep of few, long trials so many results stand for a trial.
-RESULTS_FOR_A_TRIAL = 20
+MIN_SPAN = 200
 #: Of a type, whose number has no noise.
-FEWEST_COUNTS = 4
-_IN_A_TRIAL = {"trial": 1, "result": RESULTS_FOR_A_TRIAL}
+MIN_COUNTS = 4
+_IN_A_TRIAL = {"trial": 1, "result": RESULTS_PER_TRIAL}
 #: … if a trial has so many.
-_RESULTS_OF_A_LONG_TRIAL = 200
+_MIN_RESULTS_OF_A_LONG_TRIAL = 200
 FILE_PATTERN = "growth-*.csv"
 
 
@@ -76,11 +76,11 @@ class GrowthSeries:
             return True
         done = self.progress(trials, results)
         since = done - self.progress(self.trials[last], self.results[last])
-        return since > 0 and since >= done / POINTS_KEPT
+        return since > 0 and since >= done / MAX_POINTS
 
     def progress(self, trials: int, results: int) -> float:
         """Trials that this run has finished; results stand for them where these are few."""
-        return max(trials - self.before, results / RESULTS_FOR_A_TRIAL)
+        return max(trials - self.before, results / RESULTS_PER_TRIAL)
 
     def add(self, trials: int, results: int, values: Mapping[tuple[str, str], float]) -> None:
         """Append a sample. A quantity that is not in it, or NaN, is unknown there."""
@@ -88,21 +88,21 @@ class GrowthSeries:
         if self._is_provisional:
             self._drop_last()
         self._is_provisional = not is_wanted
-        if len(self.trials) >= POINTS_KEPT:
+        if len(self.trials) >= MAX_POINTS:
             self._thin()
         count = len(self.trials)
         self.trials.append(trials)
         self.results.append(results)
-        if len(self._values) >= SERIES_KEPT and values.keys() - self._values.keys():
+        if len(self._values) >= MAX_SERIES and values.keys() - self._values.keys():
             self._make_room()
         for key, value in values.items():
             column = self._values.get(key)
             if column is None:
                 # There are as many of these as a user's code has globals; the others are few.
-                if key[0] in ("holder", "entries") and len(self._values) >= SERIES_KEPT:
+                if key[0] in ("holder", "entries") and len(self._values) >= MAX_SERIES:
                     continue
                 # Of its full length at once, so that it does not grow itself.
-                column = self._values[key] = array("d", [math.nan]) * POINTS_KEPT
+                column = self._values[key] = array("d", [math.nan]) * MAX_POINTS
             column[count] = value
 
     def _make_room(self) -> None:
@@ -135,10 +135,10 @@ class GrowthSeries:
 
     def _thin(self) -> None:
         """Drop every second sample of the older half."""
-        kept = [*range(0, POINTS_KEPT // 2, 2), *range(POINTS_KEPT // 2, POINTS_KEPT)]
+        kept = [*range(0, MAX_POINTS // 2, 2), *range(MAX_POINTS // 2, MAX_POINTS)]
         self.trials = array("q", (self.trials[i] for i in kept))
         self.results = array("q", (self.results[i] for i in kept))
-        unknown = array("d", [math.nan]) * (POINTS_KEPT - len(kept))
+        unknown = array("d", [math.nan]) * (MAX_POINTS - len(kept))
         for key, column in list(self._values.items()):
             thinned = array("d", (column[i] for i in kept))
             if all(map(math.isnan, thinned)):  # It has not been there for so long.
@@ -159,7 +159,7 @@ class GrowthSeries:
         if self._is_long("trial") or not self._is_long("result"):
             return "trial"
         # Otherwise it is only early.
-        is_long_trials = self._span("result") >= _RESULTS_OF_A_LONG_TRIAL * self._span("trial")
+        is_long_trials = self._span("result") >= _MIN_RESULTS_OF_A_LONG_TRIAL * self._span("trial")
         return "result" if is_long_trials else "trial"
 
     @property
@@ -171,7 +171,7 @@ class GrowthSeries:
     def is_long_enough(self) -> bool:
         """Whether what comes and goes can be told from what grows."""
         samples = len(self.trials) - self._begin(self.unit) if self.trials else 0
-        return samples >= FEWEST_POINTS and self._is_long(self.unit)
+        return samples >= MIN_POINTS and self._is_long(self.unit)
 
     def trend(self, kind: str, name: str) -> Trend | None:
         """The trend since warm-up, per :attr:`unit`."""
@@ -179,7 +179,7 @@ class GrowthSeries:
         if column is None:
             return None
         # Types are counted on some looks only.
-        fewest = FEWEST_COUNTS if kind == "type" else FEWEST_POINTS
+        fewest = MIN_COUNTS if kind == "type" else MIN_POINTS
         return trend(*self._since_warm_up(column, self.unit), fewest)
 
     def extent(self, kind: str, name: str) -> tuple[float, float]:
@@ -197,7 +197,10 @@ class GrowthSeries:
         column = self._values.get((kind, name))
         if column is None or self._span(unit) < MIN_SLOPE_TRIALS:
             return None
-        return fit_line(*self._since_warm_up(column, unit))
+        along, values = self._since_warm_up(column, unit)
+        if sum(not math.isnan(value) for value in values) < MIN_POINTS:
+            return None
+        return fit_line(along, values)
 
     def _since_warm_up(
         self, column: array[float], unit: str
@@ -220,46 +223,29 @@ class GrowthSeries:
             return next((i for i, at in enumerate(along) if at - before >= after), 0)
 
         warm = first(max(least, WARM_UP * run))
-        return max(first(least), min(warm, len(along) - FEWEST_POINTS))
+        return max(first(least), min(warm, len(along) - MIN_POINTS))
 
     def _is_long(self, unit: str) -> bool:
-        return self._span(unit) >= SHORTEST_SPAN * _IN_A_TRIAL[unit]
+        return self._span(unit) >= MIN_SPAN * _IN_A_TRIAL[unit]
 
     def _span(self, unit: str) -> int:
         along = self._along(unit)
         return along[-1] - along[self._begin(unit)] if along else 0
 
 
-class GrowthFile:
-    """Rows of one run, appended as CSV. A write that fails raises OSError."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def add(self, rows: Iterable[GrowthRow]) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            if file.tell() == 0:
-                writer.writerow([field.name for field in fields(GrowthRow)])
-            writer.writerows(astuple(row) for row in rows)
-
-
 def read_growth(path: str | os.PathLike[str]) -> pd.DataFrame:
     """What :class:`ray_tune_memguard.ObjectGrowthTracker` measured, in order of time.
 
-    ``path``: the experiment's directory (what ``ResultGrid.experiment_path`` says, on a local
-    disk), the ``.memguard`` directory in it, or one ``growth-*.csv`` file. The columns are the
-    fields of :class:`GrowthRow`: ``time`` (seconds since the epoch), ``trials`` and ``results``
-    (finished and received so far), ``kind``, ``name`` and ``value`` (bytes, or objects of a type).
+    Args:
+        path: the experiment's directory (``ResultGrid.experiment_path``, on a local disk), the
+            ``.memguard`` directory in it, or one ``growth-*.csv`` file.
+
+    Returns:
+        A row for each quantity of each sample. The columns are the fields of :class:`GrowthRow`:
+        ``time`` (seconds since the epoch), ``trials`` and ``results`` (finished and received so
+        far), ``kind``, ``name`` and ``value`` (bytes, or objects of a type).
 
     Raises:
         FileNotFoundError: there is none.
     """
-    import pandas as pd
-
-    files = report_files(path, FILE_PATTERN)
-    if not files:
-        raise FileNotFoundError(f"No growth series ({FILE_PATTERN}) at {path}")
-    frame = pd.concat([pd.read_csv(file) for file in files], ignore_index=True)
-    return frame.sort_values("time", kind="stable", ignore_index=True)
+    return read_series(path, FILE_PATTERN, "growth series")

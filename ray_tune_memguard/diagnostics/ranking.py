@@ -9,47 +9,54 @@ from dataclasses import dataclass
 
 from ray_tune_memguard.diagnostics import advice
 from ray_tune_memguard.diagnostics.diagnosis import Diagnosis
-from ray_tune_memguard.diagnostics.findings import GrowingHolder, Quantity, TypeGrowth
-from ray_tune_memguard.diagnostics.growth import RESULTS_FOR_A_TRIAL, GrowthSeries
-from ray_tune_memguard.diagnostics.trend import Line, Trend
+from ray_tune_memguard.diagnostics.findings import GrowingSite, Quantity, TypeGrowth
+from ray_tune_memguard.diagnostics.growth import GrowthSeries
+from ray_tune_memguard.diagnostics.trend import Trend
+from ray_tune_memguard.report.line import Line
+from ray_tune_memguard.report.series import RESULTS_PER_TRIAL
 
 #: The parts of RSS, in the order in which they are shown.
 PARTS = ("rss", "python", "native", "slack", "shared")
 #: What of a part no holder accounts for, by the name of its series.
-REST_OF = {"python": "python rest", "native": "native rest", "slack": "slack", "shared": "shared"}
-REST_NAMES = {
+UNATTRIBUTED = {
+    "python": "python rest",
+    "native": "native rest",
+    "slack": "slack",
+    "shared": "shared",
+}
+UNATTRIBUTED_NAMES = {
     "python": "Python objects (no known holder)",
     "native": "native memory (no known holder)",
     "slack": "allocator slack",
     "shared": "mapped files and shared memory",
 }
 #: Bytes per trial below which nothing is named: a sampled size has some noise, a part has more.
-SMALLEST_HOLDER = 32.0
-SMALLEST_REST = 1024.0
+MIN_SITE_SLOPE = 32.0
+MIN_UNATTRIBUTED_SLOPE = 1024.0
 #: … and bytes by which a holder must have grown since warm-up.
-SMALLEST_HOLDER_GROWTH = 8 * 2**10
+MIN_SITE_GROWTH = 8 * 2**10
 #: … and bytes by which a part must have grown since warm-up: by less it does by itself. Of Python
 #: objects that is what waits for the garbage collector.
-SMALLEST_REST_GROWTH = {"python": 768 * 2**10}
-SMALLEST_NATIVE_GROWTH = 3 * 2**20
+MIN_UNATTRIBUTED_GROWTH = {"python": 768 * 2**10}
+MIN_NATIVE_GROWTH = 3 * 2**20
 #: Of a slope: what is less certain is not named.
-LARGEST_UNCERTAINTY = 0.5
+MAX_UNCERTAINTY = 0.5
 #: Of the slope of a part that no holder accounts for: what RSS must grow by.
-SHARE_OF_RSS = 0.5
+MIN_SHARE_OF_RSS = 0.5
 #: Of what no known holder accounts for: what others must have for it to be theirs.
-SHARE_EXPLAINED = 0.5
+MIN_SHARE_EXPLAINED = 0.5
 #: Of what a holder has grown by: what it must still have.
-SHARE_KEPT = 0.5
+MIN_SHARE_KEPT = 0.5
 #: Processes other than the driver.
-SMALLEST_PROCESS = 4096.0
+MIN_PROCESS_SLOPE = 4096.0
 #: Entries of a container per trial.
-SMALLEST_ENTRIES = 0.05
+MIN_ENTRIES_SLOPE = 0.05
 #: Objects of a type per trial.
-SMALLEST_TYPE = 0.05
+MIN_TYPE_SLOPE = 0.05
 
 
 @dataclass(frozen=True)
-class KnownHolder:
+class KnownSite:
     """What the ranking needs to know of a holder beside its series."""
 
     role: str
@@ -63,7 +70,7 @@ class KnownHolder:
 
 def rank(
     series: GrowthSeries,
-    known: Mapping[str, KnownHolder],
+    known: Mapping[str, KnownSite],
     sweep: advice.Circumstances,
 ) -> Diagnosis:
     """The diagnosis by the series alone: paths are left empty."""
@@ -85,41 +92,41 @@ def rank(
     )
 
 
-def smallest_of(threshold: float, unit: str) -> float:
+def threshold_per(threshold: float, unit: str) -> float:
     """A threshold per trial, as one per ``unit``."""
-    return threshold if unit == "trial" else threshold / RESULTS_FOR_A_TRIAL
+    return threshold if unit == "trial" else threshold / RESULTS_PER_TRIAL
 
 
 def _grows(found: Trend | None, threshold: float, unit: str) -> bool:
     """Whether it is steady, and by as many bytes per trial as ``threshold``."""
     if found is None or not found.steady:
         return False
-    smallest = smallest_of(threshold, unit)
-    return found.slope >= smallest and found.uncertainty <= LARGEST_UNCERTAINTY * found.slope
+    smallest = threshold_per(threshold, unit)
+    return found.slope >= smallest and found.uncertainty <= MAX_UNCERTAINTY * found.slope
 
 
 def _holders(
-    series: GrowthSeries, known: Mapping[str, KnownHolder], sweep: advice.Circumstances
-) -> list[GrowingHolder]:
+    series: GrowthSeries, known: Mapping[str, KnownSite], sweep: advice.Circumstances
+) -> list[GrowingSite]:
     found = []
     for name in series.names("holder"):
         least, most = series.extent("holder", name)
-        if most - least < SMALLEST_HOLDER_GROWTH / 2:
+        if most - least < MIN_SITE_GROWTH / 2:
             continue  # Most of them; a trend takes longer.
         if _was_cleared(series, name):
             continue
-        of = known.get(name) or KnownHolder("module", "library", "python")
-        slope = _slope_of(series, name, SMALLEST_REST if of.is_noisy else SMALLEST_HOLDER)
-        if slope is None or slope.slope * series.span < SMALLEST_HOLDER_GROWTH:
+        of = known.get(name) or KnownSite("module", "library", "python")
+        slope = _slope_of(series, name, MIN_UNATTRIBUTED_SLOPE if of.is_noisy else MIN_SITE_SLOPE)
+        if slope is None or slope.slope * series.span < MIN_SITE_GROWTH:
             continue
         found.append(
-            GrowingHolder(
+            GrowingSite(
                 name,
                 of.part,
                 slope.slope,
                 slope.uncertainty,
                 series.last("holder", name),
-                advice=advice.of_holder(name, of.role, of.owner, slope.slope, sweep),
+                advice=advice.of_site(name, of.role, of.owner, slope.slope, sweep),
                 unit=series.unit,
             )
         )
@@ -130,7 +137,7 @@ def _was_cleared(series: GrowthSeries, name: str) -> bool:
     """Whether a holder grew and lost it again: by its entries, for sampled bytes have noise."""
     kind = "holder" if math.isnan(series.last("entries", name)) else "entries"
     least, most = series.extent(kind, name)
-    return series.last(kind, name) - least < SHARE_KEPT * (most - least)
+    return series.last(kind, name) - least < MIN_SHARE_KEPT * (most - least)
 
 
 def _slope_of(series: GrowthSeries, name: str, threshold: float) -> Trend | Line | None:
@@ -140,23 +147,23 @@ def _slope_of(series: GrowthSeries, name: str, threshold: float) -> Trend | Line
         return slope
     # A hash table's bytes grow in few large steps, its entries one by one.
     entries, count = series.trend("entries", name), series.last("entries", name)
-    if entries is None or not count or not _grows(entries, SMALLEST_ENTRIES, series.unit):
+    if entries is None or not count or not _grows(entries, MIN_ENTRIES_SLOPE, series.unit):
         return None
     each = series.last("holder", name) / count
     return Line(each * entries.slope, each * entries.uncertainty)
 
 
-def _rests(series: GrowthSeries, sweep: advice.Circumstances) -> list[GrowingHolder]:
+def _rests(series: GrowthSeries, sweep: advice.Circumstances) -> list[GrowingSite]:
     found = []
-    for part, name in REST_OF.items():
+    for part, name in UNATTRIBUTED.items():
         slope = series.trend("part", name)
         # What one part loses another may get; a person sees RSS.
-        if slope is None or not _grows(slope, SMALLEST_REST, series.unit):
+        if slope is None or not _grows(slope, MIN_UNATTRIBUTED_SLOPE, series.unit):
             continue
-        if _shows(slope, series, SMALLEST_REST_GROWTH.get(part, SMALLEST_NATIVE_GROWTH)):
+        if _shows(slope, series, MIN_UNATTRIBUTED_GROWTH.get(part, MIN_NATIVE_GROWTH)):
             found.append(
-                GrowingHolder(
-                    REST_NAMES[part],
+                GrowingSite(
+                    UNATTRIBUTED_NAMES[part],
                     part,
                     slope.slope,
                     slope.uncertainty,
@@ -168,25 +175,25 @@ def _rests(series: GrowthSeries, sweep: advice.Circumstances) -> list[GrowingHol
     return found
 
 
-def is_rest_of_python(holder: GrowingHolder) -> bool:
+def is_unattributed_python(holder: GrowingSite) -> bool:
     """Whether it is what no known holder of Python objects accounts for."""
-    return holder.name == REST_NAMES["python"]
+    return holder.name == UNATTRIBUTED_NAMES["python"]
 
 
 def _shows(slope: Trend, series: GrowthSeries, smallest: float) -> bool:
     if slope.slope * series.span < smallest:
         return False
     rss = series.trend("part", "rss")
-    return rss is not None and rss.low > 0 and rss.slope >= SHARE_OF_RSS * slope.slope
+    return rss is not None and rss.low > 0 and rss.slope >= MIN_SHARE_OF_RSS * slope.slope
 
 
-def explained(found: Diagnosis, more: list[GrowingHolder]) -> Diagnosis:
+def explained(found: Diagnosis, more: list[GrowingSite]) -> Diagnosis:
     """With holders that were found otherwise, and without the rest that they account for."""
     accounted = sum(holder.slope for holder in more)
     holders = [
         holder
         for holder in found.holders
-        if not is_rest_of_python(holder) or accounted < SHARE_EXPLAINED * holder.slope
+        if not is_unattributed_python(holder) or accounted < MIN_SHARE_EXPLAINED * holder.slope
     ]
     ranked = sorted([*holders, *more], key=lambda holder: -holder.slope)
     return dataclasses.replace(found, holders=ranked)
@@ -206,7 +213,7 @@ def _quantity(series: GrowthSeries, kind: str, name: str) -> Quantity:
 def _process(series: GrowthSeries, name: str) -> Quantity:
     found = _quantity(series, "process", name)
     trend = series.trend("process", name)
-    if trend is None or not _grows(trend, SMALLEST_PROCESS, series.unit):
+    if trend is None or not _grows(trend, MIN_PROCESS_SLOPE, series.unit):
         return found
     text = advice.of_process(name, found.bytes, trend.slope, series.unit)
     return Quantity(**{**vars(found), "advice": text})
@@ -216,7 +223,7 @@ def _types(series: GrowthSeries) -> list[TypeGrowth]:
     found = []
     for name in series.names("type"):
         slope = series.trend("type", name)
-        if slope is not None and _grows(slope, SMALLEST_TYPE, series.unit):
+        if slope is not None and _grows(slope, MIN_TYPE_SLOPE, series.unit):
             count = int(series.last("type", name))
             found.append(TypeGrowth(name, count, slope.slope, slope.uncertainty, unit=series.unit))
     return sorted(found, key=lambda kind: -kind.slope)

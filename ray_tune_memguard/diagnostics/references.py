@@ -14,21 +14,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import objgraph
-
-from ray_tune_memguard.diagnostics import classes
 from ray_tune_memguard.diagnostics.deep_size import (
+    DeepSizer,
     TimeBudgetExceededError,
-    Walk,
     entries_of,
     newest_of,
 )
+from ray_tune_memguard.system import classes
 
-_DEEPEST = 6
+_MAX_STEPS = 6
 #: Of a container so many of the newest entries are looked at, if it has no more; else the newest.
-_FEW = 8
+_MAX_ENTRIES = 8
 #: Of an object's attributes.
-_MANY = 32
+_MAX_ATTRIBUTES = 32
 #: For a chain downwards, and for each reference that it may take.
 _SECONDS = 0.1
 _SECONDS_A_REFERENCE = 0.003
@@ -39,9 +37,9 @@ _LEAVES = frozenset(map(id, (*_NUMBERS_AND_TEXT, type(None), type, types.ModuleT
 _CHUNK = 50_000
 #: Full names by the identity of the type. So many are kept.
 _names: dict[int, tuple[weakref.ref[type], str]] = {}
-_MOST_NAMES = 20_000
+_MAX_NAMES = 20_000
 #: Objects that are looked at for what else an object keeps alive.
-_MOST_WITHIN = 5_000
+_MAX_WITHIN = 5_000
 
 
 @contextmanager
@@ -68,7 +66,7 @@ def type_counts(seconds: float) -> tuple[dict[str, int], bool]:
     rest. Returns the counts, and whether they are of all.
     """
     deadline = time.perf_counter() + seconds
-    if len(_names) > _MOST_NAMES:
+    if len(_names) > _MAX_NAMES:
         _names.clear()
     objects = gc.get_objects()
     total, done = len(objects), 0
@@ -118,7 +116,7 @@ def types_within(found: Any) -> set[str]:
     seen = {id(found)}
     waiting = gc.get_referents(found)
     types_found: set[str] = set()
-    while waiting and len(seen) < _MOST_WITHIN:
+    while waiting and len(seen) < _MAX_WITHIN:
         inner = waiting.pop()
         if id(inner) in seen or classes.has_base(
             type(inner), type, types.ModuleType, types.CodeType
@@ -137,9 +135,9 @@ def chain_down(name: str, root: Any, barriers: set[int]) -> str:
     """What ``root`` holds, along its heaviest references: ``Mine.history → list[812] → dict``."""
     steps = [name]
     found = root
-    walk = Walk(barriers)
+    walk = DeepSizer(barriers)
     deadline = time.perf_counter() + _SECONDS
-    for _ in range(_DEEPEST):
+    for _ in range(_MAX_STEPS):
         steps.append(label(found))
         following = _heaviest(found, barriers, walk, deadline)
         if following is None:
@@ -161,7 +159,7 @@ def label(found: Any) -> str:
 
 
 def _heaviest(
-    found: Any, barriers: set[int], walk: Walk, deadline: float
+    found: Any, barriers: set[int], walk: DeepSizer, deadline: float
 ) -> tuple[str, Any] | None:
     best: tuple[float, str, Any] | None = None
     for attribute, inner in _inside(found):
@@ -184,7 +182,7 @@ def _heaviest(
 def _inside(found: Any) -> Iterator[tuple[str, Any]]:
     entries = entries_of(found)
     if entries is not None:
-        newest = newest_of(found, _FEW if entries <= _FEW else 1)
+        newest = newest_of(found, _MAX_ENTRIES if entries <= _MAX_ENTRIES else 1)
         yield from (("", entry) for entry in newest or ())
     elif type(found) is types.FunctionType:
         names = found.__code__.co_freevars
@@ -196,11 +194,11 @@ def _inside(found: Any) -> Iterator[tuple[str, Any]]:
     else:
         attributes = classes.attributes(found)
         # The newest of them: some code makes an attribute for each trial.
-        named = list(attributes.items())[-_MANY:]
+        named = list(attributes.items())[-_MAX_ATTRIBUTES:]
         yield from ((name if type(name) is str else "", value) for name, value in named)
         known = {id(attributes), *map(id, attributes.values())}
         others = (inner for inner in gc.get_referents(found) if id(inner) not in known)
-        yield from (("", inner) for inner in itertools.islice(others, _MANY))
+        yield from (("", inner) for inner in itertools.islice(others, _MAX_ATTRIBUTES))
 
 
 @dataclass(frozen=True)
@@ -281,4 +279,6 @@ def draw_referrers(type_name: str, filename: str) -> None:
     typical = typical_of(type_name)
     if not typical:
         raise ValueError(f"type_name is {type_name!r}; there is no object of such a type")
+    import objgraph
+
     objgraph.show_backrefs(typical, max_depth=5, too_many=8, filename=filename)

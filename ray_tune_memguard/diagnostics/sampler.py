@@ -1,4 +1,4 @@
-"""One look at a driver's memory: the split of its RSS, and every holder's share of it."""
+"""One sample of a driver's memory: where its RSS is, and what each retention site has of it."""
 
 from __future__ import annotations
 
@@ -6,72 +6,92 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ray_tune_memguard.adapter.handle import RunHandle
 from ray_tune_memguard.diagnostics import references
-from ray_tune_memguard.diagnostics.breakdown import Split, split
-from ray_tune_memguard.diagnostics.deep_size import Size, TimeBudgetExceededError, Walk, entries_of
-from ray_tune_memguard.diagnostics.ranking import KnownHolder
+from ray_tune_memguard.diagnostics.breakdown import MemoryBreakdown, memory_breakdown
+from ray_tune_memguard.diagnostics.deep_size import (
+    DeepSizer,
+    Size,
+    TimeBudgetExceededError,
+    entries_of,
+)
+from ray_tune_memguard.diagnostics.growth import GrowthRow
+from ray_tune_memguard.diagnostics.ranking import KnownSite
 from ray_tune_memguard.system.ray_processes import RayProcesses
 
-#: What the holders may take at each look, and the types.
-LONGEST_WALK_S = 0.2
+if TYPE_CHECKING:
+    from ray_tune_memguard.adapter.retention_sites import RetentionSite
+
+#: What the retention sites may take in each sample, and the types.
+MAX_SAMPLE_S = 0.2
 #: Types, and growing globals with other processes, take turns of so many samples. Odd: a thinned
 #: series keeps every second sample, and so some of each.
 TURNS = 3
 #: A type is followed once it has grown by one object for so many trials.
-_TRIALS_A_NEW_OBJECT = 20
-_MOST_TYPES = 80
-#: Of so many holders it is known what they are.
-_MOST_KNOWN = 2000
+_TRIALS_PER_NEW_OBJECT = 20
+_MAX_TYPES = 80
+#: Of so many sites it is known what they are.
+_MAX_KNOWN_SITES = 2000
 #: What a thread takes of malloc: its state in CPython and in glibc (measured with 200 idle ones).
-_NATIVE_A_THREAD = 1024
+_NATIVE_BYTES_PER_THREAD = 1024
+#: Of each site so much is on disk; smaller ones cannot matter.
+_MIN_ROW_BYTES = 512.0
 
 
 @dataclass
 class Sample:
-    """Values by kind and name, as :class:`GrowthSeries` takes them."""
+    """Values by kind and name, as :class:`GrowthSeries` takes them.
+
+    ``absent``: what could not be measured, by name, with the reason.
+    """
 
     values: dict[tuple[str, str], float] = field(default_factory=dict)
     absent: dict[str, str] = field(default_factory=dict)
 
+    def rows(self, trials: int, results: int) -> Iterator[GrowthRow]:
+        """What of it goes to disk, after so many trials and results."""
+        now = time.time()
+        for (kind, name), value in self.values.items():
+            if kind != "entries" and (kind != "holder" or value >= _MIN_ROW_BYTES):
+                yield GrowthRow(now, trials, results, kind, name, value)
+
 
 class GrowthSampler:
-    """Measures a run. Keeps names and numbers, no object of the sweep."""
+    """Measures a run. It keeps names and numbers, no object of the run."""
 
     def __init__(self, run: RunHandle) -> None:
         self._run = run
-        self._holders = run.retention_sites()
-        self._globals = self._holders.GrowingGlobals() if self._holders else None
+        self._adapter = run.retention_sites()
+        self._globals = self._adapter.GrowingGlobals() if self._adapter else None
         self._processes = RayProcesses(run.ray_session())
         #: How many objects of each type there were after warm-up, at how many trials and results.
         self.first_types: dict[str, int] = {}
         self.first_at = (0, 0)
         #: Those that grow most.
         self.types: set[str] = set()
-        self._looks = 0
-        self.known: dict[str, KnownHolder] = {}
+        self._samples = 0
+        self.known: dict[str, KnownSite] = {}
 
-    @property
-    def controller(self) -> Any | None:
-        return self._run.controller
-
-    def look(
+    def sample(
         self, trials: int, results: int, is_warm: bool = False, thoroughly: bool = False
     ) -> Sample:
-        """Measure now, after so many trials and results.
+        """Measure now.
 
-        ``is_warm``: warm-up is over. ``thoroughly``: also what is otherwise looked at now and then.
+        Args:
+            trials: finished so far.
+            results: received so far.
+            is_warm: warm-up is over.
+            thoroughly: also measure what is otherwise measured in some samples only.
         """
         sample = Sample()
-        is_others_turn = self._looks % TURNS == 1
-        self._looks += 1
+        is_others_turn = self._samples % TURNS == 1
+        self._samples += 1
         if self._globals is not None and is_others_turn:
-            self._globals.look(trials)
-        held, complete = self._measure_holders(sample)
-        parts = split()
-        self._add_parts(sample, parts, held, complete)
+            self._globals.compare(trials)
+        measured, complete = self._measure_sites(sample)
+        self._add_categories(sample, memory_breakdown(), measured, complete)
         if is_warm and (thoroughly or not is_others_turn):
             self._count_types(sample, trials, results)
         if thoroughly or is_others_turn:
@@ -79,100 +99,101 @@ class GrowthSampler:
                 sample.values["process", name] = float(rss)
         return sample
 
-    def each_holder(self) -> Iterator[Any]:
-        """The holders of the sweep; none on a Ray that is not known, or when the sweep is gone."""
-        controller = self.controller
-        if self._holders is not None and controller is not None:
-            assert self._globals is not None
-            yield from self._holders.holders_of(controller, self._globals.found)
+    def sites(self) -> Iterator[RetentionSite]:
+        """The retention sites of the run; none if this Ray is not known or the run is gone."""
+        controller = self._run.controller
+        if self._adapter is not None and self._globals is not None and controller is not None:
+            yield from self._adapter.retention_sites_of(controller, self._globals.found)
 
     def barriers(self) -> set[int]:
-        controller = self.controller
-        if self._holders is None or controller is None:
+        """Identities of objects that no site is charged for."""
+        controller = self._run.controller
+        if self._adapter is None or controller is None:
             return set()
-        return self._holders.barriers_of(controller)
+        return set(self._adapter.barriers_of(controller))
 
-    def _measure_holders(self, sample: Sample) -> tuple[Size, bool]:
-        """The sum over all holders, and whether it is of all."""
+    def _measure_sites(self, sample: Sample) -> tuple[Size, bool]:
+        """The sum over all sites, and whether all could be measured."""
         total = Size()
-        controller = self.controller
-        if self._holders is None or controller is None:
+        controller = self._run.controller
+        if self._adapter is None or controller is None:
             sample.absent["holders"] = "this Ray is not one that this version knows"
             return total, False
-        walk = Walk(self.barriers(), self._holders.trial_identity)
-        deadline = time.perf_counter() + LONGEST_WALK_S
-        late = []
-        for holder in self.each_holder():
+        sizer = DeepSizer(self.barriers(), self._adapter.trial_identity)
+        deadline = time.perf_counter() + MAX_SAMPLE_S
+        unmeasured = []
+        for site in self.sites():
             left = deadline - time.perf_counter()
             try:
-                # Half of what is left for one, so that others are measured, too.
-                size = walk.measure(holder.value, left / 2)
+                # Half of the time that is left, so that other sites are measured, too.
+                size = sizer.measure(site.value, left / 2)
             except TimeBudgetExceededError:
-                late.append(holder.name)
+                unmeasured.append(site.name)
                 continue
             except Exception as error:  # A container that another thread is changing, say.
-                sample.absent[holder.name] = f"it could not be measured: {error!r}"
+                sample.absent[site.name] = f"it could not be measured: {error!r}"
                 continue
             finally:
-                if holder.name == self._holders.TRIALS:
-                    walk.shut(self._holders.trials_in_memory(controller))
-            self._add_holder(sample, holder, size)
+                if site.name == self._adapter.TRIALS:
+                    sizer.exclude(self._adapter.trials_in_memory(controller))
+            self._add_site(sample, site, size)
             total.add(size)
-        if late:
-            more = f" and {len(late) - 3} more" if len(late) > 3 else ""
+        if unmeasured:
+            more = f" and {len(unmeasured) - 3} more" if len(unmeasured) > 3 else ""
             sample.absent["sizes"] = (
-                f"partial: no time for {', '.join(late[:3])}{more} "
-                f"({LONGEST_WALK_S:g} s a look at most)"
+                f"partial: no time for {', '.join(unmeasured[:3])}{more} "
+                f"(at most {MAX_SAMPLE_S:g} s a sample)"
             )
-        return total, not late
+        return total, not unmeasured
 
-    def _add_holder(self, sample: Sample, holder: Any, size: Size) -> None:
-        assert self._holders is not None
-        name = holder.name
+    def _add_site(self, sample: Sample, site: RetentionSite, size: Size) -> None:
+        name = site.name
         # Two classes may have the same name.
         sample.values["holder", name] = sample.values.get(("holder", name), 0.0) + size.total
-        entries = entries_of(holder.value)
+        entries = entries_of(site.value)
         if entries is not None:
             sample.values["entries", name] = float(entries)
-        if name in self.known or len(self.known) < _MOST_KNOWN:
-            part = "native" if 2 * size.native > size.total else "python"
-            noisy = name == self._holders.THREADS
-            self.known[name] = KnownHolder(holder.role, holder.owner, part, noisy)
+        if name in self.known or len(self.known) < _MAX_KNOWN_SITES:
+            category = "native" if 2 * size.native > size.total else "python"
+            assert self._adapter is not None
+            is_noisy = name == self._adapter.THREADS
+            self.known[name] = KnownSite(site.role, site.owner, category, is_noisy)
 
-    def _add_parts(self, sample: Sample, parts: Split, held: Size, complete: bool) -> None:
+    def _add_categories(
+        self, sample: Sample, found: MemoryBreakdown, measured: Size, complete: bool
+    ) -> None:
         values = sample.values
-        values["part", "rss"] = float(parts.rss)
-        sample.absent.update(parts.absent)
-        # The larger Python blocks come from malloc; only the walk knows them from native memory.
-        # It knows no small ones, where Python has no allocator of its own.
-        if parts.python is not None and (complete or self._holders is None):
-            python = parts.python + held.large
+        values["part", "rss"] = float(found.rss)
+        sample.absent.update(found.absent)
+        # The larger Python blocks come from malloc; only the sizes of sites tell them from native
+        # memory. Those know no small ones, where Python has no allocator of its own.
+        if found.python is not None and (complete or self._adapter is None):
+            python = found.python + measured.large
             values["part", "python"] = python
-            if parts.malloc is not None:
-                native = parts.malloc - held.large + (parts.other or 0)
-                values["part", "native"] = native + (parts.stacks or 0)
+            if found.malloc is not None:
+                native = found.malloc - measured.large + (found.other or 0)
+                values["part", "native"] = native + (found.stacks or 0)
             if complete:
-                values["part", "python rest"] = python + held.native - held.total
-                if parts.malloc is not None:
-                    values["part", "native rest"] = native - held.native
-        for name in ("slack", "shared"):
-            value = getattr(parts, name)
+                values["part", "python rest"] = python + measured.native - measured.total
+                if found.malloc is not None:
+                    values["part", "native rest"] = native - measured.native
+        for name, value in (("slack", found.slack), ("shared", found.shared)):
             if value is not None:
                 values["part", name] = float(value)
-        if parts.stacks is not None and self._holders is not None:
-            threads = ("holder", self._holders.THREADS)
-            states = _NATIVE_A_THREAD * threading.active_count()
-            values[threads] = values.get(threads, 0.0) + parts.stacks + states
+        if found.stacks is not None and self._adapter is not None:
+            threads = ("holder", self._adapter.THREADS)
+            states = _NATIVE_BYTES_PER_THREAD * threading.active_count()
+            values[threads] = values.get(threads, 0.0) + found.stacks + states
 
     def _count_types(self, sample: Sample, trials: int, results: int) -> None:
-        counts, complete = references.type_counts(LONGEST_WALK_S)
+        counts, complete = references.type_counts(MAX_SAMPLE_S)
         if not complete:
             sample.absent["types"] = "partial: counted on a part of all objects"
         if not self.first_types:
             self.first_types, self.first_at = counts, (trials, results)
-        enough = max(10, (trials - self.first_at[0]) // _TRIALS_A_NEW_OBJECT)
+        enough = max(10, (trials - self.first_at[0]) // _TRIALS_PER_NEW_OBJECT)
         grown = {name: count - self.first_types.get(name, 0) for name, count in counts.items()}
-        most = sorted(grown, key=lambda name: -grown[name])[:_MOST_TYPES]
+        most = sorted(grown, key=lambda name: -grown[name])[:_MAX_TYPES]
         self.types = {name for name in most if grown[name] >= enough}
         for name in self.types:
             sample.values["type", name] = float(counts[name])

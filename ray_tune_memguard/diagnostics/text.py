@@ -6,19 +6,16 @@ import math
 import textwrap
 from collections.abc import Mapping
 
-from ray_tune_memguard.diagnostics.findings import GrowingHolder, Quantity, TypeGrowth
-from ray_tune_memguard.diagnostics.growth import (
-    RESULTS_FOR_A_TRIAL,
-    SHORTEST_SPAN,
-    WARM_UP_TRIALS,
-)
-from ray_tune_memguard.diagnostics.trend import FEWEST_POINTS
+from ray_tune_memguard.diagnostics.findings import GrowingSite, Quantity, TypeGrowth
+from ray_tune_memguard.diagnostics.growth import MIN_SPAN
+from ray_tune_memguard.diagnostics.trend import MIN_POINTS
+from ray_tune_memguard.report.series import RESULTS_PER_TRIAL, WARM_UP_TRIALS
 
 #: Measurements without which growth is not judged.
 NEEDED_TO_JUDGE = frozenset({"holders", "sizes"})
 UNKNOWN = "?"
 _WIDTH = 100
-_MOST_ROWS = 10
+_MAX_ROWS = 10
 
 
 def size(count: float) -> str:
@@ -43,7 +40,7 @@ def slope(value: float | None, uncertainty: float | None) -> str:
     return f"{text} {name}"
 
 
-def line(holder: GrowingHolder, trials: int) -> str:
+def line(holder: GrowingSite, trials: int) -> str:
     """One line about one holder that begins to show."""
     figure = slope(holder.slope, None)
     told = f"trial#{trials}  {holder.name} grows by {figure} per {holder.unit}"
@@ -65,7 +62,7 @@ def parts(
 
 
 def growth(
-    holders: list[GrowingHolder],
+    holders: list[GrowingSite],
     types: list[TypeGrowth],
     unit: str,
     is_judged: bool,
@@ -74,15 +71,15 @@ def growth(
     """What grows, or that nothing does."""
     if holders:
         lines = [f"What grows, by bytes per {unit}:"]
-        for holder in holders[:_MOST_ROWS]:
+        for holder in holders[:_MAX_ROWS]:
             figure = slope(holder.slope, holder.uncertainty)
             lines.append(f"  {figure:>22}  {holder.name} ({holder.part}, {size(holder.bytes)})")
             for told in (holder.path, holder.advice):
                 lines += textwrap.wrap(
                     told, _WIDTH, initial_indent=" " * 26, subsequent_indent=" " * 26
                 )
-        if len(holders) > _MOST_ROWS:
-            lines.append(f"  … and {len(holders) - _MOST_ROWS} more")
+        if len(holders) > _MAX_ROWS:
+            lines.append(f"  … and {len(holders) - _MAX_ROWS} more")
     elif not is_judged:
         lines = textwrap.wrap(_why_not_judged(absent), _WIDTH)
     else:
@@ -91,7 +88,7 @@ def growth(
         lines.append(f"Types of which there are more with every {unit}:")
         lines += [
             f"  {kind.slope:>+16.2f} a {unit}  {kind.name}  {kind.path}"[:_WIDTH]
-            for kind in types[:_MOST_ROWS]
+            for kind in types[:_MAX_ROWS]
         ]
     return lines
 
@@ -101,8 +98,8 @@ def _why_not_judged(absent: Mapping[str, str]) -> str:
         return "Growth cannot be judged: not everything could be measured (see above)."
     return (
         f"Too early to tell what grows: after a warm-up of {WARM_UP_TRIALS} trials it takes "
-        f"{SHORTEST_SPAN} trials more (or {SHORTEST_SPAN * RESULTS_FOR_A_TRIAL:,} results), and "
-        f"{FEWEST_POINTS} samples."
+        f"{MIN_SPAN} trials more (or {MIN_SPAN * RESULTS_PER_TRIAL:,} results), and "
+        f"{MIN_POINTS} samples."
     )
 
 

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ray_tune_memguard.report.line import Z_95
+
 #: With fewer points there is no trend to speak of.
-FEWEST_POINTS = 5
-#: Two-sided 95 %.
-_Z = 1.96
+MIN_POINTS = 5
 #: Of the slope over the whole series: what each half must have at least, or it was a step.
-_SHARE_OF_EACH_HALF = 0.3
+_MIN_SHARE_OF_EACH_HALF = 0.3
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Trend:
         return (self.high - self.low) / 2
 
 
-def trend(x: Sequence[float], y: Sequence[float], fewest: int = FEWEST_POINTS) -> Trend | None:
+def trend(x: Sequence[float], y: Sequence[float], fewest: int = MIN_POINTS) -> Trend | None:
     """The trend of ``y`` over ``x``; points without a number (NaN) do not count.
 
     None with fewer than ``fewest`` points, or where x does not vary. Of four points that each are
@@ -50,7 +50,7 @@ def trend(x: Sequence[float], y: Sequence[float], fewest: int = FEWEST_POINTS) -
     if count < fewest or np.ptp(xs) == 0:
         return None
     slopes = _pair_slopes(xs, ys)
-    spread = _Z * math.sqrt(count * (count - 1) * (2 * count + 5) / 18)
+    spread = Z_95 * math.sqrt(count * (count - 1) * (2 * count + 5) / 18)
     last = len(slopes) - 1
     low = slopes[max(0, math.floor((last - spread) / 2))]
     high = slopes[min(last, math.ceil((last + spread) / 2))]
@@ -58,33 +58,10 @@ def trend(x: Sequence[float], y: Sequence[float], fewest: int = FEWEST_POINTS) -
     halves = (slice(0, (count + 1) // 2), slice(count // 2, count))
     grows = all(
         len(found := _pair_slopes(xs[half], ys[half])) > 0
-        and np.median(found) >= _SHARE_OF_EACH_HALF * slope
+        and np.median(found) >= _MIN_SHARE_OF_EACH_HALF * slope
         for half in halves
     )
     return Trend(slope, float(low), float(high), bool(low > 0 and grows))
-
-
-@dataclass(frozen=True)
-class Line:
-    """A least-squares slope, with half the width of its 95 % interval (normal errors)."""
-
-    slope: float
-    uncertainty: float
-
-
-def fit_line(x: Sequence[float], y: Sequence[float]) -> Line | None:
-    """Fit a line by least squares; None where :func:`trend` would be."""
-    xs, ys = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
-    known = np.isfinite(xs) & np.isfinite(ys)
-    xs, ys = xs[known], ys[known]
-    if len(xs) < FEWEST_POINTS or np.ptp(xs) == 0:
-        return None
-    away = xs - xs.mean()
-    spread = float(away @ away)
-    slope = float(away @ (ys - ys.mean())) / spread
-    rest = ys - ys.mean() - slope * away
-    error = math.sqrt(float(rest @ rest) / (len(xs) - 2) / spread)
-    return Line(slope, _Z * error)
 
 
 def _pair_slopes(xs: np.ndarray, ys: np.ndarray) -> np.ndarray:

@@ -15,7 +15,7 @@ _MAPPING = re.compile(
 # glibc's arenas beside [heap] begin at multiples of HEAP_MAX_SIZE (malloc/arena.c; 64 bits).
 _ARENA_ALIGNMENT = 64 << 20
 _GUARD_PAGE = 4096
-_SMALLEST_STACK = 64 << 10
+_MIN_STACK = 64 << 10
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,6 @@ def _kind(start: int, size: int, permissions: bytes, name: bytes, after_guard: b
     if not name and permissions.startswith(b"rw"):
         if start % _ARENA_ALIGNMENT == 0 and size <= _ARENA_ALIGNMENT:
             return "heaps"
-        if after_guard and size >= _SMALLEST_STACK:
+        if after_guard and size >= _MIN_STACK:
             return "stacks"
     return "other"

@@ -25,9 +25,10 @@ from ray_tune_memguard import (
     read_growth,
 )
 from ray_tune_memguard.adapter import contract
-from ray_tune_memguard.diagnostics.deep_size import Walk
+from ray_tune_memguard.diagnostics.deep_size import DeepSizer
 from ray_tune_memguard.diagnostics.diagnosis import Diagnosis
 from ray_tune_memguard.lazy.cache import TrialCache
+from ray_tune_memguard.report.series_file import SeriesFile
 
 #: Enough for a trend: warm-up is 100 of them, and the shortest span 200.
 TRIALS = 330
@@ -194,7 +195,7 @@ def test_processes_of_ray_are_told_apart(guarded: Guarded) -> None:
 
 def test_it_does_not_grow_itself(guarded: Guarded) -> None:
     guard = guarded.guard
-    assert Walk().measure(guard.tracker).total < 1_000_000
+    assert DeepSizer().measure(guard.tracker).total < 1_000_000
 
 
 def test_alone_it_names_what_ray_keeps(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -245,8 +246,8 @@ def test_it_can_be_left_out(tmp_path: Path) -> None:
 def test_two_of_them_take_turns_no_more(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, logger="ray_tune_memguard"):
         run(tmp_path, [MemGuard(), ObjectGrowthTracker()], trials=3)
-    said = [r.getMessage() for r in caplog.records if "steps aside" in r.getMessage()]
-    assert said == ["ObjectGrowthTracker: another one follows this sweep; this one steps aside."]
+    said = [r.getMessage() for r in caplog.records if "already active" in r.getMessage()]
+    assert said == ["Another ObjectGrowthTracker is already active; this instance is disabled."]
 
 
 def test_on_an_unknown_ray_it_measures_what_it_can(
@@ -282,12 +283,10 @@ def test_an_error_of_its_own_ends_nothing(
 def test_a_disk_that_takes_nothing_is_said_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from ray_tune_memguard.diagnostics.growth import GrowthFile
-
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(GrowthFile, "add", full)
+    monkeypatch.setattr(SeriesFile, "add", full)
     tracker = ObjectGrowthTracker(growth_budget=1.0, sample_every_trials=1)
     grid = run(tmp_path, [tracker], trials=8)
     assert grid.num_terminated == 8

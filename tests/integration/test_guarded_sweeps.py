@@ -143,7 +143,7 @@ def test_two_guards_the_second_steps_aside(
     assert is_guarded(grid)
     assert len(grid) == 3
     assert len(said(caplog, "Another TrialPruner is already active")) == 1
-    assert len(said(caplog, "RssReporter", "steps aside")) == 1
+    assert len(said(caplog, "Another RssReporter", "already active")) == 1
     assert len(list((Path(grid.experiment_path) / ".memguard").glob("*.sqlite"))) == 1
 
 

@@ -16,9 +16,9 @@ from pympler import asizeof
 from ray_tune_memguard.diagnostics.deep_size import (
     SAMPLE,
     WHOLE,
+    DeepSizer,
     Size,
     TimeBudgetExceededError,
-    Walk,
 )
 from ray_tune_memguard.system.pymalloc import pymalloc_use
 
@@ -52,12 +52,14 @@ MADE: dict[str, Callable[[int], Any]] = {
 @pytest.mark.parametrize("made", MADE)
 def test_as_pympler_says(made: str, count: int) -> None:
     found = MADE[made](count)
-    assert Walk().measure(found).total == pytest.approx(asizeof.asizeof(found), rel=0.15, abs=200)
+    assert DeepSizer().measure(found).total == pytest.approx(
+        asizeof.asizeof(found), rel=0.15, abs=200
+    )
 
 
 def test_deques_are_walked_into() -> None:
     found = deque([bytes(1000)] for _ in range(5000))
-    assert Walk().measure(found).total == pytest.approx(5000 * 1110, rel=0.05)
+    assert DeepSizer().measure(found).total == pytest.approx(5000 * 1110, rel=0.05)
 
 
 @pytest.mark.parametrize("count", [200, 5000])
@@ -68,14 +70,14 @@ def test_objects_as_the_allocator_says(count: int) -> None:
     after = pymalloc_use()
     assert before is not None
     assert after is not None
-    size = Walk().measure(found)
+    size = DeepSizer().measure(found)
     small = size.total - size.large
     assert small == pytest.approx(after.used - before.used, rel=0.15, abs=20_000)
 
 
 def test_large_blocks_and_native_buffers_are_told_apart() -> None:
     blob, array = bytes(100_000), np.ones(10_000)
-    size = Walk().measure([blob, array])
+    size = DeepSizer().measure([blob, array])
     assert size.large == pytest.approx(100_000, rel=0.01)
     assert size.native == pytest.approx(80_000, rel=0.01)
     assert size.total == pytest.approx(180_000, rel=0.01)
@@ -83,60 +85,60 @@ def test_large_blocks_and_native_buffers_are_told_apart() -> None:
 
 def test_a_view_has_the_buffer_of_its_base() -> None:
     array = np.ones(10_000)
-    assert Walk().measure(array[:100]).total == pytest.approx(80_000, rel=0.01)
-    walk = Walk()
-    walk.measure(array)
-    assert walk.measure(array[:100]).total < 500
+    assert DeepSizer().measure(array[:100]).total == pytest.approx(80_000, rel=0.01)
+    sizer = DeepSizer()
+    sizer.measure(array)
+    assert sizer.measure(array[:100]).total < 500
 
 
 def test_shared_objects_count_once_for_the_first() -> None:
     shared = [bytes(10_000)]
     first, second = {"mine": shared}, {"mine": shared}
-    walk = Walk()
-    assert walk.measure(first).total > 10_000
-    assert walk.measure(second).total < 1000
+    sizer = DeepSizer()
+    assert sizer.measure(first).total > 10_000
+    assert sizer.measure(second).total < 1000
 
 
 def test_what_entries_of_a_sampled_container_share_counts_once() -> None:
     shared = [float(i) for i in range(200)] + [bytes(1_000_000)]
     container = [{"own": bytes(100), "shared": shared} for _ in range(WHOLE * 10)]
     expected = asizeof.asizeof(container)
-    assert Walk().measure(container).total == pytest.approx(expected, rel=0.1)
+    assert DeepSizer().measure(container).total == pytest.approx(expected, rel=0.1)
 
 
 def test_the_same_entries_are_sampled_in_two_containers() -> None:
     ids = [f"trial {i}" for i in range(5000)]
     values = {name: [bytes(500)] for name in ids}
     again = {name: values[name] for name in reversed(ids)}
-    walk = Walk()
-    first = walk.measure(values)
-    second = walk.measure(again)
+    sizer = DeepSizer()
+    first = sizer.measure(values)
+    second = sizer.measure(again)
     # Its own table; none of the values.
     assert second.total == pytest.approx(sys.getsizeof(again), rel=0.01)
     assert first.total > 5000 * 500
 
 
 def test_a_big_container_is_not_walked_whole() -> None:
-    walk = Walk()
-    walk.measure([[i] for i in range(100_000)])
-    assert walk.visited < 10 * SAMPLE
+    sizer = DeepSizer()
+    sizer.measure([[i] for i in range(100_000)])
+    assert sizer.visited < 10 * SAMPLE
 
 
 def test_barriers_are_not_walked_into() -> None:
     other = [bytes(50_000)]
     holder = {"other": other, "own": bytes(1000)}
-    assert Walk({id(other)}).measure(holder).total < 2000
-    assert Walk({id(other)}).measure(other).total > 50_000, "a barrier is itself measured"
-    walk = Walk()
-    walk.shut([other])
-    assert walk.measure(holder).total < 2000
+    assert DeepSizer({id(other)}).measure(holder).total < 2000
+    assert DeepSizer({id(other)}).measure(other).total > 50_000, "a barrier is itself measured"
+    sizer = DeepSizer()
+    sizer.exclude([other])
+    assert sizer.measure(holder).total < 2000
 
 
 def test_modules_classes_and_globals_are_nobodys() -> None:
     def function() -> None:
         gc.collect()
 
-    assert Walk().measure([sys, Plain, function, Plain.__init__]).total < 2000
+    assert DeepSizer().measure([sys, Plain, function, Plain.__init__]).total < 2000
 
 
 def test_closures_are_the_functions() -> None:
@@ -145,16 +147,16 @@ def test_closures_are_the_functions() -> None:
     def function() -> Any:
         return seen
 
-    assert Walk().measure(function).total > 100_000
+    assert DeepSizer().measure(function).total > 100_000
 
 
 def test_weak_references_count_for_their_object() -> None:
     found = [Plain(i) for i in range(100)]
-    without = Walk().measure(found).total
+    without = DeepSizer().measure(found).total
     table = weakref.WeakValueDictionary(enumerate(found))
-    assert Walk().measure(found).total >= without + 100 * 64
+    assert DeepSizer().measure(found).total >= without + 100 * 64
     # Its dictionary, the boxed keys included, and nothing of what is in it.
-    assert Walk().measure(table).total < sys.getsizeof(table.data) + 100 * 32 + 2000
+    assert DeepSizer().measure(table).total < sys.getsizeof(table.data) + 100 * 32 + 2000
 
 
 class Touchy:
@@ -195,25 +197,25 @@ class TouchyList(list[Any]):
 def test_no_code_of_the_objects_runs(count: int) -> None:
     touchy = TouchyList([Touchy() for _ in range(count)])
     object.__setattr__(list.__getitem__(touchy, 0), "payload", bytes(10_000))
-    assert Walk().measure({"it": touchy}).total > 10_000
+    assert DeepSizer().measure({"it": touchy}).total > 10_000
 
 
 def test_time_is_kept() -> None:
     chain: list[Any] = []
     for _ in range(200_000):
         chain = [chain]
-    walk = Walk()
+    sizer = DeepSizer()
     with pytest.raises(TimeBudgetExceededError):
-        walk.measure(chain, seconds=0.001)
+        sizer.measure(chain, seconds=0.001)
     # And others can be measured after it.
-    assert walk.measure([bytes(1000)], seconds=1.0).total > 1000
+    assert sizer.measure([bytes(1000)], seconds=1.0).total > 1000
 
 
 def test_nothing_is_kept() -> None:
     found = Plain(1)
     reference = weakref.ref(found)
-    walk = Walk()
-    walk.measure([found])
+    sizer = DeepSizer()
+    sizer.measure([found])
     del found
     assert reference() is None
 

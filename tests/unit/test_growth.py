@@ -13,16 +13,17 @@ from ray_tune_memguard import read_diagnosis, read_growth
 from ray_tune_memguard.diagnostics import growth, ranking
 from ray_tune_memguard.diagnostics.advice import Circumstances
 from ray_tune_memguard.diagnostics.diagnosis import Diagnosis
-from ray_tune_memguard.diagnostics.findings import GrowingHolder, Quantity, TypeGrowth
-from ray_tune_memguard.diagnostics.growth import GrowthFile, GrowthRow, GrowthSeries
-from ray_tune_memguard.diagnostics.ranking import KnownHolder, rank
+from ray_tune_memguard.diagnostics.findings import GrowingSite, Quantity, TypeGrowth
+from ray_tune_memguard.diagnostics.growth import GrowthRow, GrowthSeries
+from ray_tune_memguard.diagnostics.ranking import KnownSite, rank
 from ray_tune_memguard.diagnostics.text import line, slope
+from ray_tune_memguard.report.series_file import SeriesFile
 
 MIB = 2.0**20
 HOLDERS = {
-    "Mine.kept": KnownHolder("callback", "user", "python"),
-    "Mine.few": KnownHolder("callback", "user", "python"),
-    "TuneController._trials": KnownHolder("controller", "ray", "python"),
+    "Mine.kept": KnownSite("callback", "user", "python"),
+    "Mine.few": KnownSite("callback", "user", "python"),
+    "TuneController._trials": KnownSite("controller", "ray", "python"),
 }
 
 
@@ -150,11 +151,11 @@ def test_memory_of_a_long_series_is_bounded() -> None:
     made = GrowthSeries()
     for trials in range(10_000):
         made.add(trials, trials, {("holder", f"h{trials % 7}"): float(trials)})
-    assert len(made.trials) <= growth.POINTS_KEPT
+    assert len(made.trials) <= growth.MAX_POINTS
     assert made.trials[-1] == 9999
     for trials in range(2000):
         made.add(10_000 + trials, 0, {("holder", f"other {trials}"): 1.0})
-    assert len(made._values) <= growth.SERIES_KEPT
+    assert len(made._values) <= growth.MAX_SERIES
 
 
 @pytest.mark.parametrize("every", [1, 5, 25, 100])
@@ -214,8 +215,10 @@ def test_thinning_keeps_the_trend_and_forgets_who_left() -> None:
 
 def test_rows_load_as_a_frame(tmp_path: Path) -> None:
     folder = tmp_path / "memguard"
-    GrowthFile(folder / "growth-b.csv").add([GrowthRow(2.0, 50, 50, "holder", "Mine.kept", 9.0)])
-    file = GrowthFile(folder / "growth-a.csv")
+    SeriesFile(folder / "growth-b.csv", GrowthRow).add(
+        [GrowthRow(2.0, 50, 50, "holder", "Mine.kept", 9.0)]
+    )
+    file = SeriesFile(folder / "growth-a.csv", GrowthRow)
     file.add([GrowthRow(1.0, 25, 25, "part", "rss", 7.5)])
     file.add([GrowthRow(1.5, 30, 30, "type", "größe.数据", 3.0)])
     frame = read_growth(tmp_path)
@@ -230,7 +233,7 @@ def test_rows_load_as_a_frame(tmp_path: Path) -> None:
 DIAGNOSIS = Diagnosis(
     500,
     600,
-    holders=[GrowingHolder("Mine.kept", "python", 512.0, 3.0, 1e6, "Mine.kept → list[9]", "Stop.")],
+    holders=[GrowingSite("Mine.kept", "python", 512.0, 3.0, 1e6, "Mine.kept → list[9]", "Stop.")],
     parts=[Quantity("rss", 250 * MIB, 600.0, 50.0, 500.0), Quantity("slack", 5 * MIB)],
     types=[TypeGrowth("builtins.dict", 5000, 1.0, 0.1, "Mine.kept → list[9] → dict")],
     processes=[Quantity("gcs_server", 60 * MIB, 19_000.0, 10.0, advice="Limit it.")],
@@ -296,10 +299,10 @@ def test_what_could_not_be_measured_is_said_to_be_why_nothing_is_judged() -> Non
 
 
 def test_the_line_fits_a_terminal() -> None:
-    long = GrowingHolder("X" * 30, "python", 2048.0, 1.0, 1.0, " → ".join(["dict"] * 40))
+    long = GrowingSite("X" * 30, "python", 2048.0, 1.0, 1.0, " → ".join(["dict"] * 40))
     assert len(line(long, 500)) <= 100
     assert line(long, 500).startswith("trial#500  XXX")
-    short = GrowingHolder("Mine.kept", "python", 2048.0, 1.0, 1.0, "Mine.kept → list[9]")
+    short = GrowingSite("Mine.kept", "python", 2048.0, 1.0, 1.0, "Mine.kept → list[9]")
     assert line(short, 500) == (
         "trial#500  Mine.kept grows by +2.0 KiB per trial  (Mine.kept → list[9])"
     )
@@ -312,9 +315,9 @@ def test_slopes_in_words() -> None:
 
 
 def test_what_types_explain_is_not_named_twice() -> None:
-    rest = GrowingHolder(ranking.REST_NAMES["python"], "python", 5000.0, 1.0, 1.0)
-    cycles = GrowingHolder("unreachable Node", "python", 4500.0, 1.0, 1.0)
+    rest = GrowingSite(ranking.UNATTRIBUTED_NAMES["python"], "python", 5000.0, 1.0, 1.0)
+    cycles = GrowingSite("unreachable Node", "python", 4500.0, 1.0, 1.0)
     found = ranking.explained(Diagnosis(1, 1, holders=[rest]), [cycles])
     assert found.holders == [cycles]
-    few = GrowingHolder("unreachable Node", "python", 500.0, 1.0, 1.0)
+    few = GrowingSite("unreachable Node", "python", 500.0, 1.0, 1.0)
     assert ranking.explained(Diagnosis(1, 1, holders=[rest]), [few]).holders == [rest, few]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -8,7 +9,8 @@ import pandas as pd
 import pytest
 
 from ray_tune_memguard import RssReporter, plot_rss_series, read_rss_series
-from ray_tune_memguard.report.series import RssPoint, RssSeries, least_squares_slope
+from ray_tune_memguard.report.line import fit_line
+from ray_tune_memguard.report.series import RssPoint, RssSeries
 
 MIB = 2**20
 
@@ -57,9 +59,15 @@ def test_the_last_line_is_not_said_twice(
 
 
 def test_slope_is_by_least_squares() -> None:
-    assert least_squares_slope([(0, 1), (1, 3), (2, 5)]) == pytest.approx(2)
-    assert least_squares_slope([(0, 0), (1, 1), (2, 0)]) == pytest.approx(0)
-    assert least_squares_slope([]) is None
+    steep, flat = fit_line([0, 1, 2], [1, 3, 5]), fit_line([0, 1, 2], [0, 1, 0])
+    assert steep is not None
+    assert flat is not None
+    assert (steep.slope, flat.slope) == (pytest.approx(2), pytest.approx(0))
+    assert fit_line([], []) is None
+    assert fit_line([3, 3], [1, 2]) is None
+    two = fit_line([0, 1, 2], [1, math.nan, 5])
+    assert two is not None
+    assert (two.slope, two.uncertainty) == (pytest.approx(2), math.inf)
 
 
 def test_memory_of_a_long_series_is_bounded(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from ray_tune_memguard.diagnostics.trend import FEWEST_POINTS, trend
+from ray_tune_memguard.diagnostics.trend import MIN_POINTS, trend
 
 X = list(range(100, 600, 25))
 
@@ -75,6 +75,6 @@ def test_unknown_points_do_not_count() -> None:
 
 
 def test_too_few_points_or_no_trials() -> None:
-    few = FEWEST_POINTS - 1
+    few = MIN_POINTS - 1
     assert trend(X[:few], X[:few]) is None
     assert trend([5] * 20, list(range(20))) is None

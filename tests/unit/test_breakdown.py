@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from ray_tune_memguard.diagnostics import breakdown as split_module
-from ray_tune_memguard.diagnostics.breakdown import Split, split
+from ray_tune_memguard.diagnostics import breakdown
+from ray_tune_memguard.diagnostics.breakdown import MemoryBreakdown, memory_breakdown
 from ray_tune_memguard.system import allocator, mappings, pymalloc
 from ray_tune_memguard.system.mappings import resident_mappings
 from ray_tune_memguard.system.process import rss_bytes
@@ -25,7 +25,7 @@ glibc = pytest.mark.skipif(not allocator.counters(), reason="needs glibc's malli
 @linux
 @glibc
 def test_parts_add_up_to_rss() -> None:
-    found = split()
+    found = memory_breakdown()
     assert not found.absent
     parts = (found.python, found.malloc, found.slack, found.stacks, found.other, found.shared)
     # A chunk that malloc has in use need not be resident: calloc's fresh pages are not.
@@ -36,15 +36,15 @@ def test_parts_add_up_to_rss() -> None:
 @linux
 @glibc
 def test_each_part_shows_what_was_done_to_it() -> None:
-    before = split()
+    before = memory_breakdown()
     small = [[float(i)] for i in range(200_000)]
-    after = split()
+    after = memory_breakdown()
     assert after.python is not None
     assert before.python is not None
     # A list of 56 bytes with its collector's head, its block of 16, and a float of 24.
     assert 16 * MIB < after.python - before.python < 32 * MIB
     large = [b"x" * 100_000 for _ in range(200)]
-    third = split()
+    third = memory_breakdown()
     assert third.malloc is not None
     assert after.malloc is not None
     assert third.malloc - after.malloc == pytest.approx(20_000_000, rel=0.05)
@@ -66,9 +66,9 @@ def test_slack_is_what_a_trim_gives_back() -> None:
     pin = library.malloc(4000)
     for block in blocks:
         library.free(block)
-    kept = split()
+    kept = memory_breakdown()
     allocator.trim()
-    trimmed = split()
+    trimmed = memory_breakdown()
     library.free(pin)
     assert kept.slack is not None
     assert trimmed.slack is not None
@@ -81,9 +81,9 @@ def test_what_a_system_does_not_tell_is_absent_and_never_zero(
 ) -> None:
     monkeypatch.setattr(mappings, "_SMAPS", tmp_path / "no such file")
     monkeypatch.setattr(allocator, "counters", dict)
-    monkeypatch.setattr(split_module, "pymalloc_use", lambda: None)
-    found = split()
-    assert found == Split(rss=found.rss)
+    monkeypatch.setattr(breakdown, "pymalloc_use", lambda: None)
+    found = memory_breakdown()
+    assert found == MemoryBreakdown(rss=found.rss)
     assert found.rss > 0
     assert set(found.absent) == {"python", "malloc", "slack", "stacks", "other", "shared"}
     assert all(found.absent.values())
@@ -91,7 +91,7 @@ def test_what_a_system_does_not_tell_is_absent_and_never_zero(
 
 def test_without_glibc_the_rest_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(allocator, "counters", dict)
-    found = split()
+    found = memory_breakdown()
     assert {"malloc", "slack"} <= set(found.absent)
     assert "mallinfo2" in found.absent["slack"]
     assert found.python is not None

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from ray_tune_memguard.adapter import retention_sites as holders
-from ray_tune_memguard.diagnostics import classes
-from ray_tune_memguard.diagnostics.deep_size import Walk
+from ray_tune_memguard.adapter import retention_sites
+from ray_tune_memguard.diagnostics.deep_size import DeepSizer
+from ray_tune_memguard.system import classes
 
 
 class Contrary(type):
@@ -53,7 +53,7 @@ def plain(size: int = 5, *, name: str = "") -> tuple[int, str]:
 @pytest.fixture
 def module() -> Iterator[types.ModuleType]:
     made = types.ModuleType("memguard_users_module")
-    holders._users.clear()
+    retention_sites._users.clear()
     made.__file__ = "/somewhere/of/a/user.py"
     sys.modules[made.__name__] = made
     yield made
@@ -61,7 +61,7 @@ def module() -> Iterator[types.ModuleType]:
 
 
 def named(namespace: dict[str, Any]) -> list[str]:
-    return [name for name, _ in holders._globals(namespace)]
+    return [name for name, _ in retention_sites._globals(namespace)]
 
 
 def test_what_can_hold_memory_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,21 +74,21 @@ def test_what_can_hold_memory_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_classes_of_a_users_module(module: types.ModuleType) -> None:
     own = type("Own", (), {"__module__": module.__name__, "kept": [1]})
     vars(module).update(own=own, other=Registry)
-    assert holders._classes_of(module.__name__) == [own]
+    assert retention_sites._classes_of(module.__name__) == [own]
     assert named(dict(vars(own))) == ["kept"]
-    assert holders.is_users_module(module.__name__)
-    assert not holders.is_users_module("memguard_nobodys_module")
+    assert retention_sites.is_users_module(module.__name__)
+    assert not retention_sites.is_users_module("memguard_nobodys_module")
 
 
 def test_a_package_of_another_environment_is_a_librarys(module: types.ModuleType) -> None:
     module.__file__ = "/opt/other/lib/python3.11/site-packages/package/module.py"
-    assert not holders.is_users_module(module.__name__)
+    assert not retention_sites.is_users_module(module.__name__)
 
 
 def test_a_cache_and_attributes_are_measured() -> None:
-    before = Walk().measure(remembered).total
+    before = DeepSizer().measure(remembered).total
     remembered(40_000)
-    assert Walk().measure(remembered).total - before == pytest.approx(40_000, rel=0.05)
+    assert DeepSizer().measure(remembered).total - before == pytest.approx(40_000, rel=0.05)
     remembered.cache_clear()
 
     def function() -> None:
@@ -96,14 +96,14 @@ def test_a_cache_and_attributes_are_measured() -> None:
 
     assert classes.held_by_function(function) == []
     function.kept = bytes(30_000)  # type: ignore[attr-defined]
-    assert Walk().measure(function).total > 30_000
+    assert DeepSizer().measure(function).total > 30_000
 
 
 def test_growing_globals_compare_no_classes(module: types.ModuleType) -> None:
     kept: list[int] = [0] * 50
     vars(module).update(odd=Odd(), kept=kept)
-    found = holders.GrowingGlobals()
-    found.look(100)
+    found = retention_sites.GrowingGlobals()
+    found.compare(100)
     kept += range(50)
-    found.look(200)
+    found.compare(200)
     assert (module.__name__, "kept") in found.found
