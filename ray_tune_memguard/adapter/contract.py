@@ -44,6 +44,7 @@ LAZY_RESULTS = "lazy_results"
 BEST_TRIAL = "best_trial"
 OPEN = "open"
 RESUME = "resume"
+TUNER_FILE = "tuner_file"
 SEARCHER_CATCH_UP = "searcher_catch_up"
 OPTUNA_STUDY = "optuna_study"
 RETENTION_SITES = "retention_sites"
@@ -74,6 +75,7 @@ WITHOUT: dict[str, str] = {
     BEST_TRIAL: "the best result is looked for among all trials",
     OPEN: "experiments are opened from the experiment state file, as Ray does",
     RESUME: "experiments are resumed from the experiment state file, as Ray does",
+    TUNER_FILE: "a damaged or missing tuner.pkl is not replaced by its copy",
     SEARCHER_CATCH_UP: "a restored searcher is not told of trials that finished last",
     OPTUNA_STUDY: "a persistent Optuna study may be told a trial twice after a crash",
     RETENTION_SITES: "the memory of the run's parts is not measured",
@@ -261,6 +263,7 @@ NAMES: tuple[PrivateName, ...] = (
         "_find_newest_experiment_checkpoint(experiment_path, fs)",
     ),
     *_of(_TUNER, RESUME, "_experiment_analysis"),
+    *_of(_TUNER, TUNER_FILE, "_restore_from_path_or_uri(path_or_uri, trainable)"),
     *_of(_GENERATOR, SEARCHER_CATCH_UP, "_counter"),
     *_of(_OPTUNA, OPTUNA_STUDY, "_ot_study", "_ot_trials", "_completed_trials", optional=True),
     # What else keeps finished trials.

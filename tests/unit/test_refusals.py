@@ -370,7 +370,7 @@ def test_a_temporary_store_does_not_replace_a_damaged_one(
 
 def test_a_damaged_newest_store_is_completed_from_the_one_before(killed: Path) -> None:
     """A resumed run was killed before its first checkpoint, and its store is damaged."""
-    path = killed / "memguard" / "trials-2026-11-23_10-00-00.sqlite"
+    path = killed / ".memguard" / "trials-2026-11-23_10-00-00.sqlite"
     store = TrialStore.create(path.parent, path.stem)
     store.save_snapshot({"state": b""})
     spill(store, TRIALS)
@@ -391,7 +391,7 @@ def test_a_damaged_newest_store_is_completed_from_the_one_before(killed: Path) -
 def test_an_empty_newest_store_does_not_hide_the_one_before(killed: Path) -> None:
     """The driver was killed while it made the store of a resumed run."""
     before = contents(killed)
-    (killed / "memguard" / "trials-2026-11-23_10-00-00.sqlite").touch()
+    (killed / ".memguard" / "trials-2026-11-23_10-00-00.sqlite").touch()
     look(killed)
     assert contents(killed).items() >= before.items()
 

@@ -18,9 +18,11 @@ from ray.tune.analysis.experiment_analysis import ExperimentAnalysis
 from ray.tune.execution import tune_controller
 from ray.tune.execution.tune_controller import TuneController
 from ray.tune.experimental import output
+from ray.tune.impl.tuner_internal import TunerInternal
 from ray.tune.result_grid import ResultGrid
 
 from ray_tune_memguard.adapter.analysis import opening, progress, results
+from ray_tune_memguard.adapter.restore import tuner_file
 
 
 class Patch(NamedTuple):
@@ -46,6 +48,7 @@ PATCHES = (
     Patch(experiment_analysis, "_find_newest_experiment_checkpoint", opening.newest_state_file),
     Patch(tune_controller, "_find_newest_experiment_checkpoint", opening.newest_state_file),
     Patch(TuneController, "resume", opening.resume),
+    Patch(TunerInternal, "_restore_from_path_or_uri", tuner_file.restore_tuner),
 )
 
 _ABSENT = object()

@@ -188,6 +188,12 @@ def _whole(path: Path) -> TrialStore | None:
     return None
 
 
+def stores_of(experiment: Experiment) -> list[Path]:
+    """The stores that may be the experiment's, the newest run's first."""
+    state_file = experiment.state_file()
+    return _candidates(experiment, None, _end_of(experiment, state_file) if state_file else b"")
+
+
 def _candidates(experiment: Experiment, directory: Path | None, end: bytes) -> list[Path]:
     """The stores that may be the experiment's, the newest run's first."""
     own = experiment.store_directories()

@@ -15,6 +15,7 @@ from ray_tune_memguard.adapter import paths
 from ray_tune_memguard.adapter.run import releasers as retainers
 from ray_tune_memguard.adapter.run.controller import Adoption, adopt, adoption_of
 from ray_tune_memguard.adapter.run.trainables import cache_trainables
+from ray_tune_memguard.adapter.run.tuner_copy import save_copy
 from ray_tune_memguard.adapter.run.uploads import is_uploading, upload_incrementally
 from ray_tune_memguard.adapter.serialization.trial_pickle import TrialStateCodec, is_ready_to_spill
 from ray_tune_memguard.lazy.cache import TrialCache
@@ -44,6 +45,7 @@ def make_files(controller: Any, directory: Path) -> tuple[TrialStore, Experiment
             experiment=str(storage.experiment_fs_path),
             staging=str(storage.experiment_driver_staging_path),
         )
+        save_copy(storage, store)
         state_file = ExperimentStateFile(*paths.state_file_and_work_directory(controller))
     except BaseException:
         store.close()

@@ -1,0 +1,41 @@
+"""The copy of Ray's ``tuner.pkl`` that a run keeps in its trial store."""
+
+from __future__ import annotations
+
+from pathlib import PurePosixPath
+
+from pyarrow.fs import FileSystem
+from ray.train._internal.storage import StorageContext
+
+from ray_tune_memguard.store.trial_store import TrialStore
+
+TUNER_FILE = "tuner.pkl"
+# A Tuner that carries more data than this is not copied.
+_MAX_BYTES = 16 << 20
+
+
+def save_copy(storage: StorageContext, store: TrialStore) -> None:
+    """Copy the file of the experiment, if it has one, into the store of its new run."""
+    path = PurePosixPath(storage.experiment_fs_path, TUNER_FILE).as_posix()
+    try:
+        content = read_file(storage.storage_filesystem, path)
+    except OSError:  # A run of `tune.run` has none.
+        return
+    if 0 < len(content) <= _MAX_BYTES:
+        store.note(**{TUNER_FILE: content.hex()})
+
+
+def load_copy(store: TrialStore) -> bytes | None:
+    """The copy in a store; None if there is none.
+
+    Raises:
+        sqlite3.Error, ValueError: it cannot be read.
+    """
+    return bytes.fromhex(store.fact(TUNER_FILE) or "") or None
+
+
+def read_file(filesystem: FileSystem, path: str) -> bytes:
+    """The content of a file. Raises OSError if it cannot be read."""
+    with filesystem.open_input_file(path) as file:
+        content: bytes = file.readall()
+    return content
