@@ -9,8 +9,6 @@ from typing import Any
 
 import pytest
 
-from ray_tune_memguard.store import trial_store
-
 #: Errors by which SQLite says that a file cannot be used now: text and result code.
 REFUSALS = {
     "I/O": ("disk I/O error", 266),
@@ -98,12 +96,12 @@ def failing(
 ) -> Iterator[Fault]:
     """All connections that are made meanwhile fail at call ``at``, counted over all of them."""
     fault = Fault(at, error, stays)
-    connect = trial_store._connect
+    connect = sqlite3.connect
 
     def connect_failing(*arguments: Any, **options: Any) -> Any:
         fault.count()
         return FailingConnection(connect(*arguments, **options), fault)
 
     with monkeypatch.context() as patch:
-        patch.setattr(trial_store, "_connect", connect_failing)
+        patch.setattr(sqlite3, "connect", connect_failing)
         yield fault

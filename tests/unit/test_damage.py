@@ -26,7 +26,7 @@ def path(tmp_path: Path) -> Path:
                 f"t{number}", state=entry(number), directory=f"d{number}", reported_at=number
             )
             store.put(number, row)
-    store.settle()
+    store.finalize()
     store.close()
     return store.path
 
@@ -62,7 +62,7 @@ def test_rows_of_another_store_are_whole(path: Path, tmp_path: Path) -> None:
     store = TrialStore.create(tmp_path, "next")
     with store.transaction():
         store.copy_rows(source, [(2, 0), (4, 1)])
-    store.settle()
+    store.finalize()
     store.close()
     opened = TrialStore.open(store.path)
     assert opened.damage() is None

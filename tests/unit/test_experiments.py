@@ -18,14 +18,14 @@ def begun(path: Path, spill_dir: Path) -> TrialStore:
     """An experiment whose state file is a little behind its store, as a killed one's is."""
     path.mkdir(parents=True)
     store = TrialStore.create(spill_dir, f"trials-{RUN}")
-    store.note(experiment=str(path), staging=str(path))
+    store.set_metadata(experiment=str(path), staging=str(path))
     pointer = json.dumps({"store": str(store.path)})
     (path / f"experiment_state-{RUN}.json").write_text(
         f'{{"trial_data": [], "runner_data": {{"at": 1}}, "memguard": {pointer}}}'
     )
     state = '{"trial_data": [], "runner_data": {"at": 2}}'
     Snapshot(state=state, positions=[], creation_count=0, summaries={}, files=None).save(store)
-    store.settle()
+    store.finalize()
     store.close()
     return store
 

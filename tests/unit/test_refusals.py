@@ -39,7 +39,7 @@ def spill(store: TrialStore, number: int) -> None:
 def make_experiment(path: Path) -> TrialStore:
     """An experiment whose run is under way: half of its rows came after its snapshot."""
     store = TrialStore.create(path / ".memguard", f"trials-{RUN}")
-    store.note(experiment=str(path), staging=str(path))
+    store.set_metadata(experiment=str(path), staging=str(path))
     for number in range(TRIALS):
         if number == TRIALS // 2:
             Snapshot(STATE, positions=[], creation_count=0, summaries={}, files=None).save(store)
@@ -124,7 +124,7 @@ def salvage(experiment: Path) -> None:
 def finalize(experiment: Path) -> None:
     store = make_experiment(experiment.with_name("another"))
     try:
-        store.settle()
+        store.finalize()
     finally:
         store.close()
         shutil.rmtree(experiment)
@@ -183,7 +183,7 @@ def test_an_error_while_a_store_is_finalized_costs_no_row(
             store = make_experiment(experiment)
             fault.at = fault.calls + at
             try:
-                store.settle()
+                store.finalize()
             except sqlite3.OperationalError:
                 pass
             happened = fault.happened
@@ -284,7 +284,7 @@ def test_no_refusal_is_damage(kind: str, with_code: bool) -> None:
 def test_damage_is_told_alike_with_and_without_codes(tmp_path: Path) -> None:
     """Python 3.10 gives no codes; what it does give leads to the same answer."""
     store = make_experiment(tmp_path)
-    store.settle()
+    store.finalize()
     store.close()
     content = store.path.read_bytes()
     kinds = set()
@@ -374,7 +374,7 @@ def test_a_damaged_newest_store_is_completed_from_the_one_before(killed: Path) -
     store = TrialStore.create(path.parent, path.stem)
     store.save_snapshot({"state": b""})
     spill(store, TRIALS)
-    store.settle()
+    store.finalize()
     store.close()
     with path.open("r+b") as file:
         file.seek(path.stat().st_size // 2)
@@ -457,11 +457,11 @@ def test_a_disk_that_is_full_when_the_run_ends(small_disk: Path) -> None:
         store.put(TRIALS, fake_row("big", state=os.urandom(100_000)))
     filler = fill(small_disk)
     with pytest.raises(sqlite3.OperationalError):
-        store.settle()
+        store.finalize()
     shutil.copytree(small_disk / "sweep", small_disk.with_name("left"))
     assert ids_in(store_path(small_disk.with_name("left"))) == {*IDS, "big"}
     filler.unlink()
-    store.settle()
+    store.finalize()
     store.close()
     assert ids_in(store.path) == {*IDS, "big"}
 

@@ -36,7 +36,7 @@ def test_states_that_look_alike_take_little_room(store: TrialStore) -> None:
     with store.transaction():
         for number in range(200):
             store.put(number, fake_row(f"t{number}", "TERMINATED", text + b"%d" % number))
-    store.settle()
+    store.finalize()
     assert store.path.stat().st_size < 200 * 600
 
 
@@ -76,14 +76,6 @@ def test_an_unknown_trial_is_a_key_error(store: TrialStore) -> None:
         store.state("nobody")
 
 
-def test_a_changed_state_replaces_the_old_one(store: TrialStore) -> None:
-    put(store, 0)
-    with store.transaction():
-        store.replace("t0", "ERROR", True, b"changed")
-    assert store.state("t0") == b"changed"
-    assert [row.status for row in store.rows(0, 1)] == ["ERROR"]
-
-
 @pytest.mark.parametrize("content", [b"", b"SQLite format 3\0 cut short", b"somebody's notes"])
 def test_a_file_in_its_place_is_left_alone(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "trials.sqlite").write_bytes(content)
@@ -106,7 +98,7 @@ def test_a_second_writer_cannot_get_in_while_the_sweep_runs(store: TrialStore) -
     other = sqlite3.connect(store.path, timeout=0.1)
     with pytest.raises(sqlite3.OperationalError, match="locked"):
         other.execute("SELECT count(*) FROM trial").fetchone()
-    store.settle()
+    store.finalize()
     assert other.execute("SELECT count(*) FROM trial").fetchone() == (1,)
 
 
@@ -141,7 +133,7 @@ def test_a_directory_that_cannot_be_made_is_an_os_error(tmp_path: Path) -> None:
 
 def left(store: TrialStore) -> TrialStore:
     """The store as another process finds it."""
-    store.settle()
+    store.finalize()
     store.close()
     return TrialStore.open(store.path)
 
@@ -149,7 +141,7 @@ def left(store: TrialStore) -> TrialStore:
 def test_an_opened_store_has_rows_and_snapshot(store: TrialStore) -> None:
     put(store, 0, 1, 2)
     store.save_snapshot({"one": b"1", "two": b"2" * 1000})
-    store.note(where="here")
+    store.set_metadata(where="here")
     opened = left(store)
     assert opened.damage() is None
     assert [row.trial_id for row in opened.rows(0, 9)] == ["t0", "t1", "t2"]
@@ -157,8 +149,8 @@ def test_an_opened_store_has_rows_and_snapshot(store: TrialStore) -> None:
     assert opened.state("t1") is None, "it is the other process's"
     assert list(opened.entries()) == [b"state 0", b"state 1", b"state 2"]
     assert opened.snapshot() == {"one": b"1", "two": b"2" * 1000}
-    assert opened.fact("where") == "here"
-    assert opened.fact("nothing") is None
+    assert opened.get_metadata("where") == "here"
+    assert opened.get_metadata("nothing") is None
 
 
 def test_an_opened_store_is_not_written_to(store: TrialStore) -> None:
@@ -166,7 +158,7 @@ def test_an_opened_store_is_not_written_to(store: TrialStore) -> None:
     opened = left(store)
     before = opened.path.read_bytes()
     with pytest.raises(sqlite3.OperationalError), opened.transaction():
-        opened.replace("t0", "ERROR", True, b"changed")
+        opened.put(1, fake_row("t1"))
     assert opened.path.read_bytes() == before
     assert opened.entry("t0") == b"state 0"
 
@@ -234,7 +226,7 @@ def test_no_flipped_byte_goes_unnoticed_or_costs_the_other_rows(tmp_path: Path, 
             store.put(number, fake_row(f"t{number}", "TERMINATED", text))
     expected = {f"t{n}": store.entry(f"t{n}") for n in range(300)}
     store.save_snapshot({"one": b"1"})
-    store.settle()
+    store.finalize()
     store.close()
     content = bytearray(store.path.read_bytes())
     place = chance.randrange(4096, len(content))
@@ -257,7 +249,7 @@ def test_a_settled_store_is_whole_without_a_look_at_its_rows(
 ) -> None:
     with store.transaction():
         store.put(0, fake_row("t0"))
-    store.settle()
+    store.finalize()
     store.close()
     monkeypatch.setattr(TrialStore, "_walk", _refuse)
     opened = TrialStore.open(store.path)
@@ -269,7 +261,7 @@ def test_a_settled_store_is_whole_without_a_look_at_its_rows(
 def test_without_a_seal_that_fits_its_rows_are_looked_at(store: TrialStore, what: str) -> None:
     with store.transaction():
         store.put(0, fake_row("t0"))
-    store.settle()
+    store.finalize()
     [seal] = store.path.parent.glob("*.crc32")
     if what == "changed":
         with store.transaction():
@@ -289,7 +281,7 @@ def test_without_a_seal_that_fits_its_rows_are_looked_at(store: TrialStore, what
 
 
 def test_nothing_is_left_of_a_store_that_was_removed(store: TrialStore) -> None:
-    store.settle()
+    store.finalize()
     store.close()
     remove(store.path)
     assert not list(store.path.parent.iterdir())

@@ -90,7 +90,9 @@ class Experiment:
 
     def owns(self, store: TrialStore) -> bool:
         """Whether the store is this experiment's alone, and not that of one it is a copy of."""
-        return store.path.parent in self.store_directories() or self.is_at(store.fact("experiment"))
+        return store.path.parent in self.store_directories() or self.is_at(
+            store.get_metadata("experiment")
+        )
 
     def is_at(self, place: str | None) -> bool:
         """Whether the path ``place`` means this experiment, in whatever spelling."""
@@ -138,7 +140,7 @@ def current_store(
             store = _whole(path)
             if store is None:
                 continue
-            made_from = store.fact(_MADE_FROM)
+            made_from = store.get_metadata(_MADE_FROM)
             if made_from is not None and made_from != _mark(state_file or "", end):
                 store.close()
                 break  # The file that it was made from has changed.
@@ -224,7 +226,7 @@ def _belongs(path: Path, experiment: Experiment) -> bool:
             return False
         raise
     try:
-        return experiment.is_at(store.fact("experiment"))
+        return experiment.is_at(store.get_metadata("experiment"))
     finally:
         store.close()
 
@@ -241,7 +243,7 @@ def _tells_of(pointed: Path, experiment: Experiment, end: bytes) -> bool:
     except (OSError, sqlite3.Error, StoreError):
         return True  # Whoever opens it next says what is wrong.
     try:
-        owner = store.fact("experiment")
+        owner = store.get_metadata("experiment")
         return (
             experiment.is_at(owner) or _is_gone(owner or "", experiment) or _is_state_of(store, end)
         )
@@ -316,8 +318,8 @@ def make_store(
         known = _read_state(experiment, state_file, store)
         if damaged:
             _take_over(damaged, older, store, known, state_file)
-        store.note(experiment=experiment.path, **{_MADE_FROM: _mark(state_file, end)})
-        store.settle()
+        store.set_metadata(experiment=experiment.path, **{_MADE_FROM: _mark(state_file, end)})
+        store.finalize()
     is_permanent = store.path.parent == directory
     for path, _ in damaged if is_permanent else ():
         # Kept for whoever wants to know what happened. The next search does not find it.

@@ -274,7 +274,7 @@ class _Resumption:
         files, these trials have their last result, and no history. The names of the directories
         that are to be uploaded are returned: this run may be killed before they are.
         """
-        staged = Path(self._past.store.fact("staging") or "")
+        staged = Path(self._past.store.get_metadata("staging") or "")
         staging = Path(self._controller._storage.experiment_driver_staging_path)
         entries = [trial.state_json for trial in self._past.late]
         entries += self._past.finished_unspilled()

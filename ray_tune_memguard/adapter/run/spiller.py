@@ -41,7 +41,7 @@ def make_files(controller: Any, directory: Path) -> tuple[TrialStore, Experiment
     store = TrialStore.create(directory, paths.store_name(session))
     try:
         storage = controller._storage
-        store.note(
+        store.set_metadata(
             experiment=str(storage.experiment_fs_path),
             staging=str(storage.experiment_driver_staging_path),
         )
@@ -239,7 +239,7 @@ class Sweep:
         try:
             self.release_shared()
             self._trials.cache.deactivate_all()
-            self._store.settle()
+            self._store.finalize()
             # The files of this run are complete, in the experiment's storage as well.
             if self.replaces is not None and self.has_snapshot:
                 remove(self.replaces)

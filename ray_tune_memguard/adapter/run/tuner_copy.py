@@ -22,7 +22,7 @@ def save_copy(storage: StorageContext, store: TrialStore) -> None:
     except OSError:  # A run of `tune.run` has none.
         return
     if 0 < len(content) <= _MAX_BYTES:
-        store.note(**{TUNER_FILE: content.hex()})
+        store.set_metadata(**{TUNER_FILE: content.hex()})
 
 
 def load_copy(store: TrialStore) -> bytes | None:
@@ -31,7 +31,7 @@ def load_copy(store: TrialStore) -> bytes | None:
     Raises:
         sqlite3.Error, ValueError: it cannot be read.
     """
-    return bytes.fromhex(store.fact(TUNER_FILE) or "") or None
+    return bytes.fromhex(store.get_metadata(TUNER_FILE) or "") or None
 
 
 def read_file(filesystem: FileSystem, path: str) -> bytes:

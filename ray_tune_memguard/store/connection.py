@@ -1,0 +1,100 @@
+"""Connections to the file of a trial store, for its run and for those who read it.
+
+While a run writes its store, it holds an exclusive lock on the file, so that no other process mixes
+its rows in, and whoever wants to read it knows at once that the run is not over.
+
+Reading needs no permission to write and leaves nothing behind. SQLite reads a write-ahead log only
+where it may write, so file and log of a run that was killed are copied to a temporary directory and
+read there.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+from pathlib import Path
+
+from ray_tune_memguard.store import files
+from ray_tune_memguard.store.errors import is_damage, is_locked
+from ray_tune_memguard.store.schema import pragma
+
+_CACHE_KIB = 1024
+# Snapshots come sooner than a log of this length, 32 MiB, and sync it; spills should not wait.
+_LOG_PAGES = 8192
+_LOCK_WAIT_S = 2.0
+
+
+def connect(path: Path, wait_s: float = _LOCK_WAIT_S, mode: str = "rw") -> sqlite3.Connection:
+    """A connection in autocommit mode. ``mode``: SQLite's ``rw`` or ``ro``."""
+    # Each use is under the store's lock, so any thread may hold the connection.
+    return sqlite3.connect(
+        f"{path.absolute().as_uri()}?mode={mode}",
+        uri=True,
+        isolation_level=None,
+        check_same_thread=False,
+        timeout=wait_s,
+    )
+
+
+def prepare_to_write(connection: sqlite3.Connection) -> None:
+    """Take the lock on a new file, and let commits go to a write-ahead log."""
+    # Exclusive before WAL: no shared-memory file, which network file systems lack.
+    connection.execute("PRAGMA locking_mode=EXCLUSIVE")
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA synchronous=NORMAL")
+    connection.execute(f"PRAGMA cache_size=-{_CACHE_KIB}")
+    connection.execute(f"PRAGMA wal_autocheckpoint={_LOG_PAGES}")
+
+
+def fold_log(connection: sqlite3.Connection) -> None:
+    """Move what is in the log into the file, and release the lock.
+
+    Raises:
+        sqlite3.OperationalError: for example, no room. What is committed is still in the log.
+    """
+    connection.execute("PRAGMA journal_mode=DELETE")
+    connection.execute("PRAGMA locking_mode=NORMAL")
+    # The lock is released at the next use.
+    connection.execute("SELECT count(*) FROM meta").fetchone()
+
+
+def connect_to_read(path: Path) -> tuple[sqlite3.Connection, bool]:
+    """A connection that reads all that was committed to a file, and whether it reads a copy.
+
+    Raises:
+        OSError: the file cannot be copied.
+        sqlite3.DatabaseError: its run is not over, or the file cannot be read, or is damaged.
+    """
+    connection = connect(path, wait_s=0, mode="ro")
+    try:
+        # Exclusive, so that SQLite does not make a file for shared memory beside a log.
+        connection.execute("PRAGMA locking_mode=EXCLUSIVE")
+        pragma(connection, "application_id")
+        connection.execute("PRAGMA locking_mode=NORMAL")
+        pragma(connection, "application_id")
+        connection.execute(f"PRAGMA busy_timeout={_LOCK_WAIT_S * 1000:.0f}")
+        _allow_reading_only(connection)
+        return connection, False
+    except sqlite3.DatabaseError as error:
+        connection.close()
+        if is_locked(error) or is_damage(error):
+            raise
+    # Nobody writes it, and with read access alone SQLite refuses: there is a log to be read.
+    copy = files.copy_privately(path)
+    connection = connect(copy)
+    try:
+        connection.execute("PRAGMA locking_mode=EXCLUSIVE")
+        pragma(connection, "application_id")
+        _allow_reading_only(connection)
+    except BaseException:
+        connection.close()
+        raise
+    finally:
+        # It is read as long as it is open, and leaves nothing behind.
+        shutil.rmtree(copy.parent, ignore_errors=True)
+    return connection, True
+
+
+def _allow_reading_only(connection: sqlite3.Connection) -> None:
+    connection.execute("PRAGMA query_only=ON")
+    connection.execute(f"PRAGMA cache_size=-{_CACHE_KIB}")
