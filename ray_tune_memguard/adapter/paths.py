@@ -46,6 +46,8 @@ _RAYS_STATE_FILES = (
 _NAMES_AT_ONCE = 500
 # Who waits for an experiment checkpoint is the sweep; uploads run beside it.
 _SHARE_OF_CHECKPOINTS = 0.002
+# A look at 100,000 trials on an idle disk takes 0.6 s, which is 1 % of this.
+_MAX_LISTING_AGE_S = 60.0
 _STORE_NAME = re.compile(r"(?:trials-)?(.*?_\d\d-\d\d-\d\d|.*?)(?:-(\d+))?")
 
 
@@ -120,6 +122,22 @@ def work_directory(controller: Any) -> Path:
     return Path(controller._storage.experiment_driver_staging_path).with_name(DIRECTORY)
 
 
+# By staging directory: the state files that this process writes elsewhere.
+_published_of_staging: dict[str, Path] = {}
+
+
+def state_file_of_staging(directory: str) -> str | None:
+    """The state file of a run of this process, given the run's staging directory.
+
+    With Ray alone it is there; callbacks open it by ``trial.local_experiment_path``.
+
+    Returns:
+        The path; None of another directory, or if the run has written none elsewhere yet.
+    """
+    published = _published_of_staging.get(os.path.normpath(directory))
+    return str(published) if published is not None and published.is_file() else None
+
+
 def state_file_and_work_directory(controller: Any) -> tuple[Path, Path]:
     """Where the experiment state file is written, and where its spare is, on the same disk.
 
@@ -135,7 +153,9 @@ def state_file_and_work_directory(controller: Any) -> tuple[Path, Path]:
         if can_take_turns(work, Path(storage.experiment_fs_path)):
             for directory in directories_in(storage.experiment_fs_path):
                 remove_spares(directory)
-            return Path(storage.experiment_fs_path, name), work
+            published = Path(storage.experiment_fs_path, name)
+            _published_of_staging[str(storage.experiment_driver_staging_path)] = published
+            return published, work
     return Path(controller.experiment_state_path), work_directory(controller)
 
 
@@ -191,10 +211,12 @@ def _say_once(line: str) -> None:
 class StagingListing:
     """What there is in the driver's staging directory beside the directories of trials.
 
-    To find out takes time that grows with the number of trials, so it is not always found out anew:
-    what else somebody puts there is seen some seconds or, with 100,000 trials, a minute later.
+    Listing takes time that grows with the number of trials, so a listing is used again for a while:
+    for as long as keeps the time for listings below a share of the whole, and at most a minute.
 
-    ``known_directories``: which of some names are those of spilled trials.
+    Args:
+        controller: the run's.
+        known_directories: which of some names are those of spilled trials.
     """
 
     def __init__(
@@ -205,18 +227,23 @@ class StagingListing:
         self._state_file = Path(controller.experiment_state_path).name
         self._known_directories = known_directories
         self._names: frozenset[str] = frozenset()
-        self._looked_at = self._took = -math.inf
+        self._listed_at = self._took = -math.inf
 
     def names(self, share: float) -> frozenset[str]:
-        """The names, found out anew if that takes no more than this share of the time."""
-        if time.monotonic() >= self._looked_at + self._took / share:
+        """The names as of the last minute.
+
+        Args:
+            share: of the time that listings may take, unless that makes the listing older.
+        """
+        age = time.monotonic() - self._listed_at
+        if age >= min(self._took / share, _MAX_LISTING_AGE_S):
             self.look()
         # Ray's own may be new, and are not to be missed.
         own = (name.format(self._session) for name in _RAYS_STATE_FILES)
         return self._names.union(name for name in own if (self.directory / name).is_file())
 
     def look(self) -> frozenset[str]:
-        """Find out now."""
+        """List the directory now."""
         began = time.monotonic()
         found: set[str] = set()
         with contextlib.suppress(FileNotFoundError), os.scandir(self.directory) as entries:
@@ -224,8 +251,8 @@ class StagingListing:
                 known = self._known_directories([entry.name for entry in some])
                 found.update(entry.name for entry in some if entry.name not in known)
         self._names = frozenset(found)
-        self._looked_at = time.monotonic()
-        self._took = self._looked_at - began
+        self._listed_at = time.monotonic()
+        self._took = self._listed_at - began
         return self._names
 
     def session_files(self) -> dict[str, bytes]:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from ray import tune
+from ray.tune.analysis import ExperimentAnalysis
 from ray.tune.logger import LoggerCallback
 
 from ray_tune_memguard import MemGuard
@@ -38,6 +39,29 @@ class Diary(LoggerCallback):
 
     def on_experiment_end(self, trials: list[Any], **info: Any) -> None:
         self.lines.append(("over", [equality.trial_answers(trial) for trial in trials]))
+
+
+class OpensTheStagingDirectory(tune.Callback):
+    """Opens the experiment in Ray's local directory after each trial, as plotting callbacks do."""
+
+    def __init__(self) -> None:
+        self.opened: list[Any] = []
+
+    def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+        analysis = sweeps.raised(lambda: ExperimentAnalysis(trial.local_experiment_path))
+        if isinstance(analysis, ExperimentAnalysis):
+            analysis = {
+                found.trial_id: (
+                    found.status,
+                    found.config,
+                    found.last_result["score"],
+                    equality.normal(found.local_path),
+                    equality.normal(analysis.trial_dataframes[found.trial_id]),
+                )
+                for found in analysis.trials
+                if found.is_finished()
+            }
+        self.opened.append(analysis)
 
 
 def case(*callbacks: Any) -> Case:
@@ -128,3 +152,23 @@ def test_loggers_and_callbacks(
     assert sorted(status for status, *_ in runs[0].values()) == ["FAILED", *["FINISHED"] * 3]
     assert scalars(both.guarded) == scalars(both.plain)
     assert len(scalars(both.plain)) > 8
+
+
+def test_a_callback_that_opens_the_staging_directory(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TUNE_GLOBAL_CHECKPOINT_S", "0")
+    opened = []
+    for guards in ([], [MemGuard()]):
+        callback = OpensTheStagingDirectory()
+        sweep = Case(
+            sweeps.one_report,
+            run_config={"callbacks": partial(list, [callback])},
+            samples=4,
+            concurrent=1,
+        )
+        equality.run(sweep, tmp_path_factory.mktemp("results"), guards)
+        opened.append(callback.opened)
+    plain, guarded = opened
+    assert [len(trials) for trials in plain] == [0, 1, 2, 3]
+    assert guarded == plain

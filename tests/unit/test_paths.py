@@ -132,3 +132,28 @@ def test_what_ray_writes_is_not_missed_between_two_looks(tmp_path: Path) -> None
     (tmp_path / "staging" / late).write_text("state")
     assert listing.names(1e-9) == {"one.json", late}
     assert len(looks) == 1
+
+
+def test_a_slow_look_is_repeated_within_a_minute(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+
+    def scandir(path: Path) -> Any:
+        nonlocal now
+        now += 20.0  # A slow disk.
+        return listed(path)
+
+    listed = paths.os.scandir
+    listing, looks = _listing(tmp_path)
+    (tmp_path / "staging").mkdir()
+    (tmp_path / "staging" / "one.json").touch()
+    monkeypatch.setattr(paths.time, "monotonic", lambda: now)
+    monkeypatch.setattr(paths.os, "scandir", scandir)
+    assert listing.names(0.002) == {"one.json"}
+    (tmp_path / "staging" / "two.json").touch()
+    now += 59.0
+    assert listing.names(0.002) == {"one.json"}
+    now += 2.0
+    assert listing.names(0.002) == {"one.json", "two.json"}
+    assert len(looks) == 2

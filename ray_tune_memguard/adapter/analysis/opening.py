@@ -5,11 +5,12 @@ Each function here is called in place of one of Ray's, which it is given first (
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Callable
 from typing import Any
 
-from pyarrow.fs import FileSystem
+from pyarrow.fs import FileSystem, LocalFileSystem
 from ray.tune.impl.tuner_internal import TunerInternal
 
 from ray_tune_memguard.adapter import contract, paths
@@ -49,7 +50,10 @@ def newest_state_file(
 ) -> object:
     if fs is None:
         return original(experiment_path, fs)
-    return paths.newest_state_file(fs, experiment_path)
+    found = [paths.newest_state_file(fs, experiment_path)]
+    if isinstance(fs, LocalFileSystem):
+        found.append(paths.state_file_of_staging(experiment_path))
+    return max(filter(None, found), key=os.path.basename, default=None)
 
 
 def resume(original: Original, controller: Any, resume_config: Any) -> Any:
