@@ -23,6 +23,7 @@ check: lint types unit  ## The quick part of the tests
 lint: $(VENV)/.ready
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/lint-imports
 
 types: $(VENV)/.ready
 	$(VENV)/bin/mypy
