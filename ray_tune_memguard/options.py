@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable
 from enum import Enum
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 ENVIRONMENT_PREFIX = "TUNE_MEMGUARD_"
 T = TypeVar("T")
@@ -29,7 +29,7 @@ class Unset(Enum):
 UNSET: Final = Unset.UNSET
 
 
-def resolve(name: str, given: Any, default: Any, parse: Callable[[str, Any], T]) -> T:
+def resolve(name: str, given: object, default: object, parse: Callable[[str, object], T]) -> T:
     """The value of option ``name``.
 
     Raises:
@@ -43,7 +43,7 @@ def resolve(name: str, given: Any, default: Any, parse: Callable[[str, Any], T])
     return parse(variable, _from_text(text)) if text else parse(name, default)
 
 
-def _from_text(text: str) -> Any:
+def _from_text(text: str) -> object:
     """A number if it reads as one, None for ``none``, otherwise the text."""
     if text.lower() == "none":
         return None
@@ -55,7 +55,7 @@ def _from_text(text: str) -> Any:
     return text
 
 
-def count_or_none(name: str, value: Any) -> int | None:
+def count_or_none(name: str, value: object) -> int | None:
     """A positive whole number, or None for never."""
     if value is None:
         return None
@@ -67,7 +67,7 @@ def count_or_none(name: str, value: Any) -> int | None:
     return value
 
 
-def count(name: str, value: Any) -> int:
+def count(name: str, value: object) -> int:
     """A positive whole number."""
     allowed = "a whole number of at least 1"
     if isinstance(value, bool) or not isinstance(value, int):
@@ -87,7 +87,7 @@ def flag(name: str, value: object) -> bool:
     return bool(value)
 
 
-def share(name: str, value: Any) -> float:
+def share(name: str, value: object) -> float:
     """A number from 0 to 1."""
     allowed = "a number from 0 to 1"
     if isinstance(value, bool) or not isinstance(value, (int, float)):
@@ -97,7 +97,7 @@ def share(name: str, value: Any) -> float:
     return float(value)
 
 
-def seconds_or_none(name: str, value: Any) -> float | None:
+def seconds_or_none(name: str, value: object) -> float | None:
     """A positive, finite number of seconds, or None for never."""
     if value is None:
         return None
@@ -109,7 +109,7 @@ def seconds_or_none(name: str, value: Any) -> float | None:
     return float(value)
 
 
-def mebibytes_or_none(name: str, value: Any) -> float | None:
+def mebibytes_or_none(name: str, value: object) -> float | None:
     """A number of MiB of at least 0, or None for never."""
     if value is None:
         return None
@@ -121,7 +121,7 @@ def mebibytes_or_none(name: str, value: Any) -> float | None:
     return float(value)
 
 
-def directory_or_none(name: str, value: Any) -> Path | None:
+def directory_or_none(name: str, value: object) -> Path | None:
     """A directory that can be written, or be made; None to choose one. Checked by trying."""
     if value is None:
         return None

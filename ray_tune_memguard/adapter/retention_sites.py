@@ -17,9 +17,9 @@ import sysconfig
 import threading
 import types
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ray.tune import Callback
 from ray.tune.experiment import Trial
@@ -29,6 +29,9 @@ from ray.tune.search import SearchAlgorithm, Searcher
 
 from ray_tune_memguard.lazy.trial_list import SpilledTrials
 from ray_tune_memguard.system import classes
+
+if TYPE_CHECKING:
+    from ray.tune.execution.tune_controller import TuneController
 
 TRIALS = "TuneController._trials"
 THREADS = "threading._active"
@@ -54,7 +57,7 @@ class RetentionSite:
     """``value`` is what is measured; ``owner`` is whose attribute or global it is."""
 
     name: str
-    value: Any
+    value: object
     #: ``searcher``, ``scheduler``, ``callback``, ``controller``, ``reporter`` or ``module``.
     role: str
     #: Whose it is: ``user``, ``ray``, or ``library``.
@@ -64,11 +67,11 @@ class RetentionSite:
 @dataclass(frozen=True)
 class _Part:
     name: str
-    value: Any
+    value: object
     role: str
 
 
-def trial_identity(found: Any) -> int | None:
+def trial_identity(found: object) -> int | None:
     """The same number for a trial and its id, without activating a ghost; else None."""
     if not classes.has_base(type(found), Trial):
         return None
@@ -78,13 +81,13 @@ def trial_identity(found: Any) -> int | None:
         return None
 
 
-def trials_in_memory(controller: Any) -> list[Any]:
+def trials_in_memory(controller: TuneController) -> list[object]:
     """The trials of the controller's list that are in memory."""
     trials = controller._trials
     return trials.resident() if isinstance(trials, SpilledTrials) else list(trials)
 
 
-def barriers_of(controller: Any) -> set[int]:
+def barriers_of(controller: TuneController) -> set[int]:
     """Identities of objects that are sites of their own, or that no site is charged for."""
     found = {id(part.value) for part in _parts(controller)}
     # MemGuard's own: the paths in it come with each trial and go with each upload.
@@ -98,7 +101,7 @@ def barriers_of(controller: Any) -> set[int]:
 
 
 def retention_sites_of(
-    controller: Any, discovered: Iterable[tuple[str, str]]
+    controller: TuneController, discovered: Iterable[tuple[str, str]]
 ) -> Iterator[RetentionSite]:
     """All retention sites of a sweep, in the order in which shared objects are counted.
 
@@ -176,11 +179,11 @@ class GrowingGlobals:
         self._lengths, self._trials = lengths, trials
 
 
-def _parts(controller: Any) -> list[_Part]:
+def _parts(controller: TuneController) -> list[_Part]:
     found: dict[int, _Part] = {}
     names: Counter[str] = Counter()
 
-    def add(value: Any, role: str, depth: int = 0) -> None:
+    def add(value: object, role: str, depth: int = 0) -> None:
         if id(value) in found or depth > _MAX_DEPTH:
             return
         name = _class_name(value)
@@ -211,11 +214,11 @@ _ROLES: tuple[tuple[type, str], ...] = (
 )
 
 
-def _role(value: Any) -> str | None:
+def _role(value: object) -> str | None:
     return next((role for base, role in _ROLES if classes.has_base(type(value), base)), None)
 
 
-def _class_name(value: Any) -> str:
+def _class_name(value: object) -> str:
     """The class as its user knows it, not as it was adopted."""
     own = (base for base in classes.mro(type(value)) if not _is_adopted(base))
     return classes.name(next(own))
@@ -225,7 +228,7 @@ def _is_adopted(cls: type) -> bool:
     return classes.module(cls).startswith("ray_tune_memguard.adapter")
 
 
-def _globals(namespace: Any) -> Iterator[tuple[str, Any]]:
+def _globals(namespace: Mapping[str, Any]) -> Iterator[tuple[str, object]]:
     """Names of a module or class that can hold more than code."""
     for name, value in list(namespace.items()):
         kind = type(value)
@@ -241,9 +244,9 @@ def _globals(namespace: Any) -> Iterator[tuple[str, Any]]:
             yield name, value
 
 
-def _has_container(held: Any) -> bool:
+def _has_container(held: Mapping[str, object] | Iterable[object]) -> bool:
     """Whether a function's defaults or attributes, a tuple or dictionary, have one in them."""
-    inside = list(held.values()) if type(held) is dict else held
+    inside: Iterable[object] = list(held.values()) if type(held) is dict else held
     return any(id(type(inner)) in _CONTAINERS for inner in inside)
 
 
@@ -254,7 +257,7 @@ def _classes_of(module: str) -> list[type]:
     return [cls for cls in found if classes.module(cls) == module]
 
 
-def _is_descriptor(value: Any) -> bool:
+def _is_descriptor(value: object) -> bool:
     return any("__get__" in classes.namespace(base) for base in classes.mro(type(value)))
 
 

@@ -6,22 +6,25 @@ from dataclasses import dataclass
 
 from ray_tune_memguard.diagnostics.text import size, slope
 
-#: Of a native slope, what a fresh actor for each trial explains: 5 to 15 KB were measured.
+#: Native bytes per trial that a fresh actor for each trial explains: 5 to 15 KB were measured.
 _NATIVE_OF_FRESH_ACTORS = (5_000, 25_000)
 
 
 @dataclass(frozen=True)
 class Circumstances:
-    """What of the sweep bears on the advice."""
+    """What the advice depends on."""
 
     reuse_actors: bool | None = None
     is_pruned: bool = False
-    #: What slopes are per.
+    #: Slopes are per ``trial`` or per ``result``.
     unit: str = "trial"
 
 
 def of_site(name: str, role: str, owner: str, grows_by: float, sweep: Circumstances) -> str:
-    """Advice about a holder that grows by so much. ``owner``: ``user``, ``ray`` or ``library``."""
+    """Advice about a retention site that grows by ``grows_by`` bytes per unit.
+
+    ``owner``: ``user``, ``ray`` or ``library``.
+    """
     figure = f"{slope(grows_by, None)} per {sweep.unit}"
     if name == "threading._active":
         return f"Threads are started and do not end ({figure}, stacks included): join them."
@@ -41,9 +44,11 @@ def of_site(name: str, role: str, owner: str, grows_by: float, sweep: Circumstan
     if role == "module":
         return f"A global that is never cleared ({figure})."
     if owner == "library":
-        return f"A {role} of a library keeps {figure} here: see whether it can be told to let go."
+        return (
+            f"A {role} of a library keeps {figure} here: look for an option of it to release that."
+        )
     if sweep.is_pruned:
-        return f"Ray keeps {figure} here, and MemGuard does not know it: report it."
+        return f"Ray keeps {figure} here, which MemGuard does not release: please report it."
     if name.endswith("._tracked_actors_to_task_futures"):
         return f"Ray keeps {figure}, results that were read: add MemGuard() or TrialPruner()."
     if sweep.unit == "result":
@@ -52,7 +57,7 @@ def of_site(name: str, role: str, owner: str, grows_by: float, sweep: Circumstan
 
 
 def of_cycles(grows_by: float, unit: str, is_collecting: bool) -> str:
-    """Advice about objects that only the garbage collector knows of."""
+    """Advice about objects that nothing but the garbage collector refers to."""
     figure = f"{slope(grows_by, None)} per {unit}"
     if not is_collecting:
         return f"Cycles of references that are not collected ({figure}): gc is disabled."
@@ -62,15 +67,15 @@ def of_cycles(grows_by: float, unit: str, is_collecting: bool) -> str:
     )
 
 
-def of_part(part: str, grows_by: float, sweep: Circumstances) -> str:
-    """Advice about a part of RSS that grows and that no holder accounts for."""
+def of_category(category: str, grows_by: float, sweep: Circumstances) -> str:
+    """Advice about growth in a category of RSS that no retention site accounts for."""
     figure = f"{slope(grows_by, None)} per {sweep.unit}"
-    if part == "slack":
+    if category == "slack":
         return (
-            f"Freed memory that the C allocator keeps ({figure}): TrialPruner gives it back when "
-            "it exceeds trim_slack_mib."
+            f"Freed memory that the C allocator keeps ({figure}): TrialPruner returns it to the "
+            "system when it exceeds trim_slack_mib."
         )
-    if part == "native":
+    if category == "native":
         least, most = _NATIVE_OF_FRESH_ACTORS
         fits = sweep.unit == "trial" and least < grows_by < most
         if sweep.reuse_actors is False and fits:
@@ -79,12 +84,12 @@ def of_part(part: str, grows_by: float, sweep: Circumstances) -> str:
                 "reuse_actors=True in TuneConfig."
             )
         return (
-            f"Native memory ({figure}) that no known holder accounts for: an extension's, "
-            "ctypes', or large Python objects that somebody unknown keeps."
+            f"Native memory ({figure}) that no retention site accounts for: it belongs to an "
+            "extension or ctypes, or to large Python objects that are referred to elsewhere."
         )
-    if part == "shared":
+    if category == "shared":
         return f"Files or shared memory that stay mapped ({figure})."
-    return f"Python objects ({figure}) that no known holder keeps; see the types."
+    return f"Python objects ({figure}) that no retention site accounts for; see the types."
 
 
 def of_process(name: str, bytes_now: float, grows_by: float, unit: str) -> str:

@@ -1,4 +1,4 @@
-"""Resident memory of this process split by who answers for it, from one moment's counters."""
+"""The categories of this process's resident memory, from the counters of one moment."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from ray_tune_memguard.system.process import rss_bytes
 from ray_tune_memguard.system.pymalloc import pymalloc_use
 
 NO_SMAPS = "this system has no /proc/self/smaps"
-NO_MALLINFO = "the C library does not tell what its allocator has in use (mallinfo2, glibc 2.33)"
+NO_MALLINFO = "the C library does not report what its allocator has in use (mallinfo2, glibc 2.33)"
 NO_PYMALLOC = "Python runs without its own allocator (PYTHONMALLOC), or does not report its use"
 
 
 @dataclass(frozen=True)
 class MemoryBreakdown:
-    """Resident bytes; None for what this system does not tell (``absent`` says why).
+    """Resident bytes by category; None for what this system does not report (see ``absent``).
 
     ``python``: small objects (up to 512 bytes a block) that are alive, and what their pools need.
     ``malloc``: in use by whoever called C's ``malloc``: Python's larger blocks and native code.
@@ -35,19 +35,19 @@ class MemoryBreakdown:
 
     @property
     def absent(self) -> dict[str, str]:
-        """Why each missing part is missing, by its name."""
+        """Why each missing category is missing, by its name."""
         reasons = {
             "python": NO_PYMALLOC,
             "malloc": NO_MALLINFO,
             "slack": NO_MALLINFO if self.malloc is None else NO_SMAPS,
             "stacks": NO_SMAPS,
             "shared": NO_SMAPS,
-            "other": "it is what the absent parts leave",
+            "other": "it is what remains when the absent categories are known",
         }
         return {
-            part.name: reasons[part.name]
-            for part in fields(self)
-            if getattr(self, part.name) is None
+            category.name: reasons[category.name]
+            for category in fields(self)
+            if getattr(self, category.name) is None
         }
 
 
@@ -62,7 +62,7 @@ def memory_breakdown() -> MemoryBreakdown:
     slack = other = None
     if mapped is not None and used_in_heaps is not None:
         free_small = 0 if small is None else small.free
-        # mallinfo2's free bytes also count pages that were given back; these are resident.
+        # The free bytes of mallinfo2 include pages that were returned to the system.
         slack = max(0, mapped.heaps - used_in_heaps) + free_small
         in_heaps = min(mapped.heaps, used_in_heaps)
         malloc = in_heaps + counters["hblkhd"]

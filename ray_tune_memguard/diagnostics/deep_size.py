@@ -1,19 +1,19 @@
 """The memory that an object keeps alive, without running a line of anybody's code.
 
 References are followed as the garbage collector follows them (``gc.get_referents``), and sizes are
-asked of types written in C only. So no property runs, no proxy is resolved and no ghost wakes,
-which is why ``pympler.asizeof`` is not used here: it reads attributes. (The tests compare with it.)
+asked of types written in C only. No property runs, no proxy is resolved, no ghost is activated;
+that is why ``pympler.asizeof`` is not used here: it reads attributes. (The tests compare with it.)
 
 **Shared objects are counted once**, for the first that reaches them in the order in which
-holders are measured. Modules, classes and code are nobody's, nor are the objects named as
-``barriers``: other holders, which are measured themselves.
+retention sites are measured. Modules, classes and code count for none, nor do the objects named as
+``barriers``: other sites, which are measured themselves.
 
 **Weak references** go when their object goes, so they count for it, not for the table they are in.
 
 **Big containers are sampled.** Of one with more than :data:`WHOLE` entries, about :data:`SAMPLE`
-are measured and the rest is taken to be like the later half of these: what entries share has been
+are measured, and the others are taken to be like the later half of these: what entries share was
 counted with the earlier half. Entries are picked by their identity, so that two containers of the
-same things are sampled at the same ones; of very big ones every so-manieth is.
+same things are sampled at the same ones; of a very big one every n-th is.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import time
 import types
 import weakref
 from collections import deque
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -90,7 +90,8 @@ class _Kind:
     #: Whether the type's own ``__sizeof__`` may be asked.
     sized: bool
     #: NumPy's class of arrays, if it is one.
-    array: Any
+    array: type | None
+    #: Which of `_CONTAINERS` it is, or derives from.
     container: Any
     managed_dict: bool
     weakly_referable: bool
@@ -112,7 +113,7 @@ class DeepSizer:
     def __init__(
         self,
         barriers: Collection[int] = (),
-        identity: Callable[[Any], int | None] = lambda _: None,
+        identity: Callable[[object], int | None] = lambda _: None,
     ) -> None:
         self._barriers = {*barriers, *(id(vars(m)) for m in _modules())}
         self._named_identity = identity
@@ -121,11 +122,11 @@ class DeepSizer:
         self.forget()
 
     def forget(self) -> None:
-        """Begin anew: nothing has been counted."""
+        """Forget what has been counted."""
         self._seen: set[int] = {id(self), id(self.__dict__), id(self._barriers)}
 
-    def measure(self, root: Any, seconds: float = float("inf")) -> Size:
-        """The size of ``root`` with all that it keeps alive and nobody had counted.
+    def measure(self, root: object, seconds: float = float("inf")) -> Size:
+        """The size of ``root`` with all that it keeps alive and that was not counted before.
 
         Raises:
             TimeBudgetExceededError: it took longer than ``seconds``. What was met until
@@ -136,19 +137,19 @@ class DeepSizer:
         self._barriers.discard(id(root))
         return self._visit([root])
 
-    def exclude(self, counted: Iterable[Any]) -> None:
-        """DeepSizer into none of these any more: what they keep alive was counted, or estimated."""
+    def exclude(self, counted: Iterable[object]) -> None:
+        """Do not follow references into these: what they keep alive was counted, or estimated."""
         self._barriers.update(map(id, counted))
 
     def _look_at_clock(self) -> None:
         if time.perf_counter() > self._deadline:
             raise TimeBudgetExceededError
 
-    def _visit(self, waiting: list[Any]) -> Size:
+    def _visit(self, waiting: list[object]) -> Size:
         size = Size()
         seen, barriers = self._seen, self._barriers
         while waiting:
-            found = waiting.pop()
+            found: Any = waiting.pop()
             key = id(found)
             if key in seen or key in barriers:
                 continue
@@ -179,7 +180,9 @@ class DeepSizer:
                     waiting += list(dict.keys(found))
         return size
 
-    def _visit_array(self, size: Size, found: Any, array: Any, waiting: list[Any]) -> None:
+    def _visit_array(
+        self, size: Size, found: object, array: Mapping[str, Any], waiting: list[object]
+    ) -> None:
         # Arrays do not tell the collector that they are views, nor which objects are in them.
         waiting.append(array["base"].__get__(found))
         n = array["size"].__get__(found)
@@ -188,7 +191,7 @@ class DeepSizer:
             picked = list(itertools.islice(items, 0, n, max(1, n // SAMPLE)))
             self._sample(size, [(item,) for item in picked], n)
 
-    def _add_flat(self, size: Size, found: Any, kind: _Kind) -> None:
+    def _add_flat(self, size: Size, found: object, kind: _Kind) -> None:
         flat = sys.getsizeof(found) if kind.sized else object.__sizeof__(found) + _GC_HEAD
         if kind.managed_dict:
             # Values of attributes are beside the object, and in nobody's __sizeof__.
@@ -204,7 +207,7 @@ class DeepSizer:
             flat = -(-flat // _ALIGN) * _ALIGN
         size.total += flat
 
-    def _sample(self, size: Size, picked: list[tuple[Any, ...]], n: int) -> None:
+    def _sample(self, size: Size, picked: list[tuple[object, ...]], n: int) -> None:
         sizes = [self._visit(list(entry)) for entry in picked]
         early, late = sizes[: len(sizes) // 2], sizes[len(sizes) // 2 :]
         for one in early:
@@ -212,7 +215,7 @@ class DeepSizer:
         for one in late:
             size.add(one, (n - len(early)) / len(late))
 
-    def _pick(self, container: Any, base: Any, n: int) -> list[tuple[Any, ...]]:
+    def _pick(self, container: Any, base: Any, n: int) -> list[tuple[object, ...]]:
         self._look_at_clock()
         is_mapping = base is dict
 
@@ -229,13 +232,13 @@ class DeepSizer:
             picked = list(itertools.islice(entries(), 0, n, n // SAMPLE))
         return picked if is_mapping else [(entry,) for entry in picked]
 
-    def _identity(self, entry: Any) -> int:
+    def _identity(self, entry: object) -> int:
         if type(entry) is str or type(entry) is int:
             return _scatter(hash(entry))
         named = self._named_identity(entry)
         return _scatter(id(entry) >> 4 if named is None else named)
 
-    def _identity_of_pair(self, pair: tuple[Any, Any]) -> int:
+    def _identity_of_pair(self, pair: tuple[object, object]) -> int:
         return self._identity(pair[0])
 
 
@@ -270,13 +273,13 @@ def _kind_of(cls: type) -> _Kind:
     )
 
 
-def entries_of(found: Any) -> int | None:
+def entries_of(found: object) -> int | None:
     """How many entries a container has; None for anything else."""
     base = _kind(type(found)).container
     return None if base is None else base.__len__(found)
 
 
-def newest_of(found: Any, most: int) -> list[Any] | None:
+def newest_of(found: Any, most: int) -> list[object] | None:
     """The last entries of a container, those of a mapping without keys; None for anything else."""
     base = _kind(type(found)).container
     if base is None:

@@ -1,4 +1,4 @@
-"""Who holds the memory: what a person, or a program, can act on."""
+"""What holds the memory: what a person, or a program, can act on."""
 
 from __future__ import annotations
 
@@ -22,8 +22,9 @@ class Diagnosis:
     ``span``: the finished trials since warm-up, by which it was judged; results, if ``unit`` says
     so, in a sweep of few, long trials. ``is_judged``: whether what grows can be told; it cannot if
     the span is too short (200 trials, 4,000 results) or not everything could be measured.
-    ``holders``: ranked, the fastest-growing first; empty if nothing grows steadily.
-    ``parts``: of the driver's RSS, ``rss`` first. ``processes``: Ray's others on this machine.
+    ``holders``: the retention sites that grow, the fastest first; empty if nothing grows steadily.
+    ``parts``: the categories of the driver's RSS, ``rss`` first. ``processes``: Ray's other
+    processes on this machine.
     ``absent``: what could not be measured, by name, with the reason. ``cost_seconds``: what
     measuring took.
     """
@@ -62,7 +63,7 @@ class Diagnosis:
     @classmethod
     def load(cls, path: Path) -> Diagnosis:
         found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        kinds: dict[str, Any] = {
+        kinds: dict[str, type[GrowingSite | Quantity | TypeGrowth]] = {
             "holders": GrowingSite,
             "parts": Quantity,
             "types": TypeGrowth,
@@ -76,10 +77,11 @@ class Diagnosis:
 def read_diagnosis(path: str | os.PathLike[str]) -> Diagnosis:
     """What :class:`ray_tune_memguard.ObjectGrowthTracker` found in an experiment.
 
-    It is written when a run ends; of several runs it is the latest that did.
+    Each run writes a diagnosis when it ends. This reads the latest.
 
-    ``path``: the experiment's directory (``ResultGrid.experiment_path``, on a local disk), the
-    ``.memguard`` directory in it, or one ``diagnosis-*.json`` file.
+    Args:
+        path: the experiment's directory (``ResultGrid.experiment_path``, on a local disk), the
+            ``.memguard`` directory in it, or one ``diagnosis-*.json`` file.
 
     Raises:
         FileNotFoundError: there is none.

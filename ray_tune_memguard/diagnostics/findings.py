@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class GrowingSite:
-    """Something that grows steadily, and keeps memory of every trial.
+    """A retention site, or a category of RSS, that grows steadily.
 
-    ``part``: of the driver's RSS: ``python``, ``native``, ``slack`` or ``shared``.
+    ``part``: the category of the driver's RSS: ``python``, ``native``, ``slack`` or ``shared``.
     ``slope``: bytes per ``unit`` (``trial``; ``result`` in a sweep of few, long trials), with half
     the width of its 95 % interval, ``uncertainty``. ``bytes``: what it had at the last sample.
-    ``path``: from the holder to what it keeps.
+    ``path``: the chain of references from the site to what it keeps.
     """
 
     name: str
@@ -37,7 +37,7 @@ class GrowingSite:
 
 @dataclass(frozen=True)
 class Quantity:
-    """A part of the driver's RSS, or another process. Bytes; slopes are None where not known."""
+    """A category of the driver's RSS, or another process. Bytes; a slope not known is None."""
 
     name: str
     bytes: float

@@ -15,9 +15,9 @@ from ray_tune_memguard.diagnostics.trend import Trend
 from ray_tune_memguard.report.line import Line
 from ray_tune_memguard.report.series import RESULTS_PER_TRIAL
 
-#: The parts of RSS, in the order in which they are shown.
-PARTS = ("rss", "python", "native", "slack", "shared")
-#: What of a part no holder accounts for, by the name of its series.
+#: The categories of RSS, in the order in which they are shown.
+CATEGORIES = ("rss", "python", "native", "slack", "shared")
+#: By category: the series of what no retention site accounts for. The names are on disk.
 UNATTRIBUTED = {
     "python": "python rest",
     "native": "native rest",
@@ -25,27 +25,27 @@ UNATTRIBUTED = {
     "shared": "shared",
 }
 UNATTRIBUTED_NAMES = {
-    "python": "Python objects (no known holder)",
-    "native": "native memory (no known holder)",
+    "python": "Python objects (unattributed)",
+    "native": "native memory (unattributed)",
     "slack": "allocator slack",
     "shared": "mapped files and shared memory",
 }
-#: Bytes per trial below which nothing is named: a sampled size has some noise, a part has more.
+#: Bytes per trial below which nothing is named: the size of a site has some noise, a category more.
 MIN_SITE_SLOPE = 32.0
 MIN_UNATTRIBUTED_SLOPE = 1024.0
-#: … and bytes by which a holder must have grown since warm-up.
+#: … and bytes by which a site must have grown since warm-up.
 MIN_SITE_GROWTH = 8 * 2**10
-#: … and bytes by which a part must have grown since warm-up: by less it does by itself. Of Python
-#: objects that is what waits for the garbage collector.
+#: … and bytes by which a category must have grown since warm-up: it varies by less. Python objects
+#: do so because garbage waits for the collector.
 MIN_UNATTRIBUTED_GROWTH = {"python": 768 * 2**10}
 MIN_NATIVE_GROWTH = 3 * 2**20
-#: Of a slope: what is less certain is not named.
+#: A slope with a larger uncertainty than this share of it is not named.
 MAX_UNCERTAINTY = 0.5
-#: Of the slope of a part that no holder accounts for: what RSS must grow by.
+#: RSS must grow by this share of the unattributed slope of a category.
 MIN_SHARE_OF_RSS = 0.5
-#: Of what no known holder accounts for: what others must have for it to be theirs.
+#: Unattributed growth is not named if newly found sites explain this share of it.
 MIN_SHARE_EXPLAINED = 0.5
-#: Of what a holder has grown by: what it must still have.
+#: A site that has kept less than this share of its growth was cleared.
 MIN_SHARE_KEPT = 0.5
 #: Processes other than the driver.
 MIN_PROCESS_SLOPE = 4096.0
@@ -57,13 +57,13 @@ MIN_TYPE_SLOPE = 0.05
 
 @dataclass(frozen=True)
 class KnownSite:
-    """What the ranking needs to know of a holder beside its series."""
+    """What the ranking needs to know of a retention site beside its series."""
 
     role: str
     #: Whose it is: ``user``, ``ray``, or ``library``.
     owner: str
-    #: The part of RSS that most of its memory is in.
-    part: str
+    #: The category of RSS that most of its memory is in.
+    category: str
     #: It has some noise: the stacks of threads are in it.
     is_noisy: bool = False
 
@@ -77,7 +77,7 @@ def rank(
     holders = []
     sweep = dataclasses.replace(sweep, unit=series.unit)
     if series.is_long_enough:
-        holders = [*_holders(series, known, sweep), *_rests(series, sweep)]
+        holders = [*_sites(series, known, sweep), *_unattributed(series, sweep)]
         holders.sort(key=lambda holder: -holder.slope)
     return Diagnosis(
         trials=series.trials[-1] if series.trials else 0,
@@ -86,7 +86,9 @@ def rank(
         unit=series.unit,
         is_judged=series.is_long_enough,
         holders=holders,
-        parts=[_quantity(series, "part", name) for name in PARTS if name in series.names("part")],
+        parts=[
+            _quantity(series, "part", name) for name in CATEGORIES if name in series.names("part")
+        ],
         types=_types(series),
         processes=[_process(series, name) for name in series.names("process")],
     )
@@ -105,7 +107,7 @@ def _grows(found: Trend | None, threshold: float, unit: str) -> bool:
     return found.slope >= smallest and found.uncertainty <= MAX_UNCERTAINTY * found.slope
 
 
-def _holders(
+def _sites(
     series: GrowthSeries, known: Mapping[str, KnownSite], sweep: advice.Circumstances
 ) -> list[GrowingSite]:
     found = []
@@ -122,7 +124,7 @@ def _holders(
         found.append(
             GrowingSite(
                 name,
-                of.part,
+                of.category,
                 slope.slope,
                 slope.uncertainty,
                 series.last("holder", name),
@@ -134,18 +136,18 @@ def _holders(
 
 
 def _was_cleared(series: GrowthSeries, name: str) -> bool:
-    """Whether a holder grew and lost it again: by its entries, for sampled bytes have noise."""
+    """Whether a site was cleared. Its entries say so if it has any: sampled bytes have noise."""
     kind = "holder" if math.isnan(series.last("entries", name)) else "entries"
     least, most = series.extent(kind, name)
     return series.last(kind, name) - least < MIN_SHARE_KEPT * (most - least)
 
 
 def _slope_of(series: GrowthSeries, name: str, threshold: float) -> Trend | Line | None:
-    """By which a holder grows steadily; None if it does not."""
+    """The slope by which a site grows steadily; None if it does not."""
     slope = series.trend("holder", name)
     if _grows(slope, threshold, series.unit):
         return slope
-    # A hash table's bytes grow in few large steps, its entries one by one.
+    # The bytes of a hash table grow in few large steps, its entries one by one.
     entries, count = series.trend("entries", name), series.last("entries", name)
     if entries is None or not count or not _grows(entries, MIN_ENTRIES_SLOPE, series.unit):
         return None
@@ -153,31 +155,31 @@ def _slope_of(series: GrowthSeries, name: str, threshold: float) -> Trend | Line
     return Line(each * entries.slope, each * entries.uncertainty)
 
 
-def _rests(series: GrowthSeries, sweep: advice.Circumstances) -> list[GrowingSite]:
+def _unattributed(series: GrowthSeries, sweep: advice.Circumstances) -> list[GrowingSite]:
     found = []
-    for part, name in UNATTRIBUTED.items():
+    for category, name in UNATTRIBUTED.items():
         slope = series.trend("part", name)
-        # What one part loses another may get; a person sees RSS.
+        # One category may gain what another loses; a person sees RSS.
         if slope is None or not _grows(slope, MIN_UNATTRIBUTED_SLOPE, series.unit):
             continue
-        if _shows(slope, series, MIN_UNATTRIBUTED_GROWTH.get(part, MIN_NATIVE_GROWTH)):
+        if _shows(slope, series, MIN_UNATTRIBUTED_GROWTH.get(category, MIN_NATIVE_GROWTH)):
             found.append(
                 GrowingSite(
-                    UNATTRIBUTED_NAMES[part],
-                    part,
+                    UNATTRIBUTED_NAMES[category],
+                    category,
                     slope.slope,
                     slope.uncertainty,
                     series.last("part", name),
-                    advice=advice.of_part(part, slope.slope, sweep),
+                    advice=advice.of_category(category, slope.slope, sweep),
                     unit=series.unit,
                 )
             )
     return found
 
 
-def is_unattributed_python(holder: GrowingSite) -> bool:
-    """Whether it is what no known holder of Python objects accounts for."""
-    return holder.name == UNATTRIBUTED_NAMES["python"]
+def is_unattributed_python(site: GrowingSite) -> bool:
+    """Whether it stands for the Python objects that no retention site accounts for."""
+    return site.name == UNATTRIBUTED_NAMES["python"]
 
 
 def _shows(slope: Trend, series: GrowthSeries, smallest: float) -> bool:
@@ -188,7 +190,7 @@ def _shows(slope: Trend, series: GrowthSeries, smallest: float) -> bool:
 
 
 def explained(found: Diagnosis, more: list[GrowingSite]) -> Diagnosis:
-    """With holders that were found otherwise, and without the rest that they account for."""
+    """Add sites that were found otherwise; drop unattributed growth that they account for."""
     accounted = sum(holder.slope for holder in more)
     holders = [
         holder

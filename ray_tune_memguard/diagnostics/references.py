@@ -12,7 +12,6 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 from ray_tune_memguard.diagnostics.deep_size import (
     DeepSizer,
@@ -87,7 +86,7 @@ def type_counts(seconds: float) -> tuple[dict[str, int], bool]:
     return counts, done >= total
 
 
-def _learn_names(kinds: Iterable[int], objects: Sequence[Any]) -> None:
+def _learn_names(kinds: Iterable[int], objects: Sequence[object]) -> None:
     """Have the names of all these types, which are those of the objects."""
     # Another type may be where one was that is gone.
     unknown = {key for key in kinds if key not in _names or _names[key][0]() is None}
@@ -101,7 +100,7 @@ def _learn_names(kinds: Iterable[int], objects: Sequence[Any]) -> None:
                 return
 
 
-def typical_of(type_name: str, most: int = 1) -> list[Any]:
+def typical_of(type_name: str, most: int = 1) -> list[object]:
     """Objects of this type, none of the latest or the first if there are others; or none."""
     name = type_name.rpartition(".")[2]
     # Few types have this name, and asking each object for its full one takes long.
@@ -111,7 +110,7 @@ def typical_of(type_name: str, most: int = 1) -> list[Any]:
     return same[middle : middle + most]
 
 
-def types_within(found: Any) -> set[str]:
+def types_within(found: object) -> set[str]:
     """The types of what an object keeps alive."""
     seen = {id(found)}
     waiting = gc.get_referents(found)
@@ -131,7 +130,7 @@ def types_within(found: Any) -> set[str]:
     return types_found
 
 
-def chain_down(name: str, root: Any, barriers: set[int]) -> str:
+def chain_down(name: str, root: object, barriers: set[int]) -> str:
     """What ``root`` holds, along its heaviest references: ``Mine.history → list[812] → dict``."""
     steps = [name]
     found = root
@@ -151,7 +150,7 @@ def chain_down(name: str, root: Any, barriers: set[int]) -> str:
     return " → ".join(steps)
 
 
-def label(found: Any) -> str:
+def label(found: object) -> str:
     """The type of an object, with its length if it is a container."""
     entries = entries_of(found)
     name = classes.name(type(found))
@@ -159,9 +158,9 @@ def label(found: Any) -> str:
 
 
 def _heaviest(
-    found: Any, barriers: set[int], walk: DeepSizer, deadline: float
-) -> tuple[str, Any] | None:
-    best: tuple[float, str, Any] | None = None
+    found: object, barriers: set[int], walk: DeepSizer, deadline: float
+) -> tuple[str, object] | None:
+    best: tuple[float, str, object] | None = None
     for attribute, inner in _inside(found):
         left = deadline - time.perf_counter()
         if id(type(inner)) in _FLAT:
@@ -179,7 +178,7 @@ def _heaviest(
     return None if best is None else best[1:]
 
 
-def _inside(found: Any) -> Iterator[tuple[str, Any]]:
+def _inside(found: object) -> Iterator[tuple[str, object]]:
     entries = entries_of(found)
     if entries is not None:
         newest = newest_of(found, _MAX_ENTRIES if entries <= _MAX_ENTRIES else 1)
@@ -215,7 +214,7 @@ class Chain:
     closed: bool
 
 
-def chain_up(found: Any, name_of_root: Callable[[Any], str | None], seconds: float) -> Chain:
+def chain_up(found: object, name_of_root: Callable[[object], str | None], seconds: float) -> Chain:
     """The shortest chain of references that leads from a root to an object, in words.
 
     ``name_of_root``: the name of an object that is a root. Breadth first by ``gc.get_referrers``,
@@ -224,7 +223,7 @@ def chain_up(found: Any, name_of_root: Callable[[Any], str | None], seconds: flo
     """
     deadline = time.perf_counter() + seconds
     queue = deque([found])
-    leads_to: dict[int, Any] = {id(found): None}
+    leads_to: dict[int, object] = {id(found): None}
     own = {id(queue), id(leads_to)}
     while queue:
         if time.perf_counter() > deadline:
@@ -244,7 +243,7 @@ def chain_up(found: Any, name_of_root: Callable[[Any], str | None], seconds: flo
     return Chain(None, label(found), closed=True)
 
 
-def _follow(first: Any, leads_to: dict[int, Any]) -> list[Any]:
+def _follow(first: object, leads_to: dict[int, object]) -> list[object]:
     chain = [first]
     while (following := leads_to[id(chain[-1])]) is not None:
         chain.append(following)
@@ -257,7 +256,7 @@ def modules_by_namespace() -> dict[int, str]:
     return {id(vars(m)): name for name, m in modules if type(m) is types.ModuleType}
 
 
-def _in_words(root: str, chain: Sequence[Any]) -> str:
+def _in_words(root: str, chain: Sequence[object]) -> str:
     steps = [root]
     for outer, inner in itertools.pairwise(chain):
         attribute = _name_in(outer, inner)
@@ -268,7 +267,7 @@ def _in_words(root: str, chain: Sequence[Any]) -> str:
     return " → ".join(steps)
 
 
-def _name_in(outer: Any, inner: Any) -> str:
+def _name_in(outer: object, inner: object) -> str:
     names = outer if type(outer) is dict else classes.attributes(outer)
     found = (name for name, value in list(names.items()) if value is inner and type(name) is str)
     return next(found, "")

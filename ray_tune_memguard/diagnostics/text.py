@@ -40,18 +40,18 @@ def slope(value: float | None, uncertainty: float | None) -> str:
     return f"{text} {name}"
 
 
-def line(holder: GrowingSite, trials: int) -> str:
-    """One line about one holder that begins to show."""
-    figure = slope(holder.slope, None)
-    told = f"trial#{trials}  {holder.name} grows by {figure} per {holder.unit}"
-    told += f"  ({holder.path or holder.part})"
+def line(site: GrowingSite, trials: int) -> str:
+    """One line about a retention site that has begun to grow."""
+    figure = slope(site.slope, None)
+    told = f"trial#{trials}  {site.name} grows by {figure} per {site.unit}"
+    told += f"  ({site.path or site.part})"
     return told if len(told) <= _WIDTH else f"{told[: _WIDTH - 2]} …"
 
 
 def parts(
     trials: int, results: int, found: list[Quantity], unit: str, absent: Mapping[str, str]
 ) -> list[str]:
-    """The parts of RSS, and what is not known of them."""
+    """The categories of RSS, and what is not known of them."""
     lines = [f"Memory of the driver after {trials:,} trials and {results:,} results"]
     lines += _quantities("", found, unit)
     if results > 2 * trials and unit == "trial" and any(part.per_result for part in found):

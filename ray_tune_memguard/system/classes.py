@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import types
+from collections.abc import Mapping
 from typing import Any
 
 _MRO = type.__dict__["__mro__"]
@@ -19,8 +20,8 @@ def mro(cls: type) -> tuple[type, ...]:
     return _MRO.__get__(cls)
 
 
-def namespace(cls: type) -> Any:
-    """What is defined in the class itself."""
+def namespace(cls: type) -> Mapping[str, Any]:
+    """What is defined in the class itself: descriptors, whose ``__get__`` takes anything."""
     return _NAMESPACE.__get__(cls)
 
 
@@ -55,7 +56,7 @@ def has_base(cls: type, *bases: type) -> bool:
     return any(any(own is base for base in bases) for own in mro(cls))
 
 
-def attributes(found: Any) -> dict[str, Any]:
+def attributes(found: object) -> dict[str, object]:
     """The instance's own dictionary; empty if it has none."""
     for base in mro(type(found)):
         descriptor = namespace(base).get("__dict__")

@@ -80,7 +80,7 @@ def test_nothing_is_named_too_early() -> None:
 def test_a_part_is_named_if_rss_shows_it() -> None:
     # What native memory gets while slack loses it is seen by nobody.
     assert names(series(native_rest=20_000.0)) == []
-    assert names(series(native_rest=20_000.0, rss=20_000.0)) == ["native memory (no known holder)"]
+    assert names(series(native_rest=20_000.0, rss=20_000.0)) == ["native memory (unattributed)"]
     assert names(series(slack=20_000.0, rss=18_000.0)) == ["allocator slack"]
     # By so little it grows by itself.
     assert names(series(native_rest=3000.0, rss=3000.0)) == []
