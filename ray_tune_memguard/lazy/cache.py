@@ -211,7 +211,7 @@ class TrialCache(Generic[TrialT]):
         if raw is None:
             raw = self.store.state(trial_id)
         if raw is None:
-            return self._codec.load_entry(self.store.entry(trial_id))
+            return self._codec.load_state_record(self.store.state_record(trial_id))
         return self._codec.load(raw)
 
     def _record_of(self, trial: TrialT) -> _Active[TrialT] | None:

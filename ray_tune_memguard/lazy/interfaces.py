@@ -73,7 +73,7 @@ class TrialRows(Protocol):
     def state(self, trial_id: str) -> bytes | None:
         """What the codec dumped; None if another process did. Raises KeyError without a row."""
 
-    def entry(self, trial_id: str) -> bytes:
+    def state_record(self, trial_id: str) -> bytes:
         """What the experiment state file has of the trial. Raises KeyError without a row."""
 
 
@@ -88,5 +88,5 @@ class TrialCodec(Protocol[TrialT]):
     def load(self, raw: bytes) -> dict[str, object]:
         """The attributes that ``dump`` wrote."""
 
-    def load_entry(self, entry: bytes) -> dict[str, object]:
+    def load_state_record(self, entry: bytes) -> dict[str, object]:
         """The attributes of a trial that another process wrote to the experiment state file."""

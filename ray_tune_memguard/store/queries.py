@@ -52,7 +52,7 @@ class TrialQueries:
         packed = self._value("state", trial_id) if self._has_states else None
         return None if packed is None else self._compressors.unpack("state", packed)
 
-    def entry(self, trial_id: str) -> bytes:
+    def state_record(self, trial_id: str) -> bytes:
         """The state record of a spilled trial: what the experiment state file holds of it.
 
         Raises:
@@ -123,7 +123,7 @@ class TrialQueries:
         """``reported_at``, ``position``, id and status of all spilled trials, in order."""
         return self._walk("reported_at, seq, trial_id, status", table=SUMMARY)
 
-    def entries(self) -> Iterator[bytes]:
+    def state_records(self) -> Iterator[bytes]:
         """The state records of all spilled trials, in order."""
         for (packed,) in self._walk("entry"):
             yield self._compressors.unpack("entry", packed)

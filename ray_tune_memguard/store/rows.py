@@ -32,7 +32,7 @@ class TrialRow:
         trial_id: Ray's id of the trial.
         status: Ray's word for how it ended.
         has_error: whether it ever failed, though it may have ended well since.
-        entry: its state record, what the experiment state file holds of it.
+        state_record: what the experiment state file holds of it, as JSON.
         directory: the name of the directory with its own files, if it has one.
         settled_at: since when it does not write these files, in seconds since the epoch.
         reported_at: when it last reported, in seconds since the epoch.
@@ -44,7 +44,7 @@ class TrialRow:
     trial_id: str
     status: str
     has_error: bool
-    entry: bytes
+    state_record: bytes
     directory: str | None = None
     settled_at: float = field(default_factory=time.time)
     reported_at: float = float("-inf")
@@ -116,7 +116,7 @@ def insert(
     connection: sqlite3.Connection, compressors: Compressors, position: int, row: TrialRow
 ) -> None:
     """Add a row. Raises sqlite3.IntegrityError if the position or the trial id is taken."""
-    compressors.ensure("entry", row.entry, connection)
+    compressors.ensure("entry", row.state_record, connection)
     if row.state is not None:
         compressors.ensure("state", row.state, connection)
     values: dict[str, SqlValue] = {
@@ -128,7 +128,7 @@ def insert(
         "reported_at": float(row.reported_at),
         "birth": row.creation_index,
         "resumes": int(row.resumes),
-        "entry": compressors.pack("entry", row.entry),
+        "entry": compressors.pack("entry", row.state_record),
     }
     state = None if row.state is None else compressors.pack("state", row.state)
     connection.execute(_INSERT, _with_checksum(position, values, state))

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from typing import Any
 
 from ray_tune_memguard.store.errors import StoreError
 from ray_tune_memguard.store.trial_store import TrialStore
@@ -30,7 +29,7 @@ class Snapshot:
     #: How many trials this run of the sweep had made.
     creation_count: int
     #: See :class:`~ray_tune_memguard.lazy.summaries.TrialSummaryIndex`.
-    summaries: dict[str, Any]
+    summaries: dict[str, object]
     #: Files that searchers and callbacks wrote, by name; None if they are beside the state file.
     files: dict[str, bytes] | None
     #: Directories of finished trials that were not in the experiment's storage yet.

@@ -12,7 +12,7 @@ import io
 import json
 import re
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from typing import Protocol
 
 from ray_tune_memguard.store.state_file import HEAD
 
@@ -96,8 +96,8 @@ class StateReader:
             raise ValueError(f"It does not begin with {HEAD!r}")
         self._at = len(HEAD)
 
-    def entries(self) -> Iterator[tuple[Any, str]]:
-        """Each element of ``trial_data``, and its text."""
+    def entries(self) -> Iterator[tuple[list[str], str]]:
+        """Each element of ``trial_data``, two texts, and the text that it is made of."""
         decoder = json.JSONDecoder()
         while True:
             if (mark := self._next_mark()) == "]":

@@ -53,7 +53,7 @@ __all__ = ["SpilledRow", "TrialRow", "TrialStore"]
 class TrialStore(TrialQueries):
     """The rows and the snapshot of one run; see the module for what is durable when.
 
-    Invariant: what :meth:`state` and :meth:`entry` return is byte for byte what :meth:`put` was
+    Invariant: what :meth:`state` and :meth:`state_record` return is byte for byte what :meth:`put` was
     given.
     """
 

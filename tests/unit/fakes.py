@@ -54,7 +54,7 @@ class FakeCodec:
     def load(self, raw: bytes) -> dict[str, Any]:
         return pickle.loads(raw)
 
-    def load_entry(self, entry: bytes) -> dict[str, Any]:
+    def load_state_record(self, entry: bytes) -> dict[str, Any]:
         return pickle.loads(entry)
 
 
@@ -62,4 +62,4 @@ def fake_row(
     trial_id: str, status: str = "TERMINATED", state: bytes = b"state", **other: Any
 ) -> TrialRow:
     """A row whose entry is its state."""
-    return TrialRow(trial_id, status, status == "ERROR", entry=state, state=state, **other)
+    return TrialRow(trial_id, status, status == "ERROR", state_record=state, state=state, **other)

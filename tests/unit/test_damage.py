@@ -54,7 +54,9 @@ def test_a_dictionary_that_changed(path: Path, key: str) -> None:
     change(path, f"UPDATE meta SET value = {flipped} WHERE key = '{key}'")
     store = TrialStore.open(path)
     assert store.damage() == f"the {key} is not as it was written"
-    assert [row.entry for row in store.salvage()] == [entry(number) for number in range(TRIALS)]
+    assert [row.state_record for row in store.salvage()] == [
+        entry(number) for number in range(TRIALS)
+    ]
 
 
 def test_rows_of_another_store_are_whole(path: Path, tmp_path: Path) -> None:
@@ -66,4 +68,4 @@ def test_rows_of_another_store_are_whole(path: Path, tmp_path: Path) -> None:
     store.close()
     opened = TrialStore.open(store.path)
     assert opened.damage() is None
-    assert list(opened.entries()) == [entry(2), entry(4)]
+    assert list(opened.state_records()) == [entry(2), entry(4)]

@@ -99,7 +99,7 @@ def look(experiment: Path) -> None:
     store = find(experiment)
     assert store is not None
     assert {row.trial_id for row in store.rows(0, 100)} == IDS
-    assert len(list(store.entries())) == TRIALS
+    assert len(list(store.state_records())) == TRIALS
     Snapshot.load(store)
     store.close()
 
@@ -251,7 +251,7 @@ def test_two_can_look_at_once(killed: Path) -> None:
     one, other = find(killed), find(killed)
     assert one is not None
     assert other is not None
-    assert len(list(one.entries())) == len(list(other.entries())) == TRIALS
+    assert len(list(one.state_records())) == len(list(other.state_records())) == TRIALS
 
 
 def test_a_store_that_is_being_written_is_reported_as_locked(tmp_path: Path) -> None:

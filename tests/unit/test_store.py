@@ -145,9 +145,9 @@ def test_an_opened_store_has_rows_and_snapshot(store: TrialStore) -> None:
     opened = left(store)
     assert opened.damage() is None
     assert [row.trial_id for row in opened.rows(0, 9)] == ["t0", "t1", "t2"]
-    assert opened.entry("t1") == b"state 1"
+    assert opened.state_record("t1") == b"state 1"
     assert opened.state("t1") is None, "it is the other process's"
-    assert list(opened.entries()) == [b"state 0", b"state 1", b"state 2"]
+    assert list(opened.state_records()) == [b"state 0", b"state 1", b"state 2"]
     assert opened.snapshot() == {"one": b"1", "two": b"2" * 1000}
     assert opened.get_metadata("where") == "here"
     assert opened.get_metadata("nothing") is None
@@ -160,7 +160,7 @@ def test_an_opened_store_is_not_written_to(store: TrialStore) -> None:
     with pytest.raises(sqlite3.OperationalError), opened.transaction():
         opened.put(1, fake_row("t1"))
     assert opened.path.read_bytes() == before
-    assert opened.entry("t0") == b"state 0"
+    assert opened.state_record("t0") == b"state 0"
 
 
 def test_a_later_snapshot_replaces_the_earlier_one(store: TrialStore) -> None:
@@ -210,7 +210,7 @@ def test_rows_are_copied_as_they_are_packed(store: TrialStore, tmp_path: Path) -
         ("t2", "TERMINATED"),
         ("t0", "TERMINATED"),
     ]
-    assert target.entry("t2") == b"state 2"
+    assert target.state_record("t2") == b"state 2"
     assert target.state("t2") is None, "good for one process only"
     assert left(target).damage() is None
 
@@ -224,7 +224,7 @@ def test_no_flipped_byte_goes_unnoticed_or_costs_the_other_rows(tmp_path: Path, 
         for number in range(300):
             text = b"%d " % number + chance.randbytes(300).hex().encode()
             store.put(number, fake_row(f"t{number}", "TERMINATED", text))
-    expected = {f"t{n}": store.entry(f"t{n}") for n in range(300)}
+    expected = {f"t{n}": store.state_record(f"t{n}") for n in range(300)}
     store.save_snapshot({"one": b"1"})
     store.finalize()
     store.close()
@@ -233,7 +233,7 @@ def test_no_flipped_byte_goes_unnoticed_or_costs_the_other_rows(tmp_path: Path, 
     content[place] ^= chance.randrange(1, 256)
     store.path.write_bytes(content)
     opened = TrialStore.open(store.path)
-    found = {row.trial_id: row.entry for row in opened.salvage()}
+    found = {row.trial_id: row.state_record for row in opened.salvage()}
     assert all(expected[trial_id] == entry for trial_id, entry in found.items())
     assert len(found) >= 290
     if len(found) < 300:

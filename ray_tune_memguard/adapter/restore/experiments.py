@@ -509,7 +509,7 @@ def unsnapshotted_trials(
     then = {state["trial_id"]: state["status"] in FINISHED for state in states}
     spilled_since = [trial_id for trial_id in then if store.row(trial_id) is not None]
     for trial_id in [*spilled_since, *creation_count]:
-        state_json, metadata_json = json.loads(store.entry(trial_id))
+        state_json, metadata_json = json.loads(store.state_record(trial_id))
         told = then.get(trial_id, False)
         yield UnsnapshottedTrial(
             trial_id, creation_count.get(trial_id), state_json, metadata_json, told
@@ -532,5 +532,5 @@ def unfinished_entries(
         if store.row(json.loads(entry[0])["trial_id"]) is None:
             found.append((position, list(entry)))
     for row in store.to_resume(rerun):
-        found.append((row.position, json.loads(store.entry(row.trial_id))))
+        found.append((row.position, json.loads(store.state_record(row.trial_id))))
     return found

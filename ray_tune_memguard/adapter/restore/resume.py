@@ -246,7 +246,9 @@ class _Resumption:
             restored: list[Trial] = controller._restore_trials({"trial_data": entries})
             return restored
         # Ray would do this with the first of all trials.
-        first: Any = self._codec.trial_of(*json.loads(past.store.entry(past.order[0].trial_id)))
+        first: Any = self._codec.trial_of(
+            *json.loads(past.store.state_record(past.order[0].trial_id))
+        )
         controller._storage._timestamp = first.storage._timestamp
         return []
 
@@ -293,7 +295,7 @@ class _Resumption:
         return fetched
 
     def _begin_state_file(self, state_file: ExperimentStateFile, store: TrialStore) -> None:
-        entries = store.entries()
+        entries = store.state_records()
         while batch := list(islice(entries, _ENTRIES_AT_ONCE)):
             state_file.add(batch)
 

@@ -161,7 +161,7 @@ class Sweep:
         try:
             with self._store.transaction():
                 kept = [down for down in written if self._put(*down, outcome)]
-                self._state_file.add(row.entry for _, row in kept)
+                self._state_file.add(row.state_record for _, row in kept)
         except BaseException:
             self._state_file.rewind(mark)
             raise

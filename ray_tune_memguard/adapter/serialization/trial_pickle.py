@@ -106,7 +106,7 @@ class TrialStateCodec:
         state["temporary_state"] = temporary
         return state
 
-    def load_entry(self, entry: bytes) -> dict[str, Any]:
+    def load_state_record(self, entry: bytes) -> dict[str, Any]:
         trial = self.trial_of(*json.loads(entry))
         if self._prepare is not None:
             self._prepare(trial)
