@@ -1,4 +1,4 @@
-"""Where the files of a sweep go, and how its controller is found."""
+"""Where the files of a run are, and how a callback finds the run's controller."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TypeVar
 
 from pyarrow.fs import FileSelector, FileSystem, LocalFileSystem
 from ray.tune.execution.tune_controller import TuneController
@@ -29,14 +29,15 @@ DIRECTORY = ".memguard"
 # Where earlier versions put them. They are read from there, and not written there.
 _FORMER_DIRECTORY = "memguard"
 _STORE_PREFIX = "trials-"
-# A run's name, as Ray makes it of the time at which the run began.
+# The name of a run: Ray forms it from the time at which the run begins.
 _SESSION = re.compile(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d")
-# What Ray takes along when it restores an experiment, and what it writes there itself.
+# Suffixes of the files that Ray copies when it restores an experiment, and the names of two that it
+# writes for every experiment.
 _STATE_SUFFIXES = (".json", ".pkl")
 _RAYS_OWN = frozenset({"tuner.pkl", "trainable.pkl"})
-#: Of the name of an experiment state file; between them is the name of the run.
+#: How the name of an experiment state file begins and ends; the name of the run is between them.
 STATE_FILE_PREFIX, _STATE_FILE_SUFFIX = "experiment_state-", ".json"
-#: What searchers and callbacks are saved to; in the braces is the name of the run.
+# Ray's files for the states of searchers and callbacks; the braces stand for the name of the run.
 _RAYS_STATE_FILES = (
     "searcher-state-{}.pkl",
     "search_gen_state-{}.json",
@@ -44,15 +45,25 @@ _RAYS_STATE_FILES = (
     "callback-states-{}.pkl",
 )
 _NAMES_AT_ONCE = 500
-# Who waits for an experiment checkpoint is the sweep; uploads run beside it.
+# Less than for uploads: the run waits for an experiment checkpoint, while an upload is in a thread.
 _SHARE_OF_CHECKPOINTS = 0.002
-# A look at 100,000 trials on an idle disk takes 0.6 s, which is 1 % of this.
+# A listing that takes 0.6 s (about 100,000 trials on an idle disk) is 1 % of this.
 _MAX_LISTING_AGE_S = 60.0
 _STORE_NAME = re.compile(r"(?:trials-)?(.*?_\d\d-\d\d-\d\d|.*?)(?:-(\d+))?")
 
 
-def calling(kind: type) -> Any | None:
-    """The object of this kind whose method is among the callers; the innermost one."""
+Kind = TypeVar("Kind")
+
+
+def calling(kind: type[Kind]) -> Kind | None:
+    """Find the object whose method is calling, directly or through other functions.
+
+    Args:
+        kind: the class of the object.
+
+    Returns:
+        The innermost such object; None if there is none.
+    """
     frame = sys._getframe(1)
     while frame is not None:
         if isinstance(caller := frame.f_locals.get("self"), kind):
@@ -61,13 +72,13 @@ def calling(kind: type) -> Any | None:
     return None
 
 
-def calling_controller() -> Any | None:
-    """The controller whose ``setup`` or hook call this is; Ray hands callbacks none."""
+def calling_controller() -> TuneController | None:
+    """The controller that is calling a hook of a callback; Ray does not pass it as an argument."""
     return calling(TuneController)
 
 
 def session_name(controller: Any) -> str:
-    """Ray's name of this run of the experiment, the time at which it began."""
+    """Ray's name for this run of the experiment: the time at which the run began."""
     return str(controller._session_str)
 
 
@@ -77,19 +88,19 @@ def directories_in(experiment: str | Path) -> list[Path]:
 
 
 def report_directory(controller: Any) -> Path:
-    """Where small files for people go: they end up with the experiment's other files."""
+    """Where reports about the run are written; in the end they are with the experiment."""
     storage = controller._storage
     if isinstance(storage.storage_filesystem, LocalFileSystem):
         return Path(storage.experiment_fs_path, DIRECTORY)
-    # Ray uploads this one to the storage at every experiment checkpoint.
+    # Ray uploads this directory to the storage at every experiment checkpoint.
     return Path(storage.experiment_driver_staging_path, DIRECTORY)
 
 
 def store_directory(controller: Any) -> Path:
-    """Where the trial store goes: with the experiment if that is a local path.
+    """Where the trial store is written: in the experiment's directory if that is a local path.
 
-    Otherwise beside the directory that Ray uploads, not in it: a database that is copied while it
-    is written arrives broken.
+    Otherwise beside Ray's staging directory. Not in it: Ray uploads that directory, and a copy of a
+    database that is made during a write is damaged.
     """
     storage = controller._storage
     if isinstance(storage.storage_filesystem, LocalFileSystem):
@@ -98,12 +109,12 @@ def store_directory(controller: Any) -> Path:
 
 
 def store_name(session: str) -> str:
-    """Of the trial store of one run of an experiment; later runs sort behind earlier ones."""
+    """The name of the trial store of one run; names of later runs sort after earlier ones."""
     return f"{_STORE_PREFIX}{session}"
 
 
 def stores_in(directory: Path) -> list[Path]:
-    """The trial stores in a directory, the last run's first."""
+    """The trial stores in a directory, that of the latest run first."""
     if not directory.is_dir():
         return []
     found = directory.glob(f"{_STORE_PREFIX}*{SUFFIX}")
@@ -111,14 +122,14 @@ def stores_in(directory: Path) -> list[Path]:
 
 
 def run_of_store(path: Path) -> tuple[str, int]:
-    """The session name of the run that wrote a store, and which store of that second it is."""
-    # trials-2026-11-22_10-40-37-1: another one in the same second.
+    """The name of the run that wrote a store, and the store's number among those of that name."""
+    # trials-2026-11-22_10-40-37-1 is the second store that was created in that second.
     session, number = _STORE_NAME.fullmatch(path.stem).groups()  # type: ignore[union-attr]
     return session, int(number or 0)
 
 
 def work_directory(controller: Any) -> Path:
-    """For files that only this process needs."""
+    """Where files are written that only this process needs."""
     return Path(controller._storage.experiment_driver_staging_path).with_name(DIRECTORY)
 
 
@@ -139,11 +150,11 @@ def state_file_of_staging(directory: str) -> str | None:
 
 
 def state_file_and_work_directory(controller: Any) -> tuple[Path, Path]:
-    """Where the experiment state file is written, and where its spare is, on the same disk.
+    """Where the experiment state file is written, and the directory of its spare on the same disk.
 
-    In the experiment itself if that is on a disk where two files can take turns: nobody then needs
-    to copy it there, which at 100,000 trials is 700 MB at every experiment checkpoint. Otherwise
-    where Ray has it, from where it is uploaded.
+    It is written directly to the experiment's directory if two files there can replace each other.
+    This saves an upload of 700 MB at each experiment checkpoint of 100,000 trials. Otherwise it is
+    written where Ray writes it, and is uploaded.
     """
     name = Path(controller.experiment_state_path).name
     storage = controller._storage
@@ -209,14 +220,14 @@ def _say_once(line: str) -> None:
 
 
 class StagingListing:
-    """What there is in the driver's staging directory beside the directories of trials.
+    """Lists what is in the driver's staging directory beside the directories of trials.
 
     Listing takes time that grows with the number of trials, so a listing is used again for a while:
     for as long as keeps the time for listings below a share of the whole, and at most a minute.
 
     Args:
-        controller: the run's.
-        known_directories: which of some names are those of spilled trials.
+        controller: of the run.
+        known_directories: returns those of the given names that are directories of spilled trials.
     """
 
     def __init__(
@@ -238,7 +249,7 @@ class StagingListing:
         age = time.monotonic() - self._listed_at
         if age >= min(self._took / share, _MAX_LISTING_AGE_S):
             self.look()
-        # Ray's own may be new, and are not to be missed.
+        # Ray's own files may be newer than the listing.
         own = (name.format(self._session) for name in _RAYS_STATE_FILES)
         return self._names.union(name for name in own if (self.directory / name).is_file())
 
@@ -256,9 +267,9 @@ class StagingListing:
         return self._names
 
     def session_files(self) -> dict[str, bytes]:
-        """What searchers and callbacks wrote for this run at the last experiment checkpoint.
+        """The files that searchers and callbacks wrote at the last experiment checkpoint.
 
-        Ray's own put the name of the run into the file's name; somebody else's need not.
+        Ray's own have the name of the run in their names; a user's need not.
         """
         return {
             name: path.read_bytes()
@@ -279,9 +290,10 @@ def _is_state_of(name: str, session: str) -> bool:
 
 
 def forget_later_runs(staging: Path, session: str) -> None:
-    """Remove what a run after this one left of searchers and callbacks; the newest is restored.
+    """Remove states of searchers and callbacks that a later run than this one has written.
 
-    A driver that is killed between writing these and its first experiment checkpoint leaves them.
+    A driver leaves such files if it is killed before its first experiment checkpoint is complete.
+    Ray would restore them, because it takes the newest.
     """
     for path in staging.glob("[!.]*"):
         run = _SESSION.search(path.name)

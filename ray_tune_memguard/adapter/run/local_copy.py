@@ -1,7 +1,7 @@
-"""Copies directories from disk to disk, at half of what ``shutil.copytree`` takes.
+"""Copies directories from disk to disk in half the time of ``shutil.copytree``.
 
-Covers: what lies in a directory, links followed, at any depth; files are written over. Does not
-cover: modes, times, and what is neither a file nor a directory.
+Files and directories at any depth are copied; links are followed, and existing files are
+overwritten. Modes, times, and anything that is neither a file nor a directory are not copied.
 """
 
 from __future__ import annotations
@@ -10,16 +10,16 @@ import os
 import shutil
 from contextlib import suppress
 
-_MOST_AT_ONCE = 1 << 30
+_MAX_BYTES_AT_ONCE = 1 << 30
 
 
 def copy_file(source: str, target: str) -> None:
-    """Copy the content of a file; nothing is done if both are one.
+    """Copy the content of a file. Nothing is done if both paths are the same file.
 
     Raises:
-        OSError: it could not be read or written.
+        OSError: the file could not be read or written.
     """
-    # The kernel copies, or shares the blocks; not on every system, nor from every disk to every.
+    # The kernel copies or shares the blocks, but not on every system and between all disks.
     with suppress(OSError, AttributeError):
         if _copy_in_kernel(source, target):
             return
@@ -28,10 +28,14 @@ def copy_file(source: str, target: str) -> None:
 
 
 def _copy_in_kernel(source: str, target: str) -> bool:
-    """Whether it is known that all of it is there."""
+    """Let the kernel copy a file.
+
+    Returns:
+        Whether the copy is known to be complete.
+    """
     reading = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        # Not emptied before it is known to be another file: links may lead to it.
+        # Not truncated on opening: the source may be a link to the same file.
         writing = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
             written = os.fstat(writing)
@@ -40,35 +44,35 @@ def _copy_in_kernel(source: str, target: str) -> bool:
             if written.st_size:
                 os.ftruncate(writing, 0)
             total = 0
-            while copied := os.copy_file_range(reading, writing, _MOST_AT_ONCE):
+            while copied := os.copy_file_range(reading, writing, _MAX_BYTES_AT_ONCE):
                 total += copied
         finally:
             os.close(writing)
     finally:
         os.close(reading)
-    # Some kernels copy nothing, without a word, of files whose length they do not know.
+    # Some kernels copy nothing, and report no error, if they do not know the length of the file.
     return total > 0
 
 
 def copy_directory(source: str, target: str) -> None:
-    """Copy what is in ``source`` to ``target``, beside what is there.
+    """Copy the content of ``source`` into ``target``, which may have content already.
 
-    What is gone by now is left out, and so is a link back to one of the directories that it is in.
-    The rest is copied though one file could not be.
+    Entries that disappear meanwhile are left out, and so are links to a directory that contains
+    them. If a file cannot be copied, the others still are.
 
     Raises:
-        OSError: of the first that could not be copied.
+        OSError: the error of the first entry that could not be copied.
     """
     _copy_directory(source, target, frozenset())
 
 
 def _copy_directory(source: str, target: str, above: frozenset[tuple[int, int]]) -> None:
-    # Listed first, so that it is not found what is made here.
+    # Listed first, so that the listing does not contain what is created below.
     with os.scandir(source) as found:
         entries = list(found)
     try:
         os.mkdir(target)
-    except OSError:  # It is there, or what it is in has been removed.
+    except OSError:  # It exists, or its parent has been removed.
         os.makedirs(target, exist_ok=True)
     above |= {_identity(os.stat(source)), _identity(os.stat(target))}
     failure: OSError | None = None
