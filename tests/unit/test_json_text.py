@@ -16,12 +16,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ray_tune_memguard.adapter.serialization.json_text import (
-    decode,
-    encode,
-    entry_of,
-    pickle_plainly,
-)
+from ray_tune_memguard.adapter.serialization.json_text import decode, encode
+from ray_tune_memguard.adapter.serialization.plain_pickle import pickle_plainly
+from ray_tune_memguard.adapter.serialization.state_record import state_record
 
 
 class Colour(enum.Enum):
@@ -166,6 +163,6 @@ def test_an_interrupt_is_one() -> None:
 
 @pytest.mark.parametrize("texts", [("{}", '{"a": "\\n \x7f"}'), ("é\u2028", "\n\x01"), ("", "\\")])
 def test_an_entry_has_both_texts(texts: tuple[str, str]) -> None:
-    entry = entry_of(*texts)
+    entry = state_record(*texts)
     assert entry.isascii()
     assert json.loads(entry) == list(texts)

@@ -14,14 +14,15 @@ from ray.train._internal.storage import StorageContext
 from ray.tune.execution.placement_groups import PlacementGroupFactory
 from ray.tune.experiment import Trial
 
-from ray_tune_memguard.adapter.serialization.json_text import decode, entry_of
-from ray_tune_memguard.adapter.serialization.trial_json import (
-    StateWriter,
-    StorageTemplate,
-    pickled_queues,
-    read_entry,
-    reported_of_entry,
+from ray_tune_memguard.adapter.serialization.json_text import decode
+from ray_tune_memguard.adapter.serialization.metric_queues import pickled_queues
+from ray_tune_memguard.adapter.serialization.state_record import (
+    reported_in_record,
+    row_of_record,
+    state_record,
 )
+from ray_tune_memguard.adapter.serialization.templates import StorageTemplate
+from ray_tune_memguard.adapter.serialization.trial_json import StateWriter
 from ray_tune_memguard.adapter.serialization.trial_pickle import TrialStateCodec
 
 REPORTS: dict[str, list[dict[str, Any]]] = {
@@ -176,10 +177,10 @@ def test_an_entry_tells_what_was_reported(tmp_path: Path) -> None:
     trial = make_trial(tmp_path)
     trial.update_last_result({"score": np.float32(0.5), "lr": 0.1})
     entry = written(trial)
-    result, summaries = reported_of_entry(entry[1])
+    result, summaries = reported_in_record(entry[1])
     assert result["score"] == np.float32(0.5)
     assert summaries == trial.metric_analysis
-    row = read_entry(*entry, json.dumps(entry))
+    row = row_of_record(*entry, json.dumps(entry))
     assert (row.trial_id, row.status, row.has_error) == ("abc_00000", "PENDING", False)
 
 
@@ -193,7 +194,7 @@ def test_an_entry_is_what_json_makes_of_both_texts(tmp_path: Path, config: dict[
     trial.config = config
     trial.update_last_result({"score": 1.0})
     for texts in (written(trial), ("é", "\n"), trial.get_json_state()):
-        entry = entry_of(*texts)
+        entry = state_record(*texts)
         assert entry.isascii()
         assert json.loads(entry) == list(texts)
 

@@ -30,7 +30,7 @@ from ray_tune_memguard.adapter.restore.searcher import UnsnapshottedTrial
 from ray_tune_memguard.adapter.run.controller import POINTER_KEY
 from ray_tune_memguard.adapter.run.spiller import new_summary_index
 from ray_tune_memguard.adapter.serialization.json_text import decode
-from ray_tune_memguard.adapter.serialization.trial_json import read_entry, reported_of_entry
+from ray_tune_memguard.adapter.serialization.state_record import reported_in_record, row_of_record
 from ray_tune_memguard.adapter.serialization.trial_pickle import TrialStateCodec
 from ray_tune_memguard.lazy.cache import TrialCache
 from ray_tune_memguard.lazy.interfaces import FINISHED
@@ -373,13 +373,13 @@ def _read_state(experiment: Experiment, state_file: str, store: TrialStore) -> d
         reader = StateReader(file.read, bar.update)
         rows: list[tuple[int, TrialRow]] = []
         for position, (entry, text) in enumerate(reader.entries()):
-            row = read_entry(entry[0], entry[1], text)
+            row = row_of_record(entry[0], entry[1], text)
             if row.trial_id in known or row.status not in FINISHED:
                 unfinished.append(entry)
                 places.append(position)
             else:
                 rows.append((position, row))
-                summaries.note(position, row.trial_id, *reported_of_entry(entry[1]))
+                summaries.note(position, row.trial_id, *reported_in_record(entry[1]))
                 if len(rows) >= _PUT_AT_ONCE:
                     _put(store, rows)
             known[row.trial_id] = row.status
@@ -487,7 +487,7 @@ def open_trials(experiment: Experiment, store: TrialStore) -> SpilledTrials[Tria
     for late in unsnapshotted_trials(store, snapshot, state["trial_data"]):
         row = store.row(late.trial_id)
         if row is not None:
-            summaries.note(row.position, row.trial_id, *reported_of_entry(late.metadata_json))
+            summaries.note(row.position, row.trial_id, *reported_in_record(late.metadata_json))
     end = max([store.extent()[1], *(position for position, _ in unfinished)]) + 1
     for position, entry in unfinished:
         # One that was taken out of the list and is in the file all the same comes last.

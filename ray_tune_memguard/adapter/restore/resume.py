@@ -42,7 +42,7 @@ from ray_tune_memguard.adapter.run.spiller import (
     new_summary_index,
 )
 from ray_tune_memguard.adapter.serialization.json_text import decode
-from ray_tune_memguard.adapter.serialization.trial_json import reported_of_entry
+from ray_tune_memguard.adapter.serialization.state_record import reported_in_record
 from ray_tune_memguard.adapter.serialization.trial_pickle import TrialStateCodec
 from ray_tune_memguard.lazy.cache import TrialCache
 from ray_tune_memguard.lazy.interfaces import FINISHED
@@ -324,7 +324,7 @@ class _Resumption:
         for trial in self._past.late:
             if trial.trial_id not in positions:
                 continue  # It runs again.
-            reported = reported_of_entry(trial.metadata_json)
+            reported = reported_in_record(trial.metadata_json)
             summaries.note(positions[trial.trial_id], trial.trial_id, *reported)
         return summaries
 

@@ -18,7 +18,7 @@ from ray.tune.utils import flatten_dict, unflattened_lookup
 
 from ray_tune_memguard.adapter.restore.optuna_study import PersistentStudy
 from ray_tune_memguard.adapter.serialization.json_text import decode
-from ray_tune_memguard.adapter.serialization.trial_json import last_result_of_entry
+from ray_tune_memguard.adapter.serialization.state_record import last_result_in_record
 from ray_tune_memguard.notices import logger
 
 
@@ -38,7 +38,7 @@ class UnsnapshottedTrial:
         return bool(json.loads(self.state_json)["status"] == Trial.ERROR)
 
     def result(self) -> dict[str, Any]:
-        flat: dict[str, Any] = flatten_dict(last_result_of_entry(self.metadata_json))
+        flat: dict[str, Any] = flatten_dict(last_result_in_record(self.metadata_json))
         return flat
 
     def parameters(self) -> dict[str, Any]:

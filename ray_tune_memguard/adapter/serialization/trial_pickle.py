@@ -15,21 +15,26 @@ import copy
 import json
 import pickle
 from collections.abc import Callable
-from typing import Any
+from typing import Protocol, TypeVar
 
 import ray
+from pyarrow.fs import FileSystem
 from ray import cloudpickle
+from ray.train._internal.storage import StorageContext
+from ray.train._internal.syncer import Syncer
 from ray.tune.execution.placement_groups import PlacementGroupFactory
 from ray.tune.experiment import Trial
 from ray.tune.experiment.trial import _Location, _TemporaryTrialState
 
-from ray_tune_memguard.adapter.serialization.json_text import entry_of, pickle_plainly
-from ray_tune_memguard.adapter.serialization.trial_json import (
+from ray_tune_memguard.adapter.serialization.metric_queues import (
     QUEUES,
-    StateWriter,
-    ValueTemplate,
     pickled_queues,
+    unpickle_queues,
 )
+from ray_tune_memguard.adapter.serialization.plain_pickle import pickle_plainly
+from ray_tune_memguard.adapter.serialization.state_record import state_record
+from ray_tune_memguard.adapter.serialization.templates import ValueTemplate
+from ray_tune_memguard.adapter.serialization.trial_json import StateWriter
 from ray_tune_memguard.lazy.interfaces import FINISHED
 from ray_tune_memguard.store.trial_store import TrialRow
 
@@ -39,6 +44,22 @@ _SHARED_BY_STORAGE = ("storage_filesystem", "syncer")
 _SHARED_BY_TRIALS = ("trial_name_creator", "trial_dirname_creator")
 # Each trial has one, mostly like all others'; unpickling it takes a third of a trial's time.
 _LIKE_OTHERS = {"placement_group_factory": PlacementGroupFactory}
+
+
+MetadataT = TypeVar("MetadataT")
+
+
+class StorageParts(Protocol):
+    """Where an experiment is, and what its trials share: a ``StorageContext``, or its likes."""
+
+    @property
+    def storage_filesystem(self) -> FileSystem: ...
+    @property
+    def storage_fs_path(self) -> str: ...
+    @property
+    def experiment_dir_name(self) -> str: ...
+    @property
+    def syncer(self) -> Syncer | None: ...
 
 
 class TrialStateCodec:
@@ -51,13 +72,16 @@ class TrialStateCodec:
     trial_class: type = Trial
 
     def __init__(
-        self, storage: Any, prepare: Callable[[Trial], None] | None = None, stub: bool = False
+        self,
+        storage: StorageParts,
+        prepare: Callable[[Trial], None] | None = None,
+        stub: bool = False,
     ) -> None:
         self._storage = storage
         self._prepare = prepare
         self._stub = stub
         self._storage_parts = {name: getattr(storage, name) for name in _SHARED_BY_STORAGE}
-        self._trial_parts: dict[str, Any] = {}
+        self._trial_parts: dict[str, object] = {}
         self._typical = {name: ValueTemplate() for name in _LIKE_OTHERS}
         self._writer = StateWriter()
 
@@ -88,7 +112,7 @@ class TrialStateCodec:
             # Functions of a script, lambdas, classes of a notebook: five times slower, so second.
             return cloudpickle.dumps(parts), False
 
-    def load(self, raw: bytes) -> dict[str, Any]:
+    def load(self, raw: bytes) -> dict[str, object]:
         state, of_storage, of_trial, location, restore_failures = pickle.loads(raw)
         if isinstance(state["storage"], tuple):
             state["storage"] = self._writer.storages.at(state["storage"])
@@ -97,17 +121,15 @@ class TrialStateCodec:
         for name in of_trial:
             typical = self._typical.get(name)
             state[name] = self._trial_parts[name] if typical is None else typical.another()
-        metadata = state["run_metadata"].__dict__
-        if isinstance(metadata.get(QUEUES), bytes):
-            metadata[QUEUES] = pickle.loads(metadata[QUEUES])
+        unpickle_queues(state["run_metadata"])
         temporary = _TemporaryTrialState()
         temporary.location = _Location(*location)
         temporary.num_restore_failures = restore_failures
         state["temporary_state"] = temporary
         return state
 
-    def load_state_record(self, entry: bytes) -> dict[str, Any]:
-        trial = self.trial_of(*json.loads(entry))
+    def load_state_record(self, record: bytes) -> dict[str, object]:
+        trial = self.trial_of(*json.loads(record))
         if self._prepare is not None:
             self._prepare(trial)
         return dict(trial.__dict__)
@@ -116,14 +138,17 @@ class TrialStateCodec:
         """The trial that Ray makes of an entry where the experiment is now."""
         trial = Trial.from_json_state(state_json, stub=self._stub)
         trial.restore_run_metadata(metadata_json)
-        storage: Any = copy.copy(trial.storage)
+        assert trial.storage is not None
+        storage = copy.copy(trial.storage)
         for name in ("storage_filesystem", "storage_fs_path", "experiment_dir_name"):
             setattr(storage, name, getattr(self._storage, name))
         # It also mends the paths of the trial's checkpoints.
         trial.set_storage(storage)
         return trial
 
-    def _split_storage(self, storage: Any) -> tuple[Any, tuple[str, ...]]:
+    def _split_storage(
+        self, storage: StorageContext | None
+    ) -> tuple[StorageContext | None, tuple[str, ...]]:
         """A copy of the storage context without what is shared, and the names of what was."""
         parts = self._storage_parts
         names = tuple(name for name in parts if getattr(storage, name) is parts[name])
@@ -132,7 +157,7 @@ class TrialStateCodec:
             setattr(bare, name, None)
         return bare, names
 
-    def _split_trial(self, state: dict[str, Any]) -> tuple[str, ...]:
+    def _split_trial(self, state: dict[str, object]) -> tuple[str, ...]:
         """Take what all trials share, or have alike, out of ``state``; the names of what was."""
         names = []
         for name in _SHARED_BY_TRIALS:
@@ -156,7 +181,7 @@ class TrialStateCodec:
             trial.trial_id,
             trial.status,
             self.has_error(trial),
-            entry_of(*texts),
+            state_record(*texts),
             trial.relative_logdir,
             reported_at=metadata.last_result_time,
             creation_index=creation_index,
@@ -169,7 +194,7 @@ class TrialStateCodec:
         return self._writer.write(trial, pickled_queues(trial.run_metadata))
 
 
-def _is_typical(typical: ValueTemplate, part: Any) -> bool:
+def _is_typical(typical: ValueTemplate, part: object) -> bool:
     try:
         return typical.is_typical(part)
     except Exception:  # It holds what cannot be copied, or not be compared; it may still pickle.
@@ -190,7 +215,7 @@ def has_reported(trial: Trial) -> bool:
     return any(key != "trial_id" for key in trial.run_metadata.last_result)
 
 
-def _default_result(trial: Trial) -> Any:
+def _default_result(trial: Trial) -> object:
     """What stands in for the result of a trial that never reported; never a reference.
 
     A reference pins its value and the actor's book-keeping, though once a trial has reported
@@ -207,7 +232,7 @@ def _default_result(trial: Trial) -> Any:
         return None
 
 
-def _bare(metadata: Any, queues: bytes | None) -> Any:
+def _bare(metadata: MetadataT, queues: bytes | None) -> MetadataT:
     """A copy without Ray's cache of its text, and with its queues as a pickle, if there is one."""
     bare = copy.copy(metadata)
     # The name must be there: Ray looks whether it is None.
