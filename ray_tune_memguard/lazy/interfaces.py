@@ -88,5 +88,5 @@ class TrialCodec(Protocol[TrialT]):
     def load(self, raw: bytes) -> dict[str, object]:
         """The attributes that ``dump`` wrote."""
 
-    def load_state_record(self, entry: bytes) -> dict[str, object]:
+    def load_state_record(self, record: bytes) -> dict[str, object]:
         """The attributes of a trial that another process wrote to the experiment state file."""

@@ -63,10 +63,10 @@ class StorageParts(Protocol):
 
 
 class TrialStateCodec:
-    """The :class:`~ray_tune_memguard.lazy.interfaces.TrialCodec` of Ray's trials, for one sweep.
+    """The :class:`~ray_tune_memguard.lazy.interfaces.TrialCodec` of Ray's trials, for one run.
 
-    ``storage``: of the sweep. ``prepare``: what is to be done with each trial that is made of its
-    entry. ``stub``: such trials are only looked at, so their trainable need not be known.
+    ``storage``: of the run. ``prepare``: what is to be done with each trial that is made of its
+    state record. ``stub``: such trials are only looked at, so their trainable need not be known.
     """
 
     trial_class: type = Trial
@@ -135,7 +135,7 @@ class TrialStateCodec:
         return dict(trial.__dict__)
 
     def trial_of(self, state_json: str, metadata_json: str) -> Trial:
-        """The trial that Ray makes of an entry where the experiment is now."""
+        """The trial that Ray makes of a state record where the experiment is now."""
         trial = Trial.from_json_state(state_json, stub=self._stub)
         trial.restore_run_metadata(metadata_json)
         assert trial.storage is not None
@@ -172,7 +172,7 @@ class TrialStateCodec:
         return tuple(names)
 
     def row(self, trial: Trial, known: tuple[str, str] | None, creation_index: int) -> TrialRow:
-        """What is written of a settled trial; ``known``: its entry, unless it is to be made."""
+        """The row of a finished trial; ``known``: its state record, if that stays as it is."""
         metadata = trial.run_metadata
         queues = pickled_queues(metadata)
         state, is_plain = self._dump(trial, queues)
