@@ -53,8 +53,8 @@ __all__ = ["SpilledRow", "TrialRow", "TrialStore"]
 class TrialStore(TrialQueries):
     """The rows and the snapshot of one run; see the module for what is durable when.
 
-    Invariant: what :meth:`state` and :meth:`state_record` return is byte for byte what :meth:`put` was
-    given.
+    Invariant: what :meth:`state` and :meth:`state_record` return is byte for byte what :meth:`put`
+    was given.
     """
 
     def __init__(
