@@ -1,4 +1,4 @@
-"""What is said to the user: each thing once a sweep, under the name of this package."""
+"""Messages to the user: each once a run, through the logger of this package."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ logger = logging.getLogger("ray_tune_memguard")
 
 
 def show_lines() -> None:
-    """Let the report lines be seen, unless the user has set up logging otherwise."""
+    """Show the messages on stderr, unless the user has configured logging."""
     if not logger.hasHandlers():
         handler = logging.StreamHandler(sys.stderr)
         handler.setFormatter(logging.Formatter("%(message)s"))
@@ -19,7 +19,7 @@ def show_lines() -> None:
 
 
 class Notices:
-    """Warnings and remarks of one sweep; a repeated one is not said again."""
+    """Warnings and remarks of one run. A repeated one is not logged."""
 
     def __init__(self) -> None:
         self._said: set[str] = set()
@@ -31,7 +31,7 @@ class Notices:
         self._say(topic, message, logging.INFO)
 
     def again(self, topic: str) -> None:
-        """The matter is settled: should it come back, it is said again."""
+        """The cause of a message is gone: if it returns, the message is logged again."""
         self._said.discard(topic)
 
     def _say(self, topic: str, message: str, level: int) -> None:

@@ -1,7 +1,7 @@
 """Options of the callbacks: from an argument, else from the environment, else the default.
 
-Ray makes callbacks named in ``RAY_TUNE_CALLBACKS`` without arguments, so each option can be set by
-a variable ``TUNE_MEMGUARD_<OPTION>`` as well. An argument wins.
+Ray constructs callbacks named in ``RAY_TUNE_CALLBACKS`` without arguments, so each option can be
+set by a variable ``TUNE_MEMGUARD_<OPTION>`` as well. An argument wins.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def resolve(name: str, given: object, default: object, parse: Callable[[str, obj
 
 
 def _from_text(text: str) -> object:
-    """A number if it reads as one, None for ``none``, otherwise the text."""
+    """A number if the text is one, None for ``none``, otherwise the text."""
     if text.lower() == "none":
         return None
     for kind in (int, float):
@@ -55,26 +55,14 @@ def _from_text(text: str) -> object:
     return text
 
 
-def count_or_none(name: str, value: object) -> int | None:
-    """A positive whole number, or None for never."""
-    if value is None:
-        return None
-    allowed = "a whole number of at least 1, or None"
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be {allowed}; got {value!r}")
-    if value < 1:
-        raise ValueError(f"{name} must be {allowed}; got {value!r}")
-    return value
-
-
 def count(name: str, value: object) -> int:
     """A positive whole number."""
-    allowed = "a whole number of at least 1"
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be {allowed}; got {value!r}")
-    if value < 1:
-        raise ValueError(f"{name} must be {allowed}; got {value!r}")
-    return value
+    return _whole(name, value, "a whole number of at least 1")
+
+
+def count_or_none(name: str, value: object) -> int | None:
+    """A positive whole number, or None for never."""
+    return None if value is None else _whole(name, value, "a whole number of at least 1, or None")
 
 
 def flag(name: str, value: object) -> bool:
@@ -89,12 +77,7 @@ def flag(name: str, value: object) -> bool:
 
 def share(name: str, value: object) -> float:
     """A number from 0 to 1."""
-    allowed = "a number from 0 to 1"
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{name} must be {allowed}; got {value!r}")
-    if not 0 <= value <= 1:
-        raise ValueError(f"{name} must be {allowed}; got {value!r}")
-    return float(value)
+    return _real(name, value, "a number from 0 to 1", lambda given: 0 <= given <= 1)
 
 
 def seconds_or_none(name: str, value: object) -> float | None:
@@ -102,27 +85,35 @@ def seconds_or_none(name: str, value: object) -> float | None:
     if value is None:
         return None
     allowed = "a positive number of seconds, or None"
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{name} must be {allowed}; got {value!r}")
-    if not math.isfinite(value) or value <= 0:
-        raise ValueError(f"{name} must be {allowed}; got {value!r}")
-    return float(value)
+    return _real(name, value, allowed, lambda given: 0 < given < math.inf)
 
 
 def mebibytes_or_none(name: str, value: object) -> float | None:
-    """A number of MiB of at least 0, or None for never."""
+    """A finite number of MiB of at least 0, or None for never."""
     if value is None:
         return None
     allowed = "a number of MiB of at least 0, or None"
+    return _real(name, value, allowed, lambda given: 0 <= given < math.inf)
+
+
+def _whole(name: str, value: object, allowed: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be {allowed}; got {value!r}")
+    if value < 1:
+        raise ValueError(f"{name} must be {allowed}; got {value!r}")
+    return value
+
+
+def _real(name: str, value: object, allowed: str, is_allowed: Callable[[float], bool]) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{name} must be {allowed}; got {value!r}")
-    if not math.isfinite(value) or value < 0:
+    if not is_allowed(value):
         raise ValueError(f"{name} must be {allowed}; got {value!r}")
     return float(value)
 
 
 def directory_or_none(name: str, value: object) -> Path | None:
-    """A directory that can be written, or be made; None to choose one. Checked by trying."""
+    """A directory, which is created and written to as a check; None for the default."""
     if value is None:
         return None
     allowed = "the path of a writable directory, or None"

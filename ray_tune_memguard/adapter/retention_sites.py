@@ -37,7 +37,7 @@ TRIALS = "TuneController._trials"
 THREADS = "threading._active"
 #: Globals of libraries that are known to grow with trials or results.
 _KNOWN_GLOBALS = (("ray.util.debug", "_logged"), ("tensorboardX.writer", "atexit"))
-#: Nested parts: a limiter around a searcher in a generator.
+#: Depth of nested parts: a limiter around a searcher in a generator, say.
 _MAX_DEPTH = 4
 _CONTAINERS = frozenset(map(id, (dict, list, set, deque)))
 #: A part with more attributes is one site: some code makes an attribute for each trial.
@@ -48,19 +48,19 @@ _MEASURING = "ray_tune_memguard.callbacks.object_growth_tracker"
 _MIN_ENTRIES = 32
 #: … and of those that grow, so many are measured.
 _MAX_DISCOVERED = 32
-# By identity, for a metaclass may have its own idea of equality.
+# By identity, because a metaclass may define equality.
 _SCALARS = frozenset(map(id, (int, float, complex, bool, str, bytes, type(None))))
 
 
 @dataclass(frozen=True)
 class RetentionSite:
-    """``value`` is what is measured; ``owner`` is whose attribute or global it is."""
+    """An object whose deep size is measured, under a name."""
 
     name: str
     value: object
     #: ``searcher``, ``scheduler``, ``callback``, ``controller``, ``reporter`` or ``module``.
     role: str
-    #: Whose it is: ``user``, ``ray``, or ``library``.
+    #: Whose code has it: ``user``, ``ray``, or ``library``.
     owner: str
 
 
@@ -90,12 +90,12 @@ def trials_in_memory(controller: TuneController) -> list[object]:
 def barriers_of(controller: TuneController) -> set[int]:
     """Identities of objects that are sites of their own, or that no site is charged for."""
     found = {id(part.value) for part in _parts(controller)}
-    # MemGuard's own: the paths in it come with each trial and go with each upload.
+    # The syncer is MemGuard's own: it has the paths of trials until they are uploaded.
     syncer = getattr(controller._checkpoint_manager._storage, "syncer", None)
     if type(syncer).__module__.startswith("ray_tune_memguard."):
         found.add(id(syncer))
     if isinstance(controller._trials, SpilledTrials):
-        # It has a line for each trial that somebody else keeps.
+        # It has an entry for each trial that something else refers to.
         found.add(id(controller._trials.cache.live))
     return found
 
@@ -153,10 +153,10 @@ def retention_sites_of(
 
 
 class GrowingGlobals:
-    """Finds globals of any module, containers, that get more entries as trials finish."""
+    """Finds containers among the globals of all modules that grow as trials finish."""
 
     def __init__(self) -> None:
-        # By the hash of module and name: thousands of names would be a leak of our own.
+        # By the hash of module and name: thousands of names would take much memory.
         self._lengths: dict[int, int] = {}
         self._trials = 0
         self.found: list[tuple[str, str]] = []
@@ -219,17 +219,17 @@ def _role(value: object) -> str | None:
 
 
 def _class_name(value: object) -> str:
-    """The class as its user knows it, not as it was adopted."""
-    own = (base for base in classes.mro(type(value)) if not _is_adopted(base))
+    """The name of the class itself, not of the subclass that MemGuard has given it."""
+    own = (base for base in classes.mro(type(value)) if not _is_ours(base))
     return classes.name(next(own))
 
 
-def _is_adopted(cls: type) -> bool:
+def _is_ours(cls: type) -> bool:
     return classes.module(cls).startswith("ray_tune_memguard.adapter")
 
 
 def _globals(namespace: Mapping[str, Any]) -> Iterator[tuple[str, object]]:
-    """Names of a module or class that can hold more than code."""
+    """The names of a module or class that can keep objects alive, not only code."""
     for name, value in list(namespace.items()):
         kind = type(value)
         if kind is staticmethod or kind is classmethod:
@@ -245,7 +245,7 @@ def _globals(namespace: Mapping[str, Any]) -> Iterator[tuple[str, object]]:
 
 
 def _has_container(held: Mapping[str, object] | Iterable[object]) -> bool:
-    """Whether a function's defaults or attributes, a tuple or dictionary, have one in them."""
+    """Whether there is a container in the defaults or attributes of a function."""
     inside: Iterable[object] = list(held.values()) if type(held) is dict else held
     return any(id(type(inner)) in _CONTAINERS for inner in inside)
 
@@ -277,7 +277,7 @@ _LIBRARIES = tuple(
         *(_PATHS[kind] for kind in ("stdlib", "platstdlib", "purelib", "platlib")),
         *site.getsitepackages(),
         site.getusersitepackages(),
-        # Where distributions of Debian put packages.
+        # Debian has packages here.
         "/usr/lib/python3",
     }
 )
@@ -291,7 +291,7 @@ def _is_of_library(file: str) -> bool:
     return file.startswith(_LIBRARIES) or any(packages in file for packages in _PACKAGES)
 
 
-#: By module: whether it is a user's.
+#: Whether a module is a user's, by its name.
 _users: dict[str, bool] = {}
 
 
@@ -313,7 +313,7 @@ def is_users_module(name: str) -> bool:
         return True
     known = _users.get(name)
     if known is None:
-        # A module that is not of the plain type may be one that runs when it is asked something.
+        # A module of another type may run code when an attribute is read.
         file = _namespace(name).get("__file__")
         known = type(file) is str and not _is_of_library(file)
         if name in sys.modules:

@@ -1,4 +1,4 @@
-"""The memory that an object keeps alive, without running a line of anybody's code.
+"""The memory that an object keeps alive, without running any code of its classes.
 
 References are followed as the garbage collector follows them (``gc.get_referents``), and sizes are
 asked of types written in C only. No property runs, no proxy is resolved, no ghost is activated;

@@ -27,12 +27,12 @@ MAX_POINTS = 40
 MAX_SERIES = 500
 #: The first part of a run is warm-up: this share of it, and at least `WARM_UP_TRIALS`.
 WARM_UP = 0.2
-#: Over fewer trials what comes and goes cannot be told from what grows.
+#: Over fewer trials a variation cannot be told from growth.
 MIN_SPAN = 200
-#: Of a type, whose number has no noise.
+#: Samples that a trend of a type needs: their number has no noise.
 MIN_COUNTS = 4
 _IN_A_TRIAL = {"trial": 1, "result": RESULTS_PER_TRIAL}
-#: … if a trial has so many.
+#: Trials are long if they have so many results each.
 _MIN_RESULTS_OF_A_LONG_TRIAL = 200
 FILE_PATTERN = "growth-*.csv"
 
@@ -41,8 +41,9 @@ FILE_PATTERN = "growth-*.csv"
 class GrowthRow:
     """One quantity at one moment.
 
-    ``kind``: ``part`` (of the driver's RSS), ``holder``, ``process`` (another one of Ray's):
-    ``value`` is bytes; ``type``: it is how many objects of that type there are.
+    ``kind``: ``part`` (a category of the driver's RSS), ``holder`` (a retention site) or
+    ``process`` (another one of Ray's), with ``value`` in bytes; or ``type``, with the number of its
+    objects.
     """
 
     time: float
@@ -64,7 +65,7 @@ class GrowthSeries:
         self.trials = array("q")
         self.results = array("q")
         self._values: dict[tuple[str, str], array[float]] = {}
-        # The last sample came sooner than one is wanted: the next takes its place.
+        # The last sample came sooner than one was due: the next one replaces it.
         self._is_provisional = False
 
     def wants(self, trials: int, results: int) -> bool:

@@ -22,31 +22,31 @@ from ray_tune_memguard.diagnostics.deep_size import (
 from ray_tune_memguard.system import classes
 
 _MAX_STEPS = 6
-#: Of a container so many of the newest entries are looked at, if it has no more; else the newest.
+#: A container with no more entries is followed into each of them, a larger one into the newest.
 _MAX_ENTRIES = 8
-#: Of an object's attributes.
+#: So many attributes of an object are followed.
 _MAX_ATTRIBUTES = 32
-#: For a chain downwards, and for each reference that it may take.
+#: Seconds for a chain downwards, and for each reference on its way.
 _SECONDS = 0.1
 _SECONDS_A_REFERENCE = 0.003
 _NUMBERS_AND_TEXT = (str, bytes, bytearray, int, float, bool)
-# By identity, for a metaclass may have its own idea of equality.
+# By identity, because a metaclass may define equality.
 _FLAT = frozenset(map(id, _NUMBERS_AND_TEXT))
 _LEAVES = frozenset(map(id, (*_NUMBERS_AND_TEXT, type(None), type, types.ModuleType)))
 _CHUNK = 50_000
-#: Full names by the identity of the type. So many are kept.
+#: Full names by the identity of the type, at most `_MAX_NAMES`.
 _names: dict[int, tuple[weakref.ref[type], str]] = {}
 _MAX_NAMES = 20_000
-#: Objects that are looked at for what else an object keeps alive.
+#: So many objects that an object keeps alive are visited.
 _MAX_WITHIN = 5_000
 
 
 @contextmanager
 def no_collection() -> Iterator[bool]:
-    """Keep the garbage collector from running meanwhile, as it would for what measuring allocates.
+    """Pause the garbage collector: what measuring allocates would make it run.
 
-    It takes longer than the measuring itself, and would free what is looked for. Yields whether it
-    was enabled.
+    A collection takes longer than measuring, and frees what is looked for. Yields whether the
+    collector was enabled.
     """
     enabled = gc.isenabled()
     gc.disable()
@@ -87,8 +87,8 @@ def type_counts(seconds: float) -> tuple[dict[str, int], bool]:
 
 
 def _learn_names(kinds: Iterable[int], objects: Sequence[object]) -> None:
-    """Have the names of all these types, which are those of the objects."""
-    # Another type may be where one was that is gone.
+    """Remember the names of these types, which are the types of the objects."""
+    # A new type may have the address of one that is gone.
     unknown = {key for key in kinds if key not in _names or _names[key][0]() is None}
     if not unknown:
         return
@@ -101,7 +101,7 @@ def _learn_names(kinds: Iterable[int], objects: Sequence[object]) -> None:
 
 
 def typical_of(type_name: str, most: int = 1) -> list[object]:
-    """Objects of this type, none of the latest or the first if there are others; or none."""
+    """Objects of this type from the middle of all, which are neither the first nor the latest."""
     name = type_name.rpartition(".")[2]
     # Few types have this name, and asking each object for its full one takes long.
     same = [found for found in gc.get_objects() if classes.name(type(found)) == name]
@@ -134,11 +134,11 @@ def chain_down(name: str, root: object, barriers: set[int]) -> str:
     """What ``root`` holds, along its heaviest references: ``Mine.history → list[812] → dict``."""
     steps = [name]
     found = root
-    walk = DeepSizer(barriers)
+    sizer = DeepSizer(barriers)
     deadline = time.perf_counter() + _SECONDS
     for _ in range(_MAX_STEPS):
         steps.append(label(found))
-        following = _heaviest(found, barriers, walk, deadline)
+        following = _heaviest(found, barriers, sizer, deadline)
         if following is None:
             break
         attribute, found = following
@@ -158,7 +158,7 @@ def label(found: object) -> str:
 
 
 def _heaviest(
-    found: object, barriers: set[int], walk: DeepSizer, deadline: float
+    found: object, barriers: set[int], sizer: DeepSizer, deadline: float
 ) -> tuple[str, object] | None:
     best: tuple[float, str, object] | None = None
     for attribute, inner in _inside(found):
@@ -168,9 +168,9 @@ def _heaviest(
         elif id(inner) in barriers or id(type(inner)) in _LEAVES or left < 0:
             continue
         else:
-            walk.forget()
+            sizer.forget()
             try:
-                size = walk.measure(inner, min(left, _SECONDS_A_REFERENCE)).total
+                size = sizer.measure(inner, min(left, _SECONDS_A_REFERENCE)).total
             except TimeBudgetExceededError:
                 size = float("inf")
         if size and (best is None or size > best[0]):
@@ -235,7 +235,7 @@ def chain_up(found: object, name_of_root: Callable[[object], str | None], second
         referrers = gc.get_referrers(target)
         own.add(id(referrers))
         for source in referrers:
-            # Frames hold what they work on for a moment, ours among them.
+            # Frames refer to objects for a moment; our own frames do.
             if id(source) in own or id(source) in leads_to or type(source) is types.FrameType:
                 continue
             leads_to[id(source)] = target

@@ -15,9 +15,9 @@ import numpy as np
 
 from ray_tune_memguard.report.line import Z_95
 
-#: With fewer points there is no trend to speak of.
+#: With fewer points no trend is computed.
 MIN_POINTS = 5
-#: Of the slope over the whole series: what each half must have at least, or it was a step.
+#: Each half must have this share of the slope of the whole series; otherwise it was a step.
 _MIN_SHARE_OF_EACH_HALF = 0.3
 
 

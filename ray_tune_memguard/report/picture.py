@@ -45,7 +45,7 @@ def plot_rss_series(
         ImportError: matplotlib is not installed.
         ValueError: ``experiments`` is empty, or matplotlib does not know the format.
     """
-    # Without pyplot: no window, no state, no backend of the user's is touched.
+    # Without pyplot: it would open windows and change the backend that the user has chosen.
     from matplotlib.figure import Figure
 
     named = experiments if isinstance(experiments, Mapping) else {"": experiments}

@@ -1,4 +1,4 @@
-"""What a class is, asked of the type system alone: a metaclass may have code of its own."""
+"""Facts about a class that are read without running code: a metaclass may define methods."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def module(cls: type) -> str:
     """The name of its module; empty where it has none."""
     found = namespace(cls).get("__module__")
     if type(found) is not str and not flags(cls) & _HEAP_TYPE:
-        # Of a class written in C it is part of a name that only the type itself takes apart, unless
-        # its instances have such an attribute (functions).
+        # A class written in C has it in its name, which only `type` takes apart, unless its
+        # instances have such an attribute (functions do).
         found = "builtins" if found else type.__dict__["__module__"].__get__(cls)
     return found if type(found) is str else ""
 
@@ -52,7 +52,7 @@ def is_weakly_referable(cls: type) -> bool:
 
 
 def has_base(cls: type, *bases: type) -> bool:
-    """Whether it is one of these or derived from one: ``issubclass`` without anybody's hooks."""
+    """Whether it is, or derives from, one of these: ``issubclass`` without hooks of metaclasses."""
     return any(any(own is base for base in bases) for own in mro(cls))
 
 

@@ -24,7 +24,7 @@ class ResidentMappings:
 
     ``shared``: file-backed and shared pages (code, libraries, the object store's segment).
     ``heaps``: glibc's heaps, used or not. ``stacks``: of all threads. ``other``: anonymous memory
-    of anybody else: pymalloc's arenas, large blocks, pools of libraries.
+    of anything else: pymalloc's arenas, large blocks, pools of libraries.
     """
 
     shared: int

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import psutil
 
-#: Kept apart; all others of a session are workers.
+#: Reported by name; all others of a session are workers.
 _SERVERS = ("gcs_server", "raylet")
 
 
