@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from ray import tune
 
-from ray_tune_memguard import MemGuard
-from ray_tune_memguard.lazy.cache import MAX_ACTIVE_TRIALS
+from ray_tune_memguard import MemGuard, open_experiment
+from ray_tune_memguard.lazy.cache import MAX_ACTIVE_TRIALS, TrialCache
 from ray_tune_memguard.lazy.ghost import is_ghost
 from tests.integration import equality, sweeps
 from tests.integration.equality import Both
@@ -137,3 +137,24 @@ def change_what_results_are_made_of(trial: Any) -> None:
     trial.metric_analysis["changed"] = dict.fromkeys(trial.metric_analysis["score"], 1.0)
     trial.storage.trial_dir_name = "elsewhere"
     trial.config["changed"] = True
+
+
+@pytest.mark.latest_only
+def test_the_best_result_of_an_opened_experiment_is_found_without_reading_all_trials(
+    held: Held, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, both = held
+    grids = [open_experiment(grid.experiment_path) for grid in both]
+    read: list[str] = []
+    load = TrialCache._state
+
+    def count(self: TrialCache[Any], trial_id: str, version: int) -> dict[str, object]:
+        read.append(trial_id)
+        return load(self, trial_id, version)
+
+    monkeypatch.setattr(TrialCache, "_state", count)
+    for grid in grids:
+        for mode in ("max", "min"):
+            read.clear()
+            assert grid.get_best_result("score", mode).metrics
+            assert len(set(read)) <= 1

@@ -10,6 +10,7 @@ import pickle
 import tempfile
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -385,3 +386,30 @@ def test_what_is_not_allowed_raises(trials: SpilledTrials[Any], spill: Any) -> N
         assert held.config
     with pytest.raises(ValueError, match="is not spilled"):
         trials.cache.activate(unspilled)
+
+
+def test_results_of_trials_that_cannot_be_stored_are_made_at_once(
+    trials: SpilledTrials[Any], spill: Any
+) -> None:
+    spill(trials, 3, 4)
+    unspilled, sticky, lazy = trials[2], trials[3], trials[4]
+    sticky.lock = threading.Lock()
+    configs = LazyTrialSequence(trials, lambda trial: Result(SimpleNamespace(**trial.config)))
+    before = [result.state for result in configs]
+    for trial in (unspilled, sticky, lazy):
+        trial.config["number"] = "changed"
+    trials.cache.deactivate_all()
+    trials.pop(0)
+    trials.remove(lazy)
+    assert [result.state for result in configs] == before
+
+
+def test_a_change_does_not_touch_the_store(trials: SpilledTrials[Any], spill: Any) -> None:
+    spill(trials, *range(12))
+    store = trials.cache.store
+    rows, state = store.rows(0, 12), store.state("t00003")
+    trials[3].config["number"] = "changed"
+    trials.cache.deactivate_all()
+    trials.pop(4)
+    assert trials[3].config["number"] == "changed"
+    assert (store.rows(0, 12), store.state("t00003")) == (rows, state)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
 import pytest
+from ray.tune.experiment import Trial
 
 from ray_tune_memguard.lazy.cache import TrialCache
 from ray_tune_memguard.lazy.ghost import is_ghost
+from ray_tune_memguard.lazy.interfaces import FINISHED
 from ray_tune_memguard.lazy.progress import ProgressView
 from ray_tune_memguard.lazy.summaries import TrialSummaryIndex
 from ray_tune_memguard.lazy.trial_list import SpilledTrials
@@ -154,3 +157,37 @@ def test_the_first_trial_with_each_feature_is_known(seed: int) -> None:
     for position in range(60):
         each._note_features(position, f"t{position}", results[position])
     assert quick._first_with == each._first_with
+
+
+def test_what_the_first_version_wrote_is_read() -> None:
+    """Stores of experiments that exist have it, so the names in it stay."""
+    index = TrialSummaryIndex(lambda metric, result: result.get(metric))
+    dumped = {
+        "first": [["score", "number", 3, "t3"], ["text", "other", 5, "t5"]],
+        "best": {"score": {"max": [9.0, 4, "t4"], "min": [-1.0, 6, "t6"]}},
+        "best trials": {
+            "metrics": {"score": [["max", "last", 9.0, 4, "t4"]]},
+            "unknown": ["odd"],
+        },
+    }
+    index.load(json.loads(json.dumps(dumped)))
+    assert index.trial_ids("score") == {"t3", "t4", "t5", "t6"}
+    assert index.best_trials.best("score", "max", "last") == ("t4", "last", 9.0)
+    assert not index.best_trials.knows("odd")
+    # A better one by each mode, and one that is not.
+    index.note(7, "t7", {"score": 0.5}, {})
+    index.note(8, "t8", {"score": 9.5}, {})
+    index.note(9, "t9", {"score": 5.0}, {})
+    assert index.trial_ids("score") == {"t3", "t5", "t7", "t8"}
+    assert json.loads(json.dumps(index.dump()))["best"] == {
+        "score": {"max": [9.5, 8, "t8"], "min": [-0.5, 7, "t7"]}
+    }
+
+
+def test_the_statuses_of_finished_trials_are_rays() -> None:
+    every = ("PENDING", "RUNNING", "PAUSED", "TERMINATED", "ERROR")
+    trial = Trial("trainable", stub=True)
+    for status in every:
+        trial.status = status
+        assert trial.is_finished() == (status in FINISHED)
+    assert set(every) == {value for name, value in vars(Trial).items() if name == value}

@@ -8,9 +8,13 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING
 
 from pyarrow.fs import FileSystem, LocalFileSystem
+from ray.tune import ResumeConfig
+from ray.tune.analysis.experiment_analysis import ExperimentAnalysis
+from ray.tune.execution.tune_controller import TuneController
+from ray.tune.experiment import Trial
 from ray.tune.impl.tuner_internal import TunerInternal
 
 from ray_tune_memguard.adapter import contract, paths
@@ -21,10 +25,13 @@ from ray_tune_memguard.notices import Notices, logger
 from ray_tune_memguard.store.errors import is_locked
 from ray_tune_memguard.store.trial_store import TrialStore
 
-Original = Callable[..., Any]
+if TYPE_CHECKING:
+    from ray_tune_memguard.adapter.run.spiller import Sweep
 
 
-def load_trials(original: Original, analysis: Any) -> Any:
+def load_trials(
+    original: Callable[[ExperimentAnalysis], list[Trial]], analysis: ExperimentAnalysis
+) -> list[Trial]:
     experiment = experiments.Experiment(analysis._fs, str(analysis._experiment_fs_path))
     try:
         if analysis._experiment_json_fs_path != experiment.state_file():
@@ -46,8 +53,10 @@ def load_trials(original: Original, analysis: Any) -> Any:
 
 
 def newest_state_file(
-    original: Original, experiment_path: str, fs: FileSystem | None = None
-) -> object:
+    original: Callable[[str, FileSystem | None], str | None],
+    experiment_path: str,
+    fs: FileSystem | None = None,
+) -> str | None:
     if fs is None:
         return original(experiment_path, fs)
     found = [paths.newest_state_file(fs, experiment_path)]
@@ -56,22 +65,26 @@ def newest_state_file(
     return max(filter(None, found), key=os.path.basename, default=None)
 
 
-def resume(original: Original, controller: Any, resume_config: Any) -> Any:
+def resume(
+    original: Callable[[TuneController, ResumeConfig], None],
+    controller: TuneController,
+    resume_config: ResumeConfig,
+) -> None:
     pruners = [getattr(callback, "prunes", None) for callback in controller._callbacks._callbacks]
     pruner = next((pruner for pruner in pruners if pruner is not None), None)
-    if pruner is None or contract.RESUME not in contract.probe(controller):
-        return original(controller, resume_config)
-    sweep = restoring.resume(controller, resume_config, pruner.spill_dir, Notices())
+    sweep = None
+    if pruner is not None and contract.RESUME in contract.probe(controller):
+        sweep = restoring.resume(controller, resume_config, pruner.spill_dir, Notices())
     if sweep is None:
-        return original(controller, resume_config)
+        original(controller, resume_config)
+        return
     sweep.offer()
     tuner = paths.calling(TunerInternal)
     if tuner is not None:
         _lighten(tuner, sweep)
-    return None
 
 
-def _lighten(tuner: Any, sweep: Any) -> None:
+def _lighten(tuner: TunerInternal, sweep: Sweep) -> None:
     """Free the trials that ``Tuner.restore`` has loaded plainly, before this package was there.
 
     That is so with ``RAY_TUNE_CALLBACKS``. The tuner keeps them until its ``fit()`` returns.
