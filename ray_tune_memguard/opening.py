@@ -1,11 +1,11 @@
-"""Opening an experiment of any size, in little memory, whoever wrote it."""
+"""Opening an experiment of any size in little memory, with or without MemGuard in its runs."""
 
 from __future__ import annotations
 
 import os
 from typing import TYPE_CHECKING
 
-from ray_tune_memguard.adapter import handle as entry
+from ray_tune_memguard.adapter import handle
 
 if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
@@ -19,7 +19,7 @@ def open_experiment(
     mode: str | None = None,
     storage_filesystem: FileSystem | None = None,
 ) -> ResultGrid:
-    """The results of an experiment, each read from disk when it is asked for.
+    """Open an experiment; each of its results is read from disk when it is asked for.
 
     An experiment that ran without MemGuard is read once, with a progress bar, and gets a trial
     store (``.memguard/`` in its directory; where that cannot be written, a temporary one for this
@@ -28,20 +28,20 @@ def open_experiment(
     without loading what is finished. Nothing of Ray's own files is changed.
 
     Args:
-        path: the experiment's directory, or its URI (``s3://…``).
-        metric: the metric that ``get_best_result()`` goes by unless it is given one.
-        mode: ``"min"`` or ``"max"``, likewise.
-        storage_filesystem: as for :meth:`ray.tune.Tuner.restore`.
+        path: The experiment's directory, or its URI (``s3://…``).
+        metric: The metric that ``get_best_result()`` uses unless it is given one.
+        mode: ``"min"`` or ``"max"``, which ``get_best_result()`` uses likewise.
+        storage_filesystem: As for :meth:`ray.tune.Tuner.restore`.
 
     Returns:
         Ray's own ``ResultGrid``.
 
     Raises:
-        ValueError: ``mode`` is neither, or there is no experiment at ``path``.
+        ValueError: ``mode`` is neither of these, or there is no experiment at ``path``.
     """
     if mode not in (None, "min", "max"):
         raise ValueError(f"mode is {mode!r}; it must be 'min', 'max' or None.")
-    place = os.fspath(path)
-    if storage_filesystem is None and "://" not in place:
-        place = os.path.abspath(os.path.expanduser(place))
-    return entry.open_experiment(place, metric, mode, storage_filesystem)
+    location = os.fspath(path)
+    if storage_filesystem is None and "://" not in location:
+        location = os.path.abspath(os.path.expanduser(location))
+    return handle.open_experiment(location, metric, mode, storage_filesystem)

@@ -1,8 +1,8 @@
-"""Which spilled trial is best by each metric, so that nobody needs to read them all to find out.
+"""Which spilled trial is best by each metric, noted as they are spilled.
 
-Covers every way in which Ray is asked for the best trial: a metric, ``max`` or ``min``, and a scope
-(the last value, the mean of all or of the last ones, the best of all). Its size depends on how many
-metrics the sweep has, not on the number of trials.
+So the best trial is found without reading all of them. Covers every way in which Ray is asked for
+it: a metric, ``max`` or ``min``, and a scope (the last value, the mean of all or of the last ones,
+the best of all). Its size depends on how many metrics the run has, not on the number of trials.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class _Metric:
 
     def compare(self, position: int, trial_id: str, summary: Mapping[str, float]) -> None:
         values = summary.values()
-        # Nearly all trials win nothing; of equals the first in the sweep's order wins.
+        # Nearly all trials win nothing; of equals the first in the list wins.
         if max(values) <= self.high and min(values) >= self.low and position > self.latest:
             return
         for contest in _CONTESTS:
@@ -112,7 +112,7 @@ class BestTrials:
                 self._unknown = None
 
     def forget_all(self) -> None:
-        """A spilled trial is gone, so that nobody knows who is best without it."""
+        """Forget all, because a spilled trial was removed: the next best is not known."""
         self._metrics.clear()
         self._unknown = None
 

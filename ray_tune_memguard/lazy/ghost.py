@@ -18,7 +18,7 @@ from ray_tune_memguard.lazy.interfaces import TrialT
 ObjectT = TypeVar("ObjectT", contravariant=True)
 
 _ACTIVATOR = "_memguard_activator"
-# What a ghost answers by itself; everything else activates it.
+# What a ghost has; using anything else activates it.
 _KEPT = frozenset({"trial_id", "status", "is_finished"})
 
 _ghost_classes: dict[type, type] = {}

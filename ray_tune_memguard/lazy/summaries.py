@@ -1,4 +1,4 @@
-"""What is remembered of spilled trials, so that nobody need read them all to report on them."""
+"""What is noted of spilled trials, so that reports on all of them read only a few."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class TrialSummaryIndex:
     Two questions are asked about the best: console reports go by what the last result says of one
     metric (:meth:`follow`), results by Ray's summaries of any (:attr:`best_trials`).
 
-    Its size depends on how many different metrics the sweep has, not on the number of trials.
+    Its size depends on how many different metrics the run has, not on the number of trials.
 
     ``lookup``: finds a metric, nested ones by ``a/b``, in a result; None where there is none.
     """

@@ -1,7 +1,7 @@
 """The list of all trials of a run, of which only the unspilled ones are in memory.
 
 It stands in for the list that Ray keeps and passes to every callback, reporter and result: the same
-order, length, indices and identities; a spilled trial is given out as its ghost.
+order, length, indices and identities; a spilled trial is returned as its ghost.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ class SpilledTrials(list[TrialT]):
         return self._creation_index_by_id.get(trial.trial_id, -1)
 
     def release(self, trial: TrialT) -> None:
-        """Let go of a trial whose row is durable in the store; it goes on as a ghost.
+        """Turn a trial whose row is durable in the store into a ghost.
 
         Raises:
             ValueError: it was released before.
@@ -382,7 +382,8 @@ class FrozenTrials(Sequence[TrialT]):
     """The trials of a list as they were at one moment. Each is read anew when it is asked for.
 
     ``in_memory``: those of which the store has no state, or an old one, by position. They may
-    change, so whoever freezes a list takes what it needs of them at once. They are not given out.
+    change, so whoever freezes a list takes what it needs of them at once. Indexing does not return
+    them.
     """
 
     def __init__(

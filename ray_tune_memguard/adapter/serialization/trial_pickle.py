@@ -3,7 +3,7 @@
 Two forms of the same trial:
 
 - :meth:`TrialStateCodec.dump`: everything the object holds, for this process. Tuples stay tuples
-  and the parts that all trials of a sweep share (file system, syncer) stay shared.
+  and the parts that all trials of a run share (file system, syncer) stay shared.
 - :meth:`TrialStateCodec.json_state`: what Ray's own experiment state file holds, in Ray's
   format (``trial_json``), for Ray's own restore, and for ours: a trial that another process wrote
   is what Ray makes of this.
@@ -38,7 +38,7 @@ from ray_tune_memguard.adapter.serialization.trial_json import StateWriter
 from ray_tune_memguard.lazy.interfaces import FINISHED
 from ray_tune_memguard.store.trial_store import TrialRow
 
-# Parts of a trial's StorageContext that are one and the same object in all trials of a sweep.
+# Parts of a trial's StorageContext that are one and the same object in all trials of a run.
 _SHARED_BY_STORAGE = ("storage_filesystem", "syncer")
 # Functions that a user gave once for all trials; often lambdas, which pickle slowly.
 _SHARED_BY_TRIALS = ("trial_name_creator", "trial_dirname_creator")
