@@ -12,6 +12,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
@@ -30,6 +31,7 @@ DIRECTORY = ".memguard"
 _FORMER_DIRECTORY = "memguard"
 _STORE_PREFIX = "trials-"
 # The name of a run: Ray forms it from the time at which the run begins.
+_SESSION_FORMAT = "%Y-%m-%d_%H-%M-%S"
 _SESSION = re.compile(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d")
 # Suffixes of the files that Ray copies when it restores an experiment, and the names of two that it
 # writes for every experiment.
@@ -85,6 +87,25 @@ def session_name(controller: Any) -> str:
 def directories_in(experiment: str | Path) -> list[Path]:
     """The directories that may hold MemGuard's files of an experiment, the current name first."""
     return [Path(experiment, name) for name in (DIRECTORY, _FORMER_DIRECTORY)]
+
+
+def name_after_earlier_runs(controller: Any) -> None:
+    """Give a run that begins a later name than all earlier runs of its experiment have.
+
+    Ray names a run by the time at which it begins, and restores the one with the latest name. If
+    the clock was set back since, that would be an earlier run.
+    """
+    storage = controller._storage
+    experiment = str(storage.experiment_fs_path)
+    state_file = newest_state_file(storage.storage_filesystem, experiment)
+    names = [run_of_store(path)[0] for path in stores_in(store_directory(controller))]
+    if state_file is not None:
+        names.append(Path(state_file).stem.removeprefix(STATE_FILE_PREFIX))
+    latest = max(filter(_SESSION.fullmatch, names), default="")
+    if session_name(controller) < latest:
+        with contextlib.suppress(ValueError):  # Its digits are no date.
+            later = datetime.strptime(latest, _SESSION_FORMAT) + timedelta(seconds=1)
+            controller._session_str = later.strftime(_SESSION_FORMAT)
 
 
 def report_directory(controller: Any) -> Path:

@@ -157,3 +157,23 @@ def test_a_slow_look_is_repeated_within_a_minute(
     now += 2.0
     assert listing.names(0.002) == {"one.json", "two.json"}
     assert len(looks) == 2
+
+
+def test_a_run_is_named_after_earlier_ones_though_the_clock_was_set_back(tmp_path: Path) -> None:
+    def name_of_a_run_at(clock: str) -> str:
+        storage = SimpleNamespace(
+            storage_filesystem=LocalFileSystem(), experiment_fs_path=str(tmp_path / "sweep")
+        )
+        controller = SimpleNamespace(_storage=storage, _session_str=clock)
+        paths.name_after_earlier_runs(controller)
+        return paths.session_name(controller)
+
+    assert name_of_a_run_at("2026-11-22_10-00-00") == "2026-11-22_10-00-00"
+    stores = tmp_path / "sweep" / paths.DIRECTORY
+    stores.mkdir(parents=True)
+    (stores / "trials-2026-11-22_23-59-59.sqlite").touch()
+    (stores / "trials-of-mine.sqlite").touch()
+    assert name_of_a_run_at("2026-11-22_10-00-00") == "2026-11-23_00-00-00"
+    (tmp_path / "sweep" / "experiment_state-2026-11-24_10-00-00.json").write_text(STATE)
+    assert name_of_a_run_at("2026-11-22_10-00-00") == "2026-11-24_10-00-01"
+    assert name_of_a_run_at("2026-11-25_10-00-00") == "2026-11-25_10-00-00"

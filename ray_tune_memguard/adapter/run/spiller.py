@@ -37,6 +37,7 @@ def make_files(controller: Any, directory: Path) -> tuple[TrialStore, Experiment
     Raises:
         OSError, sqlite3.OperationalError: they cannot be made. None of them is there.
     """
+    paths.name_after_earlier_runs(controller)
     session = paths.session_name(controller)
     store = TrialStore.create(directory, paths.store_name(session))
     try:
