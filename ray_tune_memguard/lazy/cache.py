@@ -69,7 +69,7 @@ class TrialCache(Generic[TrialT]):
         self, store: TrialRows, codec: TrialCodec[TrialT], capacity: int = MAX_ACTIVE_TRIALS
     ) -> None:
         self.store = store
-        self._codec = codec
+        self.codec = codec
         self._capacity = capacity
         self._lock = threading.RLock()
         #: Spilled trials that somebody holds, ghosts and active ones, by id.
@@ -103,7 +103,7 @@ class TrialCache(Generic[TrialT]):
         with self._lock:
             trial = self.live.get(row.trial_id)
             if trial is None:
-                trial = new_ghost(self._codec.trial_class, row.trial_id, row.status, self)
+                trial = new_ghost(self.codec.trial_class, row.trial_id, row.status, self)
                 self.live[row.trial_id] = trial
             return trial
 
@@ -140,7 +140,7 @@ class TrialCache(Generic[TrialT]):
         try:
             if trial.trial_id != trial_id or trial.status != record.status:
                 raise ValueError("its id or status was changed")
-            raw = self._codec.dump(trial)
+            raw = self.codec.dump(trial)
             if hash(raw) != record.fingerprint:
                 self._changed.put(trial_id, self._version, raw)
         except Exception as error:
@@ -185,7 +185,7 @@ class TrialCache(Generic[TrialT]):
         """
         with self._lock:
             state = self._state(trial_id, self._version if version is None else version)
-        trial = object.__new__(self._codec.trial_class)
+        trial = object.__new__(self.codec.trial_class)
         attributes(trial).update(state)
         return trial
 
@@ -206,13 +206,29 @@ class TrialCache(Generic[TrialT]):
             trial = self.live.get(row.trial_id)
             return self.load_detached(row.trial_id) if trial is None else self.peek(trial)
 
+    def state_record(self, trial: TrialT) -> bytes | None:
+        """The state record of a ghost, if the record alone tells what the trial is.
+
+        None of any other trial: it is active, or this process has a state that may hold more.
+
+        Raises:
+            KeyError, sqlite3.Error: the store cannot give it.
+        """
+        with self._lock:
+            if not is_ghost(trial):
+                return None
+            trial_id = trial.trial_id
+            if self._changed.get(trial_id, self._version) is not None:
+                return None
+            return self.store.state_record(trial_id) if self.store.state(trial_id) is None else None
+
     def _state(self, trial_id: str, version: int) -> dict[str, object]:
         raw = self._changed.get(trial_id, version)
         if raw is None:
             raw = self.store.state(trial_id)
         if raw is None:
-            return self._codec.load_state_record(self.store.state_record(trial_id))
-        return self._codec.load(raw)
+            return self.codec.load_state_record(self.store.state_record(trial_id))
+        return self.codec.load(raw)
 
     def _record_of(self, trial: TrialT) -> _Active[TrialT] | None:
         record = self._active.get(trial.trial_id)
@@ -220,7 +236,7 @@ class TrialCache(Generic[TrialT]):
 
     def _fingerprint(self, trial: TrialT) -> int | None:
         try:
-            return hash(self._codec.dump(trial))
+            return hash(self.codec.dump(trial))
         except Exception as error:
             logger.debug("Trial %s stays in memory: %r", trial.trial_id, error)
             return None

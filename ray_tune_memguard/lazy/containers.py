@@ -44,6 +44,10 @@ class LazyTrialDict(dict[str, ValueT], Generic[TrialT, ValueT]):
             pass
         return value
 
+    def has_own_values(self) -> bool:
+        """Whether a user has stored values in it."""
+        return super().__len__() > 0
+
     def __iter__(self) -> Iterator[str]:
         seen = set()
         for trial in self._trials:

@@ -21,7 +21,7 @@ from ray.tune.experimental import output
 from ray.tune.impl.tuner_internal import TunerInternal
 from ray.tune.result_grid import ResultGrid
 
-from ray_tune_memguard.adapter.analysis import opening, progress, results
+from ray_tune_memguard.adapter.analysis import frames, opening, progress, results
 from ray_tune_memguard.adapter.restore import tuner_file
 
 
@@ -42,6 +42,7 @@ PATCHES = (
     Patch(progress_reporter.JupyterNotebookReporter, "_progress_html", progress.old_report),
     Patch(ExperimentAnalysis, "_fetch_trial_dataframes", results.dataframes),
     Patch(ExperimentAnalysis, "get_all_configs", results.configs),
+    Patch(ExperimentAnalysis, "dataframe", frames.dataframe),
     Patch(ExperimentAnalysis, "get_best_trial", results.best_trial),
     Patch(ResultGrid, "__init__", results.result_grid),
     Patch(ExperimentAnalysis, "_load_trials", opening.load_trials),

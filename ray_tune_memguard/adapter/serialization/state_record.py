@@ -33,6 +33,16 @@ def row_of_record(state_json: str, metadata_json: str, record: str) -> TrialRow:
     )
 
 
+def config_and_directory_in_record(record: bytes) -> tuple[Result, str | None]:
+    """A trial's config, and the name of its directory if it has one."""
+    text = orjson.loads(record)[0]
+    try:
+        state = orjson.loads(text)
+    except orjson.JSONDecodeError:  # NaN and infinities, of which JSON knows nothing.
+        state = json.loads(text)
+    return _decoded(state, "config"), state.get("relative_logdir")
+
+
 def last_result_in_record(metadata_json: str) -> Result:
     """The last result that a record tells of."""
     return _decoded(json.loads(metadata_json), "last_result")

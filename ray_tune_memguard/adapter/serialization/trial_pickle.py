@@ -15,6 +15,7 @@ import copy
 import json
 import pickle
 from collections.abc import Callable
+from pathlib import PurePosixPath
 from typing import Protocol, TypeVar
 
 import ray
@@ -32,7 +33,10 @@ from ray_tune_memguard.adapter.serialization.metric_queues import (
     unpickle_queues,
 )
 from ray_tune_memguard.adapter.serialization.plain_pickle import pickle_plainly
-from ray_tune_memguard.adapter.serialization.state_record import state_record
+from ray_tune_memguard.adapter.serialization.state_record import (
+    config_and_directory_in_record,
+    state_record,
+)
 from ray_tune_memguard.adapter.serialization.templates import ValueTemplate
 from ray_tune_memguard.adapter.serialization.trial_json import StateWriter
 from ray_tune_memguard.lazy.interfaces import FINISHED
@@ -133,6 +137,25 @@ class TrialStateCodec:
         if self._prepare is not None:
             self._prepare(trial)
         return dict(trial.__dict__)
+
+    @property
+    def filesystem(self) -> FileSystem:
+        """Where the files of trials are."""
+        return self._storage.storage_filesystem
+
+    def config_and_directory(self, record: bytes) -> tuple[dict[str, object], str] | None:
+        """The config of a trial, and the path of its directory in the storage.
+
+        None if the trial itself must be asked.
+        """
+        if self._prepare is not None:  # Which may change the config.
+            return None
+        config, directory = config_and_directory_in_record(record)
+        if directory is None:
+            return None
+        storage = self._storage
+        path = PurePosixPath(storage.storage_fs_path, storage.experiment_dir_name, directory)
+        return config, str(path)
 
     def trial_of(self, state_json: str, metadata_json: str) -> Trial:
         """The trial that Ray makes of a state record where the experiment is now."""

@@ -1,0 +1,115 @@
+"""The row of one trial in a DataFrame of all trials, without a DataFrame for each trial.
+
+Ray makes a DataFrame of each trial's whole ``result.json`` and takes one of its rows, which takes
+2 ms a trial. Here the lines of the file become dictionaries. The row is the same, to the type of
+each value, where the lines have the same keys and types, as nearly all do. Of all other files
+:func:`row_of` says so, and Ray's own way is taken.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+
+import orjson
+
+Record = dict[str, object]
+# Beyond it pandas has other types, and orjson makes a float of an integer.
+_MAX_INTEGER = 2.0**63
+_NUMBERS = (int, float)
+
+
+class UnevenRecordsError(ValueError):
+    """What a DataFrame makes of these lines, only a DataFrame can say."""
+
+
+def row_of(content: bytes, metric: str | None = None, mode: str | None = None) -> Record | None:
+    """The row of a trial.
+
+    Args:
+        content: of the trial's ``result.json``, a JSON object a line.
+        metric: the key of a result, nested ones joined by ``/``; None for the last result.
+        mode: ``"max"`` or ``"min"``: the first result with the highest or lowest ``metric``; None
+            for the last result.
+
+    Returns:
+        The row; None if nothing was reported.
+
+    Raises:
+        UnevenRecordsError: Ray's own way must be taken.
+    """
+    records = [flatten(_parsed(line)) for line in content.rstrip(b"\n").split(b"\n") if line]
+    if not records:
+        return None
+    if b"\n\n" in content:
+        raise UnevenRecordsError("an empty line, which Ray does not read")
+    shape = _shape(records[0])
+    if not (all(_shape(record) == shape for record in records[1:]) and _is_exact(records)):
+        raise UnevenRecordsError("keys or types differ")
+    if metric is None or mode is None or metric not in records[0]:
+        return records[-1]
+    return _best(records, metric, mode)
+
+
+def flatten(record: Mapping[str, object]) -> Record:
+    """What ``pandas.json_normalize`` makes of a record: plain values first, then nested ones."""
+    plain: Record = {key: value for key, value in record.items() if type(value) is not dict}
+    if len(plain) < len(record):
+        for key, value in record.items():
+            if type(value) is dict:
+                plain.update(_leaves(value, key))
+    return plain
+
+
+def _leaves(nested: Mapping[str, object], prefix: str) -> Iterator[tuple[str, object]]:
+    for key, value in nested.items():
+        if type(value) is dict:
+            yield from _leaves(value, f"{prefix}/{key}")
+        else:
+            yield f"{prefix}/{key}", value
+
+
+def _parsed(line: bytes) -> Record:
+    try:
+        record = orjson.loads(line)
+    except orjson.JSONDecodeError:  # NaN and infinities, of which JSON knows nothing.
+        record = json.loads(line)
+    if type(record) is not dict:
+        raise UnevenRecordsError("not a JSON object")
+    return record
+
+
+def _shape(record: Record) -> tuple[object, ...]:
+    return (*record, *map(type, record.values()))
+
+
+def _is_exact(records: list[Record]) -> bool:
+    """Whether every value of a row of the DataFrame is the value in the record."""
+    first = records[0].values()
+    # A row of numbers alone becomes one of floats.
+    if all(type(value) in _NUMBERS for value in first):
+        return False
+    if any(value is None for value in first) and len(records) > 1:
+        return False
+    return not any(
+        type(value) in _NUMBERS and abs(value) >= _MAX_INTEGER and not _is_infinite(value)  # type: ignore[arg-type]
+        for record in records
+        for value in record.values()
+    )
+
+
+def _is_infinite(value: object) -> bool:
+    return type(value) is float and math.isinf(value)
+
+
+def _best(records: list[Record], metric: str, mode: str) -> Record:
+    values = [record[metric] for record in records]
+    if type(values[0]) not in _NUMBERS:
+        raise UnevenRecordsError("the metric is not a number")
+    known = [(value, index) for index, value in enumerate(values) if value == value]
+    if not known:
+        raise UnevenRecordsError("the metric is never a number")
+    sign = 1 if mode == "max" else -1
+    # The first of equals wins.
+    return records[max(known, key=lambda found: (sign * found[0], -found[1]))[1]]  # type: ignore[operator]
