@@ -199,9 +199,9 @@ def open_experiment(
 
     trials = None
     if contract.OPEN in contract.probe():
-        from ray_tune_memguard.adapter.restore import experiments
+        from ray_tune_memguard.adapter.restore.opened import trials_of
 
-        trials = experiments.trials_of(path, filesystem)
+        trials = trials_of(path, filesystem)
     analysis = ExperimentAnalysis(
         path,
         storage_filesystem=filesystem,

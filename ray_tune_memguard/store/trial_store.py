@@ -245,6 +245,8 @@ class TrialStore(TrialQueries):
                 values["directory"],
                 values["settled_at"],
                 values["reported_at"],
+                values["birth"],
+                bool(values["resumes"]),
             )
 
     # The end.

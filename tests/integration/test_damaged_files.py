@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -148,6 +149,23 @@ def test_a_restore_with_a_damaged_file(
     assert numbers == list(range(SAMPLES)), f"Ray alone: {plain}"
     if not is_killed:  # What finished last is only in the log.
         assert ran == list(range(SAMPLES // 2, SAMPLES)), f"Ray alone: {plain}"
+
+
+def test_a_damaged_row_costs_its_own_trial_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The others finished after the searcher's state was saved, and are not suggested again."""
+    monkeypatch.setenv("TUNE_GLOBAL_CHECKPOINT_S", "1000")
+    path = begin(tmp_path, "own", is_killed=True, guarded=True)
+    [store] = path.glob(".memguard/trials-*.sqlite")
+    connection = sqlite3.connect(store, isolation_level=None)
+    connection.execute("UPDATE trial SET settled_at = 0 WHERE seq = 2")
+    assert connection.execute("SELECT count(*) FROM trial").fetchone()[0] >= SAMPLES // 2
+    connection.close()
+    numbers, ran = resume(path, "own")
+    assert numbers == list(range(SAMPLES))
+    assert {0, 1, 3}.isdisjoint(ran)
+    assert 2 in ran
 
 
 def test_without_a_copy_of_tuner_pkl_it_says_how_to_go_on(

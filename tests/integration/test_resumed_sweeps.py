@@ -51,4 +51,4 @@ def test_a_fresh_process_says_from_where_it_restores(
     outcome(REPORTED, tmp_path, guarded=True)
     said = [line for line in capfd.readouterr().err.splitlines() if "Restoring the run" in line]
     assert len(said) == 1
-    assert str(tmp_path / "sweep" / "memguard" / "trials-") in said[0]
+    assert str(tmp_path / "sweep" / ".memguard" / "trials-") in said[0]

@@ -12,7 +12,8 @@ from ray import tune
 from ray.tune.experiment import Experiment
 from ray.tune.search import BasicVariantGenerator, SearchAlgorithm
 
-from ray_tune_memguard.adapter.restore.searcher import UnsnapshottedTrial, catch_up
+from ray_tune_memguard.adapter.restore.plan import UnsnapshottedTrial
+from ray_tune_memguard.adapter.restore.searcher import catch_up
 
 
 def late(trial_id: str, creation_index: int, score: float = 0.0) -> UnsnapshottedTrial:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from pyarrow.fs import LocalFileSystem
 
-from ray_tune_memguard.adapter.restore.experiments import Experiment, current_store
+from ray_tune_memguard.adapter.restore.locate import Experiment, locate
+from ray_tune_memguard.adapter.restore.verify import verify
 from ray_tune_memguard.store.snapshot import Snapshot
 from ray_tune_memguard.store.trial_store import TrialStore
 
@@ -33,8 +34,8 @@ def begun(path: Path, spill_dir: Path) -> TrialStore:
 def found(path: Path) -> bool:
     """Whether the store is found by the pointer in the state file."""
     experiment = Experiment(LocalFileSystem(), str(path))
-    store = current_store(experiment)
-    return store is not None and experiment.owns(store)
+    store = verify(locate(experiment))
+    return store is not None and store.is_owned()
 
 
 def test_by_another_spelling_of_its_path(tmp_path: Path) -> None:

@@ -16,7 +16,9 @@ from pathlib import Path
 import pytest
 from pyarrow.fs import LocalFileSystem
 
-from ray_tune_memguard.adapter.restore.experiments import Experiment, current_store
+from ray_tune_memguard.adapter.restore.locate import Experiment, locate
+from ray_tune_memguard.adapter.restore.rebuild import verify_or_rebuild
+from ray_tune_memguard.adapter.restore.verify import verify
 from ray_tune_memguard.store import files
 from ray_tune_memguard.store.errors import StoreError, is_damage, is_locked
 from ray_tune_memguard.store.snapshot import Snapshot
@@ -89,7 +91,8 @@ def ids_in(path: Path) -> set[str]:
 
 def find(experiment: Path, *, salvage: bool = False) -> TrialStore | None:
     place = Experiment(LocalFileSystem(), str(experiment))
-    return current_store(place, make=salvage, salvage=salvage)
+    found = (verify_or_rebuild if salvage else verify)(locate(place))
+    return None if found is None else found.store
 
 
 # What each of these does to an experiment is interrupted by an error at each call to SQLite.

@@ -18,11 +18,14 @@ from ray.tune.experiment import Trial
 from ray.tune.impl.tuner_internal import TunerInternal
 
 from ray_tune_memguard.adapter import contract, paths
-from ray_tune_memguard.adapter.restore import experiments
 from ray_tune_memguard.adapter.restore import resume as restoring
+from ray_tune_memguard.adapter.restore.locate import Experiment, locate
+from ray_tune_memguard.adapter.restore.opened import open_trials
+from ray_tune_memguard.adapter.restore.verify import VerifiedStore, verify
 from ray_tune_memguard.lazy.trial_list import SpilledTrials
 from ray_tune_memguard.notices import Notices, logger
 from ray_tune_memguard.store.errors import is_locked
+from ray_tune_memguard.store.snapshot import Snapshot
 from ray_tune_memguard.store.trial_store import TrialStore
 
 if TYPE_CHECKING:
@@ -32,13 +35,13 @@ if TYPE_CHECKING:
 def load_trials(
     original: Callable[[ExperimentAnalysis], list[Trial]], analysis: ExperimentAnalysis
 ) -> list[Trial]:
-    experiment = experiments.Experiment(analysis._fs, str(analysis._experiment_fs_path))
+    experiment = Experiment(analysis._fs, str(analysis._experiment_fs_path))
     try:
-        if analysis._experiment_json_fs_path != experiment.state_file():
+        if analysis._experiment_json_fs_path != experiment.newest_state_file():
             return original(analysis)  # The file of an earlier run was asked for.
-        store = experiments.current_store(experiment)
-        if store is not None:
-            return experiments.open_trials(experiment, store)
+        found = verify(locate(experiment))
+        if found is not None:
+            return open_trials(found)
     except Exception as error:
         if isinstance(error, sqlite3.Error) and is_locked(error):
             logger.debug("Its run is not over, so Ray alone opens it: %s", error)
@@ -93,8 +96,9 @@ def _lighten(tuner: TunerInternal, sweep: Sweep) -> None:
     if analysis is None or isinstance(analysis.trials, SpilledTrials) or sweep.replaces is None:
         return
     try:
-        experiment = experiments.Experiment(analysis._fs, str(analysis._experiment_fs_path))
-        analysis.trials = experiments.open_trials(experiment, TrialStore.open(sweep.replaces))
+        experiment = Experiment(analysis._fs, str(analysis._experiment_fs_path))
+        store = TrialStore.open(sweep.replaces)
+        analysis.trials = open_trials(VerifiedStore(experiment, store, Snapshot.load(store)))
         analysis._trial_dataframes = analysis._fetch_trial_dataframes()
         del analysis._configs
         analysis._configs = analysis.get_all_configs()

@@ -8,43 +8,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from ray.tune.execution.tune_controller import TuneController
-from ray.tune.experiment import Trial
 from ray.tune.search import BasicVariantGenerator, ConcurrencyLimiter, SearchGenerator
 from ray.tune.utils import flatten_dict, unflattened_lookup
 
 from ray_tune_memguard.adapter.restore.optuna_study import PersistentStudy
-from ray_tune_memguard.adapter.serialization.json_text import decode
-from ray_tune_memguard.adapter.serialization.state_record import last_result_in_record
+from ray_tune_memguard.adapter.restore.plan import UnsnapshottedTrial
 from ray_tune_memguard.notices import logger
-
-
-@dataclass(frozen=True)
-class UnsnapshottedTrial:
-    """A trial that finished after the searcher's state was saved, as the state file has it."""
-
-    trial_id: str
-    #: How many trials the run had made before it; None if the saved searcher knows it.
-    creation_index: int | None
-    state_json: str
-    metadata_json: str
-    #: Whether it was finished by then, so that the searcher knows, and was only not spilled yet.
-    told: bool = False
-
-    def failed(self) -> bool:
-        return bool(json.loads(self.state_json)["status"] == Trial.ERROR)
-
-    def result(self) -> dict[str, Any]:
-        flat: dict[str, Any] = flatten_dict(last_result_in_record(self.metadata_json))
-        return flat
-
-    def parameters(self) -> dict[str, Any]:
-        """What the searcher suggested, flat."""
-        parameters: dict[str, Any] = decode(self.state_json)["evaluated_params"]
-        return parameters
 
 
 def catch_up(
@@ -60,7 +32,7 @@ def catch_up(
     if late and isinstance(search, SearchGenerator):
         _try_to(_find_recorded, search, late, recorded)
     for trial in late:
-        if trial.creation_index is None and not trial.told and trial.trial_id not in recorded:
+        if trial.creation_index is None and not trial.is_told and trial.trial_id not in recorded:
             _try_to(_complete, search, trial)
     unknown = {trial.creation_index: trial for trial in late if trial.creation_index is not None}
     if not unknown:

@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from pyarrow.fs import FileSystem
 from ray.train._internal.storage import get_fs_and_path
 
-from ray_tune_memguard.adapter.restore.experiments import Experiment, stores_of
+from ray_tune_memguard.adapter.restore.locate import Experiment, locate
 from ray_tune_memguard.adapter.run.tuner_copy import TUNER_FILE, load_copy, read_file
 from ray_tune_memguard.notices import logger, show_lines
 from ray_tune_memguard.store.errors import StoreError
@@ -59,10 +59,10 @@ def _is_replaced(experiment: Experiment, error: Exception) -> bool:
     with suppress(Exception):
         pickle.loads(content)
         return False
-    if isinstance(error, (ImportError, AttributeError)) or experiment.state_file() is None:
+    if isinstance(error, (ImportError, AttributeError)) or experiment.newest_state_file() is None:
         return False  # A module of the user's is missing, or there is no experiment.
     show_lines()
-    for store_path in stores_of(experiment):
+    for store_path in locate(experiment).stores:
         copy = _copy_in(store_path)
         if copy is not None and copy != content:
             with experiment.filesystem.open_output_stream(path) as file:

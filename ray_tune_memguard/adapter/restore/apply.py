@@ -1,0 +1,211 @@
+"""Carrying out a restore plan: finished trials stay on disk.
+
+Ray reads all trials of the experiment state file into memory and adds each to the controller. Here
+that happens to those that return to memory; the others become rows of the new run's store. Each
+step of Ray's ``TuneController.resume`` is taken, in its order and by its own methods.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.tune import ResumeConfig
+from ray.tune.experiment import Trial
+from ray.tune.schedulers import FIFOScheduler
+
+from ray_tune_memguard.adapter import paths
+from ray_tune_memguard.adapter.restore.plan import RestorePlan
+from ray_tune_memguard.adapter.restore.searcher import catch_up
+from ray_tune_memguard.adapter.restore.verify import VerifiedStore
+from ray_tune_memguard.adapter.run.spiller import (
+    BLIND_TO_LIVE_TRIALS,
+    Sweep,
+    make_files,
+    new_summary_index,
+)
+from ray_tune_memguard.adapter.serialization.state_record import reported_in_record
+from ray_tune_memguard.adapter.serialization.trial_pickle import TrialStateCodec
+from ray_tune_memguard.lazy.cache import TrialCache
+from ray_tune_memguard.lazy.summaries import TrialSummaryIndex
+from ray_tune_memguard.lazy.trial_list import SpilledTrials
+from ray_tune_memguard.notices import Notices, logger
+from ray_tune_memguard.store.files import remove
+from ray_tune_memguard.store.snapshot import Snapshot
+from ray_tune_memguard.store.state_file import ExperimentStateFile
+from ray_tune_memguard.store.trial_store import SpilledRow, TrialStore
+
+_ENTRIES_AT_ONCE = 256
+
+
+def apply(
+    plan: RestorePlan,
+    found: VerifiedStore,
+    controller: Any,
+    resume_config: ResumeConfig,
+    spill_dir: Path | None,
+    notices: Notices,
+) -> Sweep:
+    """Give the controller what the plan says, and begin the new run's files.
+
+    Args:
+        plan: what becomes of each trial.
+        found: the trial store of the run before this one.
+        controller: of the new run, without any trials.
+        resume_config: which trials are to run again.
+        spill_dir: where the new trial store goes, if the user wants it elsewhere.
+        notices: where warnings go.
+
+    Raises:
+        Exception: whatever Ray or the disk raises. The new run's files are removed; the controller
+            may have some of the trials.
+    """
+    codec = TrialStateCodec(
+        controller._storage, prepare=_preparation(controller._placeholder_resolvers)
+    )
+    controller.__setstate__(plan.runner_data)
+    returning = _make_trials(plan, found, controller, codec)
+    _restore_algorithms(found, controller)
+    fetched = _fetch_trial_files(plan, found, controller)
+    store, state_file = make_files(controller, spill_dir or paths.store_directory(controller))
+    try:
+        with store.transaction():
+            store.copy_rows(
+                found.store, ((int(old.position), position) for position, old in plan.staying())
+            )
+        _begin_state_file(state_file, store)
+        cache = TrialCache(store, codec)
+        residents = _queue(plan, returning, controller, resume_config, cache)
+        trials = SpilledTrials.reopened(residents, cache, _summaries(plan, found.snapshot))
+        sweep = Sweep(controller, store, state_file, codec, trials, notices)
+    except BaseException:
+        state_file.close()
+        store.close()
+        remove(store.path)
+        raise
+    for directory in fetched:
+        sweep.to_upload(directory)
+    catch_up(controller, plan.unsnapshotted, found.snapshot.creation_count)
+    if found.is_owned():
+        sweep.replaces = found.store.path
+    return sweep
+
+
+def _make_trials(
+    plan: RestorePlan, found: VerifiedStore, controller: Any, codec: TrialStateCodec
+) -> list[Trial]:
+    """The trials that return to memory, made by Ray's own method."""
+    records = plan.returning()
+    if records:
+        returning: list[Trial] = controller._restore_trials({"trial_data": records})
+        return returning
+    # Ray takes the name of the staging directory from the first of all trials.
+    record = json.loads(found.store.state_record(plan.entries[0].trial_id))
+    first = codec.trial_of(*record).storage
+    assert first is not None
+    controller._storage._timestamp = first._timestamp
+    return []
+
+
+def _restore_algorithms(found: VerifiedStore, controller: Any) -> None:
+    """Restore the searcher and the callbacks as of the snapshot."""
+    files = found.snapshot.files
+    staging = Path(controller._storage.experiment_driver_staging_path)
+    controller._checkpoint_manager.sync_down_experiment_state()
+    if files is not None:
+        # These are as old as the snapshot; those in the storage may be older.
+        staging.mkdir(parents=True, exist_ok=True)
+        paths.forget_later_runs(staging, paths.run_of_store(found.store.path)[0])
+        for name, content in files.items():
+            (staging / name).write_bytes(content)
+    if controller._search_alg.has_checkpoint(str(staging)):
+        controller._search_alg.restore_from_dir(str(staging))
+    if controller._callbacks.can_restore(str(staging)):
+        controller._callbacks.restore_from_dir(str(staging))
+
+
+def _fetch_trial_files(plan: RestorePlan, found: VerifiedStore, controller: Any) -> list[str]:
+    """Copy the files of finished trials that were not uploaded into this run's staging directory.
+
+    A killed driver leaves them in its own. From this run's, Ray uploads them. On another machine,
+    or after a clean-up of temporary files, these trials have their last result and no history.
+
+    Returns:
+        The directories that are to be uploaded: this run may be killed before they are.
+    """
+    staged = Path(found.store.get_metadata("staging") or "")
+    staging = Path(controller._storage.experiment_driver_staging_path)
+    states = [trial.state_json for trial in plan.unsnapshotted] + plan.finished_in_memory()
+    of_trials = {json.loads(state).get("relative_logdir") for state in states}
+    fetched = []
+    for directory in {*found.snapshot.unsent, *of_trials}:
+        if not directory or not staged.is_absolute() or not (staged / directory).is_dir():
+            continue
+        try:
+            if staged != staging:
+                shutil.copytree(staged / directory, staging / directory, dirs_exist_ok=True)
+        except OSError as error:
+            logger.warning("Files in %s are missing: %s", staged / directory, error)
+        else:
+            fetched.append(directory)
+    return fetched
+
+
+def _begin_state_file(state_file: ExperimentStateFile, store: TrialStore) -> None:
+    entries = store.state_records()
+    while batch := list(islice(entries, _ENTRIES_AT_ONCE)):
+        state_file.add(batch)
+
+
+def _queue(
+    plan: RestorePlan,
+    returning: list[Trial],
+    controller: Any,
+    resume_config: ResumeConfig,
+    cache: TrialCache[Trial],
+) -> dict[int, Trial]:
+    """Add all trials to the controller as Ray does; those in memory, by their new positions."""
+    scheduler = controller._scheduler_alg
+    residents = {}
+    waiting = iter(returning)
+    # The default scheduler's method does nothing; a finished trial need not be made for it.
+    is_told = type(scheduler).on_trial_add is not FIFOScheduler.on_trial_add
+    for position, entry in enumerate(plan.entries):
+        if entry.state_record is not None:
+            controller._requeue_restored_trials([next(waiting)], resume_config)
+            residents[position] = controller._trials[-1]
+        elif is_told:
+            trial = cache.ghost(SpilledRow(position, entry.trial_id, entry.status))
+            if entry.status == Trial.ERROR and type(scheduler) not in BLIND_TO_LIVE_TRIALS:
+                controller._live_trials.add(trial)
+            scheduler.on_trial_add(controller._wrapped(), trial)
+    return residents
+
+
+def _summaries(plan: RestorePlan, snapshot: Snapshot) -> TrialSummaryIndex:
+    summaries = new_summary_index()
+    positions = {entry.trial_id: position for position, entry in plan.staying()}
+    summaries.load(snapshot.summaries, positions)
+    for trial in plan.unsnapshotted:
+        if trial.trial_id in positions:  # Otherwise it runs again.
+            reported = reported_in_record(trial.metadata_json)
+            summaries.note(positions[trial.trial_id], trial.trial_id, *reported)
+    return summaries
+
+
+def _preparation(resolvers: Any) -> Callable[[Trial], None]:
+    """What Ray does with each trial that it resumes, finished ones included."""
+
+    def prepare(trial: Trial) -> None:
+        if not ray.util.client.ray.is_connected():
+            trial.init_local_path()
+        if resolvers:
+            trial.resolve_config_placeholders(resolvers)
+        trial.create_placement_group_factory()
+
+    return prepare

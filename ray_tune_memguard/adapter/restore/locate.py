@@ -1,0 +1,236 @@
+"""Finding what earlier runs of an experiment left: its state file and its trial stores.
+
+The store that counts is that of the newest run. Which one that is follows from the names of the
+files; :mod:`~ray_tune_memguard.adapter.restore.verify` opens them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sqlite3
+import zlib
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
+from pyarrow.fs import FileSystem, LocalFileSystem
+
+from ray_tune_memguard.adapter import paths
+from ray_tune_memguard.adapter.run.controller import POINTER_KEY
+from ray_tune_memguard.store.errors import StoreError, is_locked
+from ray_tune_memguard.store.state_file import HEAD
+from ray_tune_memguard.store.trial_store import TrialStore
+
+if TYPE_CHECKING:
+    from ray.tune.execution.tune_controller import TuneController
+
+# Enough of the file's end to hold the pointer to the store, and to tell one state from another.
+_END_BYTES = 64 * 1024
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Where an experiment is; ``path`` is that of its directory in ``filesystem``."""
+
+    filesystem: FileSystem
+    path: str
+
+    @classmethod
+    def of(cls, controller: TuneController) -> Experiment:
+        storage = controller._storage
+        assert storage is not None
+        return cls(storage.storage_filesystem, str(storage.experiment_fs_path))
+
+    # What a trial's storage context is given when the experiment is not where it was.
+    @property
+    def storage_filesystem(self) -> FileSystem:
+        return self.filesystem
+
+    @property
+    def storage_fs_path(self) -> str:
+        return str(PurePosixPath(self.path).parent)
+
+    @property
+    def experiment_dir_name(self) -> str:
+        return PurePosixPath(self.path).name
+
+    #: Of trials that are only looked at nothing is uploaded.
+    syncer = None
+
+    def newest_state_file(self) -> str | None:
+        """The path of the newest run's experiment state file that is complete."""
+        return paths.newest_state_file(self.filesystem, self.path)
+
+    def is_at(self, place: str | None) -> bool:
+        """Whether the path ``place`` means this experiment, in whatever spelling."""
+        if place is None or place == self.path:
+            return place is not None
+        # By way of a symbolic link, or with a slash at the end.
+        local = isinstance(self.filesystem, LocalFileSystem)
+        return local and os.path.realpath(place) == os.path.realpath(self.path)
+
+    def store_directory(self) -> Path | None:
+        """Where its trial stores are written unless the user wants them elsewhere."""
+        return next(iter(self.store_directories()), None)
+
+    def store_directories(self) -> list[Path]:
+        """Where its trial stores are unless the user put them elsewhere."""
+        is_local = isinstance(self.filesystem, LocalFileSystem)
+        return paths.directories_in(self.path) if is_local else []
+
+
+@dataclass(frozen=True)
+class StateFile:
+    """An experiment state file.
+
+    Attributes:
+        path: in the experiment's file system.
+        end: its last bytes, and its size.
+    """
+
+    path: str
+    end: bytes
+
+    @classmethod
+    def newest_of(cls, experiment: Experiment) -> StateFile | None:
+        """That of the newest run; None if there is none."""
+        path = experiment.newest_state_file()
+        if path is None:
+            return None
+        with experiment.filesystem.open_input_file(path) as file:
+            size = file.size()
+            file.seek(max(0, size - _END_BYTES))
+            end: bytes = file.read()
+        return cls(path, end + str(size).encode())
+
+    @property
+    def name(self) -> str:
+        return PurePosixPath(self.path).name
+
+    @property
+    def run(self) -> str:
+        """The name of the run that wrote it."""
+        return PurePosixPath(self.path).stem.removeprefix(paths.STATE_FILE_PREFIX)
+
+    @property
+    def version(self) -> str:
+        """Distinguishes this state of the file from later ones, also after it was copied."""
+        return f"{self.name} {zlib.crc32(self.end)}"
+
+    def pointer(self) -> Path | None:
+        """The trial store that the file says it belongs to."""
+        found = re.findall(rb'"%s": (\{"store": .*?\})\}' % POINTER_KEY.encode(), self.end)
+        return Path(json.loads(found[-1])["store"]) if found else None
+
+
+@dataclass(frozen=True)
+class StoreRef:
+    """What there is of an experiment, before anything is opened.
+
+    Attributes:
+        experiment: where it is.
+        state_file: of its newest run; None if there is none.
+        stores: the trial stores that may be the experiment's, the newest run's first.
+        directory: where a new store belongs; None if the experiment is not on a local disk.
+    """
+
+    experiment: Experiment
+    state_file: StateFile | None
+    stores: tuple[Path, ...]
+    directory: Path | None
+
+    def current_stores(self) -> tuple[Path, ...]:
+        """The stores without those that a run without this package has made out of date."""
+        if self.state_file is None:
+            return self.stores
+        run = self.state_file.run
+        return tuple(path for path in self.stores if paths.run_of_store(path)[0] >= run)
+
+
+def locate(experiment: Experiment, spill_dir: Path | None = None) -> StoreRef:
+    """Find an experiment's files.
+
+    Args:
+        experiment: where it is.
+        spill_dir: where trial stores are as well, if the user wants them elsewhere.
+
+    Raises:
+        OSError, sqlite3.Error: a file that may be the experiment's cannot be read now.
+    """
+    state_file = StateFile.newest_of(experiment)
+    own = experiment.store_directories()
+    found = {path for directory in own for path in paths.stores_in(directory)}
+    if spill_dir is not None and spill_dir not in own:
+        # Several experiments may share it.
+        found |= {path for path in paths.stores_in(spill_dir) if _belongs(path, experiment)}
+    pointed = state_file and state_file.pointer()
+    if state_file and pointed and pointed.name not in {path.name for path in found}:
+        with suppress(OSError):
+            found |= {pointed} if _is_about(pointed, experiment, state_file) else set()
+    stores = tuple(sorted(found, key=paths.run_of_store, reverse=True))
+    return StoreRef(experiment, state_file, stores, spill_dir or experiment.store_directory())
+
+
+def _belongs(path: Path, experiment: Experiment) -> bool:
+    """Whether a store in a directory that experiments share is this experiment's.
+
+    Raises:
+        OSError, sqlite3.Error: it cannot be read now. It may be the newest one of this experiment,
+            so an older one must not be taken in its place.
+    """
+    try:
+        store = TrialStore.open(path)
+    except (FileNotFoundError, PermissionError, StoreError):
+        return False
+    except sqlite3.OperationalError as error:
+        if is_locked(error):
+            return False
+        raise
+    try:
+        return experiment.is_at(store.get_metadata("experiment"))
+    finally:
+        store.close()
+
+
+def _is_about(pointed: Path, experiment: Experiment, state_file: StateFile) -> bool:
+    """Whether the store that a state file points to is about this experiment as it is now.
+
+    The state file may be in a copy of the experiment, and the store may belong to the original.
+    """
+    if not pointed.exists():
+        return False
+    try:
+        store = TrialStore.open(pointed)
+    except (OSError, sqlite3.Error, StoreError):
+        return True  # Opening it later tells what is wrong.
+    try:
+        owner = store.get_metadata("experiment")
+        return (
+            experiment.is_at(owner)
+            or _was_moved(owner or "", experiment)
+            or _is_written_with(state_file, store)
+        )
+    except (sqlite3.Error, StoreError):
+        return True
+    finally:
+        store.close()
+
+
+def _was_moved(owner: str, experiment: Experiment) -> bool:
+    """Whether the experiment is no longer at its former path ``owner``."""
+    of_this_kind = (
+        PurePosixPath(owner).is_absolute() == PurePosixPath(experiment.path).is_absolute()
+    )
+    return of_this_kind and Experiment(experiment.filesystem, owner).newest_state_file() is None
+
+
+def _is_written_with(state_file: StateFile, store: TrialStore) -> bool:
+    """Whether the state file was written together with the store's last snapshot."""
+    state = store.snapshot().get("state", b"").rstrip().removesuffix(b"}")
+    state = state.removeprefix(HEAD.encode())
+    published = state_file.end[: state_file.end.rfind(b', "%s": ' % POINTER_KEY.encode())]
+    compared = min(len(state), len(published))
+    return compared > 0 and state[-compared:] == published[-compared:]

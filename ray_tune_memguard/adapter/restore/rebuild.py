@@ -1,0 +1,271 @@
+"""Building a trial store from an experiment state file, and from what is intact of damaged stores.
+
+An experiment of Ray alone gets a store that way, after which it is like any other.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sqlite3
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import tqdm
+
+from ray_tune_memguard.adapter import paths
+from ray_tune_memguard.adapter.restore.locate import Experiment, StateFile, StoreRef
+from ray_tune_memguard.adapter.restore.verify import (
+    BUILT_FROM,
+    Damage,
+    DamagedStoreError,
+    VerifiedStore,
+    load_snapshot,
+    verify,
+)
+from ray_tune_memguard.adapter.run.spiller import new_summary_index
+from ray_tune_memguard.adapter.serialization.state_record import reported_in_record, row_of_record
+from ray_tune_memguard.lazy.interfaces import FINISHED
+from ray_tune_memguard.lazy.summaries import TrialSummaryIndex
+from ray_tune_memguard.notices import logger
+from ray_tune_memguard.store.errors import StoreError
+from ray_tune_memguard.store.files import remove, set_aside
+from ray_tune_memguard.store.snapshot import Snapshot
+from ray_tune_memguard.store.state_reader import StateReader
+from ray_tune_memguard.store.trial_store import TrialRow, TrialStore
+
+_SHOW_PROGRESS_AFTER_S = 1.0
+_ROWS_AT_ONCE = 256
+
+
+def verify_or_rebuild(ref: StoreRef) -> VerifiedStore | None:
+    """The newest run's trial store, rebuilt if it is damaged or if Ray ran alone.
+
+    Returns:
+        The store; None if there is no experiment.
+
+    Raises:
+        OSError, sqlite3.Error: what is there cannot be read now, or no store can be written.
+        StoreError: the store is damaged and there is no state file to rebuild it with, or another
+            version of this package wrote it.
+        ValueError: the experiment state file is not one.
+    """
+    try:
+        found = verify(ref)
+    except DamagedStoreError as error:
+        if ref.state_file is None:
+            raise
+        return rebuild(ref, ref.state_file, error.damaged, error.intact)
+    if found is None and ref.state_file is not None:
+        return rebuild(ref, ref.state_file)
+    return found
+
+
+def rebuild(
+    ref: StoreRef,
+    state_file: StateFile,
+    damaged: Sequence[Damage] = (),
+    intact: Path | None = None,
+) -> VerifiedStore:
+    """Build a trial store.
+
+    Damaged stores are set aside once the new one is complete, and only then: a temporary store,
+    which is built where none can be written beside them, does not replace them.
+
+    Args:
+        ref: the experiment.
+        state_file: its newest state file.
+        damaged: stores from which intact rows are taken, the newest run's first.
+        intact: an intact store of a run before them; it may have trials that they have lost.
+
+    Raises: see :func:`verify_or_rebuild`.
+    """
+    with _new_store(ref.directory, state_file.run) as store:
+        content = _StateFileContent()
+        content.read(ref.experiment, state_file, store)
+        if damaged:
+            _take_over(damaged, intact, content, state_file, store)
+        content.snapshot().save(store)
+        store.set_metadata(experiment=ref.experiment.path, **{BUILT_FROM: state_file.version})
+        store.finalize()
+    is_permanent = store.path.parent == ref.directory
+    for damage in damaged if is_permanent else ():
+        # Kept for whoever wants to know what happened. The next search does not find it.
+        with suppress(OSError):
+            set_aside(damage.path)
+    store.close()
+    built = TrialStore.open(store.path)
+    if not is_permanent:
+        # It is read as long as it is open, and leaves nothing behind.
+        shutil.rmtree(store.path.parent, ignore_errors=True)
+    return VerifiedStore(ref.experiment, built, load_snapshot(built))
+
+
+@contextmanager
+def _new_store(directory: Path | None, session: str) -> Iterator[TrialStore]:
+    name = paths.store_name(session)
+    try:
+        if directory is None:
+            raise OSError("not a local directory")
+        store = TrialStore.create(directory, name)
+    except (OSError, sqlite3.OperationalError) as error:
+        # A read-only archive, say. The store then serves this process only.
+        elsewhere = Path(tempfile.mkdtemp(prefix="memguard-"))
+        logger.debug("The store is written to %s: %s", elsewhere, error)
+        store = TrialStore.create(elsewhere, name)
+    try:
+        yield store
+    except BaseException:
+        store.close()
+        remove(store.path)
+        raise
+
+
+@dataclass
+class _StateFileContent:
+    """What a state file says, its finished trials excepted: they are rows of the new store."""
+
+    #: Of all trials, by id, in the order of the file.
+    statuses: dict[str, str] = field(default_factory=dict)
+    unfinished: list[list[str]] = field(default_factory=list)
+    positions: list[int] = field(default_factory=list)
+    summaries: TrialSummaryIndex = field(default_factory=new_summary_index)
+    #: All but the trials.
+    rest: str = ""
+    creation_count: int = 0
+    files: dict[str, bytes] | None = None
+    unsent: list[str] = field(default_factory=list)
+
+    def read(self, experiment: Experiment, state_file: StateFile, store: TrialStore) -> None:
+        rows: list[tuple[int, TrialRow]] = []
+        with (
+            experiment.filesystem.open_input_file(state_file.path) as file,
+            tqdm.tqdm(
+                desc=f"Reading {state_file.name}",
+                total=file.size(),
+                unit="B",
+                unit_scale=True,
+                delay=_SHOW_PROGRESS_AFTER_S,
+                leave=False,
+            ) as bar,
+        ):
+            reader = StateReader(file.read, bar.update)
+            for position, (entry, text) in enumerate(reader.entries()):
+                row = row_of_record(entry[0], entry[1], text)
+                if row.trial_id in self.statuses or row.status not in FINISHED:
+                    self.unfinished.append(entry)
+                    self.positions.append(position)
+                else:
+                    rows.append((position, row))
+                    self.summaries.note(position, row.trial_id, *reported_in_record(entry[1]))
+                    if len(rows) >= _ROWS_AT_ONCE:
+                        _put(store, rows)
+                self.statuses[row.trial_id] = row.status
+            _put(store, rows)
+            self.rest = reader.rest()
+
+    def go_on_to(self, later: Snapshot) -> None:
+        """Take what a snapshot says of unfinished trials, which is as new as this or newer.
+
+        The searcher's state in it and the trials that the searcher has made must be of one moment.
+        """
+        known = dict(zip(self.statuses, range(len(self.statuses)), strict=True))
+        state = json.loads(later.state)
+        unfinished = [
+            (trial_id, entry)
+            for entry in state["trial_data"]
+            if self.statuses.get(trial_id := json.loads(entry[0])["trial_id"]) not in FINISHED
+        ]
+        for trial_id, entry in unfinished:
+            known.setdefault(trial_id, len(known))
+            self.statuses.setdefault(trial_id, json.loads(entry[0])["status"])
+        self.unfinished = [entry for _, entry in unfinished]
+        self.positions = [known[trial_id] for trial_id, _ in unfinished]
+        self.rest = json.dumps({**state, "trial_data": []})
+        self.creation_count = later.creation_count
+        self.files = later.files
+        self.unsent = later.unsent
+
+    def snapshot(self) -> Snapshot:
+        return Snapshot(
+            state=json.dumps({**json.loads(self.rest), "trial_data": self.unfinished}),
+            positions=self.positions,
+            creation_count=self.creation_count,
+            summaries=self.summaries.dump(),
+            files=self.files,
+            unsent=self.unsent,
+        )
+
+
+def _put(store: TrialStore, rows: list[tuple[int, TrialRow]]) -> None:
+    with store.transaction():
+        for position, row in rows:
+            store.put(position, row)
+    rows.clear()
+
+
+def _take_over(
+    damaged: Sequence[Damage],
+    intact: Path | None,
+    content: _StateFileContent,
+    state_file: StateFile,
+    store: TrialStore,
+) -> None:
+    """Add what these stores have and the state file lacks, and log what was found."""
+    in_state_file = {id_ for id_, status in content.statuses.items() if status in FINISHED}
+    newest = _snapshot_in(damaged[0].path)
+    if newest is not None:
+        content.go_on_to(newest)
+    read: set[str] = set()
+    position = len(content.statuses)
+    later = 0
+    for path in [*(damage.path for damage in damaged), *([intact] if intact else [])]:
+        try:
+            source = TrialStore.open(path)
+        except StoreError:
+            continue
+        for row in source.salvage():
+            if row.trial_id in read:
+                continue
+            read.add(row.trial_id)
+            if row.trial_id in in_state_file:
+                continue
+            if path != damaged[0].path:
+                row = replace(row, creation_index=-1)  # The newest run found it there.
+            elif newest is None:
+                # Their order is all that is known of those that the state file does not know.
+                is_known = row.trial_id in content.statuses
+                row = replace(row, creation_index=-1 if is_known else later)
+            with store.transaction():
+                store.put(position, row)
+            position += 1
+            later += 1
+        source.close()
+    logger.warning(
+        "The trial store %s is damaged (%s). Of its trials %d could be read. The experiment state "
+        "file %s has %d finished trials; %d that finished after it was written were taken from "
+        "the store. Trials that are in neither run again.",
+        damaged[0].path,
+        damaged[0].reason,
+        len(read),
+        state_file.name,
+        len(in_state_file),
+        later,
+    )
+
+
+def _snapshot_in(damaged: Path) -> Snapshot | None:
+    """The last snapshot in a damaged store, if it is intact."""
+    try:
+        store = TrialStore.open(damaged)
+    except StoreError:
+        return None
+    try:
+        return load_snapshot(store)
+    except StoreError:
+        return None
+    finally:
+        store.close()

@@ -1,0 +1,133 @@
+"""Opening the trial store of an experiment's newest run, checked once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ray_tune_memguard.adapter.restore.locate import Experiment, StoreRef
+from ray_tune_memguard.store.errors import EmptyStoreError, StoreError, UnsupportedVersionError
+from ray_tune_memguard.store.snapshot import Snapshot
+from ray_tune_memguard.store.trial_store import TrialStore
+
+#: In the metadata of a store that was built from a state file: which state of that file.
+BUILT_FROM = "made from"
+
+
+@dataclass(frozen=True)
+class VerifiedStore:
+    """A trial store that was found intact, opened for reading."""
+
+    experiment: Experiment
+    store: TrialStore
+    snapshot: Snapshot
+
+    def is_owned(self) -> bool:
+        """Whether the store belongs to this experiment alone, and not to one it is a copy of."""
+        directories = self.experiment.store_directories()
+        owner = self.store.get_metadata("experiment")
+        return self.store.path.parent in directories or self.experiment.is_at(owner)
+
+    def close(self) -> None:
+        self.store.close()
+
+
+@dataclass(frozen=True)
+class Damage:
+    """What is wrong with a trial store."""
+
+    path: Path
+    reason: str
+
+
+class DamagedStoreError(StoreError):
+    """The newest run's trial store is damaged.
+
+    Attributes:
+        damaged: the stores that are damaged, the newest run's first.
+        intact: an intact store of a run before them, if there is one.
+    """
+
+    def __init__(self, damaged: Sequence[Damage], intact: Path | None) -> None:
+        super().__init__(f"{damaged[0].path}: {damaged[0].reason}")
+        self.damaged = damaged
+        self.intact = intact
+
+
+def verify(ref: StoreRef) -> VerifiedStore | None:
+    """Open the newest run's trial store.
+
+    Returns:
+        The store; None if the newest run left none, because Ray ran alone.
+
+    Raises:
+        OSError, sqlite3.Error: the store cannot be read now.
+        DamagedStoreError: it is damaged.
+        UnsupportedVersionError: another version of this package wrote it.
+    """
+    damaged: list[Damage] = []
+    empty: list[Damage] = []
+    intact: Path | None = None
+    for path in ref.current_stores():
+        try:
+            found = _open(path, ref.experiment)
+        except FileNotFoundError:
+            continue
+        except EmptyStoreError as error:
+            empty.append(Damage(path, str(error)))
+            continue
+        except UnsupportedVersionError as error:
+            raise UnsupportedVersionError(f"{path}: {error}") from error
+        except StoreError as error:
+            damaged.append(Damage(path, str(error)))
+            continue
+        if found is None:
+            continue
+        built_from = found.store.get_metadata(BUILT_FROM)
+        is_current = built_from is None or (
+            ref.state_file is not None and built_from == ref.state_file.version
+        )
+        if is_current and not damaged:
+            return found
+        found.close()
+        if is_current:
+            # It has trials that a newer, damaged one may have lost.
+            intact = path
+        break
+    # An empty one has nothing that an older one lacks.
+    if damaged or empty:
+        raise DamagedStoreError(damaged or empty, intact)
+    return None
+
+
+def _open(path: Path, experiment: Experiment) -> VerifiedStore | None:
+    """The opened store; None if its run ended before its first checkpoint.
+
+    Raises:
+        StoreError: it is damaged.
+    """
+    store = TrialStore.open(path)
+    try:
+        reason = store.damage()
+        if reason is not None:
+            raise StoreError(reason)
+        if store.has_snapshot():
+            return VerifiedStore(experiment, store, load_snapshot(store))
+    except BaseException:
+        store.close()
+        raise
+    store.close()
+    return None
+
+
+def load_snapshot(store: TrialStore) -> Snapshot:
+    """The last snapshot in a store.
+
+    Raises:
+        StoreError: there is none, or it is damaged.
+    """
+    try:
+        return Snapshot.load(store)
+    except (KeyError, ValueError) as error:
+        raise StoreError(f"its snapshot is incomplete: {error!r}") from error
