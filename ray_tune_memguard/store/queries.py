@@ -129,7 +129,7 @@ class TrialQueries:
             yield self._compressors.unpack("entry", packed)
 
     def directories(self) -> Iterator[tuple[str, float]]:
-        """The directory of each spilled trial that has one, and its ``settled_at``."""
+        """The directory of each spilled trial that has one, and its ``finished_at``."""
         return self._walk("directory, settled_at", "AND directory IS NOT NULL")
 
     def _walk(

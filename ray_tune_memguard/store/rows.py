@@ -34,7 +34,7 @@ class TrialRow:
         has_error: whether it ever failed, though it may have ended well since.
         state_record: what the experiment state file holds of it, as JSON.
         directory: the name of the directory with its own files, if it has one.
-        settled_at: since when it does not write these files, in seconds since the epoch.
+        finished_at: since when it does not write these files, in seconds since the epoch.
         reported_at: when it last reported, in seconds since the epoch.
         creation_index: how many trials the run had created before it; -1 if an earlier run did.
         resumes: whether it is unfinished to a restore.
@@ -46,7 +46,7 @@ class TrialRow:
     has_error: bool
     state_record: bytes
     directory: str | None = None
-    settled_at: float = field(default_factory=time.time)
+    finished_at: float = field(default_factory=time.time)
     reported_at: float = float("-inf")
     creation_index: int = -1
     resumes: bool = False
@@ -124,7 +124,7 @@ def insert(
         "status": row.status,
         "has_error": int(row.has_error),
         "directory": row.directory,
-        "settled_at": float(row.settled_at),
+        "settled_at": float(row.finished_at),
         "reported_at": float(row.reported_at),
         "birth": row.creation_index,
         "resumes": int(row.resumes),

@@ -1,7 +1,8 @@
 """The tables of a trial store: names, order and meaning of their columns, defined once.
 
 The names are those of schema 5, which stays readable; Python names that say more are in
-``rows.TrialRow`` (``seq`` is ``position`` there, ``birth`` is ``creation_index``).
+``rows.TrialRow``: ``seq`` is ``position`` there, ``birth`` ``creation_index``, ``settled_at``
+``finished_at`` and ``entry`` ``state_record``.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What an experiment checkpoint consists of beside its finished trials, kept in the trial store.
 
-Rows and snapshot together are the whole sweep as of the last checkpoint, in one file and so in step
-with each other, which Ray's several files are not when a driver is killed between them. Rows that
+Rows and snapshot together are the whole run as of the last checkpoint, in one file and so of the
+same moment, which Ray's several files are not when a driver is killed between them. Rows that
 came later than the snapshot tell what has finished since.
 """
 
@@ -26,7 +26,7 @@ class Snapshot:
     state: str
     #: The ``position`` of each of these trials, in the same order.
     positions: list[int]
-    #: How many trials this run of the sweep had made.
+    #: How many trials this run had created.
     creation_count: int
     #: See :class:`~ray_tune_memguard.lazy.summaries.TrialSummaryIndex`.
     summaries: dict[str, object]
