@@ -4,7 +4,7 @@ A :class:`RestorePlan` is made of a trial store and of the user's ``ResumeConfig
 running. Each trial is in it once:
 
 - A finished trial stays on disk, unless the user wants trials of its status to run again.
-- Any other trial returns to memory. Ray then queues it, or skips it, as the user wants.
+- Every other trial returns to memory. Ray then queues it, or skips it, as the user wants.
 
 A record in the snapshot is older than a row of the same trial, so the row counts.
 """
@@ -16,7 +16,6 @@ import math
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 from ray.tune import ResumeConfig
 from ray.tune.experiment import Trial
@@ -51,13 +50,13 @@ class UnsnapshottedTrial:
     def failed(self) -> bool:
         return bool(json.loads(self.state_json)["status"] == Trial.ERROR)
 
-    def result(self) -> dict[str, Any]:
-        flat: dict[str, Any] = flatten_dict(last_result_in_record(self.metadata_json))
+    def result(self) -> dict[str, object]:
+        flat: dict[str, object] = flatten_dict(last_result_in_record(self.metadata_json))
         return flat
 
-    def parameters(self) -> dict[str, Any]:
+    def parameters(self) -> dict[str, object]:
         """What the searcher suggested, flat."""
-        parameters: dict[str, Any] = decode(self.state_json)["evaluated_params"]
+        parameters: dict[str, object] = decode(self.state_json)["evaluated_params"]
         return parameters
 
 

@@ -1,17 +1,23 @@
 """Telling a restored searcher of trials that finished after its state was saved.
 
-Ray saves a searcher's state with each experiment checkpoint. After a kill it is behind: it waits
-for trials that are finished, and would suggest others, which it has suggested before, once more.
+Ray saves a searcher's state with each experiment checkpoint. After a crash the state is older than
+the last trials: the searcher waits for trials that have finished, and would create others, which it
+has created before, a second time.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ray.tune.execution.tune_controller import TuneController
-from ray.tune.search import BasicVariantGenerator, ConcurrencyLimiter, SearchGenerator
+from ray.tune.search import (
+    BasicVariantGenerator,
+    ConcurrencyLimiter,
+    SearchAlgorithm,
+    SearchGenerator,
+)
 from ray.tune.utils import flatten_dict, unflattened_lookup
 
 from ray_tune_memguard.adapter.restore.optuna_study import PersistentStudy
@@ -20,21 +26,27 @@ from ray_tune_memguard.notices import logger
 
 
 def catch_up(
-    controller: TuneController, late: Sequence[UnsnapshottedTrial], creation_count: int
+    controller: TuneController, unsnapshotted: Sequence[UnsnapshottedTrial], creation_count: int
 ) -> None:
-    """Bring the controller's searcher to where it was when the last of these trials finished.
+    """Bring the searcher to the state that it had when the last of these trials finished.
 
-    Trials that it made in the meantime and that did not finish are made again.
-    ``creation_count``: how many trials the run had made when the searcher's state was saved.
+    Trials that it created in the meantime and that did not finish are created again.
+
+    Args:
+        controller: whose searcher it is. It gets the trials that are created again.
+        unsnapshotted: trials that were spilled after the searcher's state was saved.
+        creation_count: how many trials the run had created when the state was saved.
     """
     search = controller._search_alg
     recorded: set[str] = set()
-    if late and isinstance(search, SearchGenerator):
-        _try_to(_find_recorded, search, late, recorded)
-    for trial in late:
+    if unsnapshotted and isinstance(search, SearchGenerator):
+        _try_to(_find_recorded, search, unsnapshotted, recorded)
+    for trial in unsnapshotted:
         if trial.creation_index is None and not trial.is_told and trial.trial_id not in recorded:
             _try_to(_complete, search, trial)
-    unknown = {trial.creation_index: trial for trial in late if trial.creation_index is not None}
+    unknown = {
+        trial.creation_index: trial for trial in unsnapshotted if trial.creation_index is not None
+    }
     if not unknown:
         return
     if isinstance(search, SearchGenerator):
@@ -51,7 +63,7 @@ def catch_up(
             controller, search, {trial.trial_id: trial for trial in unknown.values()}
         )
     else:
-        # Of a searcher that we do not know: the trials come in the same order, with other ids.
+        # A search algorithm of the user's: the trials come in the same order, with other ids.
         for creation_index in range(creation_count, max(unknown) + 1):
             made = search.next_trial()
             if made is None:
@@ -63,7 +75,7 @@ def catch_up(
 
 
 def _find_recorded(
-    search: SearchGenerator, late: Sequence[UnsnapshottedTrial], recorded: set[str]
+    search: SearchGenerator, unsnapshotted: Sequence[UnsnapshottedTrial], recorded: set[str]
 ) -> None:
     """Add the ids of trials whose results the searcher has in a database already."""
     searcher = search.searcher
@@ -74,7 +86,7 @@ def _find_recorded(
     study = PersistentStudy.of(searcher)
     if study is None:
         return
-    for trial in late:
+    for trial in unsnapshotted:
         if study.accounts_for(trial.trial_id, trial.parameters()):
             recorded.add(trial.trial_id)
             for limiter in limiters:
@@ -86,10 +98,10 @@ def _make_variants_again(
     search: BasicVariantGenerator,
     awaited: dict[str, UnsnapshottedTrial],
 ) -> None:
-    """Let it make trials, whose ids are those of then, up to the last one that has finished."""
+    """Let it create trials, with the same ids as before, up to the last one that has finished."""
     runs = {_run_of(trial_id) for trial_id in awaited}
-    # Trials that are to run again all count as running, also those that had ended one after the
-    # other but were not written down; the limit must not keep it from what has finished.
+    # All trials that are created again count as running, also those that had ended one after the
+    # other without being spilled. With the limit it would not create the ones that have finished.
     limit, search.max_concurrent = search.max_concurrent, 0
     try:
         while awaited and (made := search.next_trial()) is not None:
@@ -99,7 +111,7 @@ def _make_variants_again(
                 continue
             controller.add_trial(made)
             if _run_of(made.trial_id) not in runs:
-                break  # It could not be restored and begins anew; nobody awaits its trials.
+                break  # Its state could not be restored: its trials have new ids.
     finally:
         search.max_concurrent = limit
 
@@ -108,16 +120,24 @@ def _run_of(trial_id: str) -> str:
     return trial_id.rpartition("_")[0]
 
 
-def _try_to(act: Any, *arguments: Any) -> None:
-    """A searcher that cannot be told must not keep the sweep from going on."""
+def _try_to(act: Callable[..., object], *arguments: object) -> None:
+    """Call a function. If the searcher raises, the restore goes on without it."""
     try:
         act(*arguments)
     except Exception as error:
         logger.debug("The searcher was not told of a finished trial: %r", error)
 
 
-def _complete(search: Any, trial: UnsnapshottedTrial, trial_id: str | None = None) -> None:
-    """``trial_id``: under which the searcher knows the trial, if not by its own."""
+def _complete(
+    search: SearchAlgorithm, trial: UnsnapshottedTrial, trial_id: str | None = None
+) -> None:
+    """Tell the searcher that a trial has ended.
+
+    Args:
+        search: the searcher.
+        trial: the trial.
+        trial_id: by which the searcher knows the trial, if not by the trial's own.
+    """
     known_as = trial_id or trial.trial_id
     if trial.failed():
         search.on_trial_complete(known_as, error=True)
@@ -132,7 +152,11 @@ def _make_again(controller: TuneController, search: SearchGenerator) -> None:
 
 
 def _suggest_again(search: SearchGenerator, trial: UnsnapshottedTrial) -> None:
-    """Let the searcher suggest for the trial again; if it suggests something else, tell it so."""
+    """Let the searcher suggest for the trial again, and tell it how the trial ended.
+
+    If it suggests other parameters, it is told that these failed, and gets the parameters and the
+    result that there were.
+    """
     search._counter += 1
     suggested = search.searcher.suggest(trial.trial_id)
     if not isinstance(suggested, dict):  # It wants to wait, or has had enough.
@@ -149,7 +173,7 @@ def _suggest_again(search: SearchGenerator, trial: UnsnapshottedTrial) -> None:
         searcher.add_evaluated_point(trial.parameters(), value)
 
 
-def _same(suggested: dict[str, Any], then: dict[str, Any]) -> bool:
+def _same(suggested: dict[str, object], then: dict[str, object]) -> bool:
     # What was read from JSON has lists where there were tuples.
     one, other = (json.dumps(side, sort_keys=True, default=repr) for side in (suggested, then))
     return one == other
