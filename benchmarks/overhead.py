@@ -90,12 +90,12 @@ class Clock:
 
     def put_on_spills(self, part: str) -> None:
         """Time the spills as ``part``, but for those that found nothing to spill."""
-        from ray_tune_memguard.adapter.run.spiller import Sweep
+        from ray_tune_memguard.adapter.run.spiller import Spiller
 
-        original = Sweep.spill_settled
+        original = Spiller.spill
 
         @functools.wraps(original)
-        def timed(sweep: Sweep, finished: list[Any]) -> Any:
+        def timed(sweep: Spiller, finished: list[Any]) -> Any:
             began = time.perf_counter()
             outcome = original(sweep, finished)
             if outcome.count:
@@ -104,7 +104,7 @@ class Clock:
                 self.spilled += [took / outcome.count] * outcome.count
             return outcome
 
-        Sweep.spill_settled = timed  # type: ignore[method-assign]
+        Spiller.spill = timed  # type: ignore[method-assign]
 
     def next_trial(self) -> None:
         """A trial is over: what was done since the last one was done for it."""
@@ -120,17 +120,17 @@ def _put_clocks_on(clock: Clock) -> None:
     from ray.tune.execution.tune_controller import TuneController
 
     from ray_tune_memguard import MemGuard
-    from ray_tune_memguard.adapter.run import controller as adoption
+    from ray_tune_memguard.adapter.run.checkpoint import CheckpointWriter
 
     clock.put_on_spills("spill")
     for hook in _HOOKS:
         clock.put_on(MemGuard, hook, "other hooks", "spill")
     clock.put_on(TuneController, "save_to_dir", "Ray's checkpoint")
-    clock.put_on(adoption._AdoptedController, "save_to_dir", "checkpoint", "Ray's checkpoint")
+    clock.put_on(CheckpointWriter, "write", "checkpoint", "Ray's checkpoint")
 
 
 def _put_clocks_on_parts(clock: Clock) -> None:
-    from ray_tune_memguard.adapter.run import spiller as sweep
+    from ray_tune_memguard.adapter.run.spiller import Spiller
     from ray_tune_memguard.adapter.serialization.trial_json import StateWriter
     from ray_tune_memguard.adapter.serialization.trial_pickle import TrialStateCodec
     from ray_tune_memguard.callbacks.object_growth_tracker import ObjectGrowthTracker
@@ -147,7 +147,7 @@ def _put_clocks_on_parts(clock: Clock) -> None:
     clock.put_on(TrialStateCodec, "_dump", "its state as a pickle")
     clock.put_on(TrialStore, "put", "packing and inserting both")
     clock.put_on(ExperimentStateFile, "add", "to the state file")
-    clock.put_on(sweep.Sweep, "_release", "letting go")
+    clock.put_on(Spiller, "_release", "letting go")
 
 
 def child(trials: int, rival: str) -> None:

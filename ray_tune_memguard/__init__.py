@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ray_tune_memguard.adapter import handle as _entry
 from ray_tune_memguard.callbacks.object_growth_tracker import ObjectGrowthTracker
 from ray_tune_memguard.callbacks.oom_survival import OomSurvival
 from ray_tune_memguard.callbacks.rss_reporter import RssReporter
 from ray_tune_memguard.callbacks.trial_pruner import TrialPruner
 from ray_tune_memguard.memguard import MemGuard
-from ray_tune_memguard.opening import open_experiment
+from ray_tune_memguard.opening import install, open_experiment, uninstall
 from ray_tune_memguard.report.picture import plot_rss_series
 from ray_tune_memguard.report.series import read_rss_series
 
@@ -26,15 +25,17 @@ __all__ = [
     "OomSurvival",
     "RssReporter",
     "TrialPruner",
+    "install",
     "open_experiment",
     "plot_rss_series",
     "read_diagnosis",
     "read_growth",
     "read_rss_series",
+    "uninstall",
 ]
 
 # An experiment with a trial store then opens and resumes from it, whoever opens it.
-_entry.install_patches()
+install()
 
 
 def __getattr__(name: str) -> object:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 import time
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ray_tune_memguard import options as opt
-from ray_tune_memguard.adapter.handle import RunHandle
-from ray_tune_memguard.callbacks.base import GuardCallback
+from ray_tune_memguard.callbacks.base import GuardCallback, guarded
 from ray_tune_memguard.callbacks.object_growth_tracker import ObjectGrowthTracker
 from ray_tune_memguard.callbacks.oom_survival import OomSurvival
 from ray_tune_memguard.callbacks.rss_reporter import RssReporter
 from ray_tune_memguard.callbacks.trial_pruner import TrialPruner
+
+if TYPE_CHECKING:
+    from ray.tune.experiment import Trial
 
 # Where nothing happens, measurements are looked after this often.
 _MEASURE_EVERY_S = 0.02
@@ -59,33 +61,39 @@ class MemGuard(GuardCallback):
             self.tracker,
             self.survival,
         )
-        self._begin()
+        self._forget_run()
         self.options = {name: value for part in self._parts for name, value in part.options.items()}
 
     @property
     def prunes(self) -> TrialPruner:
         return self.pruner
 
-    def setup(  # type: ignore[override]
-        self, **info: Any
-    ) -> None:
-        self._begin()
-        run = RunHandle.of_caller()
+    def begin(self) -> None:
+        self._forget_run()
         for part in self._parts:
-            part.begin_run(run)
+            part.begin_run(self.run)
 
-    def _begin(self) -> None:
+    def disable(self, error: Exception) -> None:
+        super().disable(error)
+        for part in self._parts:
+            part.active = False
+        if hasattr(self, "run"):
+            self.run.take_out()
+
+    def _forget_run(self) -> None:
         self._has_begun = self._has_news = False
         self._measure_at = 0.0
 
-    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+    @guarded
+    def on_step_begin(self, iteration: int, trials: list[Trial], **info: object) -> None:
         # Only the first step of a sweep has something new for them.
         if not self._has_begun:
             self._has_begun = True
             for part in self._parts:
                 part.on_step_begin(iteration=iteration, trials=trials, **info)
 
-    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+    @guarded
+    def on_step_end(self, iteration: int, trials: list[Trial], **info: object) -> None:
         self.pruner.on_step_end(iteration=iteration, trials=trials, **info)
         # Most steps end no trial, and come too soon after the last one for a report or a look.
         now = time.monotonic()
@@ -97,24 +105,37 @@ class MemGuard(GuardCallback):
             self._measure_at = now + _MEASURE_EVERY_S
             self.tracker.on_step_end(iteration=iteration, trials=trials, **info)
 
+    @guarded
     def on_trial_result(
-        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+        self,
+        iteration: int,
+        trials: list[Trial],
+        trial: Trial,
+        result: dict[str, object],
+        **info: object,
     ) -> None:
         # The reporter counts trials only.
         self.pruner.on_trial_result(iteration, trials, trial, result, **info)
         self.tracker.on_trial_result(iteration, trials, trial, result, **info)
 
-    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+    @guarded
+    def on_trial_complete(
+        self, iteration: int, trials: list[Trial], trial: Trial, **info: object
+    ) -> None:
         # The pruner sees for itself what is finished.
         self._has_news = True
         self.reporter.on_trial_complete(iteration, trials, trial, **info)
         self.tracker.on_trial_complete(iteration, trials, trial, **info)
 
-    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+    @guarded
+    def on_trial_error(
+        self, iteration: int, trials: list[Trial], trial: Trial, **info: object
+    ) -> None:
         self._has_news = True
         self.reporter.on_trial_error(iteration, trials, trial, **info)
         self.tracker.on_trial_error(iteration, trials, trial, **info)
 
-    def on_experiment_end(self, trials: list[Any], **info: Any) -> None:
+    @guarded
+    def on_experiment_end(self, trials: list[Trial], **info: object) -> None:
         for part in self._parts:
             part.on_experiment_end(trials=trials, **info)

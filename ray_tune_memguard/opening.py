@@ -45,3 +45,26 @@ def open_experiment(
     if storage_filesystem is None and "://" not in location:
         location = os.path.abspath(os.path.expanduser(location))
     return handle.open_experiment(location, metric, mode, storage_filesystem)
+
+
+def install() -> None:
+    """Let Ray open and resume experiments from their trial stores. Importing the package does so.
+
+    A few functions of Ray Tune are wrapped; they act differently only on an experiment with a trial
+    store, and on a run whose trials are spilled. Call it to undo :func:`uninstall`.
+    """
+    handle.install_patches()
+
+
+def uninstall() -> None:
+    """Put Ray's own functions back, for the rest of the process.
+
+    Ray then opens and resumes every experiment from its experiment state file, and reads all
+    results when a run ends. A run that is under way goes on spilling.
+
+    Example:
+        >>> import ray_tune_memguard
+        >>> ray_tune_memguard.uninstall()
+        >>> ray_tune_memguard.install()
+    """
+    handle.remove_patches()

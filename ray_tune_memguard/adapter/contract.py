@@ -90,6 +90,10 @@ _BUILDS_ON: dict[str, tuple[str, ...]] = {
     **{name: (SPILL,) for name in WITHOUT if name.startswith("release_")},
 }
 
+# Names that advice to users goes by.
+STUDY_OF_OPTUNA = "_ot_study"
+RESULTS_READ = "_tracked_actors_to_task_futures"
+
 Key = Literal["trial", "trial_id"]
 
 
@@ -213,7 +217,7 @@ NAMES: tuple[PrivateName, ...] = (
     *_of(_CHECKPOINTS, UPLOADS, "_storage"),
     *_of(_CHECKPOINTS, RESUME, "sync_down_experiment_state()"),
     # Its actors.
-    *_of(_ACTORS, RELEASE_FUTURES, "_tracked_actors_to_task_futures", "_actor_task_events"),
+    *_of(_ACTORS, RELEASE_FUTURES, RESULTS_READ, "_actor_task_events"),
     *_of(_EVENTS, RELEASE_FUTURES, "_tracked_futures"),
     *_of(_ACTORS, RELEASE_ORPHANED_TASKS, "_pending_actors_to_enqueued_actor_tasks"),
     *_of(_ACTORS, RELEASE_ORPHANED_TASKS, "_pending_actors_to_attrs"),
@@ -264,10 +268,15 @@ NAMES: tuple[PrivateName, ...] = (
         RESUME,
         "_find_newest_experiment_checkpoint(experiment_path, fs)",
     ),
+    *_of(
+        "ray.tune.execution.tune_controller",
+        RESUME,
+        "_find_newest_experiment_checkpoint(experiment_path, fs)",
+    ),
     *_of(_TUNER, RESUME, "_experiment_analysis"),
     *_of(_TUNER, TUNER_FILE, "_restore_from_path_or_uri(path_or_uri, trainable)"),
     *_of(_GENERATOR, SEARCHER_CATCH_UP, "_counter"),
-    *_of(_OPTUNA, OPTUNA_STUDY, "_ot_study", "_ot_trials", "_completed_trials", optional=True),
+    *_of(_OPTUNA, OPTUNA_STUDY, STUDY_OF_OPTUNA, "_ot_trials", "_completed_trials", optional=True),
     # What else keeps finished trials.
     *_of(
         "ray.tune.logger.json:JsonLoggerCallback",

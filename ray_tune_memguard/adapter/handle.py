@@ -12,7 +12,7 @@ import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from ray_tune_memguard.adapter import contract
 from ray_tune_memguard.adapter.contract import Capabilities
@@ -21,14 +21,14 @@ from ray_tune_memguard.notices import Notices
 if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
     from ray.tune import ResultGrid
-    from ray.tune.execution.tune_controller import TuneController
     from ray.tune.experiment import Trial
 
-    from ray_tune_memguard.adapter.run.spiller import Sweep
+    from ray_tune_memguard.adapter.run.spiller import Spiller
+    from ray_tune_memguard.adapter.seam import Controller
 
 # By controller: which callback of ours does which job, so that two callbacks do not both do it.
 # Weakly, because a callback refers to the controller.
-_claims: weakref.WeakKeyDictionary[TuneController, dict[str, weakref.ref[object]]] = (
+_claims: weakref.WeakKeyDictionary[Controller, dict[str, weakref.ref[object]]] = (
     weakref.WeakKeyDictionary()
 )
 
@@ -42,7 +42,7 @@ class RunHandle:
         capabilities: what this Ray allows.
     """
 
-    def __init__(self, controller: TuneController | None, capabilities: Capabilities) -> None:
+    def __init__(self, controller: Controller | None, capabilities: Capabilities) -> None:
         self._controller = None if controller is None else weakref.ref(controller)
         self.capabilities = capabilities
 
@@ -53,11 +53,11 @@ class RunHandle:
             from ray_tune_memguard.adapter.paths import calling_controller
         except ImportError:  # A Ray without this controller.
             return cls(None, contract.probe())
-        controller = calling_controller()
+        controller = cast("Controller | None", calling_controller())
         return cls(controller, contract.probe(controller))
 
     @property
-    def controller(self) -> TuneController | None:
+    def controller(self) -> Controller | None:
         """The controller; None if the hook was called by something else, or the run is gone."""
         return None if self._controller is None else self._controller()
 
@@ -88,9 +88,10 @@ class RunHandle:
         controller = self.controller
         if controller is None or contract.SPILL not in self.capabilities:
             return False
-        from ray_tune_memguard.adapter.run.controller import adoption_of
+        from ray_tune_memguard.adapter.installation import installation_of
 
-        return adoption_of(controller) is not None
+        installation = installation_of(controller)
+        return installation is not None and installation.is_in_place
 
     def reuses_actors(self) -> bool | None:
         """Whether the run reuses actors; None if this Ray does not say."""
@@ -103,7 +104,7 @@ class RunHandle:
         assert self.controller is not None
         return paths.store_directory(self.controller)
 
-    def open_spiller(self, directory: Path, notices: Notices) -> Sweep:
+    def open_spiller(self, directory: Path, notices: Notices) -> Spiller:
         """Begin to spill the run's finished trials.
 
         Args:
@@ -113,15 +114,26 @@ class RunHandle:
         Raises:
             OSError, sqlite3.OperationalError: the trial store cannot be created.
         """
-        from ray_tune_memguard.adapter.run.spiller import Sweep
+        from ray_tune_memguard.adapter.installation import install, installation_of
+        from ray_tune_memguard.adapter.run.spiller import Spiller
 
         controller = self.controller
         assert controller is not None
-        resumed = Sweep.of(controller)
-        if resumed is not None:
-            resumed.report_to(notices)
-            return resumed
-        return Sweep.begin(controller, directory, notices)
+        installation = installation_of(controller)
+        if installation is None:
+            installation = install(controller, directory, self.capabilities, notices)
+        return Spiller(controller, installation, notices)
+
+    def take_out(self) -> None:
+        """Take out what is in place in the run, so that it goes on as Ray alone."""
+        controller = self.controller
+        if controller is None or contract.SPILL not in self.capabilities:
+            return
+        from ray_tune_memguard.adapter.installation import installation_of
+
+        installation = installation_of(controller)
+        if installation is not None:
+            installation.take_out(controller)
 
     def tolerate_out_of_memory(self) -> None:
         """Let a trial that Ray's memory monitor kills fail like any other, if this Ray allows."""
@@ -185,10 +197,16 @@ def is_users_type(full_name: str) -> bool:
 
 def install_patches() -> None:
     """Let Ray open and resume experiments that have a trial store, as far as this Ray allows."""
-    if not contract.probe().missing:
-        from ray_tune_memguard.adapter.analysis import patches
+    from ray_tune_memguard.adapter.analysis import patches
 
-        patches.install()
+    patches.install(contract.probe())
+
+
+def remove_patches() -> None:
+    """Put Ray's own functions back."""
+    from ray_tune_memguard.adapter.analysis import patches
+
+    patches.uninstall()
 
 
 def open_experiment(

@@ -11,6 +11,8 @@ from typing import Any, TypeVar
 
 from ray.tune import Callback
 
+from ray_tune_memguard.adapter import boundary
+from ray_tune_memguard.adapter.boundary import Policy
 from ray_tune_memguard.adapter.handle import RunHandle
 from ray_tune_memguard.notices import Notices, logger, show_lines
 
@@ -41,14 +43,13 @@ class GuardCallback(Callback):
     prunes: Any = None
 
     def setup(  # type: ignore[override]
-        self, **info: Any
+        self, **info: object
     ) -> None:
         """Begin a run. Called by Ray; the state of an earlier run is forgotten."""
-        self.begin_run(RunHandle.of_caller())
+        _SETUP(self)
 
     def begin_run(self, run: RunHandle) -> None:
         """Begin this run."""
-        show_lines()
         before = set(self.__dict__)
         self.run = run
         self.notices = Notices()
@@ -57,22 +58,24 @@ class GuardCallback(Callback):
         self._of_the_run = getattr(self, "_of_the_run", set()) | (set(self.__dict__) - before)
 
     def begin(self) -> None:
-        """Make the state of a run. An error here steps back, as in any hook."""
+        """Make the state of a run. After an error here the callback is disabled."""
 
     def begin_safely(self) -> None:
-        _guarded(type(self).begin)(self)
+        _BEGIN(self)
 
-    def step_back(self, error: Exception) -> None:
-        """Do nothing more in this sweep, and say so once."""
+    def disable(self, error: Exception) -> None:
+        """Do nothing more in this run, and say so once."""
         self.active = False
-        self.notices.warn(
-            "step back",
-            f"{type(self).__name__} met an error of its own and does nothing more in this sweep; "
-            f"the sweep itself goes on: {error!r}",
+        notices = getattr(self, "notices", None) or Notices()
+        notices.warn(
+            "disabled",
+            f"{type(self).__name__} is disabled for the rest of this run, which goes on without "
+            f"it, because of an unexpected error: {error!r}",
         )
+        logger.debug("%s is disabled", type(self).__name__, exc_info=error)
 
     def __getstate__(self) -> dict[str, Any]:
-        left_out = {"_of_the_run", *getattr(self, "_of_the_run", ())}
+        left_out = {"run", "notices", "active", "_of_the_run", *getattr(self, "_of_the_run", ())}
         return {name: value for name, value in self.__dict__.items() if name not in left_out}
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -117,19 +120,33 @@ def reopen(name: str, options: dict[str, Any]) -> Any:
     return callback_class(**kept)
 
 
-def _guarded(hook: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(hook)
-    def safe_hook(self: GuardCallback, *args: Any, **kwargs: Any) -> None:
-        # Ray calls setup first; somebody who drives hooks by hand may not.
-        if getattr(self, "active", False):
-            try:
-                hook(self, *args, **kwargs)
-            except Exception as error:
-                self.step_back(error)
+def _disable(callback: GuardCallback, error: Exception) -> None:
+    callback.disable(error)
 
-    return safe_hook
+
+@boundary.entry("GuardCallback.setup", Policy.TAKE_OUT, _disable)
+def _setup(callback: GuardCallback) -> None:
+    show_lines()
+    boundary.begin_run()
+    callback.begin_run(RunHandle.of_caller())
+
+
+@boundary.entry("GuardCallback.begin", Policy.TAKE_OUT, _disable)
+def _begin(callback: GuardCallback) -> None:
+    callback.begin()
+
+
+_SETUP, _BEGIN = _setup.on_its_own(), _begin.on_its_own()
 
 
 def guarded(hook: Hook) -> Hook:
-    """Make a hook do nothing once its callback stepped aside, and step back on any error."""
-    return _guarded(hook)  # type: ignore[return-value]
+    """Make a hook do nothing once its callback is disabled, and disable it on any error."""
+    safe = boundary.entry(hook.__qualname__, Policy.TAKE_OUT, _disable)(hook).on_its_own()
+
+    @functools.wraps(hook)
+    def if_active(self: GuardCallback, *args: object, **kwargs: object) -> None:
+        # Ray calls setup first; somebody who drives hooks by hand may not.
+        if getattr(self, "active", False):
+            safe(self, *args, **kwargs)
+
+    return if_active  # type: ignore[return-value]

@@ -150,7 +150,7 @@ class ObjectGrowthTracker(CountingCallback):
             try:
                 self._sample(state, asked=True)
             except Exception as error:
-                self.step_back(error)
+                self.disable(error)
 
     def diagnosis(self) -> Diagnosis:
         """Say what holds the driver's memory, from any thread.

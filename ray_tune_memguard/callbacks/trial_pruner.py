@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ray_tune_memguard import options as opt
 from ray_tune_memguard.adapter import handle as entry
@@ -13,7 +14,9 @@ from ray_tune_memguard.callbacks.base import GuardCallback, guarded
 from ray_tune_memguard.system import allocator
 
 if TYPE_CHECKING:
-    from ray_tune_memguard.adapter.run.spiller import Sweep
+    from ray.tune.experiment import Trial
+
+    from ray_tune_memguard.adapter.run.spiller import Spiller
 
 #: How often slack is looked at: trims cost milliseconds, trials a few tens of KB of slack.
 TRIM_EVERY_TRIALS = 50
@@ -36,7 +39,7 @@ class TrialPruner(GuardCallback):
     listed in ``docs/changes.md``.
 
     If the disk does not take a trial, the trial stays in memory, a warning says so once, and the
-    spill is tried again until it succeeds. A trial that cannot be serialised stays in memory.
+    spill is tried again until it succeeds. A trial that cannot be serialized stays in memory.
 
     Args:
         spill_dir: directory for the trial stores, one file a sweep. Default None: ``.memguard/`` in
@@ -77,9 +80,9 @@ class TrialPruner(GuardCallback):
         return self
 
     def begin(self) -> None:
-        self._sweep: Sweep | None = None
+        self._spiller: Spiller | None = None
         # Trials that had finished by the end of the last step, if it did not spill them.
-        self._waiting: list[Any] = []
+        self._waiting: list[Trial] = []
         self._since_trim = 0
         self._results_since_trim = 0
         self._spill_at = self._retry_at = 0.0
@@ -100,47 +103,59 @@ class TrialPruner(GuardCallback):
 
     @guarded
     def on_trial_result(
-        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+        self,
+        iteration: int,
+        trials: list[Trial],
+        trial: Trial,
+        result: dict[str, object],
+        **info: object,
     ) -> None:
-        if self._sweep is not None:
-            self._sweep.release_consumed_results(trial)
+        if self._spiller is not None:
+            self._spiller.release_consumed_results(trial)
         self._results_since_trim += 1
 
     @guarded
-    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        if self._sweep is not None:
-            self._waiting = self._sweep.finished()
+    def on_step_end(self, iteration: int, trials: list[Trial], **info: object) -> None:
+        if self._spiller is not None:
+            if not self._spiller.is_in_place:
+                self._stop()
+                return
+            self._waiting = self._spiller.finished()
         # In most steps no trial finishes.
-        if (self._sweep is None or self._waiting) and self._is_time_to_spill():
+        if (self._spiller is None or self._waiting) and self._is_time_to_spill():
             self._try_to(self._spill)
         self._maybe_trim()
+
+    def _stop(self) -> None:
+        """The run goes on as Ray alone."""
+        self.active = False
+        self._spiller = None
+        self._waiting = []
 
     def _is_time_to_spill(self) -> bool:
         now = time.monotonic()
         if now < self._retry_at:
             return False
         # The last trials of a sweep wait for no others.
-        return now >= self._spill_at or self._sweep is None or not self._sweep.has_unfinished()
+        return now >= self._spill_at or self._spiller is None or not self._spiller.has_unfinished()
 
     @guarded
-    def on_experiment_end(self, trials: list[Any], **info: Any) -> None:
+    def on_experiment_end(self, trials: list[Trial], **info: object) -> None:
         # Trials that were ended with the experiment stay in memory: for Ray's restore they are
         # unfinished, and the store must not say otherwise.
-        self.active = False
-        if self._sweep is not None:
+        if self._spiller is not None:
             self._try_to(self._spill_waiting)
-            self._try_to(self._sweep.close)
-        self._sweep = None
-        self._waiting = []
+            self._try_to(self._spiller.close)
+        self._stop()
         if self.trim_slack_mib is not None:
             allocator.trim()
 
-    def _try_to(self, act: Any) -> None:
+    def _try_to(self, act: Callable[[], None]) -> None:
         """Do what needs the disk; if the disk refuses, say so once and set a time to try again."""
         try:
             act()
         except entry.disk_errors() as error:
-            where = self._sweep.store_path if self._sweep else self._directory()
+            where = self._spiller.store_path if self._spiller else self._directory()
             self.notices.warn(
                 "disk",
                 f"TrialPruner cannot write to {where} ({error}). Finished trials stay in memory "
@@ -151,18 +166,23 @@ class TrialPruner(GuardCallback):
         else:
             self._retry_after = _FIRST_RETRY_S
 
+    def disable(self, error: Exception) -> None:
+        super().disable(error)
+        self._stop()
+        self.run.take_out()
+
     def _directory(self) -> Path:
         return self.spill_dir or self.run.store_directory()
 
     def _open(self) -> None:
-        self._sweep = self.run.open_spiller(self._directory(), self.notices)
+        self._spiller = self.run.open_spiller(self._directory(), self.notices)
 
     def _spill(self) -> None:
-        if self._sweep is None:
+        if self._spiller is None:
             self._open()
-            assert self._sweep is not None
-            self._waiting = self._sweep.finished()
-        spilled = self._sweep.spill_settled(self._waiting)
+            assert self._spiller is not None
+            self._waiting = self._spiller.finished()
+        spilled = self._spiller.spill(self._waiting)
         self._waiting = []
         if spilled.count:
             self._spill_at = time.monotonic() + SPILL_EVERY_S
@@ -172,13 +192,13 @@ class TrialPruner(GuardCallback):
             self.notices.warn(
                 "refused",
                 f"TrialPruner keeps trial {trial} in memory, because its state cannot be "
-                f"serialised ({error!r}). Others like it will be kept without a word.",
+                f"serialized ({error!r}). Further occurrences are not logged.",
             )
 
     def _spill_waiting(self) -> None:
         """What an error that ends the sweep has kept from being spilled."""
-        if self._waiting and self._sweep is not None and self._sweep.has_snapshot:
-            self._sweep.spill_settled(self._waiting)
+        if self._waiting and self._spiller is not None and self._spiller.has_written:
+            self._spiller.spill(self._waiting)
 
     def _maybe_trim(self) -> None:
         every = self.trim_every_trials
@@ -188,8 +208,8 @@ class TrialPruner(GuardCallback):
         ):
             return
         self._since_trim = self._results_since_trim = 0
-        if self._sweep is not None:
-            self._sweep.release_shared()
+        if self._spiller is not None:
+            self._spiller.release_shared()
         if self.trim_slack_mib is not None:
             slack = allocator.slack_bytes()
             if slack is None or slack > self.trim_slack_mib * 2**20:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ray_tune_memguard.adapter import contract
 from ray_tune_memguard.diagnostics.text import size, slope
 
 #: Native bytes per trial that a fresh actor for each trial explains: 5 to 15 KB were measured.
@@ -28,7 +29,7 @@ def of_site(name: str, role: str, owner: str, grows_by: float, sweep: Circumstan
     figure = f"{slope(grows_by, None)} per {sweep.unit}"
     if name == "threading._active":
         return f"Threads are started and do not end ({figure}, stacks included): join them."
-    if name.endswith("._ot_study"):
+    if name.endswith(f".{contract.STUDY_OF_OPTUNA}"):
         return (
             f"Optuna's study keeps every trial in memory ({figure}), by design, unless it has a "
             "database: give OptunaSearch a storage=optuna.storages.RDBStorage(...)."
@@ -49,7 +50,7 @@ def of_site(name: str, role: str, owner: str, grows_by: float, sweep: Circumstan
         )
     if sweep.is_pruned:
         return f"Ray keeps {figure} here, which MemGuard does not release: please report it."
-    if name.endswith("._tracked_actors_to_task_futures"):
+    if name.endswith(f".{contract.RESULTS_READ}"):
         return f"Ray keeps {figure}, results that were read: add MemGuard() or TrialPruner()."
     if sweep.unit == "result":
         return f"Ray keeps {figure} here while trials run."

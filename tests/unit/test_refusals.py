@@ -19,6 +19,7 @@ from pyarrow.fs import LocalFileSystem
 from ray_tune_memguard.adapter.restore.locate import Experiment, locate
 from ray_tune_memguard.adapter.restore.rebuild import verify_or_rebuild
 from ray_tune_memguard.adapter.restore.verify import verify
+from ray_tune_memguard.adapter.run.checkpoint import with_pointer
 from ray_tune_memguard.store import files
 from ray_tune_memguard.store.errors import StoreError, is_damage, is_locked
 from ray_tune_memguard.store.snapshot import Snapshot
@@ -46,7 +47,7 @@ def make_experiment(path: Path) -> TrialStore:
         if number == TRIALS // 2:
             Snapshot(STATE, positions=[], creation_count=0, summaries={}, files=None).save(store)
         spill(store, number)
-    (path / f"experiment_state-{RUN}.json").write_text(STATE)
+    (path / f"experiment_state-{RUN}.json").write_text(with_pointer(STATE, store.path))
     return store
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from pyarrow.fs import FileSystem, LocalFileSystem
 from ray.tune import ResumeConfig
@@ -28,20 +28,17 @@ from ray_tune_memguard.store.errors import is_locked
 from ray_tune_memguard.store.snapshot import Snapshot
 from ray_tune_memguard.store.trial_store import TrialStore
 
-if TYPE_CHECKING:
-    from ray_tune_memguard.adapter.run.spiller import Sweep
-
 
 def load_trials(
     original: Callable[[ExperimentAnalysis], list[Trial]], analysis: ExperimentAnalysis
 ) -> list[Trial]:
     experiment = Experiment(analysis._fs, str(analysis._experiment_fs_path))
     try:
-        if analysis._experiment_json_fs_path != experiment.newest_state_file():
-            return original(analysis)  # The file of an earlier run was asked for.
-        found = verify(locate(experiment))
-        if found is not None:
-            return open_trials(found)
+        # Otherwise the file of an earlier run was asked for.
+        if analysis._experiment_json_fs_path == experiment.newest_state_file():
+            found = verify(locate(experiment))
+            if found is not None:
+                return open_trials(found)
     except Exception as error:
         if isinstance(error, sqlite3.Error) and is_locked(error):
             logger.debug("Its run is not over, so Ray alone opens it: %s", error)
@@ -75,30 +72,32 @@ def resume(
 ) -> None:
     pruners = [getattr(callback, "prunes", None) for callback in controller._callbacks._callbacks]
     pruner = next((pruner for pruner in pruners if pruner is not None), None)
-    sweep = None
-    if pruner is not None and contract.RESUME in contract.probe(controller):
-        sweep = restoring.resume(controller, resume_config, pruner.spill_dir, Notices())
-    if sweep is None:
+    capabilities = contract.probe(controller)
+    installation = None
+    if pruner is not None and contract.RESUME in capabilities:
+        installation = restoring.resume(
+            controller, resume_config, pruner.spill_dir, capabilities, Notices()
+        )
+    if installation is None:
         original(controller, resume_config)
         return
-    sweep.offer()
     tuner = paths.calling(TunerInternal)
     if tuner is not None:
-        _lighten(tuner, sweep)
+        _lighten(tuner, installation.replaces)
 
 
-def _lighten(tuner: TunerInternal, sweep: Sweep) -> None:
+def _lighten(tuner: TunerInternal, store: Path | None) -> None:
     """Free the trials that ``Tuner.restore`` has loaded plainly, before this package was there.
 
     That is so with ``RAY_TUNE_CALLBACKS``. The tuner keeps them until its ``fit()`` returns.
     """
     analysis = tuner._experiment_analysis
-    if analysis is None or isinstance(analysis.trials, SpilledTrials) or sweep.replaces is None:
+    if analysis is None or isinstance(analysis.trials, SpilledTrials) or store is None:
         return
     try:
         experiment = Experiment(analysis._fs, str(analysis._experiment_fs_path))
-        store = TrialStore.open(sweep.replaces)
-        analysis.trials = open_trials(VerifiedStore(experiment, store, Snapshot.load(store)))
+        opened = TrialStore.open(store)
+        analysis.trials = open_trials(VerifiedStore(experiment, opened, Snapshot.load(opened)))
         analysis._trial_dataframes = analysis._fetch_trial_dataframes()
         del analysis._configs
         analysis._configs = analysis.get_all_configs()

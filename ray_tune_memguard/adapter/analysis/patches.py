@@ -12,45 +12,106 @@ import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
-from ray.tune import progress_reporter
-from ray.tune.analysis import experiment_analysis
-from ray.tune.analysis.experiment_analysis import ExperimentAnalysis
-from ray.tune.execution import tune_controller
-from ray.tune.execution.tune_controller import TuneController
-from ray.tune.experimental import output
-from ray.tune.impl.tuner_internal import TunerInternal
-from ray.tune.result_grid import ResultGrid
-
-from ray_tune_memguard.adapter.analysis import frames, opening, progress, results
-from ray_tune_memguard.adapter.restore import tuner_file
+from ray_tune_memguard.adapter import boundary, contract
+from ray_tune_memguard.adapter.boundary import Entry, Policy
+from ray_tune_memguard.adapter.contract import Capabilities
+from ray_tune_memguard.notices import logger
 
 
 class Patch(NamedTuple):
-    """One function of Ray, and the one that is called instead, with Ray's as its first argument."""
+    """One function of Ray, and what is called instead."""
 
     owner: object
     name: str
-    around: Callable[..., object]
+    entry: Entry
 
 
-PATCHES = (
-    Patch(output, "_get_trials_by_state", progress.trials_by_state),
-    Patch(progress_reporter, "_get_trials_by_state", progress.trials_by_state),
-    Patch(output, "_get_trials_with_error", progress.trials_with_error),
-    Patch(output.TuneReporterBase, "_get_heartbeat", progress.heartbeat),
-    Patch(progress_reporter.TuneReporterBase, "_progress_str", progress.old_report),
-    Patch(progress_reporter.JupyterNotebookReporter, "_progress_html", progress.old_report),
-    Patch(ExperimentAnalysis, "_fetch_trial_dataframes", results.dataframes),
-    Patch(ExperimentAnalysis, "get_all_configs", results.configs),
-    Patch(ExperimentAnalysis, "dataframe", frames.dataframe),
-    Patch(ExperimentAnalysis, "get_best_trial", results.best_trial),
-    Patch(ResultGrid, "__init__", results.result_grid),
-    Patch(ExperimentAnalysis, "_load_trials", opening.load_trials),
-    Patch(experiment_analysis, "_find_newest_experiment_checkpoint", opening.newest_state_file),
-    Patch(tune_controller, "_find_newest_experiment_checkpoint", opening.newest_state_file),
-    Patch(TuneController, "resume", opening.resume),
-    Patch(TunerInternal, "_restore_from_path_or_uri", tuner_file.restore_tuner),
-)
+def _patch(owner: object, name: str, around: Callable[..., object]) -> Patch:
+    """``around`` takes Ray's function as its first argument."""
+    of = getattr(owner, "__qualname__", None) or getattr(owner, "__name__", "")
+    return Patch(owner, name, boundary.entry(f"{of}.{name}", Policy.CALL_RAY)(around))
+
+
+def _of_progress() -> tuple[Patch, ...]:
+    from ray.tune import progress_reporter
+    from ray.tune.experimental import output
+
+    from ray_tune_memguard.adapter.analysis import progress
+
+    old = progress_reporter
+    return (
+        _patch(output, "_get_trials_by_state", progress.trials_by_state),
+        _patch(old, "_get_trials_by_state", progress.trials_by_state),
+        _patch(output, "_get_trials_with_error", progress.trials_with_error),
+        _patch(output.TuneReporterBase, "_get_heartbeat", progress.heartbeat),
+        _patch(old.TuneReporterBase, "_progress_str", progress.old_report),
+        _patch(old.JupyterNotebookReporter, "_progress_html", progress.old_report),
+    )
+
+
+def _of_lazy_results() -> tuple[Patch, ...]:
+    from ray.tune import ExperimentAnalysis, ResultGrid
+
+    from ray_tune_memguard.adapter.analysis import frames, results
+
+    return (
+        _patch(ExperimentAnalysis, "_fetch_trial_dataframes", results.dataframes),
+        _patch(ExperimentAnalysis, "get_all_configs", results.configs),
+        _patch(ExperimentAnalysis, "dataframe", frames.dataframe),
+        _patch(ResultGrid, "__init__", results.result_grid),
+    )
+
+
+def _of_best_trial() -> tuple[Patch, ...]:
+    from ray.tune import ExperimentAnalysis
+
+    from ray_tune_memguard.adapter.analysis import results
+
+    return (_patch(ExperimentAnalysis, "get_best_trial", results.best_trial),)
+
+
+def _of_opening() -> tuple[Patch, ...]:
+    from ray.tune import ExperimentAnalysis
+    from ray.tune.analysis import experiment_analysis
+
+    from ray_tune_memguard.adapter.analysis import opening
+
+    return (
+        _patch(ExperimentAnalysis, "_load_trials", opening.load_trials),
+        _patch(
+            experiment_analysis, "_find_newest_experiment_checkpoint", opening.newest_state_file
+        ),
+    )
+
+
+def _of_resuming() -> tuple[Patch, ...]:
+    from ray.tune.execution import tune_controller
+
+    from ray_tune_memguard.adapter.analysis import opening
+
+    return (
+        _patch(tune_controller, "_find_newest_experiment_checkpoint", opening.newest_state_file),
+        _patch(tune_controller.TuneController, "resume", opening.resume),
+    )
+
+
+def _of_tuner_file() -> tuple[Patch, ...]:
+    from ray.tune.impl.tuner_internal import TunerInternal
+
+    from ray_tune_memguard.adapter.restore import tuner_file
+
+    return (_patch(TunerInternal, "_restore_from_path_or_uri", tuner_file.restore_tuner),)
+
+
+#: By the capability that needs them. Their modules are imported only where it is on.
+PATCHES: dict[str, Callable[[], tuple[Patch, ...]]] = {
+    contract.PROGRESS: _of_progress,
+    contract.LAZY_RESULTS: _of_lazy_results,
+    contract.BEST_TRIAL: _of_best_trial,
+    contract.OPEN: _of_opening,
+    contract.RESUME: _of_resuming,
+    contract.TUNER_FILE: _of_tuner_file,
+}
 
 _ABSENT = object()
 
@@ -64,13 +125,24 @@ class _Installed(NamedTuple):
 _installed: dict[Patch, _Installed] = {}
 
 
-def install() -> None:
-    """Put the wrappers in place. Those that are there already stay as they are."""
-    for patch in PATCHES:
-        if patch not in _installed:
-            wrapper = _wrapper(patch)
-            _installed[patch] = _Installed(wrapper, vars(patch.owner).get(patch.name, _ABSENT))
-            setattr(patch.owner, patch.name, wrapper)
+def install(capabilities: Capabilities) -> None:
+    """Put the wrappers in place, as far as this Ray allows.
+
+    Those that are there already stay as they are.
+    """
+    for capability, patches in PATCHES.items():
+        if capability not in capabilities:
+            continue
+        try:
+            found = patches()
+        except ImportError as error:  # A name that the contract lacks.
+            logger.debug("%s is off: %s", capability, error)
+            continue
+        for patch in found:
+            if patch not in _installed:
+                wrapper = _wrapper(patch)
+                _installed[patch] = _Installed(wrapper, vars(patch.owner).get(patch.name, _ABSENT))
+                setattr(patch.owner, patch.name, wrapper)
 
 
 def uninstall() -> None:
@@ -91,11 +163,10 @@ def uninstall() -> None:
 
 def _wrapper(patch: Patch) -> Callable[..., object]:
     original = getattr(patch.owner, patch.name)
+    stand_in = patch.entry.in_place_of(original)
 
     @functools.wraps(original)
     def wrapper(*args: object, **kwargs: object) -> object:
-        if patch not in _installed:
-            return original(*args, **kwargs)
-        return patch.around(original, *args, **kwargs)
+        return (stand_in if patch in _installed else original)(*args, **kwargs)
 
     return wrapper

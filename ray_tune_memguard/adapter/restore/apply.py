@@ -20,22 +20,18 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler
 
 from ray_tune_memguard.adapter import paths
+from ray_tune_memguard.adapter.contract import SEARCHER_CATCH_UP, Capabilities
+from ray_tune_memguard.adapter.installation import Installation, RunFiles, new_summary_index
 from ray_tune_memguard.adapter.restore.plan import RestorePlan
 from ray_tune_memguard.adapter.restore.searcher import catch_up
 from ray_tune_memguard.adapter.restore.verify import VerifiedStore
-from ray_tune_memguard.adapter.run.spiller import (
-    BLIND_TO_LIVE_TRIALS,
-    Sweep,
-    make_files,
-    new_summary_index,
-)
+from ray_tune_memguard.adapter.run.releasers import BLIND_TO_LIVE_TRIALS
 from ray_tune_memguard.adapter.serialization.state_record import reported_in_record
 from ray_tune_memguard.adapter.serialization.trial_pickle import TrialStateCodec
 from ray_tune_memguard.lazy.cache import TrialCache
 from ray_tune_memguard.lazy.summaries import TrialSummaryIndex
 from ray_tune_memguard.lazy.trial_list import SpilledTrials
 from ray_tune_memguard.notices import Notices, logger
-from ray_tune_memguard.store.files import remove
 from ray_tune_memguard.store.snapshot import Snapshot
 from ray_tune_memguard.store.state_file import ExperimentStateFile
 from ray_tune_memguard.store.trial_store import SpilledRow, TrialStore
@@ -49,8 +45,9 @@ def apply(
     controller: Any,
     resume_config: ResumeConfig,
     spill_dir: Path | None,
+    capabilities: Capabilities,
     notices: Notices,
-) -> Sweep:
+) -> Installation:
     """Give the controller what the plan says, and begin the new run's files.
 
     Args:
@@ -59,6 +56,7 @@ def apply(
         controller: of the new run, without any trials.
         resume_config: which trials are to run again.
         spill_dir: where the new trial store goes, if the user wants it elsewhere.
+        capabilities: what this Ray allows.
         notices: where warnings go.
 
     Raises:
@@ -72,28 +70,28 @@ def apply(
     returning = _make_trials(plan, found, controller, codec)
     _restore_algorithms(found, controller)
     fetched = _fetch_trial_files(plan, found, controller)
-    store, state_file = make_files(controller, spill_dir or paths.store_directory(controller))
+    files = RunFiles.create(controller, spill_dir or paths.store_directory(controller))
+    store = files.store
     try:
         with store.transaction():
             store.copy_rows(
                 found.store, ((int(old.position), position) for position, old in plan.staying())
             )
-        _begin_state_file(state_file, store)
+        _begin_state_file(files.state_file, store)
         cache = TrialCache(store, codec)
         residents = _queue(plan, returning, controller, resume_config, cache)
         trials = SpilledTrials.reopened(residents, cache, _summaries(plan, found.snapshot))
-        sweep = Sweep(controller, store, state_file, codec, trials, notices)
+        installation = Installation(controller, files, codec, trials, capabilities, notices)
     except BaseException:
-        state_file.close()
-        store.close()
-        remove(store.path)
+        files.discard()
         raise
     for directory in fetched:
-        sweep.to_upload(directory)
-    catch_up(controller, plan.unsnapshotted, found.snapshot.creation_count)
+        installation.to_upload(directory)
+    if SEARCHER_CATCH_UP in capabilities:
+        catch_up(controller, plan.unsnapshotted, found.snapshot.creation_count)
     if found.is_owned():
-        sweep.replaces = found.store.path
-    return sweep
+        installation.replaces = found.store.path
+    return installation
 
 
 def _make_trials(

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from pyarrow.fs import FileSystem, LocalFileSystem
 
 from ray_tune_memguard.adapter import paths
-from ray_tune_memguard.adapter.run.controller import POINTER_KEY
+from ray_tune_memguard.adapter.run.checkpoint import POINTER_KEY
 from ray_tune_memguard.store.errors import StoreError, is_locked
 from ray_tune_memguard.store.state_file import HEAD
 from ray_tune_memguard.store.trial_store import TrialStore
@@ -148,6 +148,17 @@ class StoreRef:
             return self.stores
         run = self.state_file.run
         return tuple(path for path in self.stores if paths.run_of_store(path)[0] >= run)
+
+    def went_on_alone(self, store: Path) -> bool:
+        """Whether Ray alone has written the state file, later in the run that wrote the store.
+
+        Nothing is spilled before a state file points to the store; after an unexpected error of
+        ours the run goes on without it.
+        """
+        file = self.state_file
+        return (
+            file is not None and paths.run_of_store(store)[0] == file.run and file.pointer() is None
+        )
 
 
 def locate(experiment: Experiment, spill_dir: Path | None = None) -> StoreRef:

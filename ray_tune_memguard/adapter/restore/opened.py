@@ -8,11 +8,11 @@ from pyarrow.fs import FileSystem
 from ray.train._internal.storage import get_fs_and_path
 from ray.tune.experiment import Trial
 
+from ray_tune_memguard.adapter.installation import new_summary_index
 from ray_tune_memguard.adapter.restore.locate import Experiment, locate
 from ray_tune_memguard.adapter.restore.plan import unfinished_records, unsnapshotted_trials
 from ray_tune_memguard.adapter.restore.rebuild import verify_or_rebuild
 from ray_tune_memguard.adapter.restore.verify import VerifiedStore
-from ray_tune_memguard.adapter.run.spiller import new_summary_index
 from ray_tune_memguard.adapter.serialization.json_text import decode
 from ray_tune_memguard.adapter.serialization.state_record import reported_in_record
 from ray_tune_memguard.adapter.serialization.trial_pickle import TrialStateCodec

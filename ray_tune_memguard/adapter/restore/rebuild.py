@@ -17,6 +17,7 @@ from pathlib import Path
 import tqdm
 
 from ray_tune_memguard.adapter import paths
+from ray_tune_memguard.adapter.installation import new_summary_index
 from ray_tune_memguard.adapter.restore.locate import Experiment, StateFile, StoreRef
 from ray_tune_memguard.adapter.restore.verify import (
     BUILT_FROM,
@@ -26,7 +27,6 @@ from ray_tune_memguard.adapter.restore.verify import (
     load_snapshot,
     verify,
 )
-from ray_tune_memguard.adapter.run.spiller import new_summary_index
 from ray_tune_memguard.adapter.serialization.state_record import reported_in_record, row_of_record
 from ray_tune_memguard.lazy.interfaces import FINISHED
 from ray_tune_memguard.lazy.summaries import TrialSummaryIndex

@@ -12,31 +12,35 @@ from typing import Any
 
 from ray.tune import ResumeConfig
 
-from ray_tune_memguard.adapter.contract import emptied_by_rollback
+from ray_tune_memguard.adapter.contract import Capabilities, emptied_by_rollback
+from ray_tune_memguard.adapter.installation import Installation, installation_of
 from ray_tune_memguard.adapter.restore.apply import apply
 from ray_tune_memguard.adapter.restore.locate import Experiment, locate
 from ray_tune_memguard.adapter.restore.plan import plan
 from ray_tune_memguard.adapter.restore.rebuild import verify_or_rebuild
-from ray_tune_memguard.adapter.run.controller import give_back
-from ray_tune_memguard.adapter.run.spiller import Sweep
 from ray_tune_memguard.notices import Notices, logger, show_lines
 from ray_tune_memguard.store.errors import StoreError
 
 
 def resume(
-    controller: Any, resume_config: ResumeConfig, spill_dir: Path | None, notices: Notices
-) -> Sweep | None:
+    controller: Any,
+    resume_config: ResumeConfig,
+    spill_dir: Path | None,
+    capabilities: Capabilities,
+    notices: Notices,
+) -> Installation | None:
     """Do what ``TuneController.resume`` does, with finished trials left on disk.
 
     Args:
         controller: of the new run.
         resume_config: which trials are to run again.
         spill_dir: where trial stores go, if the user wants them elsewhere.
+        capabilities: what this Ray allows.
         notices: where warnings go.
 
     Returns:
-        The run; None if Ray's own method is to be called. It also says if there is nothing to
-        resume.
+        What is in place in the run; None if Ray's own method is to be called. It also says if there
+        is nothing to resume.
     """
     try:
         found = verify_or_rebuild(locate(Experiment.of(controller), spill_dir))
@@ -48,7 +52,9 @@ def resume(
         logger.info(
             "Restoring the run from the trial store %s: %s.", found.store.path, restore_plan
         )
-        sweep = apply(restore_plan, found, controller, resume_config, spill_dir, notices)
+        installation = apply(
+            restore_plan, found, controller, resume_config, spill_dir, capabilities, notices
+        )
         found.close()
     except Exception as error:
         # Ray's own answer to an error here is to begin the experiment from scratch.
@@ -61,12 +67,14 @@ def resume(
             exc_info=not isinstance(error, (OSError, sqlite3.Error, StoreError)),
         )
         return None
-    return sweep
+    return installation
 
 
 def _roll_back(controller: Any) -> None:
     """Remove the trials that were added so far."""
-    give_back(controller)
+    installation = installation_of(controller)
+    if installation is not None:
+        installation.discard()
     controller._trials = []
     for name in emptied_by_rollback():
         getattr(controller, name).clear()

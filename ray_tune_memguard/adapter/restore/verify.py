@@ -85,9 +85,10 @@ def verify(ref: StoreRef) -> VerifiedStore | None:
         if found is None:
             continue
         built_from = found.store.get_metadata(BUILT_FROM)
-        is_current = built_from is None or (
-            ref.state_file is not None and built_from == ref.state_file.version
-        )
+        if built_from is None:
+            is_current = not ref.went_on_alone(path)
+        else:
+            is_current = ref.state_file is not None and built_from == ref.state_file.version
         if is_current and not damaged:
             return found
         found.close()

@@ -12,32 +12,41 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from ray.air.execution._internal.actor_manager import RayActorManager
 from ray.exceptions import OutOfMemoryError, RayActorError
 
+from ray_tune_memguard.adapter import boundary
+from ray_tune_memguard.adapter.boundary import Policy, RaysOwn
+
 if TYPE_CHECKING:
+    from ray.air.execution._internal.actor_manager import RayActorManager
     from ray.air.execution._internal.tracked_actor import TrackedActor
     from ray.air.execution._internal.tracked_actor_task import TrackedActorTask
-    from ray.tune.execution.tune_controller import TuneController
+
+    from ray_tune_memguard.adapter.seam import Controller
 
 # One subclass for each class of manager that a run has had.
 _subclasses: dict[type, type] = {}
 
 
-class _OomTolerantManager(RayActorManager):
-    """Hands Tune an out-of-memory kill as the death of an actor."""
+@boundary.entry("RayActorManager._actor_task_failed", Policy.CALL_RAY)
+def _task_failed(
+    rays: RaysOwn,
+    manager: RayActorManager,
+    tracked_actor_task: TrackedActorTask,
+    exception: Exception,
+) -> None:
+    death = _as_actor_death(exception)
+    rays(manager, tracked_actor_task=tracked_actor_task, exception=death)
 
-    def _actor_task_failed(
-        self, tracked_actor_task: TrackedActorTask, exception: Exception
-    ) -> None:
-        super()._actor_task_failed(
-            tracked_actor_task=tracked_actor_task, exception=_as_actor_death(exception)
-        )
 
-    def _actor_start_failed(self, tracked_actor: TrackedActor, exception: Exception) -> None:
-        super()._actor_start_failed(
-            tracked_actor=tracked_actor, exception=_as_actor_death(exception)
-        )
+@boundary.entry("RayActorManager._actor_start_failed", Policy.CALL_RAY)
+def _start_failed(
+    rays: RaysOwn, manager: RayActorManager, tracked_actor: TrackedActor, exception: Exception
+) -> None:
+    rays(manager, tracked_actor=tracked_actor, exception=_as_actor_death(exception))
+
+
+_METHODS = {"_actor_task_failed": _task_failed, "_actor_start_failed": _start_failed}
 
 
 def _as_actor_death(exception: Exception) -> Exception:
@@ -48,7 +57,7 @@ def _as_actor_death(exception: Exception) -> Exception:
     return exception
 
 
-def tolerate_out_of_memory(controller: TuneController) -> Callable[[], None]:
+def tolerate_out_of_memory(controller: Controller) -> Callable[[], None]:
     """Give the run's actor manager the subclass.
 
     Args:
@@ -60,8 +69,11 @@ def tolerate_out_of_memory(controller: TuneController) -> Callable[[], None]:
     manager = controller._actor_manager
     plain = type(manager)
     if plain not in _subclasses:
+        methods = {
+            name: entry.in_place_of(getattr(plain, name)) for name, entry in _METHODS.items()
+        }
         _subclasses[plain] = type(
-            plain.__name__, (_OomTolerantManager, plain), {"__module__": plain.__module__}
+            plain.__name__, (plain,), {"__module__": plain.__module__, **methods}
         )
     manager.__class__ = _subclasses[plain]
 

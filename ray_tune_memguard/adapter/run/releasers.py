@@ -1,100 +1,68 @@
-"""The places in Ray and its companions that hold on to finished trials, and how each lets go.
+"""The places in Ray and its companions that keep finished trials, and how each releases them.
 
-A *retainer* is a container attribute (dict, set or list) keyed by trial or by trial id that Ray
-does not clear when a trial ends. To teach the pruner a new one, add a row to ``CONTROLLER`` or
-``CALLBACKS``; what is not a container of trials has a function of its own below.
+A *retention site* is a container keyed by trial or by trial id that Ray does not clear when a trial
+ends. Sites are rows of the contract; to add one, add a row there. What is not a container of trials
+has a function of its own below.
 """
 
 from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
 
-Key = Literal["trial", "trial_id"]
+from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler
 
+from ray_tune_memguard.adapter import boundary, contract
+from ray_tune_memguard.adapter.boundary import Policy, RaysOwn
+from ray_tune_memguard.adapter.contract import Capabilities, PrivateName
 
-@dataclass(frozen=True)
-class Retainer:
-    """A container ``attribute`` of ``owner`` that keeps entries of trials for ever.
+if TYPE_CHECKING:
+    from ray.tune.experiment import Trial
 
-    ``owner``: ``module:Class``; the attribute is that of the instances.
-    """
+    from ray_tune_memguard.adapter.seam import Controller
 
-    owner: str
-    attribute: str
-    key: Key = "trial"
-
-    @property
-    def name(self) -> str:
-        return f"{self.owner.split(':')[1]}.{self.attribute}"
-
-    def owner_class(self) -> type | None:
-        """The class, if its module is in use. Nothing is imported for it."""
-        module_name, class_name = self.owner.split(":")
-        module = sys.modules.get(module_name)
-        return getattr(module, class_name, None) if module else None
-
-    def release(self, instance: Any, trials: Iterable[Any]) -> None:
-        container = getattr(instance, self.attribute, None)
-        if not container:
-            return
-        keys = trials if self.key == "trial" else [trial.trial_id for trial in trials]
-        if isinstance(container, dict):
-            for key in keys:
-                container.pop(key, None)
-        elif isinstance(container, set):
-            container.difference_update(keys)
+#: These schedulers never look at the set that errored trials stay in; others count them there.
+BLIND_TO_LIVE_TRIALS = (FIFOScheduler, AsyncHyperBandScheduler)
 
 
-_CONTROLLER = "ray.tune.execution.tune_controller:TuneController"
-_REPORTER = "ray.tune.progress_reporter:TrialProgressCallback"
-
-CONTROLLER = (
-    Retainer(_CONTROLLER, "_stopped_trials"),
-    Retainer(_CONTROLLER, "_failed_trials"),
-    Retainer(_CONTROLLER, "_trials_to_cache"),
-    # Trials whose reset failed.
-    Retainer(_CONTROLLER, "_resetting_trials"),
-    Retainer(_CONTROLLER, "_trial_metadata", key="trial_id"),
-    # Decisions about trials that ended otherwise before the decision was carried out.
-    Retainer(_CONTROLLER, "_cached_trial_decisions", key="trial_id"),
-    Retainer(_CONTROLLER, "_queued_trial_decisions", key="trial_id"),
-)
-
-# Ray never takes errored trials out of it, and some schedulers count them there.
-LIVE_TRIALS = Retainer(_CONTROLLER, "_live_trials")
-
-CALLBACKS = (
-    Retainer("ray.tune.logger.json:JsonLoggerCallback", "_trial_configs"),
-    Retainer("ray.tune.logger.csv:CSVLoggerCallback", "_trial_continue"),
-    Retainer(
-        "ray.tune.experimental.output:ProgressReporter",
-        "_trial_last_printed_results",
-        key="trial_id",
-    ),
-    Retainer(_REPORTER, "_completed_trials"),
-    Retainer(_REPORTER, "_last_print"),
-    Retainer(_REPORTER, "_last_print_iteration"),
-    Retainer(_REPORTER, "_last_result_str"),
-    Retainer("ray.air.integrations.mlflow:MLflowLoggerCallback", "_trial_runs"),
-    Retainer("ray.tune.logger.aim:AimLoggerCallback", "_trial_to_run"),
-)
-
-
-def of_callbacks(callbacks: Iterable[Any]) -> list[tuple[Retainer, Any]]:
-    """The known retainers among a sweep's callbacks, each with the instance that has it."""
-    return [
-        (retainer, callback)
-        for callback in callbacks
-        for retainer in CALLBACKS
-        if (owner := retainer.owner_class()) is not None and isinstance(callback, owner)
+def sites_of(
+    controller: Controller, capabilities: Capabilities
+) -> list[tuple[PrivateName, object]]:
+    """The retention sites of a run, each with the object that has it."""
+    found: list[tuple[PrivateName, object]] = [
+        (site, controller)
+        for site in contract.retention_sites(contract.CONTROLLER)
+        if site.needed_by[0] != contract.RELEASE_LIVE_TRIALS
+        or type(controller._scheduler_alg) in BLIND_TO_LIVE_TRIALS
     ]
+    found += [
+        (site, callback)
+        for callback in controller._callbacks._callbacks
+        for site in contract.retention_sites()
+        if (owner := site.owner_class()) is not None and isinstance(callback, owner)
+    ]
+    return [(site, owner) for site, owner in found if site.needed_by[0] in capabilities]
 
 
-def release_consumed_futures(controller: Any, trial: Any) -> None:
+def release(site: PrivateName, owner: object, trials: Sequence[Trial]) -> None:
+    """Take trials out of a retention site of ``owner``."""
+    container = getattr(owner, site.name, None)
+    if not container:
+        return
+    keys: Sequence[object] = trials
+    if site.released == "trial_id":
+        keys = [trial.trial_id for trial in trials]
+    if isinstance(container, dict):
+        for key in keys:
+            container.pop(key, None)
+    elif isinstance(container, set):
+        container.difference_update(keys)
+
+
+def release_consumed_futures(controller: Controller, trial: Trial) -> None:
     """Forget the references to results of a running trial that have been read.
 
     Ray keeps the reference of every ``train()`` call until the trial stops, and each pins its
@@ -110,7 +78,7 @@ def release_consumed_futures(controller: Any, trial: Any) -> None:
             futures.discard(future)
 
 
-def release_orphaned_tasks(controller: Any) -> None:
+def release_orphaned_tasks(controller: Controller) -> None:
     """Drop the queued tasks of actors that were given up before they started.
 
     With reused actors Ray requests an actor for each trial, and when the trial gets a cached one it
@@ -146,29 +114,72 @@ class TensorboardExitHooks:
     """
 
     def __init__(self, atexit: Any) -> None:
-        self._atexit = atexit
+        self.atexit = atexit
         self._cleanups: list[Callable[[], Any]] = []
         self._registered = False
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._atexit, name)
+        return getattr(self.atexit, name)
 
     def register(self, cleanup: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        if args or kwargs or _writer_of(cleanup) is None:
-            return self._atexit.register(cleanup, *args, **kwargs)
-        if not self._registered:
-            # Not before the first writer: its queue's own exit function must run after this one.
-            self._registered = True
-            self._atexit.register(self._run)
-        self._cleanups.append(cleanup)
-        return cleanup
+        return _REGISTER_AT_EXIT(self, cleanup, *args, **kwargs)
 
     def release_closed(self) -> None:
         self._cleanups = [cleanup for cleanup in self._cleanups if not _is_closed(cleanup)]
 
-    def _run(self) -> None:
-        for cleanup in reversed(self._cleanups):
-            cleanup()
+    def keep(self, cleanup: Callable[[], Any]) -> None:
+        """Run the clean-up of an open writer at exit."""
+        if not self._registered:
+            # Not before the first writer: its queue's own exit function must run after this one.
+            self._registered = True
+            self.atexit.register(_RUN_AT_EXIT, self)
+        self._cleanups.append(cleanup)
+
+    def run(self) -> None:
+        """Close the writers that are open."""
+        with ExitStack() as stack:
+            for cleanup in self._cleanups:
+                stack.callback(cleanup)
+
+    def take_out(self) -> None:
+        """Let ``atexit`` itself close the writers that are open, and later ones."""
+        module = sys.modules["tensorboardX.writer"]
+        if getattr(module, "atexit", None) is self:
+            module.atexit = self.atexit  # type: ignore[attr-defined]
+        for cleanup in self._cleanups:
+            self.atexit.register(cleanup)
+        self._cleanups.clear()
+
+
+def _register_with_atexit(
+    hooks: TensorboardExitHooks, cleanup: Callable[..., Any], *args: Any, **kwargs: Any
+) -> Any:
+    return hooks.atexit.register(cleanup, *args, **kwargs)
+
+
+@boundary.entry("tensorboardX atexit.register", Policy.CALL_RAY)
+def _register(
+    rays: RaysOwn,
+    hooks: TensorboardExitHooks,
+    cleanup: Callable[..., Any],
+    *args: Any,
+    **kwargs: Any,
+) -> Any:
+    if args or kwargs or _writer_of(cleanup) is None:
+        return rays(hooks, cleanup, *args, **kwargs)
+    hooks.keep(cleanup)
+    return cleanup
+
+
+_REGISTER_AT_EXIT = _register.in_place_of(_register_with_atexit)
+
+
+@boundary.entry("tensorboardX at exit", Policy.KEEP)
+def _run_at_exit(hooks: TensorboardExitHooks) -> None:
+    hooks.run()
+
+
+_RUN_AT_EXIT = _run_at_exit.on_its_own()
 
 
 def _writer_of(cleanup: Any) -> Any | None:

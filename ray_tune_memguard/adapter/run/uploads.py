@@ -10,13 +10,14 @@ of them since.
 from __future__ import annotations
 
 import copy
+import functools
 import os
 import posixpath
 import sqlite3
 import stat
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from pyarrow.fs import FileSystem, LocalFileSystem
 from ray.train._internal.storage import (
@@ -27,9 +28,14 @@ from ray.train._internal.storage import (
 )
 from ray.tune.experiment import Trial
 
+from ray_tune_memguard.adapter import boundary
+from ray_tune_memguard.adapter.boundary import Policy, RaysOwn
 from ray_tune_memguard.adapter.paths import STATE_FILE_PREFIX, StagingListing
 from ray_tune_memguard.adapter.run.local_copy import copy_directory, copy_file
 from ray_tune_memguard.lazy.trial_list import SpilledTrials
+
+if TYPE_CHECKING:
+    from ray_tune_memguard.adapter.seam import Controller
 
 _SHARE_OF_UPLOADS = 0.01
 
@@ -78,12 +84,18 @@ class IncrementalSyncer(_FilesystemSyncer):
     def _sync_up_command(
         self, local_path: str, uri: str, exclude: list[str] | None = None
     ) -> tuple[Callable[..., None], dict[str, Any]]:
+        return _COMMAND(self, local_path, uri, exclude)
+
+    def command(
+        self, rays: RaysOwn, local_path: str, uri: str, exclude: list[str] | None
+    ) -> tuple[Callable[..., None], dict[str, Any]]:
+        """What Ray's upload thread is to call, and with which arguments."""
         settled = frozenset(self._settled)
-        upload, arguments = super()._sync_up_command(local_path, uri, exclude)
+        upload, arguments = rays(self, local_path, uri, exclude)
         if not exclude:
             # A trial that has not been started yet has no directory.
             live = {trial.relative_logdir for trial in self._trials.resident()} - {None}
-            upload = self._upload_changed
+            upload = functools.partial(_UPLOAD, self)
             arguments = {"local_path": local_path, "fs_path": uri, "changed": settled | live}
         return self._and_then_forget, {
             "upload": upload,
@@ -103,11 +115,14 @@ class IncrementalSyncer(_FilesystemSyncer):
         self._first = False
         self._settled.difference_update(settled)
 
-    def _upload_changed(self, local_path: str, fs_path: str, changed: set[str]) -> None:
+    def upload_changed(
+        self, rays: RaysOwn, local_path: str, fs_path: str, changed: set[str]
+    ) -> None:
+        """Upload what may not be in the storage as it is. Runs in Ray's upload thread."""
         try:
             names = self._chosen(local_path, changed)
         except sqlite3.Error:  # The store does not tell: do as Ray does.
-            _upload_to_fs_path(local_path=local_path, fs=self.storage_filesystem, fs_path=fs_path)
+            rays(self, local_path, fs_path)
             return
         failure: Exception | None = None
         # A restore goes by the state file. So that it never lacks what another file knows of, it
@@ -120,7 +135,8 @@ class IncrementalSyncer(_FilesystemSyncer):
             try:
                 version = _version(path)
                 if version is None or self.thorough or self._uploaded.get(name) != version:
-                    _upload(path, self.storage_filesystem, posixpath.join(fs_path, name))
+                    target = posixpath.join(fs_path, name)
+                    rays.call(_upload, path, self.storage_filesystem, target)
                 if version is not None:
                     self._uploaded[name] = version
             except FileNotFoundError as error:
@@ -149,22 +165,64 @@ class IncrementalSyncer(_FilesystemSyncer):
         }
 
 
+@boundary.entry("_FilesystemSyncer._sync_up_command", Policy.CALL_RAY)
+def _command(
+    rays: RaysOwn,
+    syncer: IncrementalSyncer,
+    local_path: str,
+    uri: str,
+    exclude: list[str] | None = None,
+) -> tuple[Callable[..., None], dict[str, Any]]:
+    return syncer.command(rays, local_path, uri, exclude)
+
+
+_COMMAND = _command.in_place_of(_FilesystemSyncer._sync_up_command)
+
+
+def _upload_everything(
+    syncer: IncrementalSyncer, local_path: str, fs_path: str, **_: object
+) -> None:
+    """What Ray does."""
+    _upload_to_fs_path(local_path=local_path, fs=syncer.storage_filesystem, fs_path=fs_path)
+
+
+@boundary.entry("upload of a staging directory", Policy.CALL_RAY)
+def _upload_changed(
+    rays: RaysOwn, syncer: IncrementalSyncer, local_path: str, fs_path: str, changed: set[str]
+) -> None:
+    syncer.upload_changed(rays, local_path, fs_path, changed)
+
+
+_UPLOAD = _upload_changed.in_place_of(_upload_everything)
+
+
 def upload_incrementally(
-    controller: Any,
+    controller: Controller,
     trials: SpilledTrials[Trial],
     spilled_directories: Callable[[], Iterator[tuple[str, float]]],
     staging: StagingListing,
-) -> IncrementalSyncer:
+) -> tuple[IncrementalSyncer, Callable[[Controller], None]]:
     """Give the controller's checkpoint manager the syncer of this module.
 
     It alone: the storage context that trials hold is sent to actors and into the experiment state,
     where this package may be missing.
+
+    Returns:
+        The syncer, and a function that gives a controller its own syncer back.
     """
     manager = controller._checkpoint_manager
-    syncer = IncrementalSyncer(manager._storage.syncer, trials, spilled_directories, staging)
-    manager._storage = _with_fixed_path(manager._storage)
+    own = manager._storage
+    own_syncer = cast(_FilesystemSyncer, own.syncer)
+    syncer = IncrementalSyncer(own_syncer, trials, spilled_directories, staging)
+    manager._storage = _with_fixed_path(own)
     manager._storage.syncer = syncer
-    return syncer
+
+    def give_syncer_back(to: Controller) -> None:
+        to._checkpoint_manager._storage = own
+        # An upload that is under way is waited for before Ray begins another one.
+        own_syncer._sync_process = syncer._sync_process
+
+    return syncer, give_syncer_back
 
 
 def _with_fixed_path(storage: StorageContext) -> StorageContext:
@@ -175,12 +233,6 @@ def _with_fixed_path(storage: StorageContext) -> StorageContext:
         type(storage).__name__, (type(storage),), {"experiment_driver_staging_path": path}
     )
     return fixed
-
-
-def is_uploading(controller: Any) -> bool:
-    """Whether an upload of Ray's own is under way."""
-    process = getattr(controller._checkpoint_manager._storage.syncer, "_sync_process", None)
-    return bool(getattr(process, "is_running", False))
 
 
 def _version(path: str) -> tuple[int, int] | None:

@@ -1,0 +1,193 @@
+"""The one boundary that every call from Ray into this package passes.
+
+Ray calls us in callback hooks, in methods that we override for a run, in functions that we wrap
+when the package is imported, and in the threads and finalizers that these start. Each such *entry*
+is registered in :data:`ENTRIES` with a name and a policy: what happens if our code raises an
+exception that it should not raise.
+
+- :attr:`Policy.CALL_RAY`: Ray's own function is called, as if we were not there. If ours has
+  called it already, its result counts, and it is not called a second time.
+- :attr:`Policy.KEEP`: nothing is done; what was published last stays.
+- :attr:`Policy.TAKE_OUT`: what we have put in place for the run is taken out, and the run goes on
+  as Ray alone. Then Ray's own function is called, if there is one.
+
+The user gets one warning for each entry and run; further occurrences are not logged.
+
+An exception that Ray would raise without us is not ours: it passes unchanged. Our code calls Ray's
+function through :class:`RaysOwn`, which remembers what comes out of it. What comes out of it is
+ours only if one of our own objects raised it there, a lazy trial that Ray was reading, say.
+"""
+
+from __future__ import annotations
+
+import enum
+import functools
+import sys
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, TypeVar
+
+from ray_tune_memguard.notices import Notices, logger
+
+Value = TypeVar("Value")
+
+_PACKAGE = "ray_tune_memguard"
+
+
+class Policy(enum.Enum):
+    """What happens when our code raises."""
+
+    CALL_RAY = "Ray's own code runs instead"
+    KEEP = "what was published last is kept"
+    TAKE_OUT = "the run goes on as Ray alone"
+
+
+class RaysOwn:
+    """Ray's own function, for the duration of one call of ours that stands in for it."""
+
+    __slots__ = ("_function", "raised", "result", "returned")
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self._function = function
+        #: Exceptions that Ray or a user's code has raised.
+        self.raised: list[Exception] = []
+        #: Whether Ray's own function has returned, and what.
+        self.returned = False
+        self.result: Any = None
+
+    def __call__(self, *args: object, **kwargs: object) -> Any:
+        self.result = self.call(self._function, *args, **kwargs)
+        self.returned = True
+        return self.result
+
+    def call(self, function: Callable[..., Value], *args: object, **kwargs: object) -> Value:
+        """Call any function whose exceptions are Ray's or the user's to see."""
+        try:
+            return function(*args, **kwargs)
+        except Exception as error:
+            self.raised.append(error)
+            raise
+
+    def is_source_of(self, error: Exception) -> bool:
+        """Whether Ray would have raised the exception without us."""
+        return any(error is one for one in self.raised) and not _is_raised_by_us(error)
+
+
+class Entry:
+    """One place at which Ray calls us.
+
+    Attributes:
+        name: for people, and the key in :data:`ENTRIES`.
+        policy: what happens when ``ours`` raises.
+        ours: what is called. It takes a :class:`RaysOwn` first if it stands in for a function of
+            Ray. A test may replace it.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        policy: Policy,
+        ours: Callable[..., Any],
+        take_out: Callable[[Any, Exception], None] | None = None,
+    ) -> None:
+        self.name = name
+        self.policy = policy
+        self.ours = ours
+        self._take_out = take_out
+
+    def in_place_of(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        """A function that can stand in for ``original``, a function or method of Ray's."""
+
+        @functools.wraps(original)
+        def stand_in(*args: Any, **kwargs: Any) -> Any:
+            rays = RaysOwn(original)
+            try:
+                return self.ours(rays, *args, **kwargs)
+            except Exception as error:
+                if rays.is_source_of(error):
+                    raise
+                failed = error
+            self.report(failed)
+            if self.policy is Policy.KEEP:
+                return None
+            if self.policy is Policy.TAKE_OUT:
+                self._leave(args[0], failed)
+            elif rays.returned:
+                return rays.result
+            return original(*args, **kwargs)
+
+        return stand_in
+
+    def on_its_own(self) -> Callable[..., Any]:
+        """A function that can be called by anybody, and never raises an exception of ours."""
+
+        @functools.wraps(self.ours)
+        def safe(*args: Any, **kwargs: Any) -> Any:
+            try:
+                return self.ours(*args, **kwargs)
+            except Exception as error:
+                failed = error
+            if self._take_out is None:
+                self.report(failed)
+            else:
+                self._leave(args[0], failed)
+            return None
+
+        return safe
+
+    def report(self, error: Exception) -> None:
+        """Tell the user, once a run."""
+        _notices.warn(
+            self.name,
+            f"{self.name} has met an unexpected error ({error!r}); {self.policy.value}. Further "
+            "occurrences are not logged.",
+        )
+        logger.debug("%s", self.name, exc_info=error)
+
+    def _leave(self, owner: Any, error: Exception) -> None:
+        if self._take_out is not None:
+            try:
+                self._take_out(owner, error)
+            except Exception as another:
+                # What is in place stays: it holds all trials, and is still whole on disk.
+                logger.debug("%s cannot be taken out", self.name, exc_info=another)
+
+
+#: All entries, by name.
+ENTRIES: dict[str, Entry] = {}
+_notices = Notices()
+
+
+def entry(
+    name: str, policy: Policy, take_out: Callable[[Any, Exception], None] | None = None
+) -> Callable[[Callable[..., Any]], Entry]:
+    """Register the decorated function as what Ray calls there.
+
+    Args:
+        name: of the entry; unique.
+        policy: what happens when it raises.
+        take_out: for :attr:`Policy.TAKE_OUT`; takes the first argument of the call, and the error.
+    """
+
+    def register(ours: Callable[..., Any]) -> Entry:
+        return ENTRIES.setdefault(name, Entry(name, policy, ours, take_out))
+
+    return register
+
+
+def begin_run() -> None:
+    """A new run begins: what was said of an earlier one is said again."""
+    global _notices
+    _notices = Notices()
+
+
+def _is_raised_by_us(error: Exception) -> bool:
+    """Whether the innermost code that is not Python's own belongs to this package."""
+    owners: list[str] = []
+    at: TracebackType | None = error.__traceback__
+    while at is not None:
+        module = str(at.tb_frame.f_globals.get("__name__", ""))
+        if module.partition(".")[0] not in sys.stdlib_module_names:
+            owners.append(module)
+        at = at.tb_next
+    return bool(owners) and f"{owners[-1]}.".startswith(f"{_PACKAGE}.") and (owners[-1] != __name__)

@@ -1,0 +1,74 @@
+"""The types of Ray's private parts, as far as this package uses them.
+
+Ray's own annotations leave some of these attributes out, and are wrong about others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import MutableSet
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from ray.train._internal.storage import StorageContext
+    from ray.tune import Callback
+    from ray.tune.experiment import Trial
+    from ray.tune.schedulers import TrialScheduler
+    from ray.tune.search import SearchAlgorithm
+
+
+class Events(Protocol):
+    """Ray's event manager: the futures that it waits for."""
+
+    _tracked_futures: dict[object, object]
+
+
+class Actors(Protocol):
+    """Ray's actor manager, or a stand-in for it."""
+
+    _tracked_actors_to_task_futures: dict[object, set[object]]
+    _actor_task_events: Events
+    _pending_actors_to_enqueued_actor_tasks: dict[object, object]
+    _pending_actors_to_attrs: dict[object, object]
+
+
+class CallbackList(Protocol):
+    """The callbacks of a run."""
+
+    _callbacks: list[Callback]
+
+
+class CheckpointManager(Protocol):
+    """Decides when to write a checkpoint, and uploads it."""
+
+    _storage: StorageContext
+
+
+class Controller(Protocol):
+    """The ``TuneController`` of a run."""
+
+    _trials: list[Trial]
+    _storage: StorageContext
+    _session_str: str
+    _trial_to_actor: dict[Trial, object]
+    _stop_queue: list[Trial]
+    _callbacks: CallbackList
+    _search_alg: SearchAlgorithm
+    _scheduler_alg: TrialScheduler
+    _checkpoint_manager: CheckpointManager
+    _actor_manager: Actors
+    _stopped_trials: MutableSet[Trial]
+    _failed_trials: MutableSet[Trial]
+    _live_trials: MutableSet[Trial]
+    _trials_to_cache: MutableSet[Trial]
+    #: By trial id: what the experiment state file has of a trial.
+    _trial_metadata: dict[str, tuple[str, str]]
+
+    @property
+    def experiment_state_path(self) -> str: ...
+
+    @property
+    def experiment_state_file_name(self) -> str: ...
+
+    def save_to_dir(self) -> None: ...
+
+    def __getstate__(self) -> dict[str, object]: ...

@@ -1,0 +1,313 @@
+"""An unexpected error in any place where Ray calls us, and the run is as Ray alone makes it."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import pkgutil
+from collections import Counter
+from collections.abc import Callable, Iterator
+from json import dumps
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from ray import tune
+from ray.tune.analysis import ExperimentAnalysis
+from ray.tune.execution import tune_controller
+from ray.tune.search.basic_variant import BasicVariantGenerator
+
+import ray_tune_memguard
+from benchmarks.problem import METRIC, MODE, make_trainable, search_space
+from benchmarks.simulated import SimulatedActorManager, install_simulated_actors
+from ray_tune_memguard import MemGuard, TrialPruner
+from ray_tune_memguard.adapter import contract
+from ray_tune_memguard.adapter.boundary import ENTRIES, Entry
+from ray_tune_memguard.adapter.contract import PrivateName
+from ray_tune_memguard.adapter.serialization.trial_json import StateWriter
+from ray_tune_memguard.lazy.trial_list import SpilledTrials
+from ray_tune_memguard.store.trial_store import TrialStore
+from tests.integration import sweeps
+from tests.integration.equality import normal
+
+pytestmark = [pytest.mark.latest_only, pytest.mark.usefixtures("spilled_in_their_step")]
+
+TRIALS = 5
+#: Called where this sweep does not go: failed trials, the old console output, a notebook, exits.
+ELSEWHERE = {
+    "CountingCallback.on_trial_error",
+    "JupyterNotebookReporter._progress_html",
+    "MemGuard.on_trial_error",
+    "RayActorManager._actor_start_failed",
+    "RayActorManager._actor_task_failed",
+    "TuneController.get_trial",
+    "TuneReporterBase._progress_str",
+    "_Registry.register",
+    "_Registry.unregister",
+    # Called by Ray only where it resumes by itself.
+    "ray.tune.execution.tune_controller._find_newest_experiment_checkpoint",
+    "ray.tune.progress_reporter._get_trials_by_state",
+    "tensorboardX at exit",
+}
+
+for _module in pkgutil.walk_packages(ray_tune_memguard.__path__, "ray_tune_memguard."):
+    importlib.import_module(_module.name)
+
+
+class UnexpectedError(Exception):
+    """A bug of ours."""
+
+
+@pytest.fixture(autouse=True)
+def _simulated() -> Iterator[None]:
+    with install_simulated_actors():
+        yield
+
+
+def outcome(storage: Path, guards: list[tune.Callback]) -> dict[str, Any]:
+    """What a user sees of a sweep, of its directory, and of the sweep resumed."""
+    grid = sweep(storage, guards)
+    analysis = ExperimentAnalysis(grid.experiment_path)
+    resumed = tune.Tuner.restore(grid.experiment_path, trainable=make_trainable(1, 0))
+    return {
+        "fit": seen(grid),
+        "opened": sorted((trial.trial_id, trial.status) for trial in analysis.trials),
+        "restored": seen(resumed.get_results()),
+        "resumed": seen(resumed.fit()),
+    }
+
+
+def sweep(storage: Path, guards: list[tune.Callback]) -> tune.ResultGrid:
+    return sweeps.fit(
+        make_trainable(1, 0),
+        storage,
+        guards,
+        samples=TRIALS,
+        space=search_space(),
+        tune_config={
+            "metric": METRIC,
+            "mode": MODE,
+            "search_alg": BasicVariantGenerator(random_state=sweeps.SEED, max_concurrent=1),
+        },
+        run_config={"verbose": 1},
+    )
+
+
+def seen(grid: tune.ResultGrid) -> Any:
+    best = grid.get_best_result()
+    found = sorted(
+        (
+            str(result.config),
+            str(sweeps.stable({k: v for k, v in result.metrics.items() if k != "config"})),
+            normal(Path(result.path).name),
+            len(result.metrics_dataframe),
+        )
+        for result in grid
+    )
+    return found, str(best.config), len(grid.get_dataframe())
+
+
+@pytest.fixture(scope="module")
+def by_ray_alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    with install_simulated_actors():
+        return outcome(tmp_path_factory.mktemp("plain"), [])
+
+
+@pytest.fixture(scope="module")
+def calls(tmp_path_factory: pytest.TempPathFactory) -> Counter[str]:
+    """How often each entry is called in this sweep."""
+    counted: Counter[str] = Counter()
+
+    def counting(entry: Entry) -> Callable[..., Any]:
+        ours = entry.ours
+
+        def count(*args: Any, **kwargs: Any) -> Any:
+            counted[entry.name] += 1
+            return ours(*args, **kwargs)
+
+        return count
+
+    with pytest.MonkeyPatch.context() as patch, install_simulated_actors():
+        for entry in ENTRIES.values():
+            patch.setattr(entry, "ours", counting(entry))
+        outcome(tmp_path_factory.mktemp("counted"), [MemGuard()])
+    return counted
+
+
+def test_the_sweep_goes_through_every_entry_but_a_few(calls: Counter[str]) -> None:
+    assert {name for name in ENTRIES if not calls[name]} == ELSEWHERE
+
+
+def breaking(entry: Entry, at: int) -> Callable[..., Any]:
+    """Like what is called there, but the call with this number raises."""
+    ours = entry.ours
+    called = 0
+
+    def breaks(*args: Any, **kwargs: Any) -> Any:
+        nonlocal called
+        called += 1
+        if called == at:
+            raise UnexpectedError("a bug of ours")
+        return ours(*args, **kwargs)
+
+    return breaks
+
+
+@pytest.mark.parametrize("when", ["first", "later"])
+@pytest.mark.parametrize("name", sorted(ENTRIES))
+def test_an_unexpected_error_changes_nothing(
+    name: str,
+    when: str,
+    tmp_path: Path,
+    by_ray_alone: dict[str, Any],
+    calls: Counter[str],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    at = 1 if when == "first" else 1 + calls[name] // 2
+    if not calls[name] or (when == "later" and at == 1):
+        pytest.skip("not called so often")
+    entry = ENTRIES[name]
+    monkeypatch.setattr(entry, "ours", breaking(entry, at))
+    with caplog.at_level(logging.INFO, logger="ray_tune_memguard"):
+        found = outcome(tmp_path, [MemGuard()])
+    assert found == by_ray_alone
+    told = [r.getMessage() for r in caplog.records if "a bug of ours" in r.getMessage()]
+    # How often hooks that measure are called is up to the clock.
+    assert len(told) == 1 or (when == "later" and not told)
+
+
+def said(caplog: pytest.LogCaptureFixture, words: str) -> list[str]:
+    return [r.getMessage() for r in caplog.records if words in r.getMessage()]
+
+
+def spilled(trials: Any) -> int:
+    assert isinstance(trials, SpilledTrials)
+    return len(trials) - len(trials.resident())
+
+
+@pytest.fixture
+def hidden(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[PrivateName], None]]:
+    """Lets the probe not find a name, from the import of the package on."""
+    found = contract.is_there
+
+    def hide(missing: PrivateName) -> None:
+        monkeypatch.setattr(
+            contract, "is_there", lambda row, part=None: row != missing and found(row, part)
+        )
+        ray_tune_memguard.uninstall()
+        ray_tune_memguard.install()
+
+    yield hide
+    monkeypatch.undo()
+    ray_tune_memguard.install()
+
+
+@pytest.mark.parametrize("capability", contract.WITHOUT)
+def test_without_a_capability_the_results_are_equal(
+    capability: str,
+    tmp_path: Path,
+    by_ray_alone: dict[str, Any],
+    hidden: Callable[[PrivateName], None],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    needs = [row for row in contract.NAMES if capability in row.needed_by]
+    missing = min(needs, key=lambda row: len(row.needed_by))
+    hidden(missing)
+    guard = MemGuard()
+    with caplog.at_level(logging.INFO, logger="ray_tune_memguard"):
+        assert outcome(tmp_path, [guard]) == by_ray_alone
+    off = frozenset(contract.WITHOUT) - guard.run.capabilities.on
+    assert off >= set(missing.needed_by)
+    if not {contract.SPILL, contract.RESUME} & set(missing.needed_by):
+        assert off == set(missing.needed_by)
+    # Once in the first run, and once in the one that resumes it.
+    warnings = said(caplog, f"lacks {missing}")
+    assert len(warnings) == 2
+    assert all(f"{name} (" in warnings[0] for name in missing.needed_by)
+
+
+class StandIn:
+    """An actor manager that does not have all that Ray's has."""
+
+    def __init__(self, manager: SimulatedActorManager) -> None:
+        self._manager = manager
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "_pending_actors_to_attrs":
+            raise AttributeError(name)
+        return getattr(self._manager, name)
+
+
+def test_an_actor_manager_that_lacks_one_name_costs_one_capability(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    simulated = tune_controller.RayActorManager
+    with monkeypatch.context() as patch:
+        patch.setattr(tune_controller, "RayActorManager", lambda **_: StandIn(simulated()))
+        grid = sweep(tmp_path, [TrialPruner()])
+    assert spilled(grid._experiment_analysis.trials) == TRIALS
+    [warning] = said(caplog, "lacks")
+    assert "RayActorManager._pending_actors_to_attrs" in warning
+    assert "release_orphaned_tasks" in warning
+    assert "release_futures" not in warning
+
+
+def test_another_layout_of_rays_state_file_ends_no_sweep(
+    tmp_path: Path,
+    by_ray_alone: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with_a_blank = SimpleNamespace(dump=lambda state, f, cls: f.write(" " + dumps(state, cls=cls)))
+    monkeypatch.setattr(tune_controller, "json", with_a_blank)
+    assert outcome(tmp_path, [MemGuard()]) == by_ray_alone
+    # In the first run, and in the one that resumes it.
+    assert len(said(caplog, "TuneController.save_to_dir has met an unexpected error")) == 2
+
+
+def test_a_checkpoint_unlike_rays_switches_spilling_off(
+    tmp_path: Path,
+    by_ray_alone: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    write = StateWriter.write
+
+    def loses_a_number(*arguments: Any) -> tuple[str, str]:
+        state, metadata = write(*arguments)
+        return state, metadata.replace('"num_failures":0', '"num_failures":1')
+
+    monkeypatch.setattr(StateWriter, "write", loses_a_number)
+    grid = sweep(tmp_path, [MemGuard()])
+    assert seen(grid) == by_ray_alone["fit"]
+    assert type(grid._experiment_analysis.trials) is list
+    [warning] = said(caplog, "Spilling is off in this run")
+    assert "/num_failures" in warning
+
+
+def test_what_finished_after_ray_went_on_alone_is_restored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The store has what had finished by then, the experiment state file has all."""
+    entry = ENTRIES["TrialPruner.on_step_end"]
+    ours = entry.ours
+
+    def breaks(pruner: Any, iteration: int, trials: Any) -> None:
+        if sum(trial.is_finished() for trial in trials) == 3:
+            raise UnexpectedError("a bug of ours")
+        ours(pruner, iteration=iteration, trials=trials)
+
+    monkeypatch.setattr(entry, "ours", breaks)
+    grid = sweep(tmp_path, [MemGuard()])
+    assert type(grid._experiment_analysis.trials) is list
+    [store] = Path(grid.experiment_path).glob("*memguard/*.sqlite")
+    stored = TrialStore.open(store)
+    assert 0 < len(stored.rows(0, TRIALS)) < TRIALS
+    stored.close()
+    opened = ray_tune_memguard.open_experiment(grid.experiment_path)
+    assert sorted(str(result.config) for result in opened) == sorted(
+        str(result.config) for result in grid
+    )
+    assert opened.num_terminated == TRIALS
