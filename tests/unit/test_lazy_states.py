@@ -4,7 +4,6 @@ plain list and on a plain trial: whatever was spilled, activated, changed or dro
 from __future__ import annotations
 
 import copy
-import gc
 import operator
 import pickle
 import tempfile
@@ -157,7 +156,6 @@ class ListOfTrials(Spilling):
     def drop_what_nobody_holds(self) -> None:
         """From here on the plain list holds other objects: those that are given out."""
         del self.plain[:]
-        gc.collect()
         self.plain = list(self.trials)
 
     @rule()
@@ -272,7 +270,6 @@ class LazyTrial(Spilling):
     @rule()
     def let_go(self) -> None:
         self.held = None
-        gc.collect()
 
     @rule()
     def read_others(self) -> None:
@@ -368,7 +365,7 @@ class LazyTrial(Spilling):
 
 
 quick = settings(
-    max_examples=25, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=60, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
 )
 ListOfTrials.TestCase.settings = quick
 LazyTrial.TestCase.settings = quick
