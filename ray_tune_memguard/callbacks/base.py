@@ -75,7 +75,14 @@ class GuardCallback(Callback):
         logger.debug("%s is disabled", type(self).__name__, exc_info=error)
 
     def __getstate__(self) -> dict[str, Any]:
-        left_out = {"run", "notices", "active", "_of_the_run", *getattr(self, "_of_the_run", ())}
+        left_out = {
+            "run",
+            "notices",
+            "active",
+            "_state",
+            "_of_the_run",
+            *getattr(self, "_of_the_run", ()),
+        }
         return {name: value for name, value in self.__dict__.items() if name not in left_out}
 
     def __reduce__(self) -> tuple[Any, ...]:

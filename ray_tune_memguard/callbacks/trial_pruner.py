@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,6 +32,21 @@ _FIRST_RETRY_S = 1.0
 _LONGEST_RETRY_S = 30.0
 
 
+@dataclass
+class _PrunerState:
+    """The state of one run."""
+
+    spiller: Spiller | None = None
+    #: Trials that had finished by the end of the last step, if it did not spill them.
+    waiting: list[Trial] = field(default_factory=list)
+    since_trim: int = 0
+    results_since_trim: int = 0
+    #: By ``time.monotonic()``: not before these is spilled, and tried again.
+    spill_at: float = 0.0
+    retry_at: float = 0.0
+    retry_after: float = field(default_factory=lambda: _FIRST_RETRY_S)
+
+
 class TrialPruner(GuardCallback):
     """Writes each finished trial to disk once Ray is done with it, then frees its memory.
 
@@ -53,6 +69,8 @@ class TrialPruner(GuardCallback):
     Raises:
         ValueError, TypeError: an argument, or its environment variable, is not allowed.
     """
+
+    _state: _PrunerState
 
     def __init__(
         self,
@@ -80,13 +98,7 @@ class TrialPruner(GuardCallback):
         return self
 
     def begin(self) -> None:
-        self._spiller: Spiller | None = None
-        # Trials that had finished by the end of the last step, if it did not spill them.
-        self._waiting: list[Trial] = []
-        self._since_trim = 0
-        self._results_since_trim = 0
-        self._spill_at = self._retry_at = 0.0
-        self._retry_after = _FIRST_RETRY_S
+        self._state = _PrunerState()
         if not self.run.claim("spilling", self):
             self.active = False
             self.notices.remark(
@@ -110,42 +122,45 @@ class TrialPruner(GuardCallback):
         result: dict[str, object],
         **info: object,
     ) -> None:
-        if self._spiller is not None:
-            self._spiller.release_consumed_results(trial)
-        self._results_since_trim += 1
+        if self._state.spiller is not None:
+            self._state.spiller.release_consumed_results(trial)
+        self._state.results_since_trim += 1
 
     @guarded
     def on_step_end(self, iteration: int, trials: list[Trial], **info: object) -> None:
-        if self._spiller is not None:
-            if not self._spiller.is_in_place:
+        if self._state.spiller is not None:
+            if not self._state.spiller.is_in_place:
                 self._stop()
                 return
-            self._waiting = self._spiller.finished()
+            self._state.waiting = self._state.spiller.finished()
         # In most steps no trial finishes.
-        if (self._spiller is None or self._waiting) and self._is_time_to_spill():
+        if (self._state.spiller is None or self._state.waiting) and self._is_time_to_spill():
             self._try_to(self._spill)
         self._maybe_trim()
 
     def _stop(self) -> None:
         """The run goes on as Ray alone."""
         self.active = False
-        self._spiller = None
-        self._waiting = []
+        self._state = _PrunerState()
 
     def _is_time_to_spill(self) -> bool:
         now = time.monotonic()
-        if now < self._retry_at:
+        if now < self._state.retry_at:
             return False
         # The last trials of a sweep wait for no others.
-        return now >= self._spill_at or self._spiller is None or not self._spiller.has_unfinished()
+        return (
+            now >= self._state.spill_at
+            or self._state.spiller is None
+            or not self._state.spiller.has_unfinished()
+        )
 
     @guarded
     def on_experiment_end(self, trials: list[Trial], **info: object) -> None:
         # Trials that were ended with the experiment stay in memory: for Ray's restore they are
         # unfinished, and the store must not say otherwise.
-        if self._spiller is not None:
+        if self._state.spiller is not None:
             self._try_to(self._spill_waiting)
-            self._try_to(self._spiller.close)
+            self._try_to(self._state.spiller.close)
         self._stop()
         if self.trim_slack_mib is not None:
             allocator.trim()
@@ -155,38 +170,39 @@ class TrialPruner(GuardCallback):
         try:
             act()
         except entry.disk_errors() as error:
-            where = self._spiller.store_path if self._spiller else self._directory()
+            where = self._state.spiller.store_path if self._state.spiller else self._directory()
             self.notices.warn(
                 "disk",
                 f"TrialPruner cannot write to {where} ({error}). Finished trials stay in memory "
                 "until it can; it goes on trying.",
             )
-            self._retry_at = time.monotonic() + self._retry_after
-            self._retry_after = min(2 * self._retry_after, _LONGEST_RETRY_S)
+            self._state.retry_at = time.monotonic() + self._state.retry_after
+            self._state.retry_after = min(2 * self._state.retry_after, _LONGEST_RETRY_S)
         else:
-            self._retry_after = _FIRST_RETRY_S
+            self._state.retry_after = _FIRST_RETRY_S
 
     def disable(self, error: Exception) -> None:
         super().disable(error)
         self._stop()
-        self.run.take_out()
+        if hasattr(self, "run"):
+            self.run.take_out()
 
     def _directory(self) -> Path:
         return self.spill_dir or self.run.store_directory()
 
     def _open(self) -> None:
-        self._spiller = self.run.open_spiller(self._directory(), self.notices)
+        self._state.spiller = self.run.open_spiller(self._directory(), self.notices)
 
     def _spill(self) -> None:
-        if self._spiller is None:
+        if self._state.spiller is None:
             self._open()
-            assert self._spiller is not None
-            self._waiting = self._spiller.finished()
-        spilled = self._spiller.spill(self._waiting)
-        self._waiting = []
+            assert self._state.spiller is not None
+            self._state.waiting = self._state.spiller.finished()
+        spilled = self._state.spiller.spill(self._state.waiting)
+        self._state.waiting = []
         if spilled.count:
-            self._spill_at = time.monotonic() + SPILL_EVERY_S
-            self._since_trim += spilled.count
+            self._state.spill_at = time.monotonic() + SPILL_EVERY_S
+            self._state.since_trim += spilled.count
             self.notices.again("disk")
         for trial, error in spilled.refused:
             self.notices.warn(
@@ -197,19 +213,23 @@ class TrialPruner(GuardCallback):
 
     def _spill_waiting(self) -> None:
         """What an error that ends the sweep has kept from being spilled."""
-        if self._waiting and self._spiller is not None and self._spiller.has_written:
-            self._spiller.spill(self._waiting)
+        if (
+            self._state.waiting
+            and self._state.spiller is not None
+            and self._state.spiller.has_written
+        ):
+            self._state.spiller.spill(self._state.waiting)
 
     def _maybe_trim(self) -> None:
         every = self.trim_every_trials
         if every is None or (
-            self._since_trim < every
-            and self._results_since_trim < every * _RESULTS_PER_TRIAL_OF_TRIM
+            self._state.since_trim < every
+            and self._state.results_since_trim < every * _RESULTS_PER_TRIAL_OF_TRIM
         ):
             return
-        self._since_trim = self._results_since_trim = 0
-        if self._spiller is not None:
-            self._spiller.release_shared()
+        self._state.since_trim = self._state.results_since_trim = 0
+        if self._state.spiller is not None:
+            self._state.spiller.release_shared()
         if self.trim_slack_mib is not None:
             slack = allocator.slack_bytes()
             if slack is None or slack > self.trim_slack_mib * 2**20:

@@ -620,14 +620,14 @@ def test_a_store_that_cannot_be_read_costs_the_report_not_the_sweep(
 
 def block_disk(guard: MemGuard) -> Any:
     """Make the guard's store full, as SQLite finds it when the disk is; returns the way back."""
-    connection = guard.pruner._spiller._installation.store._connection
+    connection = guard.pruner._state.spiller._installation.store._connection
     [pages] = connection.execute("PRAGMA page_count").fetchone()
     connection.execute(f"PRAGMA max_page_count={pages}")
     return lambda: connection.execute("PRAGMA max_page_count=1000000").fetchone()
 
 
 def make_read_only(guard: MemGuard) -> Any:
-    connection = guard.pruner._spiller._installation.store._connection
+    connection = guard.pruner._state.spiller._installation.store._connection
     connection.execute("PRAGMA query_only=1")
     return lambda: connection.execute("PRAGMA query_only=0").fetchone()
 
