@@ -7,13 +7,14 @@ import logging
 import pkgutil
 from collections import Counter
 from collections.abc import Callable, Iterator
-from json import dumps
+from json import dumps, loads
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from ray import tune
+from ray.train._internal.storage import _FilesystemSyncer
 from ray.tune.analysis import ExperimentAnalysis
 from ray.tune.execution import tune_controller
 from ray.tune.search.basic_variant import BasicVariantGenerator
@@ -25,6 +26,8 @@ from ray_tune_memguard import MemGuard, TrialPruner
 from ray_tune_memguard.adapter import contract
 from ray_tune_memguard.adapter.boundary import ENTRIES, Entry
 from ray_tune_memguard.adapter.contract import PrivateName
+from ray_tune_memguard.adapter.installation import installation_of
+from ray_tune_memguard.adapter.paths import calling_controller
 from ray_tune_memguard.adapter.serialization.trial_json import StateWriter
 from ray_tune_memguard.lazy.trial_list import SpilledTrials
 from ray_tune_memguard.store.trial_store import TrialStore
@@ -311,3 +314,44 @@ def test_what_finished_after_ray_went_on_alone_is_restored(
         str(result.config) for result in grid
     )
     assert opened.num_terminated == TRIALS
+
+
+class TakesOut(tune.Callback):
+    """Lets the run go on as Ray alone once three trials have finished, and looks what there is."""
+
+    def __init__(self) -> None:
+        self.kept: dict[str, Any] = {}
+
+    def on_step_end(self, iteration: int, trials: Any, **_: Any) -> None:
+        if self.kept or sum(trial.is_finished() for trial in trials) < 3:
+            return
+        controller: Any = calling_controller()
+        installation = installation_of(controller)
+        assert installation is not None
+        before = spilled(trials)
+        installation.take_out(controller)
+        self.kept = {
+            "spilled": before > 0,
+            "class": type(controller) is tune_controller.TuneController,
+            "list": type(controller._trials) is list and len(controller._trials) == len(trials),
+            "records": controller._trial_metadata.keys()
+            >= {trial.trial_id for trial in trials if trial.is_finished()},
+            "sets": set(trials) - controller._live_trials == controller._stopped_trials,
+            "syncer": type(controller._checkpoint_manager._storage.syncer) is _FilesystemSyncer,
+            "readable": all(trial.config for trial in controller._trials),
+        }
+
+    def __reduce__(self) -> Any:
+        return tune.Callback, ()
+
+
+def test_ray_goes_on_alone_with_everything_that_is_its_own(tmp_path: Path) -> None:
+    takes_out = TakesOut()
+    grid = sweep(tmp_path, [MemGuard(), takes_out])
+    assert takes_out.kept == dict.fromkeys(takes_out.kept, True)
+    assert len(takes_out.kept) == 7
+    assert len(grid) == TRIALS
+    [state_file] = Path(grid.experiment_path).glob("experiment_state-*.json")
+    state = loads(state_file.read_text())
+    assert len(state["trial_data"]) == TRIALS
+    assert state.keys() == {"trial_data", "runner_data", "stats"}
