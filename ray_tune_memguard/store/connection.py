@@ -81,14 +81,15 @@ def connect_to_read(path: Path) -> tuple[sqlite3.Connection, bool]:
             raise
     # Nobody writes it, and with read access alone SQLite refuses: there is a log to be read.
     copy = files.copy_privately(path)
-    connection = connect(copy)
     try:
-        connection.execute("PRAGMA locking_mode=EXCLUSIVE")
-        pragma(connection, "application_id")
-        _allow_reading_only(connection)
-    except BaseException:
-        connection.close()
-        raise
+        connection = connect(copy)
+        try:
+            connection.execute("PRAGMA locking_mode=EXCLUSIVE")
+            pragma(connection, "application_id")
+            _allow_reading_only(connection)
+        except BaseException:
+            connection.close()
+            raise
     finally:
         # It is read as long as it is open, and leaves nothing behind.
         shutil.rmtree(copy.parent, ignore_errors=True)

@@ -9,6 +9,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -49,6 +50,16 @@ def make_experiment(path: Path) -> TrialStore:
         spill(store, number)
     (path / f"experiment_state-{RUN}.json").write_text(with_pointer(STATE, store.path))
     return store
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_left_in_the_temporary_directory(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[None]:
+    directory = tmp_path_factory.mktemp("temporary")
+    monkeypatch.setattr(tempfile, "tempdir", str(directory))
+    yield
+    assert not list(directory.iterdir())
 
 
 @pytest.fixture

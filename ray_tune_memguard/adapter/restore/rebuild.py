@@ -10,7 +10,7 @@ import shutil
 import sqlite3
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -91,37 +91,38 @@ def rebuild(
         content.snapshot().save(store)
         store.set_metadata(experiment=ref.experiment.path, **{BUILT_FROM: state_file.version})
         store.finalize()
+        store.close()
+        built = TrialStore.open(store.path)
     is_permanent = store.path.parent == ref.directory
     for damage in damaged if is_permanent else ():
         # Kept for whoever wants to know what happened. The next search does not find it.
         with suppress(OSError):
             set_aside(damage.path)
-    store.close()
-    built = TrialStore.open(store.path)
-    if not is_permanent:
-        # It is read as long as it is open, and leaves nothing behind.
-        shutil.rmtree(store.path.parent, ignore_errors=True)
     return VerifiedStore(ref.experiment, built, load_snapshot(built))
 
 
 @contextmanager
 def _new_store(directory: Path | None, session: str) -> Iterator[TrialStore]:
     name = paths.store_name(session)
-    try:
-        if directory is None:
-            raise OSError("not a local directory")
-        store = TrialStore.create(directory, name)
-    except (OSError, sqlite3.OperationalError) as error:
-        # A read-only archive, say. The store then serves this process only.
-        elsewhere = Path(tempfile.mkdtemp(prefix="memguard-"))
-        logger.debug("The store is written to %s: %s", elsewhere, error)
-        store = TrialStore.create(elsewhere, name)
-    try:
-        yield store
-    except BaseException:
-        store.close()
-        remove(store.path)
-        raise
+    with ExitStack() as stack:
+        try:
+            if directory is None:
+                raise OSError("not a local directory")
+            store = TrialStore.create(directory, name)
+        except (OSError, sqlite3.OperationalError) as error:
+            # A read-only archive, say. The store then serves this process only: it is read as long
+            # as it is open, and leaves nothing behind.
+            elsewhere = Path(tempfile.mkdtemp(prefix="memguard-"))
+            stack.callback(shutil.rmtree, elsewhere, ignore_errors=True)
+            logger.debug("The store is written to %s: %s", elsewhere, error)
+            store = TrialStore.create(elsewhere, name)
+        try:
+            yield store
+        except BaseException:
+            with suppress(sqlite3.Error):
+                store.close()
+            remove(store.path)
+            raise
 
 
 @dataclass
