@@ -7,11 +7,12 @@ imported once the contract has said that its names are there.
 from __future__ import annotations
 
 import sqlite3
+import sys
 import time
 import weakref
 from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
+from types import FrameType, ModuleType
 from typing import TYPE_CHECKING, cast
 
 from ray_tune_memguard.adapter import contract
@@ -181,6 +182,41 @@ class RunHandle:
         experiment = getattr(trials[0], "local_experiment_path", None) if trials else None
         name = time.strftime(f"{kind}-%Y-%m-%d_%H-%M-%S{suffix}")
         return Path(experiment, ".memguard", name) if experiment else None
+
+
+def end_abandoned_runs(experiment_path: str) -> None:
+    """End the runs of an experiment that were left without their last hook.
+
+    A ``KeyboardInterrupt``, for example from a second Ctrl+C, leaves such a run in a process that
+    goes on, a notebook's: its trial store stays locked, and a restore could not read it.
+
+    Args:
+        experiment_path: of the experiment, in its file system.
+    """
+    for controller, jobs in list(_claims.items()):
+        storage = controller._storage
+        owner = jobs["spilling"]() if "spilling" in jobs else None
+        if (
+            owner is None
+            or storage is None
+            or str(storage.experiment_fs_path) != experiment_path
+            or _is_being_run(controller)
+        ):
+            continue
+        end = getattr(owner, "on_experiment_end", None)
+        if callable(end):
+            end(trials=controller._trials)
+
+
+def _is_being_run(controller: object) -> bool:
+    """Whether a thread is in one of the controller's methods."""
+    for frame in sys._current_frames().values():
+        caller: FrameType | None = frame
+        while caller is not None:
+            if caller.f_locals.get("self") is controller:
+                return True
+            caller = caller.f_back
+    return False
 
 
 def disk_errors() -> tuple[type[Exception], ...]:

@@ -95,6 +95,7 @@ VALUES: dict[str, tuple[Any, ...]] = {
         "SIGINT",
         "SIGTERM",
         "SIGKILL",
+        "Ctrl+C twice",
         "fail_fast",
         "stopped",
     ),
@@ -213,6 +214,8 @@ class Ends:
         elif end in KILLED:
             # The driver's files as they are when it dies.
             copied(self.path, self.path.with_name("killed"))
+        elif end == "Ctrl+C twice":
+            raise KeyboardInterrupt
         else:
             raise OwnError(end)
 
@@ -226,7 +229,7 @@ class OwnCallback(Callback):
             self.ends.at(end, trials)
 
     def on_step_end(self, trials: list[Trial], **_: Any) -> None:
-        for end in ("callback-on_step_end", "SIGINT", "SIGKILL"):
+        for end in ("callback-on_step_end", "SIGINT", "SIGKILL", "Ctrl+C twice"):
             self.ends.at(end, trials)
 
 
@@ -390,7 +393,7 @@ def outcome(case: Case, storage: Path, guarded: bool) -> Outcome:
     """Each result of the resumed sweep: number, status, score and error."""
     path = storage / "sweep"
     with _surroundings(case):
-        with contextlib.suppress(OwnError, TuneError):
+        with contextlib.suppress(OwnError, TuneError, KeyboardInterrupt):
             _run(case, path, guarded, Ends(case, path))
         if case.end in KILLED:
             path = storage / "killed" / "sweep"

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,10 +22,12 @@ REPORTED = Case(
     searcher="variants",
     resumed="errored-resumed",
 )
+# In a process that goes on, as a notebook's.
+INTERRUPTED = replace(REPORTED, end="Ctrl+C twice", checkpoints="0", resumed="default")
 
 
 @pytest.mark.latest_only
-@pytest.mark.parametrize("case", [REPORTED, *chosen_cases(20)], ids=str)
+@pytest.mark.parametrize("case", [REPORTED, INTERRUPTED, *chosen_cases(20)], ids=str)
 def test_each_trial_comes_back_once(
     case: Case, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

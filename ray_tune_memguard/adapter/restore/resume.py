@@ -13,6 +13,7 @@ from typing import Any
 from ray.tune import ResumeConfig
 
 from ray_tune_memguard.adapter.contract import Capabilities, emptied_by_rollback
+from ray_tune_memguard.adapter.handle import end_abandoned_runs
 from ray_tune_memguard.adapter.installation import Installation, installation_of
 from ray_tune_memguard.adapter.restore.apply import apply
 from ray_tune_memguard.adapter.restore.locate import Experiment, locate
@@ -43,7 +44,9 @@ def resume(
         is nothing to resume.
     """
     try:
-        found = verify_or_rebuild(locate(Experiment.of(controller), spill_dir))
+        experiment = Experiment.of(controller)
+        end_abandoned_runs(experiment.path)
+        found = verify_or_rebuild(locate(experiment, spill_dir))
         if found is None:
             return None
         restore_plan = plan(found, resume_config)
