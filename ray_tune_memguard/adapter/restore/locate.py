@@ -22,6 +22,7 @@ from ray_tune_memguard.adapter import paths
 from ray_tune_memguard.adapter.run.checkpoint import POINTER_KEY
 from ray_tune_memguard.store.errors import StoreError, is_locked
 from ray_tune_memguard.store.state_file import HEAD
+from ray_tune_memguard.store.state_reader import is_complete
 from ray_tune_memguard.store.trial_store import TrialStore
 
 if TYPE_CHECKING:
@@ -156,9 +157,11 @@ class StoreRef:
         ours the run goes on without it.
         """
         file = self.state_file
-        return (
-            file is not None and paths.run_of_store(store)[0] == file.run and file.pointer() is None
-        )
+        if file is None or paths.run_of_store(store)[0] != file.run or file.pointer() is not None:
+            return False
+        # The end of an incomplete file, where the pointer is, may be what is missing.
+        with self.experiment.filesystem.open_input_file(file.path) as content:
+            return is_complete(content)
 
 
 def locate(experiment: Experiment, spill_dir: Path | None = None) -> StoreRef:
