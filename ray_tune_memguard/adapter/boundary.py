@@ -9,7 +9,8 @@ exception that it should not raise.
   called it already, its result counts, and it is not called a second time.
 - :attr:`Policy.KEEP`: nothing is done; what was published last stays.
 - :attr:`Policy.TAKE_OUT`: what we have put in place for the run is taken out, and the run goes on
-  as Ray alone. Then Ray's own function is called, if there is one.
+  as Ray alone. Then Ray's own function is called, if there is one. If it cannot be taken out, for
+  the store cannot be read, it stays, and nothing is done.
 
 The user gets one warning for each entry and run; further occurrences are not logged.
 
@@ -111,7 +112,9 @@ class Entry:
             if self.policy is Policy.KEEP:
                 return None
             if self.policy is Policy.TAKE_OUT:
-                self._leave(args[0], failed)
+                # What is in place has spilled trials that Ray's own function would leave out.
+                if not self._leave(args[0], failed):
+                    return None
             elif rays.returned:
                 return rays.result
             return original(*args, **kwargs)
@@ -144,13 +147,16 @@ class Entry:
         )
         logger.debug("%s", self.name, exc_info=error)
 
-    def _leave(self, owner: Any, error: Exception) -> None:
+    def _leave(self, owner: Any, error: Exception) -> bool:
+        """Whether what is in place for the run is taken out now."""
         if self._take_out is not None:
             try:
                 self._take_out(owner, error)
             except Exception as another:
                 # What is in place stays: it holds all trials, and is still whole on disk.
                 logger.debug("%s cannot be taken out", self.name, exc_info=another)
+                return False
+        return True
 
 
 #: All entries, by name.

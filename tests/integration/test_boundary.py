@@ -26,8 +26,9 @@ from ray_tune_memguard import MemGuard, TrialPruner
 from ray_tune_memguard.adapter import contract
 from ray_tune_memguard.adapter.boundary import ENTRIES, Entry
 from ray_tune_memguard.adapter.contract import PrivateName
-from ray_tune_memguard.adapter.installation import installation_of
+from ray_tune_memguard.adapter.installation import Installation, installation_of
 from ray_tune_memguard.adapter.paths import calling_controller
+from ray_tune_memguard.adapter.run import spiller
 from ray_tune_memguard.adapter.serialization.trial_json import StateWriter
 from ray_tune_memguard.lazy.trial_list import SpilledTrials
 from ray_tune_memguard.store.trial_store import TrialStore
@@ -179,6 +180,75 @@ def test_an_unexpected_error_changes_nothing(
     told = [r.getMessage() for r in caplog.records if "a bug of ours" in r.getMessage()]
     # How often hooks that measure are called is up to the clock.
     assert len(told) == 1 or (when == "later" and not told)
+
+
+def test_a_run_that_cannot_be_taken_out_loses_no_trial(
+    tmp_path: Path, by_ray_alone: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Memory is short: checkpoints fail, and the spilled trials cannot be read back either."""
+    entry = ENTRIES["TuneController.save_to_dir"]
+    ours = entry.ours
+    called = 0
+
+    def breaks(*args: Any) -> Any:
+        nonlocal called
+        called += 1
+        if called > 1:
+            raise MemoryError
+        return ours(*args)
+
+    def fails(*_: Any) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(entry, "ours", breaks)
+    monkeypatch.setattr(Installation, "take_out", fails)
+    found = outcome(tmp_path, [MemGuard()])
+    assert called > 2
+    assert found == by_ray_alone
+
+
+class Opaque:
+    """Can be pickled, and not unpickled while the first checkpoint is compared with Ray's."""
+
+    is_compared = False
+
+    def __deepcopy__(self, _: Any) -> Opaque:
+        return self
+
+    def __reduce__(self) -> Any:
+        return unpickled, ()
+
+
+def unpickled() -> Opaque:
+    if Opaque.is_compared:
+        raise RuntimeError("only where there is a GPU")
+    return Opaque()
+
+
+def test_what_cannot_be_unpickled_in_the_driver_is_spilled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    compare = spiller.difference
+
+    def difference(*args: Any) -> str | None:
+        monkeypatch.setattr(Opaque, "is_compared", True)
+        try:
+            return compare(*args)
+        finally:
+            monkeypatch.setattr(Opaque, "is_compared", False)
+
+    monkeypatch.setattr(spiller, "difference", difference)
+    space = {**search_space(), "opaque": tune.sample_from(lambda _: Opaque())}
+    grid = sweeps.fit(
+        make_trainable(1, 0),
+        tmp_path,
+        [MemGuard()],
+        samples=TRIALS,
+        space=space,
+        tune_config={"metric": METRIC, "mode": MODE},
+    )
+    assert spilled(grid._experiment_analysis.trials) == TRIALS
+    assert not said(caplog, "unexpected error")
 
 
 def said(caplog: pytest.LogCaptureFixture, words: str) -> list[str]:

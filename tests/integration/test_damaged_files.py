@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import shutil
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,7 @@ from ray.tune import Tuner
 
 from benchmarks.problem import METRIC
 from benchmarks.simulated import install_simulated_actors
-from ray_tune_memguard import MemGuard
+from ray_tune_memguard import MemGuard, open_experiment
 from tests.integration import resumed_sweeps
 from tests.integration.test_restore import At, Counted, copied, forget_staging, interrupt
 
@@ -166,6 +167,25 @@ def test_a_damaged_row_costs_its_own_trial_only(
     assert numbers == list(range(SAMPLES))
     assert {0, 1, 3}.isdisjoint(ran)
     assert 2 in ran
+
+
+def test_a_damaged_row_costs_no_other_trial_its_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They were not uploaded: the killed driver's staging directory alone has them."""
+    monkeypatch.setenv("TUNE_GLOBAL_CHECKPOINT_S", "1000")
+    path = begin(tmp_path, "own", is_killed=True, guarded=True)
+    [store] = path.glob(".memguard/trials-*.sqlite")
+    connection = sqlite3.connect(store, isolation_level=None)
+    connection.execute("UPDATE trial SET settled_at = 0 WHERE seq = 2")
+    [(staging,)] = connection.execute("SELECT value FROM meta WHERE key = 'staging'").fetchall()
+    elsewhere = tmp_path / "staging"
+    shutil.copytree(staging, elsewhere)
+    connection.execute("UPDATE meta SET value = ? WHERE key = 'staging'", (str(elsewhere),))
+    connection.close()
+    resume(path, "own")
+    frames = [result.metrics_dataframe for result in open_experiment(str(path))]
+    assert [len(frame) for frame in frames] == [1] * SAMPLES
 
 
 def test_without_a_copy_of_tuner_pkl_it_says_how_to_go_on(

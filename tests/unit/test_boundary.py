@@ -99,9 +99,11 @@ def test_taking_out_comes_before_rays_own() -> None:
     assert calls == ["out", "word"]
 
 
-def test_what_cannot_be_taken_out_ends_nothing() -> None:
+def test_what_cannot_be_taken_out_ends_nothing_and_stays() -> None:
+    """Ray's own function would write an experiment without the spilled trials."""
     entry = Entry("entry", Policy.TAKE_OUT, lambda rays, text: 1 / 0, lambda text, error: 1 / 0)
-    assert entry.in_place_of(rays)("word") == "Ray's word"
+    assert entry.in_place_of(rays)("word") is None
+    assert calls == []
     assert entry.on_its_own()("word", "text") is None
 
 

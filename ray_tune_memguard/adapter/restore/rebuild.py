@@ -31,7 +31,7 @@ from ray_tune_memguard.adapter.serialization.state_record import reported_in_rec
 from ray_tune_memguard.lazy.interfaces import FINISHED
 from ray_tune_memguard.lazy.summaries import TrialSummaryIndex
 from ray_tune_memguard.notices import logger
-from ray_tune_memguard.store.errors import StoreError
+from ray_tune_memguard.store.errors import StoreError, damage_as_store_error
 from ray_tune_memguard.store.files import remove, set_aside
 from ray_tune_memguard.store.snapshot import Snapshot
 from ray_tune_memguard.store.state_reader import StateReader
@@ -217,9 +217,12 @@ def _take_over(
 ) -> None:
     """Add what these stores have and the state file lacks, and log what was found."""
     in_state_file = {id_ for id_, status in content.statuses.items() if status in FINISHED}
-    newest = _snapshot_in(damaged[0].path)
+    newest, staging = _snapshot_and_staging_in(damaged[0].path)
     if newest is not None:
         content.go_on_to(newest)
+    if staging is not None:
+        # Files of trials may be there and nowhere else.
+        store.set_metadata(staging=staging)
     read: set[str] = set()
     position = len(content.statuses)
     later = 0
@@ -258,15 +261,18 @@ def _take_over(
     )
 
 
-def _snapshot_in(damaged: Path) -> Snapshot | None:
-    """The last snapshot in a damaged store, if it is intact."""
+def _snapshot_and_staging_in(damaged: Path) -> tuple[Snapshot | None, str | None]:
+    """What is intact in a damaged store of its last snapshot and its run's staging directory."""
     try:
         store = TrialStore.open(damaged)
     except StoreError:
-        return None
+        return None, None
+    snapshot = staging = None
     try:
-        return load_snapshot(store)
-    except StoreError:
-        return None
+        with suppress(StoreError):
+            snapshot = load_snapshot(store)
+        with suppress(StoreError), damage_as_store_error():
+            staging = store.get_metadata("staging")
     finally:
         store.close()
+    return snapshot, staging

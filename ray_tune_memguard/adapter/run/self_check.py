@@ -57,7 +57,12 @@ def _of_trials(installation: Installation) -> str | None:
             continue
         ours = installation.codec.json_state(trial)
         for part, mine, rays in zip(("state", "metadata"), ours, with_rays, strict=True):
-            where = _differs(decode(mine), decode(rays))
+            try:
+                where = _differs(decode(mine), decode(rays))
+            except Exception:
+                # The user's config or result holds an object that cannot be unpickled here, as
+                # Ray's text of it cannot.
+                continue
             if where is not None:
                 return f"the {part} of trial {trial} is not written as Ray writes it ({where})"
     return None
