@@ -47,7 +47,8 @@ def grows(config: dict[str, Any]) -> None:
 def what_came(grid: Any) -> list[dict[str, Any]]:
     return [
         {
-            "hog": result.config["hog"],
+            # A trial that is killed before its first report has no config there.
+            "hog": (result.config or {}).get("hog", 0),
             "error": type(result.error).__name__ if result.error else None,
             "text": str(result.error or ""),
         }
