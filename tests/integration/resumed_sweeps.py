@@ -375,6 +375,8 @@ def _surroundings(case: Case) -> Iterator[None]:
         "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
         "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     }
+    # A trial that restarts gets a new id, which must be its own.
+    sweeps.let_ray_number_trials()
     with (
         mock.patch.dict(os.environ, environment),
         mock.patch.object(tune_controller, "RayActorManager", ActorManager),

@@ -22,6 +22,7 @@ from ray.tune.search.basic_variant import BasicVariantGenerator
 
 SEED = 7
 _create_trial_if_possible = SearchGenerator.create_trial_if_possible
+_generate_id = vars(Trial)["generate_id"]
 SPACE = {
     "a": tune.uniform(0.0, 1.0),
     "b": tune.loguniform(1e-4, 1.0),
@@ -158,6 +159,12 @@ def number_trials_anew() -> None:
 
     Trial.generate_id = classmethod(lambda cls: f"id{made:05d}")
     SearchGenerator.create_trial_if_possible = create
+
+
+def let_ray_number_trials() -> None:
+    """Undo :func:`number_trials_anew`: it gives trials that no searcher makes the same id."""
+    Trial.generate_id = _generate_id
+    SearchGenerator.create_trial_if_possible = _create_trial_if_possible
 
 
 def fit(
