@@ -7,15 +7,14 @@ imported once the contract has said that its names are there.
 from __future__ import annotations
 
 import sqlite3
-import sys
 import time
 import weakref
 from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType, ModuleType
+from types import ModuleType
 from typing import TYPE_CHECKING, cast
 
-from ray_tune_memguard.adapter import contract
+from ray_tune_memguard.adapter import claims, contract
 from ray_tune_memguard.adapter.contract import Capabilities
 from ray_tune_memguard.notices import Notices
 
@@ -26,12 +25,6 @@ if TYPE_CHECKING:
 
     from ray_tune_memguard.adapter.run.spiller import Spiller
     from ray_tune_memguard.adapter.seam import Controller
-
-# By controller: which callback of ours does which job, so that two callbacks do not both do it.
-# Weakly, because a callback refers to the controller.
-_claims: weakref.WeakKeyDictionary[Controller, dict[str, weakref.ref[object]]] = (
-    weakref.WeakKeyDictionary()
-)
 
 
 class RunHandle:
@@ -77,12 +70,7 @@ class RunHandle:
     def claim(self, job: str, owner: object) -> bool:
         """Whether ``owner`` is the one that does ``job`` in this run: the first to ask is."""
         controller = self.controller
-        if controller is None:
-            return True
-        jobs = _claims.setdefault(controller, {})
-        if job not in jobs or jobs[job]() is None:
-            jobs[job] = weakref.ref(owner)
-        return jobs[job]() is owner
+        return controller is None or claims.claim(controller, job, owner)
 
     def is_spilling(self) -> bool:
         """Whether finished trials of the run are spilled."""
@@ -182,41 +170,6 @@ class RunHandle:
         experiment = getattr(trials[0], "local_experiment_path", None) if trials else None
         name = time.strftime(f"{kind}-%Y-%m-%d_%H-%M-%S{suffix}")
         return Path(experiment, ".memguard", name) if experiment else None
-
-
-def end_abandoned_runs(experiment_path: str) -> None:
-    """End the runs of an experiment that were left without their last hook.
-
-    A ``KeyboardInterrupt``, for example from a second Ctrl+C, leaves such a run in a process that
-    goes on, a notebook's: its trial store stays locked, and a restore could not read it.
-
-    Args:
-        experiment_path: of the experiment, in its file system.
-    """
-    for controller, jobs in list(_claims.items()):
-        storage = controller._storage
-        owner = jobs["spilling"]() if "spilling" in jobs else None
-        if (
-            owner is None
-            or storage is None
-            or str(storage.experiment_fs_path) != experiment_path
-            or _is_being_run(controller)
-        ):
-            continue
-        end = getattr(owner, "on_experiment_end", None)
-        if callable(end):
-            end(trials=controller._trials)
-
-
-def _is_being_run(controller: object) -> bool:
-    """Whether a thread is in one of the controller's methods."""
-    for frame in sys._current_frames().values():
-        caller: FrameType | None = frame
-        while caller is not None:
-            if caller.f_locals.get("self") is controller:
-                return True
-            caller = caller.f_back
-    return False
 
 
 def disk_errors() -> tuple[type[Exception], ...]:

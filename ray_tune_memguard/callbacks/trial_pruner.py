@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from ray_tune_memguard import options as opt
 from ray_tune_memguard.adapter import handle as entry
+from ray_tune_memguard.adapter.claims import SPILLING
 from ray_tune_memguard.callbacks.base import GuardCallback, guarded
 from ray_tune_memguard.system import allocator
 
@@ -99,7 +100,7 @@ class TrialPruner(GuardCallback):
 
     def begin(self) -> None:
         self._state = _PrunerState()
-        if not self.run.claim("spilling", self):
+        if not self.run.claim(SPILLING, self):
             self.active = False
             self.notices.remark(
                 "second", "Another TrialPruner is already active; this instance is disabled."

@@ -12,8 +12,8 @@ from typing import Any
 
 from ray.tune import ResumeConfig
 
+from ray_tune_memguard.adapter.claims import end_abandoned_runs
 from ray_tune_memguard.adapter.contract import Capabilities, emptied_by_rollback
-from ray_tune_memguard.adapter.handle import end_abandoned_runs
 from ray_tune_memguard.adapter.installation import Installation, installation_of
 from ray_tune_memguard.adapter.restore.apply import apply
 from ray_tune_memguard.adapter.restore.locate import Experiment, locate

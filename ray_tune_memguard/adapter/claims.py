@@ -1,0 +1,61 @@
+"""Which callback does which job in a run, so that two callbacks do not both do it."""
+
+from __future__ import annotations
+
+import sys
+import weakref
+from types import FrameType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ray_tune_memguard.adapter.seam import Controller
+
+#: The job of the callback that spills trials.
+SPILLING = "spilling"
+# By controller and job. Weakly, because a callback refers to the controller.
+_jobs: weakref.WeakKeyDictionary[Controller, dict[str, weakref.ref[object]]] = (
+    weakref.WeakKeyDictionary()
+)
+
+
+def claim(controller: Controller, job: str, owner: object) -> bool:
+    """Whether ``owner`` does ``job`` in the run of ``controller``: the first to ask does."""
+    jobs = _jobs.setdefault(controller, {})
+    if job not in jobs or jobs[job]() is None:
+        jobs[job] = weakref.ref(owner)
+    return jobs[job]() is owner
+
+
+def end_abandoned_runs(experiment_path: str) -> None:
+    """End the runs of an experiment that were left without their last hook.
+
+    A ``KeyboardInterrupt``, for example from a second Ctrl+C, leaves such a run in a process that
+    goes on, a notebook's: its trial store stays locked, and a restore could not read it.
+
+    Args:
+        experiment_path: of the experiment, in its file system.
+    """
+    for controller, jobs in list(_jobs.items()):
+        storage = controller._storage
+        owner = jobs[SPILLING]() if SPILLING in jobs else None
+        if (
+            owner is None
+            or storage is None
+            or str(storage.experiment_fs_path) != experiment_path
+            or _is_being_run(controller)
+        ):
+            continue
+        end = getattr(owner, "on_experiment_end", None)
+        if callable(end):
+            end(trials=controller._trials)
+
+
+def _is_being_run(controller: object) -> bool:
+    """Whether a thread is in one of the controller's methods."""
+    for frame in sys._current_frames().values():
+        caller: FrameType | None = frame
+        while caller is not None:
+            if caller.f_locals.get("self") is controller:
+                return True
+            caller = caller.f_back
+    return False
