@@ -16,6 +16,7 @@ from ray.tune import Tuner
 from benchmarks.problem import METRIC
 from benchmarks.simulated import install_simulated_actors
 from ray_tune_memguard import MemGuard, open_experiment
+from ray_tune_memguard.store.trial_store import TrialStore
 from tests.integration import resumed_sweeps
 from tests.integration.test_restore import At, Counted, copied, forget_staging, interrupt
 
@@ -132,6 +133,10 @@ def resume(path: Path, searcher: str) -> tuple[list[int], list[int]] | str:
     return sorted(result.config.get("number", -1) for result in grid), sorted(ran)
 
 
+def no_room(*_: Any) -> None:
+    raise sqlite3.OperationalError("database or disk is full")
+
+
 @pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.parametrize("pattern", FILES)
 def test_a_restore_with_a_damaged_file(
@@ -186,6 +191,25 @@ def test_a_damaged_row_costs_no_other_trial_its_files(
     resume(path, "own")
     frames = [result.metrics_dataframe for result in open_experiment(str(path))]
     assert [len(frame) for frame in frames] == [1] * SAMPLES
+
+
+@pytest.mark.parametrize("searcher", ["own", "variants"])
+def test_no_room_for_a_new_store_costs_no_trial(
+    tmp_path: Path, searcher: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The store knows trials that finished after the last experiment checkpoint."""
+    monkeypatch.setenv("TUNE_GLOBAL_CHECKPOINT_S", "1000")
+    path = begin(tmp_path, searcher, is_killed=True, guarded=True)
+    trials = open_experiment(str(path))._experiment_analysis.trials
+    finished = {trial.config["number"] for trial in trials if trial.is_finished()}
+    assert len(finished) >= SAMPLES // 2
+    with monkeypatch.context() as patch:
+        patch.setattr(TrialStore, "create", no_room)
+        numbers, ran = resume(path, searcher)
+    assert numbers == list(range(SAMPLES))
+    assert finished.isdisjoint(ran)
+    # The run without a store is the newest one, and has all trials as well.
+    assert resume(path, searcher) == (list(range(SAMPLES)), [])
 
 
 def test_without_a_copy_of_tuner_pkl_it_says_how_to_go_on(

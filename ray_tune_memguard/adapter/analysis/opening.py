@@ -9,6 +9,7 @@ import os
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 from pyarrow.fs import FileSystem, LocalFileSystem
 from ray.tune import ResumeConfig
@@ -18,6 +19,7 @@ from ray.tune.experiment import Trial
 from ray.tune.impl.tuner_internal import TunerInternal
 
 from ray_tune_memguard.adapter import contract, paths
+from ray_tune_memguard.adapter.installation import installation_of
 from ray_tune_memguard.adapter.restore import resume as restoring
 from ray_tune_memguard.adapter.restore.locate import Experiment, locate
 from ray_tune_memguard.adapter.restore.opened import open_trials
@@ -27,6 +29,9 @@ from ray_tune_memguard.notices import Notices, logger
 from ray_tune_memguard.store.errors import is_locked
 from ray_tune_memguard.store.snapshot import Snapshot
 from ray_tune_memguard.store.trial_store import TrialStore
+
+if TYPE_CHECKING:
+    from ray_tune_memguard.adapter.seam import Controller
 
 
 def load_trials(
@@ -73,16 +78,18 @@ def resume(
     pruners = [getattr(callback, "prunes", None) for callback in controller._callbacks._callbacks]
     pruner = next((pruner for pruner in pruners if pruner is not None), None)
     capabilities = contract.probe(controller)
-    installation = None
-    if pruner is not None and contract.RESUME in capabilities:
-        installation = restoring.resume(
+    if (
+        pruner is None
+        or contract.RESUME not in capabilities
+        or not restoring.resume(
             controller, resume_config, pruner.spill_dir, capabilities, Notices()
         )
-    if installation is None:
+    ):
         original(controller, resume_config)
         return
+    installation = installation_of(cast("Controller", controller))
     tuner = paths.calling(TunerInternal)
-    if tuner is not None:
+    if installation is not None and tuner is not None:
         _lighten(tuner, installation.replaces)
 
 

@@ -66,7 +66,7 @@ def apply(
     codec = TrialStateCodec(
         controller._storage, prepare=_preparation(controller._placeholder_resolvers)
     )
-    controller.__setstate__(plan.runner_data)
+    controller.__setstate__(dict(plan.runner_data))  # Ray takes keys out of it.
     returning = _make_trials(plan, found, controller, codec)
     _restore_algorithms(found, controller)
     fetched = _fetch_trial_files(plan, found, controller)
@@ -92,6 +92,36 @@ def apply(
     if found.is_owned():
         installation.replaces = found.store.path
     return installation
+
+
+def apply_in_memory(
+    plan: RestorePlan,
+    found: VerifiedStore,
+    controller: Any,
+    resume_config: ResumeConfig,
+    capabilities: Capabilities,
+) -> None:
+    """Give the controller what the plan says, but with all trials in memory, as Ray does.
+
+    It needs no new trial store. Trials that finished after the last experiment checkpoint are among
+    them, which the experiment state file does not know.
+
+    Args: see :func:`apply`.
+
+    Raises:
+        Exception: whatever Ray raises. The controller may have some of the trials.
+    """
+    controller.__setstate__(dict(plan.runner_data))  # Ray takes keys out of it.
+    records = [
+        entry.state_record or list(json.loads(found.store.state_record(entry.trial_id)))
+        for entry in plan.entries
+    ]
+    trials = controller._restore_trials({"trial_data": records})
+    _restore_algorithms(found, controller)
+    _fetch_trial_files(plan, found, controller)
+    controller._requeue_restored_trials(trials, resume_config)
+    if SEARCHER_CATCH_UP in capabilities:
+        catch_up(controller, plan.unsnapshotted, found.snapshot.creation_count)
 
 
 def _make_trials(

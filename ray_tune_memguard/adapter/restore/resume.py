@@ -1,7 +1,8 @@
 """Resuming a run: ``locate → verify (or rebuild) → plan → apply``.
 
 The trial store has what finished after the last experiment checkpoint as well. Such trials do not
-run again; the searcher, whose state is that of the checkpoint, is told of them.
+run again; the searcher, whose state is that of the checkpoint, is told of them. If no new store can
+be written, all trials are resumed in memory.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from ray.tune import ResumeConfig
 
 from ray_tune_memguard.adapter.claims import end_abandoned_runs
 from ray_tune_memguard.adapter.contract import Capabilities, emptied_by_rollback
-from ray_tune_memguard.adapter.installation import Installation, installation_of
-from ray_tune_memguard.adapter.restore.apply import apply
+from ray_tune_memguard.adapter.installation import installation_of
+from ray_tune_memguard.adapter.restore.apply import apply, apply_in_memory
 from ray_tune_memguard.adapter.restore.locate import Experiment, locate
 from ray_tune_memguard.adapter.restore.plan import plan
 from ray_tune_memguard.adapter.restore.rebuild import verify_or_rebuild
@@ -29,7 +30,7 @@ def resume(
     spill_dir: Path | None,
     capabilities: Capabilities,
     notices: Notices,
-) -> Installation | None:
+) -> bool:
     """Do what ``TuneController.resume`` does, with finished trials left on disk.
 
     Args:
@@ -40,24 +41,32 @@ def resume(
         notices: where warnings go.
 
     Returns:
-        What is in place in the run; None if Ray's own method is to be called. It also says if there
-        is nothing to resume.
+        Whether the run is resumed. Otherwise Ray's own method is to be called, which also says if
+        there is nothing to resume.
     """
     try:
         experiment = Experiment.of(controller)
         end_abandoned_runs(experiment.path)
         found = verify_or_rebuild(locate(experiment, spill_dir))
         if found is None:
-            return None
+            return False
         restore_plan = plan(found, resume_config)
         # The callbacks that do so are set up only when the run is resumed.
         show_lines()
         logger.info(
             "Restoring the run from the trial store %s: %s.", found.store.path, restore_plan
         )
-        installation = apply(
-            restore_plan, found, controller, resume_config, spill_dir, capabilities, notices
-        )
+        try:
+            apply(restore_plan, found, controller, resume_config, spill_dir, capabilities, notices)
+        except Exception as error:
+            _roll_back(controller)
+            logger.warning(
+                "The run cannot be resumed with its finished trials on disk (%r). All trials are "
+                "resumed in memory instead, and spilled as soon as that is possible.",
+                error,
+                exc_info=_is_unexpected(error),
+            )
+            apply_in_memory(restore_plan, found, controller, resume_config, capabilities)
         found.close()
     except Exception as error:
         # Ray's own answer to an error here is to begin the experiment from scratch.
@@ -67,10 +76,14 @@ def resume(
             "experiment state file: trials that finished after the last experiment checkpoint run "
             "again.",
             error,
-            exc_info=not isinstance(error, (OSError, sqlite3.Error, StoreError)),
+            exc_info=_is_unexpected(error),
         )
-        return None
-    return installation
+        return False
+    return True
+
+
+def _is_unexpected(error: Exception) -> bool:
+    return not isinstance(error, (OSError, sqlite3.Error, StoreError))
 
 
 def _roll_back(controller: Any) -> None:
