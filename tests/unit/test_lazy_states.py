@@ -38,9 +38,9 @@ class Result:
         self.state = plain_state(trial)
 
 
-def plain_state(trial: Any) -> bytes:
-    # A pickle: equal by value, whatever objects it consists of.
-    return pickle.dumps({name: vars(trial)[name] for name in sorted(vars(trial))})
+def plain_state(trial: Any) -> str:
+    # Equal by value, whatever objects it consists of; a pickle tells equal objects from the same.
+    return repr({name: vars(trial)[name] for name in sorted(vars(trial))})
 
 
 def pickled_and_read(value: Any) -> Any:
@@ -85,7 +85,7 @@ class ListOfTrials(Spilling):
         self.plain: list[Any] = []
         #: Trials that were spilled once, ever: these cannot be spilled again.
         self.spilled: set[str] = set()
-        self.frozen: list[tuple[LazyTrialSequence[Any, Any], list[bytes]]] = []
+        self.frozen: list[tuple[LazyTrialSequence[Any, Any], list[str]]] = []
 
     def some(self, number: int) -> Any:
         return self.plain[number % len(self.plain)]
@@ -257,7 +257,7 @@ class LazyTrial(Spilling):
             self.trials.append(trial)
         for trial in [*self.others, self.held]:
             self.spill_one(trial)
-        self.results: list[tuple[LazyTrialSequence[Any, Any], bytes]] = []
+        self.results: list[tuple[LazyTrialSequence[Any, Any], str]] = []
 
     @property
     def lazy(self) -> Any:
