@@ -1,4 +1,4 @@
-"""MemGuard: the callbacks of this package composed, with defaults that suit most sweeps."""
+"""MemGuard: the callbacks of this package combined, with defaults for most experiments."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ray_tune_memguard.callbacks.trial_pruner import TrialPruner
 if TYPE_CHECKING:
     from ray.tune.experiment import Trial
 
-# Where nothing happens, measurements are looked after this often.
+# While no trial finishes, the reporter and the tracker are called this often.
 _MEASURE_EVERY_S = 0.02
 
 
@@ -25,13 +25,30 @@ class MemGuard(GuardCallback):
 
         tune.Tuner(train_fn, run_config=tune.RunConfig(callbacks=[MemGuard()]))
 
-    or, without a change of code, ``RAY_TUNE_CALLBACKS=ray_tune_memguard.MemGuard``. It is a
+    or, without a change of code, ``RAY_TUNE_CALLBACKS=ray_tune_memguard.MemGuard``. It combines a
     :class:`TrialPruner`, a :class:`RssReporter`, an :class:`ObjectGrowthTracker` and an
-    :class:`OomSurvival`; see there for what each argument means, its default with the reason, and
-    its environment variable.
+    :class:`OomSurvival`, whose pages describe the arguments and their environment variables.
+
+    Args:
+        every_trials: finished trials between two RSS lines (:class:`RssReporter`).
+        every_seconds: seconds without an RSS line after which one is logged (:class:`RssReporter`).
+        spill_dir: directory for the trial stores (:class:`TrialPruner`).
+        trim_every_trials: spilled trials between two checks of slack (:class:`TrialPruner`).
+        trim_slack_mib: MiB of slack above which it is returned (:class:`TrialPruner`).
+        sample_every_trials: finished trials between two samples (:class:`ObjectGrowthTracker`).
+        growth_budget: share of the wall-clock time for samples (:class:`ObjectGrowthTracker`).
+        survive_oom: whether the run survives Ray's memory monitor (:class:`OomSurvival`).
 
     Raises:
         ValueError, TypeError: an argument, or its environment variable, is not allowed.
+
+    Example:
+        >>> from ray import tune
+        >>> from ray_tune_memguard import MemGuard
+        >>> config = tune.RunConfig(callbacks=[MemGuard(every_trials=500)])
+        >>> MemGuard(every_trials=0)
+        Traceback (most recent call last):
+        ValueError: every_trials must be a whole number of at least 1, or None; got 0
     """
 
     def __init__(
@@ -54,7 +71,7 @@ class MemGuard(GuardCallback):
             sample_every_trials=sample_every_trials, growth_budget=growth_budget
         )
         self.survival = OomSurvival(survive_oom=survive_oom)
-        # In this order: what is reported is what is left after spilling.
+        # The order matters: RSS is reported after spilling.
         self._parts: tuple[GuardCallback, ...] = (
             self.pruner,
             self.reporter,
@@ -86,7 +103,7 @@ class MemGuard(GuardCallback):
 
     @guarded
     def on_step_begin(self, iteration: int, trials: list[Trial], **info: object) -> None:
-        # Only the first step of a sweep has something new for them.
+        # The parts use only the first step of a run.
         if not self._has_begun:
             self._has_begun = True
             for part in self._parts:
@@ -95,7 +112,7 @@ class MemGuard(GuardCallback):
     @guarded
     def on_step_end(self, iteration: int, trials: list[Trial], **info: object) -> None:
         self.pruner.on_step_end(iteration=iteration, trials=trials, **info)
-        # Most steps end no trial, and come too soon after the last one for a report or a look.
+        # Most steps end no trial, and come too soon for another report or sample.
         now = time.monotonic()
         is_time = now >= self._measure_at
         if is_time or self._has_news:
@@ -122,7 +139,7 @@ class MemGuard(GuardCallback):
     def on_trial_complete(
         self, iteration: int, trials: list[Trial], trial: Trial, **info: object
     ) -> None:
-        # The pruner sees for itself what is finished.
+        # The pruner reads finished trials from the controller.
         self._has_news = True
         self.reporter.on_trial_complete(iteration, trials, trial, **info)
         self.tracker.on_trial_complete(iteration, trials, trial, **info)

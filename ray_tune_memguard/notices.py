@@ -1,4 +1,4 @@
-"""Messages to the user: each once a run, through the logger of this package."""
+"""Logs messages to the user, each once a run, with the logger ``ray_tune_memguard``."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def show_lines() -> None:
 
 
 class Notices:
-    """Warnings and remarks of one run. A repeated one is not logged."""
+    """The messages of one run. A repeated message of a topic is not logged."""
 
     def __init__(self) -> None:
         self._said: set[str] = set()
@@ -31,7 +31,7 @@ class Notices:
         self._say(topic, message, logging.INFO)
 
     def again(self, topic: str) -> None:
-        """The cause of a message is gone: if it returns, the message is logged again."""
+        """Log the next message of this topic again, because its cause has ended."""
         self._said.discard(topic)
 
     def _say(self, topic: str, message: str, level: int) -> None:

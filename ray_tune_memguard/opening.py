@@ -1,4 +1,4 @@
-"""Opening an experiment of any size in little memory, with or without MemGuard in its runs."""
+"""Opens experiments of any size in little memory, also those that ran without MemGuard."""
 
 from __future__ import annotations
 
@@ -19,25 +19,32 @@ def open_experiment(
     mode: str | None = None,
     storage_filesystem: FileSystem | None = None,
 ) -> ResultGrid:
-    """Open an experiment; each of its results is read from disk when it is asked for.
+    """Open an experiment, and read each of its results from disk on access.
 
-    An experiment that ran without MemGuard is read once, with a progress bar, and gets a trial
-    store (``.memguard/`` in its directory; where that cannot be written, a temporary one for this
-    process). From then on ``Tuner.restore(path, ...).get_results()``, ``ExperimentAnalysis(path)``
-    and this function open it at once, and ``Tuner.restore(path, ...).fit()`` goes on from it
-    without loading what is finished. Nothing of Ray's own files is changed.
+    If the experiment ran without MemGuard, this function reads it once, with a progress bar, and
+    builds a trial store in ``.memguard/`` in its directory, or a temporary one for this process if
+    that directory cannot be written. Afterwards ``Tuner.restore(path, ...).get_results()``,
+    ``ExperimentAnalysis(path)`` and this function open it without reading all trials, and
+    ``Tuner.restore(path, ...).fit()`` resumes it without loading finished trials. Ray's own files
+    do not change.
 
     Args:
-        path: The experiment's directory, or its URI (``s3://…``).
-        metric: The metric that ``get_best_result()`` uses unless it is given one.
-        mode: ``"min"`` or ``"max"``, which ``get_best_result()`` uses likewise.
-        storage_filesystem: As for :meth:`ray.tune.Tuner.restore`.
+        path: the experiment's directory, or its URI (``s3://…``).
+        metric: the default metric of ``get_best_result()``.
+        mode: the default mode of ``get_best_result()``, ``"min"`` or ``"max"``.
+        storage_filesystem: the file system of ``path``, as for :meth:`ray.tune.Tuner.restore`.
 
     Returns:
         Ray's own ``ResultGrid``.
 
     Raises:
-        ValueError: ``mode`` is neither of these, or there is no experiment at ``path``.
+        ValueError: ``mode`` is not allowed, or there is no experiment at ``path``.
+
+    Example:
+        >>> from ray_tune_memguard import open_experiment
+        >>> grid = open_experiment(experiment, metric="loss", mode="min")
+        >>> len(grid)
+        0
     """
     if mode not in (None, "min", "max"):
         raise ValueError(f"mode is {mode!r}; it must be 'min', 'max' or None.")
@@ -48,19 +55,24 @@ def open_experiment(
 
 
 def install() -> None:
-    """Let Ray open and resume experiments from their trial stores. Importing the package does so.
+    """Let Ray open and resume experiments from their trial stores. Importing the package calls
+    this.
 
-    A few functions of Ray Tune are wrapped; they act differently only on an experiment with a trial
-    store, and on a run whose trials are spilled. Call it to undo :func:`uninstall`.
+    The function wraps a few functions of Ray Tune. The wrappers act only on experiments with a
+    trial store and on runs whose trials are spilled. Call it to undo :func:`uninstall`.
+
+    Example:
+        >>> import ray_tune_memguard
+        >>> ray_tune_memguard.install()
     """
     handle.install_patches()
 
 
 def uninstall() -> None:
-    """Put Ray's own functions back, for the rest of the process.
+    """Restore Ray's own functions for the rest of the process.
 
     Ray then opens and resumes every experiment from its experiment state file, and reads all
-    results when a run ends. A run that is under way goes on spilling.
+    results when a run ends. A run that is under way continues to spill.
 
     Example:
         >>> import ray_tune_memguard

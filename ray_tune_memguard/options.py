@@ -1,7 +1,7 @@
-"""Options of the callbacks: from an argument, else from the environment, else the default.
+"""Reads the callbacks' options from arguments, environment variables or defaults, in this order.
 
-Ray constructs callbacks named in ``RAY_TUNE_CALLBACKS`` without arguments, so each option can be
-set by a variable ``TUNE_MEMGUARD_<OPTION>`` as well. An argument wins.
+Ray constructs the callbacks in ``RAY_TUNE_CALLBACKS`` without arguments, so the environment
+variable ``TUNE_MEMGUARD_<OPTION>`` sets each option as well.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 class Unset(Enum):
-    """The default of every option: look at the environment, then at the documented default."""
+    """The default argument of every option: use the environment variable or the default value."""
 
     UNSET = "unset"
 
@@ -30,11 +30,17 @@ UNSET: Final = Unset.UNSET
 
 
 def resolve(name: str, given: object, default: object, parse: Callable[[str, object], T]) -> T:
-    """The value of option ``name``.
+    """The value of an option.
+
+    Args:
+        name: the option's name.
+        given: the argument, or :data:`UNSET`.
+        default: the default value.
+        parse: checks and converts a value; its first argument is the name for error messages.
 
     Raises:
-        ValueError, TypeError: what was given is not allowed. The message names the argument or the
-            environment variable, the value and what is allowed.
+        ValueError, TypeError: the value is not allowed. The message names the argument or the
+            environment variable, the value, and the allowed values.
     """
     if given is not UNSET:
         return parse(name, given)

@@ -5,18 +5,19 @@ when the package is imported, and in the threads and finalizers that these start
 is registered in :data:`ENTRIES` with a name and a policy: what happens if our code raises an
 exception that it should not raise.
 
-- :attr:`Policy.CALL_RAY`: Ray's own function is called, as if we were not there. If ours has
-  called it already, its result counts, and it is not called a second time.
-- :attr:`Policy.KEEP`: nothing is done; what was published last stays.
-- :attr:`Policy.TAKE_OUT`: what we have put in place for the run is taken out, and the run goes on
-  as Ray alone. Then Ray's own function is called, if there is one. If it cannot be taken out, for
-  the store cannot be read, it stays, and nothing is done.
+- :attr:`Policy.CALL_RAY`: the boundary calls Ray's own function, as if this package were not
+  there. If our code has called it already, that result is returned; it is not called twice.
+- :attr:`Policy.KEEP`: the boundary returns None; the files and results published last stay.
+- :attr:`Policy.TAKE_OUT`: the boundary removes what this package has installed in the run, and the
+  run continues with Ray alone. It then calls Ray's own function, if there is one. If the removal
+  fails because the store cannot be read, everything stays installed, and nothing else is done.
 
 The user gets one warning for each entry and run; further occurrences are not logged.
 
-An exception that Ray would raise without us is not ours: it passes unchanged. Our code calls Ray's
-function through :class:`RaysOwn`, which remembers what comes out of it. What comes out of it is
-ours only if one of our own objects raised it there, a lazy trial that Ray was reading, say.
+The boundary passes on every exception that Ray would raise without this package. Our code calls
+Ray's function through :class:`RaysOwn`, which records the exceptions that it raises. Such an
+exception counts as ours only if one of our own objects raised it, for example a lazy trial that Ray
+was reading.
 """
 
 from __future__ import annotations
@@ -39,12 +40,12 @@ class Policy(enum.Enum):
     """What happens when our code raises."""
 
     CALL_RAY = "Ray's own code runs instead"
-    KEEP = "what was published last is kept"
-    TAKE_OUT = "the run goes on as Ray alone"
+    KEEP = "the files and results published last stay as they are"
+    TAKE_OUT = "the run continues with Ray alone"
 
 
 class RaysOwn:
-    """Ray's own function, for the duration of one call of ours that stands in for it."""
+    """Ray's own function, while one call of our stand-in for it lasts."""
 
     __slots__ = ("_function", "raised", "result", "returned")
 
@@ -62,7 +63,7 @@ class RaysOwn:
         return self.result
 
     def call(self, function: Callable[..., Value], *args: object, **kwargs: object) -> Value:
-        """Call any function whose exceptions are Ray's or the user's to see."""
+        """Call a function of Ray's or of the user's, and record the exception that it raises."""
         try:
             return function(*args, **kwargs)
         except Exception as error:
@@ -78,10 +79,10 @@ class Entry:
     """One place at which Ray calls us.
 
     Attributes:
-        name: for people, and the key in :data:`ENTRIES`.
+        name: the name in messages, and the key in :data:`ENTRIES`.
         policy: what happens when ``ours`` raises.
-        ours: what is called. It takes a :class:`RaysOwn` first if it stands in for a function of
-            Ray. A test may replace it.
+        ours: our function. Its first argument is a :class:`RaysOwn` if it stands in for a function
+            of Ray's. A test may replace it.
     """
 
     def __init__(
@@ -122,7 +123,7 @@ class Entry:
         return stand_in
 
     def on_its_own(self) -> Callable[..., Any]:
-        """A function that can be called by anybody, and never raises an exception of ours."""
+        """``ours`` as a function for threads, finalizers and hooks. It never raises."""
 
         @functools.wraps(self.ours)
         def safe(*args: Any, **kwargs: Any) -> Any:
@@ -139,10 +140,10 @@ class Entry:
         return safe
 
     def report(self, error: Exception) -> None:
-        """Tell the user, once a run."""
+        """Warn the user, once a run."""
         _notices.warn(
             self.name,
-            f"{self.name} has met an unexpected error ({error!r}); {self.policy.value}. Further "
+            f"{self.name} raised an unexpected error ({error!r}); {self.policy.value}. Further "
             "occurrences are not logged.",
         )
         logger.debug("%s", self.name, exc_info=error)
@@ -154,7 +155,7 @@ class Entry:
                 self._take_out(owner, error)
             except Exception as another:
                 # What is in place stays: it holds all trials, and is still whole on disk.
-                logger.debug("%s cannot be taken out", self.name, exc_info=another)
+                logger.debug("%s cannot be removed from the run", self.name, exc_info=another)
                 return False
         return True
 
@@ -182,7 +183,7 @@ def entry(
 
 
 def begin_run() -> None:
-    """A new run begins: what was said of an earlier one is said again."""
+    """Begin a new run, in which each warning may be logged once more."""
     global _notices
     _notices = Notices()
 

@@ -55,8 +55,8 @@ WITHOUT: dict[str, str] = {
     SPILL: "finished trials are not spilled, and memory grows as it does without MemGuard",
     UPLOADS: "each upload copies the whole staging directory, as Ray does",
     TRAINABLES: "Ray fetches the trainable again for each trial",
-    SURVIVE_OOM: "a trial that Ray's memory monitor kills ends the whole sweep",
-    CHOOSE_TRIAL: "schedulers walk over all trials to choose the next one",
+    SURVIVE_OOM: "a trial that Ray's memory monitor kills ends the whole run",
+    CHOOSE_TRIAL: "schedulers search all trials to choose the next one",
     RELEASE_FUTURES: "results of a running trial stay in memory until it ends",
     RELEASE_ORPHANED_TASKS: "tasks of actors that never started stay in memory",
     RELEASE_LIVE_TRIALS: "errored trials stay in the set of live trials",
@@ -72,12 +72,12 @@ WITHOUT: dict[str, str] = {
     RELEASE_AIM: "finished trials stay in the Aim logger",
     PROGRESS: "progress output reads all trials",
     LAZY_RESULTS: "the results of all trials are loaded at the end of the run",
-    BEST_TRIAL: "the best result is looked for among all trials",
+    BEST_TRIAL: "the search for the best result reads all trials",
     OPEN: "experiments are opened from the experiment state file, as Ray does",
     RESUME: "experiments are resumed from the experiment state file, as Ray does",
     TUNER_FILE: "a damaged or missing tuner.pkl is not replaced by its copy",
-    SEARCHER_CATCH_UP: "a restored searcher is not told of trials that finished last",
-    OPTUNA_STUDY: "a persistent Optuna study may be told a trial twice after a crash",
+    SEARCHER_CATCH_UP: "a restored searcher lacks the results of the trials that finished last",
+    OPTUNA_STUDY: "after a crash a persistent Optuna study may receive a trial's result twice",
     RETENTION_SITES: "the memory of the run's parts is not measured",
     RAY_PROCESSES: "other processes of Ray are not measured",
 }
@@ -90,7 +90,7 @@ _BUILDS_ON: dict[str, tuple[str, ...]] = {
     **{name: (SPILL,) for name in WITHOUT if name.startswith("release_")},
 }
 
-# Names that advice to users goes by.
+# Names that the advice to users is looked up by.
 STUDY_OF_OPTUNA = "_ot_study"
 RESULTS_READ = "_tracked_actors_to_task_futures"
 
@@ -107,9 +107,9 @@ class PrivateName:
         name: the attribute, method or global.
         needed_by: capabilities.
         takes: for a method or function, the names of its first parameters; None for the rest.
-        released: for a container that keeps finished trials for ever, what its keys are.
+        released: for a container that keeps finished trials for ever: the kind of its keys.
         emptied: whether the rollback of a restore empties the container.
-        optional: the module is used only where it is in use already.
+        optional: whether the name matters only once something else has imported its module.
     """
 
     owner: str
@@ -133,7 +133,7 @@ class PrivateName:
         return f"{owner}.{self.name}" + (f"({', '.join(self.takes)})" if self.takes else "")
 
     def owner_class(self) -> type | None:
-        """The class, if its module is in use. Nothing is imported for it."""
+        """The class, if its module is imported already; otherwise None."""
         found = getattr(sys.modules.get(self.module), self.class_name, None)
         return found if isinstance(found, type) else None
 
@@ -146,7 +146,7 @@ def _of(
     emptied: bool = False,
     optional: bool = False,
 ) -> list[PrivateName]:
-    """Several attributes or globals of one owner. A method is written with its parameters."""
+    """Rows for several names of one owner. A method is written with its parameters."""
     capabilities = (needed_by,) if isinstance(needed_by, str) else needed_by
     rows = []
     for written in names:
@@ -230,7 +230,7 @@ NAMES: tuple[PrivateName, ...] = (
     *_of(_STORAGE, UPLOADS, "_pyarrow_fs_copy_files", "_upload_to_fs_path"),
     *_of(_STORAGE, OPEN, "get_fs_and_path"),
     *_of(_SYNCER, UPLOADS, "_sync_up_command(local_path, uri, exclude)", "_sync_process"),
-    # A trial, taken apart and put together.
+    # A trial, serialized and deserialized.
     *_of(_TRIALS, SPILL, "_Location", "_TemporaryTrialState"),
     *_of(_TRIAL, SPILL, "_default_result_or_future", "_state_json", "_nonjson_fields"),
     *_of(_TRIAL, SPILL, "temporary_state", "run_metadata"),
@@ -337,8 +337,8 @@ class Capabilities:
     """What this Ray allows.
 
     Attributes:
-        on: the capabilities whose names are all there.
-        missing: the names that are not.
+        on: the capabilities of which this Ray has all names.
+        missing: the names that this Ray lacks.
     """
 
     on: frozenset[str]
@@ -348,7 +348,7 @@ class Capabilities:
         return capability in self.on
 
     def warning(self) -> str | None:
-        """What a user should know; None if this Ray has everything."""
+        """The warning for the user; None if this Ray has all names."""
         if not self.missing:
             return None
         lost = [name for name in WITHOUT if any(name in row.needed_by for row in self.missing)]
@@ -364,8 +364,8 @@ def probe(controller: object | None = None) -> Capabilities:
     """Find out what this Ray allows.
 
     Args:
-        controller: of the run, whose parts are then looked at themselves: one of them may be a
-            stand-in for Ray's class.
+        controller: the run's controller. If given, its own parts are probed instead of Ray's
+            classes, because a part may be a stand-in for one.
     """
     parts = _parts(controller)
     missing = tuple(row for row in NAMES if not is_there(row, parts.get(row.owner)))
@@ -394,7 +394,7 @@ def is_there(row: PrivateName, part: object | None = None) -> bool:
         return _takes(getattr(type(part) if part is not None else owner, row.name, None), row)
     if part is not None:
         return hasattr(part, row.name)
-    # What methods set on instances is found among the names in their code.
+    # The names that a method sets on its instance are among the names in its code.
     is_set = isinstance(owner, type) and row.name in _names_in_methods(owner)
     return hasattr(owner, row.name) or is_set
 

@@ -1,7 +1,7 @@
-"""A run as a callback sees it, and what needs no run: opening experiments, patching Ray.
+"""The facade of the adapter: a handle on a run, opening experiments, and patching Ray.
 
-Importing this module needs nothing private of Ray's. The rest of the package ``adapter`` is
-imported once the contract has said that its names are there.
+Importing this module uses no private name of Ray's. It imports the other modules of ``adapter``
+only after the contract has found the names that they use.
 """
 
 from __future__ import annotations
@@ -28,12 +28,22 @@ if TYPE_CHECKING:
 
 
 class RunHandle:
-    """One run of an experiment. A callback makes its handle in ``setup`` and keeps it.
+    """One run of an experiment. A callback creates its handle in ``setup`` and keeps it.
 
-    The handle refers to the run's controller weakly: the controller refers to the callback.
+    The handle refers to the run's controller weakly, because the controller refers to the callback.
+
+    Args:
+        controller: the run's controller; None if no controller called ``setup``.
+        capabilities: what this Ray allows.
 
     Attributes:
         capabilities: what this Ray allows.
+
+    Example:
+        >>> from ray_tune_memguard.adapter.handle import RunHandle
+        >>> run = RunHandle.of_caller()  # No controller is calling.
+        >>> run.controller is None, run.can_spill
+        (True, False)
     """
 
     def __init__(self, controller: Controller | None, capabilities: Capabilities) -> None:
@@ -42,7 +52,7 @@ class RunHandle:
 
     @classmethod
     def of_caller(cls) -> RunHandle:
-        """The run whose controller is calling a hook; Ray passes the controller to none."""
+        """The run whose controller is calling a hook; Ray passes its controller to no hook."""
         try:
             from ray_tune_memguard.adapter.paths import calling_controller
         except ImportError:  # A Ray without this controller.
@@ -52,7 +62,7 @@ class RunHandle:
 
     @property
     def controller(self) -> Controller | None:
-        """The controller; None if the hook was called by something else, or the run is gone."""
+        """The controller; None if no controller called the hook, or if it no longer exists."""
         return None if self._controller is None else self._controller()
 
     @property
@@ -60,15 +70,21 @@ class RunHandle:
         return self.controller is not None and contract.SPILL in self.capabilities
 
     def warning(self) -> str | None:
-        """What the user should know about this Ray; None if it has all that is needed."""
+        """The warning about this Ray for the user; None if it has all names."""
         if self.controller is None and not self.capabilities.missing:
-            return (
-                "No Ray Tune controller is calling this callback: finished trials stay in memory."
-            )
+            return "No Ray Tune controller called this callback: finished trials stay in memory."
         return self.capabilities.warning()
 
     def claim(self, job: str, owner: object) -> bool:
-        """Whether ``owner`` is the one that does ``job`` in this run: the first to ask is."""
+        """Claim a job for a callback. The first claim of a job in a run counts.
+
+        Args:
+            job: the name of the job.
+            owner: the callback.
+
+        Returns:
+            Whether ``owner`` has the job.
+        """
         controller = self.controller
         return controller is None or claims.claim(controller, job, owner)
 
@@ -83,11 +99,11 @@ class RunHandle:
         return installation is not None and installation.is_in_place
 
     def reuses_actors(self) -> bool | None:
-        """Whether the run reuses actors; None if this Ray does not say."""
+        """Whether the run reuses actors; None if this Ray lacks the attribute."""
         return getattr(self.controller, "_reuse_actors", None)
 
     def store_directory(self) -> Path:
-        """Where the run's trial store goes unless the user wants it elsewhere."""
+        """The default directory of the run's trial store."""
         from ray_tune_memguard.adapter import paths
 
         assert self.controller is not None
@@ -97,8 +113,11 @@ class RunHandle:
         """Begin to spill the run's finished trials.
 
         Args:
-            directory: where the trial store is created, unless the run was resumed with one.
-            notices: where warnings go.
+            directory: the directory for the trial store. A resumed run has a store already.
+            notices: the log of the run's warnings.
+
+        Returns:
+            The run's spiller.
 
         Raises:
             OSError, sqlite3.OperationalError: the trial store cannot be created.
@@ -114,7 +133,7 @@ class RunHandle:
         return Spiller(controller, installation, notices)
 
     def take_out(self) -> None:
-        """Take out what is in place in the run, so that it goes on as Ray alone."""
+        """Remove what is installed in the run, which then continues with Ray alone."""
         controller = self.controller
         if controller is None or contract.SPILL not in self.capabilities:
             return
@@ -133,7 +152,7 @@ class RunHandle:
             tolerate_out_of_memory(controller)
 
     def retention_sites(self) -> ModuleType | None:
-        """The module that knows who can hold memory; None on a Ray that it does not know."""
+        """The module that finds retention sites; None if this Ray lacks a name that it needs."""
         if self.controller is None or contract.RETENTION_SITES not in self.capabilities:
             return None
         from ray_tune_memguard.adapter import retention_sites
@@ -141,7 +160,7 @@ class RunHandle:
         return retention_sites
 
     def ray_session(self) -> str | None:
-        """The name of this driver's Ray session, which its processes have in their commands."""
+        """The name of this driver's Ray session; it is in the command lines of Ray's processes."""
         if contract.RAY_PROCESSES not in self.capabilities:
             return None
         from ray._private import worker
@@ -150,16 +169,15 @@ class RunHandle:
         return None if node is None else Path(node.get_session_dir_path()).name
 
     def report_path(self, trials: Sequence[Trial], kind: str, suffix: str) -> Path | None:
-        """Where a report about the run goes.
+        """The path of the file for a report about the run.
 
         Args:
-            trials: those of the run. On a Ray whose names we do not know, their path is all there
-                is.
-            kind: how the file's name begins.
-            suffix: how it ends.
+            trials: the run's trials. They give the directory on a Ray that cannot spill.
+            kind: the beginning of the file's name.
+            suffix: the end of the file's name.
 
         Returns:
-            The path; None if the run has no trials yet and this Ray does not say more.
+            The path; None on a Ray that cannot spill while the run has no trials.
         """
         controller = self.controller
         if controller is not None and contract.SPILL in self.capabilities:
@@ -173,7 +191,7 @@ class RunHandle:
 
 
 def disk_errors() -> tuple[type[Exception], ...]:
-    """What a disk that is full, gone or read-only raises, here or inside SQLite."""
+    """The exceptions that a full, missing or read-only disk raises, directly or through SQLite."""
     return (OSError, sqlite3.OperationalError)
 
 

@@ -1,9 +1,9 @@
-"""What is put in place in a run: as a whole or not at all, and with a way to take it out.
+"""Installs spilling in a run, completely or not at all, and removes it again.
 
-In a run that spills there are, instead of Ray's own: the controller's list of trials, a few of its
-methods, its syncer, the registry of trainables, and the exit hooks of tensorboardX. If one cannot
-be put in place, all are undone. :meth:`Installation.take_out` undoes them in the middle of a run,
-after which Ray goes on alone with all trials, spilled ones included.
+A run that spills has replacements for these parts of Ray: the controller's list of trials, a few of
+its methods, its syncer, the registry of trainables, and the exit hooks of tensorboardX. If one
+cannot be installed, all are undone. :meth:`Installation.take_out` undoes them in the middle of a
+run; Ray then continues alone with all trials, including the spilled ones.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 
 def new_summary_index() -> TrialSummaryIndex:
-    """An empty index of what reports and results need to know of spilled trials."""
+    """An empty index of the facts about spilled trials that reports and results need."""
     return TrialSummaryIndex(
         lambda metric, result: unflattened_lookup(metric, result, default=None)
     )
@@ -56,14 +56,14 @@ class RunFiles:
 
     @classmethod
     def create(cls, controller: Controller, directory: Path) -> RunFiles:
-        """New, empty files.
+        """Create empty files.
 
         Args:
-            controller: of the run.
-            directory: where the trial store is created.
+            controller: the run's controller.
+            directory: the directory for the trial store.
 
         Raises:
-            OSError, sqlite3.OperationalError: they cannot be created. None of them is there.
+            OSError, sqlite3.OperationalError: a file cannot be created. None is left behind.
         """
         paths.name_after_earlier_runs(controller)
         store = TrialStore.create(directory, paths.store_name(paths.session_name(controller)))
@@ -82,18 +82,18 @@ class RunFiles:
         return cls(store, state_file)
 
     def discard(self) -> None:
-        """Remove the store, and what of the state file is not published."""
+        """Remove the store and the unpublished parts of the state file."""
         self.state_file.close()
         self.store.close()
         remove(self.store.path)
 
 
 class Installation:
-    """What is in place in one run. It does not hold the controller, which holds it.
+    """What is installed in one run. The controller holds it; it does not hold the controller.
 
     Attributes:
-        trials: the controller's list of trials, which spills.
-        replaces: the store of the run before this one, all of which is in this run's store.
+        trials: the controller's list of trials, which reads spilled ones from disk.
+        replaces: the store of the previous run; this run's store has all of its rows.
     """
 
     def __init__(
@@ -121,7 +121,7 @@ class Installation:
             self.writer = CheckpointWriter(
                 self.store, self.state_file, trials, self._staging, self.syncer
             )
-            # Last, so that no method of ours runs before everything is there.
+            # Last, so that no method of ours runs before everything is installed.
             _undone_weakly(undo, controller, override_methods(controller, self))
             self._undo: ExitStack | None = undo.pop_all()
 
@@ -132,10 +132,10 @@ class Installation:
         if contract.UPLOADS in self.capabilities:
             from ray_tune_memguard.adapter.run.uploads import upload_incrementally
 
-            self.syncer, own_syncer_back = upload_incrementally(
+            self.syncer, restore_syncer = upload_incrementally(
                 controller, self.trials, self.store.directories, self._staging
             )
-            _undone_weakly(undo, controller, own_syncer_back)
+            _undone_weakly(undo, controller, restore_syncer)
         if contract.TRAINABLES in self.capabilities:
             from ray_tune_memguard.adapter.run.trainables import cache_trainables
 
@@ -150,19 +150,19 @@ class Installation:
     def is_in_place(self) -> bool:
         return self._undo is not None
 
-    def to_upload(self, directory: str | None) -> None:
-        """The files of this finished trial may not be in the experiment's storage yet."""
+    def mark_for_upload(self, directory: str | None) -> None:
+        """Upload this finished trial's directory with the next experiment checkpoint."""
         if self.syncer is not None:
-            self.syncer.settled(directory)
+            self.syncer.mark_for_upload(directory)
 
     def take_out(self, controller: Controller) -> None:
-        """Undo everything in the middle of a run, so that Ray goes on alone.
+        """Undo everything in the middle of a run, which then continues with Ray alone.
 
-        Spilled trials are back in the controller's list and sets, where they load when they are
-        used; their records are among those that Ray writes at the next checkpoint.
+        Spilled trials return to the controller's list and sets, where they load when they are
+        used. Ray writes their records at its next experiment checkpoint.
 
         Raises:
-            sqlite3.Error: the store cannot be read. Then everything stays in place.
+            sqlite3.Error: the store cannot be read. Everything stays installed.
         """
         if self._undo is None:
             return
@@ -182,12 +182,12 @@ class Installation:
             for trial in spilled:
                 _add_to_its_sets(controller, trial)
             self.state_file.close()
-            # It is not written to any more. Ray's next state file does not point to it.
+            # Nothing writes to the store any more. Ray's next state file does not point to it.
             with suppress(sqlite3.Error, OSError):
                 self.store.finalize()
 
     def discard(self) -> None:
-        """Undo everything, and remove what was written: the run has not begun."""
+        """Undo everything and remove the files of a run that has not begun."""
         undo, self._undo = self._undo, None
         if undo is not None:
             undo.close()
@@ -196,7 +196,7 @@ class Installation:
         remove(self.store.path)
 
     def end(self) -> None:
-        """The run is over: leave the store readable for everybody. Its trials live on."""
+        """End the run: make the store readable for other processes. Its trials stay usable."""
         self._forget_trainables()
         if not self.is_in_place:
             return
@@ -213,21 +213,21 @@ class Installation:
 def install(
     controller: Controller, directory: Path, capabilities: Capabilities, notices: Notices
 ) -> Installation:
-    """Put everything in place in a run, with all the trials that Ray has in memory.
+    """Install everything in a run, with all trials that Ray has in memory.
 
     Args:
-        controller: of the run.
-        directory: where the trial store is created.
+        controller: the run's controller.
+        directory: the directory for the trial store.
         capabilities: what this Ray allows.
-        notices: where warnings go.
+        notices: the log of the run's warnings.
 
     Raises:
         OSError, sqlite3.OperationalError: no store can be created there. Nothing was changed.
     """
     process = getattr(controller._storage.syncer, "_sync_process", None)
     if process is not None and process.is_running:
-        # Where nothing could be put in place at once. Ray's files would be written over ours.
-        raise OSError("Ray is just uploading the experiment")
+        # The store could not be created at once, and Ray's upload would overwrite our files.
+        raise OSError("Ray is uploading the experiment at the moment")
     files = RunFiles.create(controller, directory)
     try:
         codec = TrialStateCodec(controller._storage)
@@ -242,7 +242,7 @@ def install(
 def _undone_weakly(
     undo: ExitStack, controller: Controller, act: Callable[[Controller], object]
 ) -> None:
-    """Let ``act`` undo something on the controller, if it is still there."""
+    """Register ``act`` to undo something on the controller, if the controller still exists."""
     reference = weakref.ref(controller)
 
     def act_on_it() -> None:
@@ -254,7 +254,7 @@ def _undone_weakly(
 
 
 def _add_to_its_sets(controller: Controller, trial: Trial) -> None:
-    """Put a finished trial where Ray keeps it."""
+    """Add a finished trial to the controller's sets that Ray keeps it in."""
     if trial.status == Trial.ERROR:
         controller._failed_trials.add(trial)
         controller._live_trials.add(trial)
@@ -263,6 +263,6 @@ def _add_to_its_sets(controller: Controller, trial: Trial) -> None:
 
 
 def installation_of(controller: Controller) -> Installation | None:
-    """What is in place in the controller's run."""
+    """The installation in the controller's run; None if there is none."""
     found = run_of(controller)
     return found if isinstance(found, Installation) else None

@@ -24,10 +24,10 @@ from ray_tune_memguard.store.files import SUFFIX
 from ray_tune_memguard.store.state_file import can_take_turns, remove_spares
 from ray_tune_memguard.store.state_reader import is_complete
 
-#: Where MemGuard's files are in an experiment. Hidden: to many scripts each other subdirectory is a
-#: trial.
+#: The directory of MemGuard's files in an experiment. Hidden, because many scripts take every other
+#: subdirectory for a trial.
 DIRECTORY = ".memguard"
-# Where earlier versions put them. They are read from there, and not written there.
+# The directory that earlier versions used. It is read, and not written.
 _FORMER_DIRECTORY = "memguard"
 _STORE_PREFIX = "trials-"
 # The name of a run: Ray forms it from the time at which the run begins.
@@ -47,7 +47,7 @@ _RAYS_STATE_FILES = (
     "callback-states-{}.pkl",
 )
 _NAMES_AT_ONCE = 500
-# Less than for uploads: the run waits for an experiment checkpoint, while an upload is in a thread.
+# Less than for uploads: the run waits for an experiment checkpoint, but not for an upload.
 _SHARE_OF_CHECKPOINTS = 0.002
 # A listing that takes 0.6 s (about 100,000 trials on an idle disk) is 1 % of this.
 _MAX_LISTING_AGE_S = 60.0
@@ -90,10 +90,10 @@ def directories_in(experiment: str | Path) -> list[Path]:
 
 
 def name_after_earlier_runs(controller: Any) -> None:
-    """Give a run that begins a later name than all earlier runs of its experiment have.
+    """Give a new run a later name than every earlier run of its experiment has.
 
-    Ray names a run by the time at which it begins, and restores the one with the latest name. If
-    the clock was set back since, that would be an earlier run.
+    Ray names a run by the time at which it begins, and restores the run with the latest name. If
+    the clock was set back in the meantime, that would be an earlier run.
     """
     storage = controller._storage
     experiment = str(storage.experiment_fs_path)
@@ -109,7 +109,7 @@ def name_after_earlier_runs(controller: Any) -> None:
 
 
 def report_directory(controller: Any) -> Path:
-    """Where reports about the run are written; in the end they are with the experiment."""
+    """The directory for reports about the run; they end up in the experiment's storage."""
     storage = controller._storage
     if isinstance(storage.storage_filesystem, LocalFileSystem):
         return Path(storage.experiment_fs_path, DIRECTORY)
@@ -118,10 +118,10 @@ def report_directory(controller: Any) -> Path:
 
 
 def store_directory(controller: Any) -> Path:
-    """Where the trial store is written: in the experiment's directory if that is a local path.
+    """The directory for the trial store: in the experiment's directory if that is a local path.
 
-    Otherwise beside Ray's staging directory. Not in it: Ray uploads that directory, and a copy of a
-    database that is made during a write is damaged.
+    Otherwise beside Ray's staging directory. Not in it: Ray uploads that directory, and a copy made
+    while a database is written is damaged.
     """
     storage = controller._storage
     if isinstance(storage.storage_filesystem, LocalFileSystem):
@@ -150,7 +150,7 @@ def run_of_store(path: Path) -> tuple[str, int]:
 
 
 def work_directory(controller: Any) -> Path:
-    """Where files are written that only this process needs."""
+    """The directory for files that only this process needs."""
     return Path(controller._storage.experiment_driver_staging_path).with_name(DIRECTORY)
 
 
@@ -161,21 +161,22 @@ _published_of_staging: dict[str, Path] = {}
 def state_file_of_staging(directory: str) -> str | None:
     """The state file of a run of this process, given the run's staging directory.
 
-    With Ray alone it is there; callbacks open it by ``trial.local_experiment_path``.
+    Ray alone writes it into the staging directory, where callbacks open it by
+    ``trial.local_experiment_path``.
 
     Returns:
-        The path; None of another directory, or if the run has written none elsewhere yet.
+        The path; None for any other directory, or if the run has not written one elsewhere yet.
     """
     published = _published_of_staging.get(os.path.normpath(directory))
     return str(published) if published is not None and published.is_file() else None
 
 
 def state_file_and_work_directory(controller: Any) -> tuple[Path, Path]:
-    """Where the experiment state file is written, and the directory of its spare on the same disk.
+    """The path of the experiment state file, and the directory of its spare on the same disk.
 
-    It is written directly to the experiment's directory if two files there can replace each other.
-    This saves an upload of 700 MB at each experiment checkpoint of 100,000 trials. Otherwise it is
-    written where Ray writes it, and is uploaded.
+    The run writes it directly to the experiment's directory if two files there can replace each
+    other, which saves an upload of 700 MB at each experiment checkpoint of 100,000 trials.
+    Otherwise the run writes it where Ray does, and Ray uploads it.
     """
     name = Path(controller.experiment_state_path).name
     storage = controller._storage
@@ -192,10 +193,10 @@ def state_file_and_work_directory(controller: Any) -> tuple[Path, Path]:
 
 
 def newest_state_file(filesystem: FileSystem, experiment: str) -> str | None:
-    """The path of the experiment state file of the newest run, of those that are complete.
+    """The path of the newest run's complete experiment state file.
 
-    Ray takes the newest one, which is empty or ends in the middle if a full disk or a kill has
-    interrupted its writing. If none is complete, the newest one is returned.
+    Ray takes the newest file, even if a full disk or a kill has left it empty or incomplete. If
+    none is complete, this returns the newest one as well.
     """
     found = sorted(map(posixpath.basename, _state_files(filesystem, experiment)), reverse=True)
     paths = [PurePosixPath(experiment, name).as_posix() for name in found]
@@ -203,7 +204,7 @@ def newest_state_file(filesystem: FileSystem, experiment: str) -> str | None:
         if not _is_complete(filesystem, path):
             continue
         if number:
-            _say_once(
+            _warn_once(
                 f"The experiment state file {paths[0]} is incomplete; {found[number]} is used."
             )
         return path
@@ -214,14 +215,14 @@ def _is_complete(filesystem: FileSystem, state_file: str) -> bool:
     try:
         with filesystem.open_input_file(state_file) as file:
             return is_complete(file)
-    except OSError:  # It may be; whoever reads it says what is wrong.
+    except OSError:  # It may be complete; whoever reads it reports the error.
         return True
 
 
 def _state_files(filesystem: FileSystem, experiment: str) -> list[str]:
     """The experiment state files in a directory, in any order; none if there is no directory."""
     if isinstance(filesystem, LocalFileSystem):
-        # Arrow makes an object of each of its entries, of which there is one for each trial.
+        # Arrow would create an object for each directory entry, and so one for each trial.
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             names = os.listdir(experiment)
             return [name for name in names if _is_state_file(name)]
@@ -235,19 +236,19 @@ def _is_state_file(name: str) -> bool:
 
 
 @functools.lru_cache
-def _say_once(line: str) -> None:
-    """Log a warning that several looks at the same experiment lead to."""
+def _warn_once(line: str) -> None:
+    """Log a warning once, even if the same experiment is opened several times."""
     logger.warning(line)
 
 
 class StagingListing:
-    """Lists what is in the driver's staging directory beside the directories of trials.
+    """Lists what the driver's staging directory contains besides directories of spilled trials.
 
-    Listing takes time that grows with the number of trials, so a listing is used again for a while:
-    for as long as keeps the time for listings below a share of the whole, and at most a minute.
+    The time for a listing grows with the number of trials. A listing is therefore used again, for
+    as long as is needed to keep listings below a given share of the time, and for 60 s at most.
 
     Args:
-        controller: of the run.
+        controller: the run's controller.
         known_directories: returns those of the given names that are directories of spilled trials.
     """
 
@@ -262,19 +263,20 @@ class StagingListing:
         self._listed_at = self._took = -math.inf
 
     def names(self, share: float) -> frozenset[str]:
-        """The names as of the last minute.
+        """The names, at most 60 s old.
 
         Args:
-            share: of the time that listings may take, unless that makes the listing older.
+            share: the share of the time that listings may take, from 0 to 1. A listing that is 60 s
+                old is refreshed even if that takes more.
         """
         age = time.monotonic() - self._listed_at
         if age >= min(self._took / share, _MAX_LISTING_AGE_S):
-            self.look()
+            self.refresh()
         # Ray's own files may be newer than the listing.
         own = (name.format(self._session) for name in _RAYS_STATE_FILES)
         return self._names.union(name for name in own if (self.directory / name).is_file())
 
-    def look(self) -> frozenset[str]:
+    def refresh(self) -> frozenset[str]:
         """List the directory now."""
         began = time.monotonic()
         found: set[str] = set()
@@ -311,10 +313,10 @@ def _is_state_of(name: str, session: str) -> bool:
 
 
 def forget_later_runs(staging: Path, session: str) -> None:
-    """Remove states of searchers and callbacks that a later run than this one has written.
+    """Remove the states of searchers and callbacks that runs after this one have written.
 
     A driver leaves such files if it is killed before its first experiment checkpoint is complete.
-    Ray would restore them, because it takes the newest.
+    Ray would restore from them, because it takes the newest.
     """
     for path in staging.glob("[!.]*"):
         run = _SESSION.search(path.name)

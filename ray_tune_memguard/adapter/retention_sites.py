@@ -1,9 +1,10 @@
-"""What in a Tune driver can hold memory: names for the objects that are measured one by one.
+"""Names the objects in a Tune driver that can retain memory, so that they can be measured.
 
-A *retention site* is an attribute of one of a sweep's parts (the controller, its actor manager,
-scheduler, searcher, reporter, each callback), of a user's class among these, or a global of a
-module. An object that several sites share counts for the first of them in the order of
-:func:`retention_sites_of`: the controller's trials first, then Ray's parts, then the user's.
+A *retention site* is an attribute of one of a run's parts (the controller, its actor manager,
+scheduler, searcher, reporter, each callback), an attribute of such a part's class if the class is
+the user's, or a global of a module. An object that several sites share counts for the first of them
+in the order of :func:`retention_sites_of`: the controller's trials, then Ray's parts, then the
+user's.
 """
 
 from __future__ import annotations
@@ -42,11 +43,11 @@ _MAX_DEPTH = 4
 _CONTAINERS = frozenset(map(id, (dict, list, set, deque)))
 #: A part with more attributes is one site: some code makes an attribute for each trial.
 _MAX_ATTRIBUTES = 128
-#: The tracker itself is not measured: what it keeps is bounded.
+#: The tracker itself is not measured: its memory is bounded.
 _MEASURING = "ray_tune_memguard.callbacks.object_growth_tracker"
-#: A global of a library that has fewer entries is not worth remembering.
+#: Globals of libraries are compared from this number of entries on.
 _MIN_ENTRIES = 32
-#: … and of those that grow, so many are measured.
+#: The number of growing globals that are measured.
 _MAX_DISCOVERED = 32
 # By identity, because a metaclass may define equality.
 _SCALARS = frozenset(map(id, (int, float, complex, bool, str, bytes, type(None))))
@@ -54,13 +55,13 @@ _SCALARS = frozenset(map(id, (int, float, complex, bool, str, bytes, type(None))
 
 @dataclass(frozen=True)
 class RetentionSite:
-    """An object whose deep size is measured, under a name."""
+    """A named object whose deep size is measured."""
 
     name: str
     value: object
     #: ``searcher``, ``scheduler``, ``callback``, ``controller``, ``reporter`` or ``module``.
     role: str
-    #: Whose code has it: ``user``, ``ray``, or ``library``.
+    #: The owner of the code that has it: ``user``, ``ray``, or ``library``.
     owner: str
 
 
@@ -72,7 +73,7 @@ class _Part:
 
 
 def trial_identity(found: object) -> int | None:
-    """The same number for a trial and its id, without activating a ghost; else None."""
+    """A number that identifies a trial, without activating a ghost; None for other objects."""
     if not classes.has_base(type(found), Trial):
         return None
     try:
@@ -88,14 +89,14 @@ def trials_in_memory(controller: TuneController) -> list[object]:
 
 
 def barriers_of(controller: TuneController) -> set[int]:
-    """Identities of objects that are sites of their own, or that no site is charged for."""
+    """Identities of objects that are sites of their own, or that count for no site."""
     found = {id(part.value) for part in _parts(controller)}
     # The syncer is MemGuard's own: it has the paths of trials until they are uploaded.
     syncer = getattr(controller._checkpoint_manager._storage, "syncer", None)
     if type(syncer).__module__.startswith("ray_tune_memguard."):
         found.add(id(syncer))
     if isinstance(controller._trials, SpilledTrials):
-        # It has an entry for each trial that something else refers to.
+        # It has an item for each trial that something else refers to.
         found.add(id(controller._trials.cache.live))
     return found
 
@@ -103,11 +104,11 @@ def barriers_of(controller: TuneController) -> set[int]:
 def retention_sites_of(
     controller: TuneController, discovered: Iterable[tuple[str, str]]
 ) -> Iterator[RetentionSite]:
-    """All retention sites of a sweep, in the order in which shared objects are counted.
+    """All retention sites of a run, in the order in which shared objects are counted.
 
     Args:
-        controller: the sweep's.
-        discovered: module and name of globals that were found to grow.
+        controller: the run's controller.
+        discovered: module and name of each global that :class:`GrowingGlobals` has found.
     """
     parts = _parts(controller)
     barriers = {id(part.value) for part in parts}
@@ -153,7 +154,7 @@ def retention_sites_of(
 
 
 class GrowingGlobals:
-    """Finds containers among the globals of all modules that grow as trials finish."""
+    """Finds global containers, in any module, that grow as trials finish."""
 
     def __init__(self) -> None:
         # By the hash of module and name: thousands of names would take much memory.
@@ -162,7 +163,7 @@ class GrowingGlobals:
         self.found: list[tuple[str, str]] = []
 
     def compare(self, trials: int) -> None:
-        """Compare with the last time: a global with one more entry for every 20 trials grows."""
+        """Compare with the last call: a global grows if it gained one item per 20 trials."""
         enough = max(1, (trials - self._trials) // 20)
         lengths: dict[int, int] = {}
         for module in list(sys.modules):
@@ -219,7 +220,7 @@ def _role(value: object) -> str | None:
 
 
 def _class_name(value: object) -> str:
-    """The name of the class itself, not of the subclass that MemGuard has given it."""
+    """The name of the object's class, without the subclass that MemGuard may have assigned."""
     own = (base for base in classes.mro(type(value)) if not _is_ours(base))
     return classes.name(next(own))
 
@@ -229,7 +230,7 @@ def _is_ours(cls: type) -> bool:
 
 
 def _globals(namespace: Mapping[str, Any]) -> Iterator[tuple[str, object]]:
-    """The names of a module or class that can keep objects alive, not only code."""
+    """The names in a module or class whose values can keep objects alive, not only code."""
     for name, value in list(namespace.items()):
         kind = type(value)
         if kind is staticmethod or kind is classmethod:
@@ -306,7 +307,7 @@ def _owner(cls: type) -> str:
 
 
 def is_users_module(name: str) -> bool:
-    """Whether it is neither Ray's nor a library's."""
+    """Whether the module of this name is neither Ray's nor a library's."""
     if name.partition(".")[0] in ("ray", "ray_tune_memguard", "builtins"):
         return False
     if name == "__main__":

@@ -1,4 +1,4 @@
-"""What all callbacks of this package have in common: they pickle, and they never end a sweep."""
+"""The base class of this package's callbacks: they pickle, and no error of theirs ends a run."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from ray_tune_memguard.notices import Notices, logger, show_lines
 
 Hook = TypeVar("Hook", bound=Callable[..., Any])
 
-# A pickled callback (Ray's tuner.pkl holds them) must open where this package is missing, and then
-# do nothing. So the pickle carries this text, not the name of a function of this package.
+# A pickled callback (Ray's tuner.pkl holds them) must open where this package is not installed, and
+# then do nothing. So the pickle contains this text, not the name of a function of this package.
 _OPEN_SOURCE = """
 try:
     from ray_tune_memguard.callbacks.base import reopen
@@ -32,24 +32,24 @@ _OPEN = f"(lambda scope: exec({_OPEN_SOURCE!r}, scope) or scope['reopen'])({{}})
 
 
 class GuardCallback(Callback):
-    """A Tune callback whose options survive pickling and whose state of a run does not.
+    """A Tune callback whose pickle contains its options, and not the state of a run.
 
-    Subclasses keep their options in ``self.options`` (picklable, by argument name) and make the
-    rest anew in :meth:`begin`.
+    Subclasses keep their options in ``self.options`` (picklable, by argument name) and create the
+    state of a run in :meth:`begin`.
     """
 
     options: dict[str, Any]
-    #: The part of this callback that spills trials: what a resumed sweep looks for.
+    #: The part of this callback that spills trials; a resumed run reads its options.
     prunes: Any = None
 
     def setup(  # type: ignore[override]
         self, **info: object
     ) -> None:
-        """Begin a run. Called by Ray; the state of an earlier run is forgotten."""
+        """Begin a run and discard the state of an earlier one. Ray calls this."""
         _SETUP(self)
 
     def begin_run(self, run: RunHandle) -> None:
-        """Begin this run."""
+        """Begin the run of this handle."""
         before = set(self.__dict__)
         self.run = run
         self.notices = Notices()
@@ -58,18 +58,18 @@ class GuardCallback(Callback):
         self._of_the_run = getattr(self, "_of_the_run", set()) | (set(self.__dict__) - before)
 
     def begin(self) -> None:
-        """Make the state of a run. After an error here the callback is disabled."""
+        """Create the state of a run. An error here disables the callback."""
 
     def begin_safely(self) -> None:
         _BEGIN(self)
 
     def disable(self, error: Exception) -> None:
-        """Do nothing more in this run, and say so once."""
+        """Do nothing more in this run, and warn the user once."""
         self.active = False
         notices = getattr(self, "notices", None) or Notices()
         notices.warn(
             "disabled",
-            f"{type(self).__name__} is disabled for the rest of this run, which goes on without "
+            f"{type(self).__name__} is disabled for the rest of this run, which continues without "
             f"it, because of an unexpected error: {error!r}",
         )
         logger.debug("%s is disabled", type(self).__name__, exc_info=error)
@@ -94,7 +94,7 @@ class GuardCallback(Callback):
 
 
 class _Reopened:
-    """Pickles as the function that makes a callback again, or a stand-in for it."""
+    """Pickles as the function that recreates a callback, or a plain one without this package."""
 
     def __call__(self, name: str, options: dict[str, Any]) -> Any:
         return reopen(name, options)
@@ -104,10 +104,14 @@ class _Reopened:
 
 
 def reopen(name: str, options: dict[str, Any]) -> Any:
-    """Make the callback that was pickled: ``module:Class`` with its options.
+    """Recreate a pickled callback.
 
-    An option that cannot be kept here (a directory of another machine, an argument of another
-    version) must not keep an experiment from being restored: it falls back to its default.
+    An option that is not valid here (a directory of another machine, an argument of another
+    version) must not prevent a restore, so it falls back to its default.
+
+    Args:
+        name: ``module:Class`` of the callback.
+        options: its options by argument name.
     """
     module, _, class_name = name.partition(":")
     # By its public name first: modules have moved since experiments were pickled.
@@ -122,7 +126,7 @@ def reopen(name: str, options: dict[str, Any]) -> Any:
             callback_class(**{option: value})
             kept[option] = value
         except (TypeError, ValueError) as error:
-            reason = str(error) if option in known else "this version does not have it"
+            reason = str(error) if option in known else "this version does not have this option"
             logger.warning("%s falls back to its default for %s: %s", class_name, option, reason)
     return callback_class(**kept)
 
@@ -152,7 +156,7 @@ def guarded(hook: Hook) -> Hook:
 
     @functools.wraps(hook)
     def if_active(self: GuardCallback, *args: object, **kwargs: object) -> None:
-        # Ray calls setup first; somebody who drives hooks by hand may not.
+        # Ray calls setup first; code that calls hooks itself may not.
         if getattr(self, "active", False):
             safe(self, *args, **kwargs)
 

@@ -1,4 +1,4 @@
-"""Counts finished trials as callbacks are told of them."""
+"""Counts finished trials by the hooks that Ray calls."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ if TYPE_CHECKING:
 
 
 class FinishedTrials:
-    """How many trials are over: ``completed`` and ``errored``, those before a resume included."""
+    """Numbers of finished trials, ``completed`` and ``errored``, including earlier runs' trials."""
 
     def __init__(self) -> None:
         self.completed = self.errored = 0
-        #: Whether trials that had finished before the run have been counted.
+        #: Whether the trials that had finished before the run were counted.
         self.is_begun = False
         self._failed_by_id: dict[str, bool] = {}
 
@@ -48,7 +48,7 @@ class FinishedTrials:
 
 
 class CountingCallback(GuardCallback):
-    """A callback that knows how many trials are over; its ``on_step_end`` calls ``count_step``."""
+    """A callback that counts finished trials; its ``on_step_end`` must call ``count_step``."""
 
     _finished: FinishedTrials
 
@@ -56,7 +56,7 @@ class CountingCallback(GuardCallback):
         self._finished = FinishedTrials()
 
     def on_first_step(self) -> None:
-        """Called once, when trials that had finished before the run have been counted."""
+        """Called once, after the trials that had finished before the run were counted."""
 
     @guarded
     def on_step_begin(self, iteration: int, trials: list[Trial], **info: object) -> None:

@@ -1,4 +1,4 @@
-"""Says what holds the driver's memory: by retention site, by type, by category of RSS."""
+"""Measures what holds the driver's memory: by retention site, by type, by category of RSS."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from ray_tune_memguard.notices import logger
 from ray_tune_memguard.report.series import RESULTS_PER_TRIAL, WARM_UP_TRIALS
 from ray_tune_memguard.report.series_file import SeriesFile
 
-# The diagnostics are imported when the first sample is taken: most of what imports this package
-# never takes one.
+# The diagnostics are imported with the first sample, because most processes that import this
+# package take none.
 if TYPE_CHECKING:
     from ray.tune.experiment import Trial
 
@@ -30,17 +30,18 @@ if TYPE_CHECKING:
 #: As often as a budget of 1 % allows in a fast sweep, and enough points for a trend by trial 500.
 SAMPLE_EVERY_TRIALS = 25
 _ALLOWANCE_TRIALS = 500
-# Until then, or until the end of warm-up, there is nothing to compare with; intervals of samples.
+# The first sample comes after so many sampling intervals, or at the end of warm-up if that is
+# sooner.
 _WARM_UP_INTERVALS = 3
 GROWTH_BUDGET = 0.01
-#: What a short sweep may take, seconds: otherwise it would be over before there is a trend.
+#: CPU seconds that are always allowed; otherwise a short run would end before there is a trend.
 ALLOWANCE_S = 0.6
-#: Of the cost of a sample, what the next one is expected to take at least.
+#: The next sample is expected to cost at least this share of the largest recent one.
 _DECAY = 0.8
 
 
 class _Spent:
-    """Seconds that samples took, and that the next one is expected to take."""
+    """The seconds that samples took, and that the next one is expected to take."""
 
     def __init__(self) -> None:
         self._total = self._largest = 0.0
@@ -50,7 +51,7 @@ class _Spent:
         self._largest = max(cost, _DECAY * self._largest)
 
     def with_next(self) -> float:
-        """What all will have taken after the next one, if it costs as much as recent ones."""
+        """The expected seconds of all samples, including the next one."""
         return self._total + self._largest
 
 
@@ -58,9 +59,11 @@ class _Spent:
 class _TrackerState:
     """The state of one run.
 
-    ``before``: trials that had finished before it. ``last_trials`` and ``last_results``: at the
-    last sample. ``wall`` and ``cpu``: by the clock, and by the CPU; on a busy machine a sample
-    takes longer, and so does the rest.
+    Attributes:
+        last_trials, last_results: numbers of finished trials and of results at the last sample.
+        before: the number of trials that had finished before the run.
+        wall, cpu: the cost of samples in wall-clock time and in CPU time. On a busy machine the
+            wall-clock time of a sample grows, and so does that of everything else.
     """
 
     last_trials: int
@@ -78,35 +81,45 @@ class _TrackerState:
     lock: threading.RLock = field(default_factory=threading.RLock)
 
     def progress(self, trials: int) -> float:
-        """Trials that this run has finished; results stand for them where trials are few."""
+        """The number of trials that this run has finished; at least results / 20."""
         return max(trials - self.before, self.results / RESULTS_PER_TRIAL)
 
 
 class ObjectGrowthTracker(CountingCallback):
-    """Finds out what holds the driver's memory while a sweep runs, and what to do about it.
+    """Finds out what holds the driver's memory during a run, and gives advice about it.
 
     It measures how RSS divides into live Python objects, native memory, allocator slack and mapped
     files; the deep size of every known retention site (the collections of Ray's controller,
     schedulers, searchers, loggers, callbacks, module globals); and the number of objects by type.
-    A site that grows steadily is named once in the log; a table at the end of the sweep has all of
-    them. See :meth:`diagnosis`, :func:`ray_tune_memguard.read_diagnosis` and
+    It logs each site that grows steadily once, and a table of all of them at the end of the run.
+    See :meth:`diagnosis`, :func:`ray_tune_memguard.read_diagnosis` and
     :func:`ray_tune_memguard.read_growth`.
 
-    *Steadily* means: the slope by Theil and Sen over the samples after the first fifth of the sweep
+    A site grows *steadily* if its Theil-Sen slope over the samples after the first fifth of the run
     has a 95 % interval above zero, and both halves of the series grow.
 
-    It keeps names and numbers only, in bounded memory, and never a reference to what it measured.
+    The tracker keeps names and numbers only, in bounded memory, and no reference to any object that
+    it has measured.
 
     Args:
-        sample_every_trials: measure after so many finished trials, as far as the budget allows.
-            Default 25, or ``TUNE_MEMGUARD_SAMPLE_EVERY_TRIALS``.
-        growth_budget: the share of the sweep's wall time that measuring may take while it runs,
-            from 0 to 1; 0.6 seconds of CPU time are always allowed, and two more at the end to find
-            paths if something grows. With 0 it measures only when :meth:`sample` is called. Default
-            0.01, or ``TUNE_MEMGUARD_GROWTH_BUDGET``.
+        sample_every_trials: number of finished trials between two samples, as far as the budget
+            allows. Default 25, or ``TUNE_MEMGUARD_SAMPLE_EVERY_TRIALS``.
+        growth_budget: share of the run's wall-clock time that samples may take, from 0 to 1. In
+            addition, 0.6 s of CPU time are always allowed, and 2 s at the end to find the paths to
+            sites that grow. With 0 only :meth:`sample` measures. Default 0.01, or
+            ``TUNE_MEMGUARD_GROWTH_BUDGET``.
 
     Raises:
         ValueError, TypeError: an argument, or its environment variable, is not allowed.
+
+    Example:
+        >>> from ray_tune_memguard import ObjectGrowthTracker
+        >>> tracker = ObjectGrowthTracker(sample_every_trials=50)
+        >>> tracker.growth_budget
+        0.01
+        >>> ObjectGrowthTracker(growth_budget=2)
+        Traceback (most recent call last):
+        ValueError: growth_budget must be a number from 0 to 1; got 2
     """
 
     _state: _TrackerState | None = None
@@ -141,26 +154,36 @@ class ObjectGrowthTracker(CountingCallback):
                 "Another ObjectGrowthTracker is already active; this instance is disabled.",
             )
 
-    # What a user calls.
+    # Called by the user.
 
     def sample(self) -> None:
-        """Measure now, whatever the budget. Does nothing outside a sweep."""
+        """Measure now, regardless of the budget. Does nothing outside a run.
+
+        Example:
+            >>> from ray_tune_memguard import ObjectGrowthTracker
+            >>> ObjectGrowthTracker().sample()  # No run has begun.
+        """
         state = self._state
         if state is not None and self.active:
             try:
-                self._sample(state, asked=True)
+                self._sample(state, on_demand=True)
             except Exception as error:
                 self.disable(error)
 
     def diagnosis(self) -> Diagnosis:
-        """Say what holds the driver's memory, from any thread.
+        """Diagnose what holds the driver's memory. May be called from any thread.
 
         Returns:
-            In a sweep, what is known after one more measurement; afterwards, what the sweep ended
-            with.
+            During a run, the diagnosis after one more sample; afterwards, the run's last diagnosis.
 
         Raises:
-            RuntimeError: nothing was measured: no sweep has begun, or this instance is disabled.
+            RuntimeError: there is no sample, because no run has begun or this instance is disabled.
+
+        Example:
+            >>> from ray_tune_memguard import ObjectGrowthTracker
+            >>> ObjectGrowthTracker().diagnosis()
+            Traceback (most recent call last):
+            RuntimeError: This ObjectGrowthTracker has not measured anything yet.
         """
         state = self._state
         if state is not None and self.active and state.tracking is not None:
@@ -173,23 +196,28 @@ class ObjectGrowthTracker(CountingCallback):
         return state.diagnosis
 
     def show_backrefs(self, type_name: str, filename: str | os.PathLike[str]) -> None:
-        """Draw what refers to a typical object of a type, with ``objgraph.show_backrefs``.
+        """Draw the references to a typical object of a type, with ``objgraph.show_backrefs``.
 
-        objgraph collects garbage first, and shows the ``repr`` of objects, which may run their
-        code.
+        objgraph collects garbage first. It shows the ``repr`` of objects, which may run their code.
 
         Args:
-            type_name: as in :attr:`Diagnosis.types`.
-            filename: a ``.dot`` file, or an image if Graphviz is installed.
+            type_name: the qualified name of the type, as in :attr:`Diagnosis.types`.
+            filename: the file to write: ``.dot``, or an image format if Graphviz is installed.
 
         Raises:
-            ValueError: there is no such object.
+            ValueError: there is no object of this type.
+
+        Example:
+            >>> from ray_tune_memguard import ObjectGrowthTracker
+            >>> ObjectGrowthTracker().show_backrefs("no.such.Type", "backrefs.dot")
+            Traceback (most recent call last):
+            ValueError: type_name is 'no.such.Type'; there is no object of such a type
         """
         from ray_tune_memguard.diagnostics import references
 
         references.draw_referrers(type_name, os.fspath(filename))
 
-    # What Ray calls.
+    # Called by Ray.
 
     def on_first_step(self) -> None:
         if self._state is not None:
@@ -228,7 +256,7 @@ class ObjectGrowthTracker(CountingCallback):
             and (state.tracking is None or not state.tracking.has_trend)
             and state.progress(self._finished.total) >= self.sample_every_trials
         ):
-            self._sample(state, asked=True)
+            self._sample(state, on_demand=True)
         self.active = False
         tracking, state.tracking = state.tracking, None
         if tracking is None or not tracking.has_samples:
@@ -251,16 +279,16 @@ class ObjectGrowthTracker(CountingCallback):
             and results - state.last_results < every * RESULTS_PER_TRIAL
         ):
             return False
-        # The allowance is spread over the trials until there is a trend to see.
+        # The allowance is spread over the trials until there is a trend.
         budget = self.growth_budget * (time.monotonic() - state.began)
         allowance = ALLOWANCE_S * min(1.0, state.progress(trials) / _ALLOWANCE_TRIALS)
         is_affordable = state.wall.with_next() <= budget or state.cpu.with_next() <= allowance
         tracking = state.tracking
         return is_affordable and (tracking is None or tracking.wants(trials, results))
 
-    def _sample(self, state: _TrackerState, asked: bool = False) -> None:
-        # A thread that asks for a diagnosis may have the lock for seconds; the run does not wait.
-        if not state.lock.acquire(blocking=asked):
+    def _sample(self, state: _TrackerState, on_demand: bool = False) -> None:
+        # A thread that diagnoses may hold the lock for seconds; the run does not wait for it.
+        if not state.lock.acquire(blocking=on_demand):
             return
         try:
             began, cpu_began = time.perf_counter(), time.thread_time()
@@ -269,12 +297,12 @@ class ObjectGrowthTracker(CountingCallback):
 
                 state.tracking = GrowthTracking(self.run, state.before)
             trials, results = self._finished.total, state.results
-            found = state.tracking.sample(trials, results, thoroughly=asked)
+            found = state.tracking.sample(trials, results, thoroughly=on_demand)
             self._keep(state, found, trials, results)
             state.last_trials, state.last_results = trials, results
             for line in state.tracking.news(trials):
                 logger.info("%s", line)
-            if not asked:
+            if not on_demand:
                 state.wall.add(time.perf_counter() - began)
                 state.cpu.add(time.thread_time() - cpu_began)
         finally:
@@ -302,6 +330,6 @@ class ObjectGrowthTracker(CountingCallback):
         except OSError as error:
             self.notices.warn(
                 "growth",
-                f"ObjectGrowthTracker cannot write {path} ({error}). It goes on measuring; what it "
-                "measures until the file can be written again will be missing from it.",
+                f"ObjectGrowthTracker cannot write {path} ({error}). It continues to measure; "
+                "samples are missing from the file until it can be written again.",
             )

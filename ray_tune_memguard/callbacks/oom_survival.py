@@ -1,4 +1,4 @@
-"""Keeps a sweep alive when Ray's memory monitor kills one of its trials."""
+"""Lets a run continue after Ray's memory monitor has killed one of its trials."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from ray_tune_memguard.callbacks.base import GuardCallback
 class OomSurvival(GuardCallback):
     """Lets a trial that Ray's memory monitor kills fail like any other trial.
 
-    Without this callback the first such kill ends the whole sweep: ``fit()`` raises
-    ``RuntimeError: Caught unexpected exception``, whatever ``max_failures`` says. With it
-    ``max_failures`` counts, the other trials go on, and ``Result.error`` is a ``RayActorError``
-    with the monitor's text.
+    Without this callback the first such kill ends the whole run: ``fit()`` raises
+    ``RuntimeError: Caught unexpected exception``, whatever ``max_failures`` is. With it Ray applies
+    ``max_failures``, the other trials continue, and ``Result.error`` is a ``RayActorError`` with
+    the monitor's text.
 
     Args:
-        survive_oom: False leaves Ray's way. Default True, or ``TUNE_MEMGUARD_SURVIVE_OOM``.
+        survive_oom: whether the callback is active; False keeps Ray's behaviour. Default True, or
+            ``TUNE_MEMGUARD_SURVIVE_OOM``.
 
     Raises:
         ValueError, TypeError: the argument, or its environment variable, is not allowed.

@@ -1,4 +1,4 @@
-"""Reports the driver's memory while the sweep runs, and keeps the series with the experiment."""
+"""Logs the driver's memory during a run, and writes the series to the experiment."""
 
 from __future__ import annotations
 
@@ -16,15 +16,21 @@ from ray_tune_memguard.system.process import rss_bytes
 if TYPE_CHECKING:
     from ray.tune.experiment import Trial
 
-#: Often enough to see a slope within minutes, seldom enough to cost nothing.
+#: Often enough to see a slope within minutes, at a negligible cost.
 EVERY_TRIALS = 100
-#: For sweeps of long trials: a line every ten minutes.
+#: For runs of long trials: a line every ten minutes.
 EVERY_SECONDS = 600.0
 
 
 @dataclass
 class _ReporterState:
-    """The state of one run. ``last_trials`` and ``last_time``: of the last report."""
+    """The state of one run.
+
+    Attributes:
+        last_trials: the number of finished trials at the last report.
+        last_time: the time of the last report, by ``time.monotonic()``.
+        series: the points of the run.
+    """
 
     last_trials: int = 0
     last_time: float = field(default_factory=time.monotonic)
@@ -36,18 +42,23 @@ class RssReporter(CountingCallback):
 
         trial#400  RSS 231 MiB  (+0.1 KiB/trial over the last 300)
 
-    The number counts finished trials, completed and errored ones, those before a resume included.
-    The slope is by least squares over the latest points. The whole series is kept in the
-    experiment's directory; read it with :func:`ray_tune_memguard.read_rss_series`.
+    The number counts completed and errored trials, also those of earlier runs of the experiment.
+    The slope is the least-squares slope over the latest points. The experiment's directory keeps
+    the whole series; :func:`ray_tune_memguard.read_rss_series` reads it.
 
     Args:
-        every_trials: a line after so many finished trials, or None. Default 100, or
-            ``TUNE_MEMGUARD_EVERY_TRIALS``.
-        every_seconds: a line after so many seconds without one, or None. Default 600, or
-            ``TUNE_MEMGUARD_EVERY_SECONDS``.
+        every_trials: number of finished trials between two lines; None for no such lines. Default
+            100, or ``TUNE_MEMGUARD_EVERY_TRIALS``.
+        every_seconds: seconds without a line after which one is logged; None for no such lines.
+            Default 600, or ``TUNE_MEMGUARD_EVERY_SECONDS``.
 
     Raises:
         ValueError, TypeError: an argument, or its environment variable, is not allowed.
+
+    Example:
+        >>> from ray import tune
+        >>> from ray_tune_memguard import RssReporter
+        >>> config = tune.RunConfig(callbacks=[RssReporter(every_trials=500)])
     """
 
     _state: _ReporterState | None = None
@@ -86,7 +97,7 @@ class RssReporter(CountingCallback):
 
     @guarded
     def on_experiment_end(self, trials: list[Trial], **info: object) -> None:
-        # Stopping the experiment ends trials without telling callbacks, so count once more.
+        # Ray calls no hooks for trials that end with the experiment, so count once more.
         self._finished.recount(trials)
         state = self._state
         if state is not None and (
@@ -114,7 +125,7 @@ class RssReporter(CountingCallback):
         except OSError as error:
             self.notices.warn(
                 "series",
-                f"RssReporter cannot write {state.series.path} ({error}). It goes on reporting; "
-                "what it measures until the file can be written again will be missing from it.",
+                f"RssReporter cannot write {state.series.path} ({error}). It continues to log; "
+                "points are missing from the file until it can be written again.",
             )
         logger.info(state.series.line())

@@ -1,4 +1,4 @@
-"""Keeps the driver's memory flat: spills finished trials to disk and lets go of them in memory."""
+"""Keeps the driver's memory flat: spills finished trials to disk and frees their memory."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ray_tune_memguard import options as opt
-from ray_tune_memguard.adapter import handle as entry
 from ray_tune_memguard.adapter.claims import SPILLING
+from ray_tune_memguard.adapter.handle import disk_errors
 from ray_tune_memguard.callbacks.base import GuardCallback, guarded
 from ray_tune_memguard.system import allocator
 
@@ -20,17 +20,17 @@ if TYPE_CHECKING:
 
     from ray_tune_memguard.adapter.run.spiller import Spiller
 
-#: How often slack is looked at: trims cost milliseconds, trials a few tens of KB of slack.
+#: A trim takes milliseconds, and a trial leaves some tens of KB of slack.
 TRIM_EVERY_TRIALS = 50
-#: Slack that is left alone: the allocator will want it back at once.
+#: Less slack is not trimmed: the allocator would soon need it again.
 TRIM_SLACK_MIB = 4.0
-# A running trial that reports often is to be looked at, too, though no trial finishes.
+# Results also lead to a trim, because a long trial may report often before any trial finishes.
 _RESULTS_PER_TRIAL_OF_TRIM = 2
-#: Trials that finish sooner than this after a spill wait for each other: together they cost half. A
-#: kill meanwhile lets them run again.
+#: Trials that finish sooner than this after a spill are spilled together, which takes half the
+#: time. After a kill in the meantime they run again.
 SPILL_EVERY_S = 0.08
 _FIRST_RETRY_S = 1.0
-_LONGEST_RETRY_S = 30.0
+_MAX_RETRY_S = 30.0
 
 
 @dataclass
@@ -42,33 +42,38 @@ class _PrunerState:
     waiting: list[Trial] = field(default_factory=list)
     since_trim: int = 0
     results_since_trim: int = 0
-    #: By ``time.monotonic()``: not before these is spilled, and tried again.
+    #: The earliest times, by ``time.monotonic()``, of the next spill and of the next retry.
     spill_at: float = 0.0
     retry_at: float = 0.0
     retry_after: float = field(default_factory=lambda: _FIRST_RETRY_S)
 
 
 class TrialPruner(GuardCallback):
-    """Writes each finished trial to disk once Ray is done with it, then frees its memory.
+    """Writes each finished trial to disk when Ray no longer uses it, then frees its memory.
 
-    Nothing is lost by it: results, resume and analysis read a spilled trial back when asked for it,
-    and whoever still holds the ``Trial`` object can go on using it. What changes in a sweep is
-    listed in ``docs/changes.md``.
+    No trial is lost: results, resume and analysis read a spilled trial from disk on access, and
+    code that holds the ``Trial`` object can continue to use it. ``docs/changes.md`` lists what
+    changes in a run.
 
-    If the disk does not take a trial, the trial stays in memory, a warning says so once, and the
-    spill is tried again until it succeeds. A trial that cannot be serialized stays in memory.
+    If the disk cannot be written, finished trials stay in memory, the pruner logs one warning, and
+    retries until it succeeds. A trial that cannot be serialized stays in memory.
 
     Args:
-        spill_dir: directory for the trial stores, one file a sweep. Default None: ``.memguard/`` in
-            the experiment's directory; for remote storage beside Ray's local staging directory.
+        spill_dir: directory for the trial stores, one file a run. Default None: ``.memguard/`` in
+            the experiment's directory or, for remote storage, beside Ray's local staging directory.
             Or ``TUNE_MEMGUARD_SPILL_DIR``.
-        trim_every_trials: look at the allocator's slack after so many spilled trials, or None for
-            never. Default 50, or ``TUNE_MEMGUARD_TRIM_EVERY_TRIALS``.
-        trim_slack_mib: give slack back to the system when it exceeds so many MiB; None for never.
-            Default 4, or ``TUNE_MEMGUARD_TRIM_SLACK_MIB``. Without glibc nothing is trimmed.
+        trim_every_trials: number of spilled trials between two checks of the allocator's slack;
+            None for no checks. Default 50, or ``TUNE_MEMGUARD_TRIM_EVERY_TRIALS``.
+        trim_slack_mib: MiB of slack above which a check returns it to the system; None for never.
+            Default 4, or ``TUNE_MEMGUARD_TRIM_SLACK_MIB``. It has no effect without glibc.
 
     Raises:
         ValueError, TypeError: an argument, or its environment variable, is not allowed.
+
+    Example:
+        >>> from ray import tune
+        >>> from ray_tune_memguard import TrialPruner
+        >>> config = tune.RunConfig(callbacks=[TrialPruner(trim_slack_mib=16)])
     """
 
     _state: _PrunerState
@@ -140,7 +145,7 @@ class TrialPruner(GuardCallback):
         self._maybe_trim()
 
     def _stop(self) -> None:
-        """The run goes on as Ray alone."""
+        """End this callback's part in the run."""
         self.active = False
         self._state = _PrunerState()
 
@@ -148,7 +153,7 @@ class TrialPruner(GuardCallback):
         now = time.monotonic()
         if now < self._state.retry_at:
             return False
-        # The last trials of a sweep wait for no others.
+        # The last trials of a run need not wait for others.
         return (
             now >= self._state.spill_at
             or self._state.spiller is None
@@ -157,8 +162,8 @@ class TrialPruner(GuardCallback):
 
     @guarded
     def on_experiment_end(self, trials: list[Trial], **info: object) -> None:
-        # Trials that were ended with the experiment stay in memory: for Ray's restore they are
-        # unfinished, and the store must not say otherwise.
+        # Trials that end with the experiment stay in memory: Ray's restore counts them as
+        # unfinished, and so must the store.
         if self._state.spiller is not None:
             self._try_to(self._spill_waiting)
             self._try_to(self._state.spiller.close)
@@ -167,18 +172,18 @@ class TrialPruner(GuardCallback):
             allocator.trim()
 
     def _try_to(self, act: Callable[[], None]) -> None:
-        """Do what needs the disk; if the disk refuses, say so once and set a time to try again."""
+        """Call a function that writes to disk; after an error warn once, and retry later."""
         try:
             act()
-        except entry.disk_errors() as error:
+        except disk_errors() as error:
             where = self._state.spiller.store_path if self._state.spiller else self._directory()
             self.notices.warn(
                 "disk",
-                f"TrialPruner cannot write to {where} ({error}). Finished trials stay in memory "
-                "until it can; it goes on trying.",
+                f"TrialPruner cannot write to {where} ({error}). Finished trials stay in memory; "
+                "spilling is retried until it succeeds.",
             )
             self._state.retry_at = time.monotonic() + self._state.retry_after
-            self._state.retry_after = min(2 * self._state.retry_after, _LONGEST_RETRY_S)
+            self._state.retry_after = min(2 * self._state.retry_after, _MAX_RETRY_S)
         else:
             self._state.retry_after = _FIRST_RETRY_S
 
@@ -213,7 +218,7 @@ class TrialPruner(GuardCallback):
             )
 
     def _spill_waiting(self) -> None:
-        """What an error that ends the sweep has kept from being spilled."""
+        """Spill the trials that an error, which ends the run, has kept in memory."""
         if (
             self._state.waiting
             and self._state.spiller is not None

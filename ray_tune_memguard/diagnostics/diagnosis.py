@@ -1,4 +1,4 @@
-"""What holds the memory: what a person, or a program, can act on."""
+"""The diagnosis of a run's memory, as a table and as a file."""
 
 from __future__ import annotations
 
@@ -17,16 +17,26 @@ FILE_PATTERN = "diagnosis-*.json"
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """All that is known of a sweep's memory. ``print(diagnosis)`` shows it as a table.
+    """The diagnosis of a run's memory. ``print(diagnosis)`` shows it as a table.
 
-    ``span``: the finished trials since warm-up, by which it was judged; results, if ``unit`` says
-    so, in a sweep of few, long trials. ``is_judged``: whether what grows can be told; it cannot if
-    the span is too short (200 trials, 4,000 results) or not everything could be measured.
-    ``holders``: the retention sites that grow, the fastest first; empty if nothing grows steadily.
-    ``parts``: the categories of the driver's RSS, ``rss`` first. ``processes``: Ray's other
-    processes on this machine.
-    ``absent``: what could not be measured, by name, with the reason. ``cost_seconds``: what
-    measuring took.
+    Attributes:
+        trials: number of finished trials.
+        results: number of results.
+        span: number of finished trials (or of results, see ``unit``) since warm-up.
+        unit: ``trial``, or ``result`` in a run of few, long trials.
+        is_judged: whether growth can be judged. It cannot if the span is shorter than 200 trials
+            (4,000 results) or something could not be measured.
+        holders: the retention sites that grow steadily, the fastest first.
+        parts: the categories of the driver's RSS, ``rss`` first.
+        types: the types whose number of objects grows steadily.
+        processes: Ray's other processes on this machine.
+        absent: quantities that could not be measured, by name, with the reason.
+        cost_seconds: seconds that the samples took.
+
+    Example:
+        >>> from ray_tune_memguard import read_diagnosis
+        >>> [site.name for site in read_diagnosis(experiment).holders]
+        ['MyCallback.history']
     """
 
     trials: int
@@ -75,16 +85,25 @@ class Diagnosis:
 
 
 def read_diagnosis(path: str | os.PathLike[str]) -> Diagnosis:
-    """What :class:`ray_tune_memguard.ObjectGrowthTracker` found in an experiment.
+    """Read the latest diagnosis of an experiment.
 
-    Each run writes a diagnosis when it ends. This reads the latest.
+    :class:`ray_tune_memguard.ObjectGrowthTracker` writes one when a run ends.
 
     Args:
         path: the experiment's directory (``ResultGrid.experiment_path``, on a local disk), the
             ``.memguard`` directory in it, or one ``diagnosis-*.json`` file.
 
+    Returns:
+        The diagnosis. Sizes are in bytes, slopes in bytes per trial or per result.
+
     Raises:
-        FileNotFoundError: there is none.
+        FileNotFoundError: there is no diagnosis.
+
+    Example:
+        >>> from ray_tune_memguard import read_diagnosis
+        >>> diagnosis = read_diagnosis(experiment)
+        >>> diagnosis.trials, diagnosis.holders[0].bytes_per_trial
+        (1000, 2048.0)
     """
     files = report_files(path, FILE_PATTERN)
     if not files:

@@ -235,18 +235,25 @@ class GrowthSeries:
 
 
 def read_growth(path: str | os.PathLike[str]) -> pd.DataFrame:
-    """What :class:`ray_tune_memguard.ObjectGrowthTracker` measured, in order of time.
+    """Read all samples of :class:`ray_tune_memguard.ObjectGrowthTracker` in an experiment.
 
     Args:
         path: the experiment's directory (``ResultGrid.experiment_path``, on a local disk), the
             ``.memguard`` directory in it, or one ``growth-*.csv`` file.
 
     Returns:
-        A row for each quantity of each sample. The columns are the fields of :class:`GrowthRow`:
-        ``time`` (seconds since the epoch), ``trials`` and ``results`` (finished and received so
-        far), ``kind``, ``name`` and ``value`` (bytes, or objects of a type).
+        A DataFrame with a row for each quantity of each sample, in order of time. The columns are
+        the fields of :class:`GrowthRow`: ``time`` (seconds since the epoch), ``trials`` and
+        ``results`` (finished and received so far), ``kind``, ``name`` and ``value`` (bytes, or
+        number of objects of a type).
 
     Raises:
-        FileNotFoundError: there is none.
+        FileNotFoundError: there are no samples.
+
+    Example:
+        >>> from ray_tune_memguard import read_growth
+        >>> growth = read_growth(experiment)
+        >>> growth.loc[growth["name"] == "MyCallback.history", "value"].tolist()
+        [1024000.0, 2048000.0]
     """
     return read_series(path, FILE_PATTERN, "growth series")

@@ -1,4 +1,4 @@
-"""The RSS of sweeps as a picture."""
+"""Draws the RSS of experiments as a picture."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     Source: TypeAlias = str | os.PathLike[str] | pd.DataFrame
 
 _MIB = 2**20
-#: The height of the picture, as a multiple of the largest value: a flat line is below the frame.
+#: The height of the vertical axis as a multiple of the largest value, for room above a flat line.
 _HEADROOM = 1.15
 
 
@@ -27,15 +27,15 @@ def plot_rss_series(
 ) -> Figure:
     """Draw the driver's RSS in MiB against finished trials, a line for each experiment.
 
-    Any sweep that had a ``MemGuard`` or an ``RssReporter`` has a series; to see what the guard
-    saves, run one sweep with ``MemGuard()`` and one with ``RssReporter()`` alone. It needs
-    matplotlib (``pip install "ray-tune-memguard[plot]"``).
+    Each experiment that ran with a ``MemGuard`` or an ``RssReporter`` has a series. To see how much
+    memory MemGuard saves, run one with ``MemGuard()`` and one with ``RssReporter()`` alone. The
+    function needs matplotlib (``pip install "ray-tune-memguard[plot]"``).
 
     Args:
-        experiments: where the series is, as for :func:`ray_tune_memguard.read_rss_series`, or what
-            that has read; or several such, by the name that each line is to have.
-        filename: the image to write, in a format that its suffix says (``.png``, ``.svg``, …). Its
-            directory is made if it is missing.
+        experiments: a path as for :func:`ray_tune_memguard.read_rss_series`, or the DataFrame that
+            it returns; or a mapping from the name of each line to one of these.
+        filename: the image file to write; its suffix is the format (``.png``, ``.svg``, …). Its
+            directory is created if it is missing.
 
     Returns:
         The matplotlib figure, drawn and saved.
@@ -43,9 +43,13 @@ def plot_rss_series(
     Raises:
         FileNotFoundError: an experiment has no series.
         ImportError: matplotlib is not installed.
-        ValueError: ``experiments`` is empty, or matplotlib does not know the format.
+        ValueError: ``experiments`` is empty, or matplotlib does not support the format.
+
+    Example:
+        >>> from ray_tune_memguard import plot_rss_series
+        >>> figure = plot_rss_series({"with MemGuard": experiment}, "rss.png")
     """
-    # Without pyplot: it would open windows and change the backend that the user has chosen.
+    # Without pyplot, which would open windows and change the backend that the user has chosen.
     from matplotlib.figure import Figure
 
     named = experiments if isinstance(experiments, Mapping) else {"": experiments}

@@ -76,18 +76,24 @@ class RssSeries:
 
 
 def read_rss_series(path: str | os.PathLike[str]) -> pd.DataFrame:
-    """The RSS series of an experiment, all its runs in order of time.
+    """Read the RSS series of an experiment, all of its runs in order of time.
 
     Args:
         path: the experiment's directory (``ResultGrid.experiment_path``, on a local disk), the
             ``.memguard`` directory in it, or one ``rss-*.csv`` file.
 
     Returns:
-        A row for each measurement. The columns are the fields of :class:`RssPoint`: ``time`` in
-        seconds since the epoch, ``trials``, ``completed`` and ``errored`` (finished so far), and
-        ``rss_bytes``.
+        A DataFrame with a row for each measurement. The columns are the fields of
+        :class:`RssPoint`: ``time`` in seconds since the epoch, ``trials``, ``completed`` and
+        ``errored`` (numbers of finished trials so far), and ``rss_bytes`` (bytes).
 
     Raises:
         FileNotFoundError: there is no series.
+
+    Example:
+        >>> from ray_tune_memguard import read_rss_series
+        >>> series = read_rss_series(experiment)
+        >>> (series["rss_bytes"] / 2**20).tolist()
+        [230.0, 231.0]
     """
     return read_series(path, FILE_PATTERN, "RSS series")

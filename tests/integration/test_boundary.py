@@ -337,7 +337,7 @@ def test_another_layout_of_rays_state_file_ends_no_sweep(
     monkeypatch.setattr(tune_controller, "json", with_a_blank)
     assert outcome(tmp_path, [MemGuard()]) == by_ray_alone
     # In the first run, and in the one that resumes it.
-    assert len(said(caplog, "TuneController.save_to_dir has met an unexpected error")) == 2
+    assert len(said(caplog, "TuneController.save_to_dir raised an unexpected error")) == 2
 
 
 def test_a_checkpoint_unlike_rays_switches_spilling_off(

@@ -568,7 +568,7 @@ def test_a_full_store_right_after_a_checkpoint(
     """The experiment state stays whole when a spill fails with its spare one checkpoint behind."""
     monkeypatch.setenv("TUNE_GLOBAL_CHECKPOINT_S", "0")
     monkeypatch.setattr("ray_tune_memguard.callbacks.trial_pruner._FIRST_RETRY_S", 0.01)
-    monkeypatch.setattr("ray_tune_memguard.callbacks.trial_pruner._LONGEST_RETRY_S", 0.01)
+    monkeypatch.setattr("ray_tune_memguard.callbacks.trial_pruner._MAX_RETRY_S", 0.01)
     put = TrialStore.put
     calls = 0
 
@@ -643,7 +643,7 @@ def test_a_disk_in_trouble_costs_no_trial(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("ray_tune_memguard.callbacks.trial_pruner._FIRST_RETRY_S", 0.05)
-    monkeypatch.setattr("ray_tune_memguard.callbacks.trial_pruner._LONGEST_RETRY_S", 0.05)
+    monkeypatch.setattr("ray_tune_memguard.callbacks.trial_pruner._MAX_RETRY_S", 0.05)
     guard = MemGuard()
     state: dict[str, Any] = {}
 
@@ -680,7 +680,7 @@ def test_a_spill_dir_that_goes_away_and_comes_back(
     storage: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("ray_tune_memguard.callbacks.trial_pruner._FIRST_RETRY_S", 0.05)
-    monkeypatch.setattr("ray_tune_memguard.callbacks.trial_pruner._LONGEST_RETRY_S", 0.05)
+    monkeypatch.setattr("ray_tune_memguard.callbacks.trial_pruner._MAX_RETRY_S", 0.05)
     spill_dir = tmp_path / "disk"
     guard = MemGuard(spill_dir=spill_dir)
     spill_dir.rmdir()

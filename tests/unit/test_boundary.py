@@ -49,7 +49,7 @@ def test_after_an_error_of_ours_rays_is_called(caplog: pytest.LogCaptureFixture)
     assert entry.in_place_of(rays)("word") == "Ray's word"
     assert entry.in_place_of(rays)("again") == "Ray's again"
     [record] = caplog.records
-    assert "entry has met an unexpected error" in record.getMessage()
+    assert "entry raised an unexpected error" in record.getMessage()
     assert "Ray's own code runs instead" in record.getMessage()
 
 

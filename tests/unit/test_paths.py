@@ -105,7 +105,7 @@ def test_what_is_beside_the_trials_directories(tmp_path: Path) -> None:
         (staging / name).write_text(name)
     for number in range(1200):
         (staging / f"trial{number}").mkdir()
-    listing.look()
+    listing.refresh()
     found = listing.session_files()
     assert sorted(found) == ["own.json", "searcher-state-2026-11-22_10-40-37.pkl"]
     assert found["own.json"] == b"own.json"
@@ -120,7 +120,7 @@ def test_it_is_not_listed_anew_at_once(tmp_path: Path) -> None:
     (tmp_path / "staging" / "two.json").touch()
     assert listing.names(1e-9) == {"one.json"}
     assert len(looks) == 1
-    assert listing.look() == {"one.json", "two.json"}
+    assert listing.refresh() == {"one.json", "two.json"}
 
 
 def test_what_ray_writes_is_not_missed_between_two_looks(tmp_path: Path) -> None:

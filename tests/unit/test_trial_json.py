@@ -131,12 +131,12 @@ def test_ray_reads_it(tmp_path: Path) -> None:
 def test_storages_that_differ_by_the_directory(tmp_path: Path, names: tuple[str, ...]) -> None:
     storages = StorageTemplate()
     first = make_trial(tmp_path, 0, names[0]).storage
-    storages.place_of(first)
+    storages.key_of(first)
     for name in (*names, *names):
         storage = _like(first, name)
         state = decode(json.dumps(_marked(storages.text_of(storage))))
         assert in_words(state) == in_words(storage)
-        place = storages.place_of(storage)
+        place = storages.key_of(storage)
         assert place is not None
         assert in_words(storages.at(place)) == in_words(storage)
 
@@ -150,10 +150,10 @@ def test_a_storage_that_differs_in_more_is_written_for_itself(
 ) -> None:
     storages = StorageTemplate()
     first = make_trial(tmp_path, 0, "first").storage
-    storages.place_of(first)
+    storages.key_of(first)
     other = _like(first, "other")
     setattr(getattr(other, part[0]) if part[1:] else other, part[-1], value)
-    assert storages.place_of(other) is None
+    assert storages.key_of(other) is None
     state = decode(json.dumps(_marked(storages.text_of(other))))
     assert in_words(state) == in_words(other)
 

@@ -69,7 +69,7 @@ def test_what_is_spilled_is_uploaded_once_more(places: tuple[Path, Path]) -> Non
     syncer = make_syncer(staging, "trial2")
     upload(syncer, places)
     assert len(list(storage.rglob("result.json"))) == 4
-    syncer.settled("trial1")
+    syncer.mark_for_upload("trial1")
     change(staging)
     upload(syncer, places)
     # The fourth is nobody's that is known, so somebody's own.
@@ -90,7 +90,7 @@ def test_the_last_upload_takes_what_the_listing_may_lack(places: tuple[Path, Pat
     staging, storage = places
     syncer = make_syncer(staging)
     upload(syncer, places)
-    syncer._staging.look()
+    syncer._staging.refresh()
     syncer._staging._took = 1e6  # So that it is not listed anew.
     (staging / "late.txt").write_text("second time")
     upload(syncer, places)

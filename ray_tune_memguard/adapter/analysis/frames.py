@@ -1,6 +1,6 @@
-"""One DataFrame of all trials, in a twentieth of the time: see ``result_rows``.
+"""Builds the DataFrame of all trials in a twentieth of Ray's time, see ``result_rows``.
 
-Only a trial whose files or whose changes need it is read as Ray reads it.
+Ray's own code reads a trial only if its files are unusual or the trial was changed.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def dataframe(
 
 
 class _RowReader:
-    """Reads the row and the config of each trial."""
+    """Reads the row and the config of one trial at a time."""
 
     def __init__(
         self,
@@ -87,7 +87,7 @@ class _RowReader:
         try:
             return row_of(_content(filesystem, path), *self._asked)
         except (OSError, ValueError):
-            # No such file, lines that differ, or no text: Ray's way, which says what is wrong.
+            # A missing or unusual file: Ray's own code reads it, or reports what is wrong.
             trial_id = trial.trial_id
             of_one: ExperimentAnalysis = ExperimentAnalysis.__new__(ExperimentAnalysis)
             of_one._trial_dataframes = {trial_id: self._frames[trial_id]}

@@ -1,6 +1,6 @@
-"""Opening and resuming an experiment that has a trial store.
+"""Opens and resumes experiments that have a trial store.
 
-Each function here is called in place of one of Ray's, which it is given first (``patches``).
+Each function here replaces one of Ray's, which is its first argument (``patches``).
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ def load_trials(
 ) -> list[Trial]:
     experiment = Experiment(analysis._fs, str(analysis._experiment_fs_path))
     try:
-        # Otherwise the file of an earlier run was asked for.
+        # Otherwise the caller wants the file of an earlier run.
         if analysis._experiment_json_fs_path == experiment.newest_state_file():
             found = verify(locate(experiment))
             if found is not None:
                 return open_trials(found)
     except Exception as error:
         if isinstance(error, sqlite3.Error) and is_locked(error):
-            logger.debug("Its run is not over, so Ray alone opens it: %s", error)
+            logger.debug("The run is not over, so Ray alone opens the experiment: %s", error)
             return original(analysis)
         logger.warning(
             "The trial store of %s cannot be read (%s). The experiment is opened as Ray does it, "
@@ -90,13 +90,14 @@ def resume(
     installation = installation_of(cast("Controller", controller))
     tuner = paths.calling(TunerInternal)
     if installation is not None and tuner is not None:
-        _lighten(tuner, installation.replaces)
+        _release_loaded_trials(tuner, installation.replaces)
 
 
-def _lighten(tuner: TunerInternal, store: Path | None) -> None:
-    """Free the trials that ``Tuner.restore`` has loaded plainly, before this package was there.
+def _release_loaded_trials(tuner: TunerInternal, store: Path | None) -> None:
+    """Free the trials that ``Tuner.restore`` loaded before this package was imported.
 
-    That is so with ``RAY_TUNE_CALLBACKS``. The tuner keeps them until its ``fit()`` returns.
+    With ``RAY_TUNE_CALLBACKS`` the import comes later, and the tuner keeps these trials until its
+    ``fit()`` returns.
     """
     analysis = tuner._experiment_analysis
     if analysis is None or isinstance(analysis.trials, SpilledTrials) or store is None:
@@ -109,4 +110,4 @@ def _lighten(tuner: TunerInternal, store: Path | None) -> None:
         del analysis._configs
         analysis._configs = analysis.get_all_configs()
     except Exception as error:
-        logger.debug("The tuner keeps what it has loaded: %r", error)
+        logger.debug("The tuner keeps the trials that it has loaded: %r", error)

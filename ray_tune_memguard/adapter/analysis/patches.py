@@ -1,9 +1,9 @@
-"""Which functions of Ray are wrapped, and how the wrappers are put in place and removed.
+"""Lists the functions of Ray that this package wraps, and installs and removes the wrappers.
 
-These are the few that no instance of ours can reach in time. Each wrapper acts only when it is
-given the trials of a run that spills, or an experiment that has a trial store; for everything else
-it calls Ray's function unchanged. :func:`install` runs when the package is imported, because
-results are looked at long after a run.
+Ray calls these few functions outside of any run that a callback could change. A wrapper acts only
+on the trials of a run that spills, and on experiments that have a trial store; otherwise it calls
+Ray's function unchanged. Importing the package calls :func:`install`, because results are read long
+after a run.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ray_tune_memguard.notices import logger
 
 
 class Patch(NamedTuple):
-    """One function of Ray, and what is called instead."""
+    """A function of Ray, and the entry that replaces it."""
 
     owner: object
     name: str
@@ -27,7 +27,7 @@ class Patch(NamedTuple):
 
 
 def _patch(owner: object, name: str, around: Callable[..., object]) -> Patch:
-    """``around`` takes Ray's function as its first argument."""
+    """A patch by ``around``, whose first argument is Ray's function."""
     of = getattr(owner, "__qualname__", None) or getattr(owner, "__name__", "")
     return Patch(owner, name, boundary.entry(f"{of}.{name}", Policy.CALL_RAY)(around))
 
@@ -103,7 +103,7 @@ def _of_tuner_file() -> tuple[Patch, ...]:
     return (_patch(TunerInternal, "_restore_from_path_or_uri", tuner_file.restore_tuner),)
 
 
-#: By the capability that needs them. Their modules are imported only where it is on.
+#: The patches by capability. Their modules are imported only if the capability is on.
 PATCHES: dict[str, Callable[[], tuple[Patch, ...]]] = {
     contract.PROGRESS: _of_progress,
     contract.LAZY_RESULTS: _of_lazy_results,
@@ -118,7 +118,7 @@ _ABSENT = object()
 
 class _Installed(NamedTuple):
     wrapper: object
-    #: What the owner itself had; absent if a class only inherited the function.
+    #: The owner's own function; ``_ABSENT`` if a class only inherits it.
     original: object
 
 
@@ -126,16 +126,17 @@ _installed: dict[Patch, _Installed] = {}
 
 
 def install(capabilities: Capabilities) -> None:
-    """Put the wrappers in place, as far as this Ray allows.
+    """Install the wrappers of all capabilities that are on. Installed ones stay as they are.
 
-    Those that are there already stay as they are.
+    Args:
+        capabilities: what this Ray allows.
     """
     for capability, patches in PATCHES.items():
         if capability not in capabilities:
             continue
         try:
             found = patches()
-        except ImportError as error:  # A name that the contract lacks.
+        except ImportError as error:  # The contract does not list every public name.
             logger.debug("%s is off: %s", capability, error)
             continue
         for patch in found:
@@ -146,10 +147,10 @@ def install(capabilities: Capabilities) -> None:
 
 
 def uninstall() -> None:
-    """Put Ray's own functions back.
+    """Restore Ray's own functions.
 
-    Where something else has wrapped our wrapper since, that one stays, and ours only passes the
-    call on to Ray's function.
+    If other code has wrapped our wrapper since, its wrapper stays, and ours only calls Ray's
+    function.
     """
     for patch, (wrapper, original) in list(_installed.items()):
         del _installed[patch]

@@ -1,6 +1,6 @@
-"""Console reports of Ray's on a list of spilled trials: each reads the few trials that it needs.
+"""Lets Ray's console reports read only the few spilled trials that they need.
 
-Each function here is called in place of one of Ray's, which it is given first (``patches``).
+Each function here replaces one of Ray's, which is its first argument (``patches``).
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def heartbeat(
         return original(reporter, some, *args, **kwargs)
 
     if isinstance(trials, SpilledTrials):
-        # The module is Ray's own to use: nobody else's reporter is called with the groups.
+        # This reporter class is private to Ray, so no user's code keeps trials of the groups.
         return _report_on(trials, report, reporter._metric, only_reads=True)
     return report(trials)
 
@@ -64,7 +64,7 @@ def old_report(
     *args: object,
     **kwargs: object,
 ) -> ReportT:
-    # A table sorted by metric needs the metric of every trial, so it gets them all.
+    # A table sorted by metric needs the metric of every trial.
     def report(some: Trials) -> ReportT:
         return original(reporter, some, *args, **kwargs)
 
@@ -82,7 +82,7 @@ def _report_on(
     errors: bool = False,
     only_reads: bool = False,
 ) -> ReportT:
-    """Report on a view of the trials; if the store cannot be read, on those in memory."""
+    """Report on a view of all trials or, if the store cannot be read, on those in memory."""
     try:
         return report(ProgressView(trials, metric, errors, only_reads))
     except sqlite3.Error as error:

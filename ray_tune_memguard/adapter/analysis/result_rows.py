@@ -1,9 +1,9 @@
-"""The row of one trial in a DataFrame of all trials, without a DataFrame for each trial.
+"""Reads a trial's row in the DataFrame of all trials without a DataFrame of its own.
 
-Ray makes a DataFrame of each trial's whole ``result.json`` and takes one of its rows, which takes
-2 ms a trial. Here the lines of the file become dictionaries. The row is the same, to the type of
-each value, where the lines have the same keys and types, as nearly all do. Of all other files
-:func:`row_of` says so, and Ray's own way is taken.
+Ray builds a DataFrame of each trial's whole ``result.json`` and selects one of its rows, which
+takes 2 ms a trial. Here the lines of the file become dictionaries. The row is equal to Ray's,
+including the type of each value, if all lines have the same keys and types, as nearly all files do.
+For other files :func:`row_of` raises an error, and the caller uses Ray's own code.
 """
 
 from __future__ import annotations
@@ -15,29 +15,29 @@ from collections.abc import Iterator, Mapping
 import orjson
 
 Record = dict[str, object]
-# Beyond it pandas has other types, and orjson makes a float of an integer.
+# Larger integers have other types in pandas, and orjson turns them into floats.
 _MAX_INTEGER = 2.0**63
 _NUMBERS = (int, float)
 
 
 class UnevenRecordsError(ValueError):
-    """What a DataFrame makes of these lines, only a DataFrame can say."""
+    """The row of these lines depends on how pandas converts them."""
 
 
 def row_of(content: bytes, metric: str | None = None, mode: str | None = None) -> Record | None:
     """The row of a trial.
 
     Args:
-        content: of the trial's ``result.json``, a JSON object a line.
-        metric: the key of a result, nested ones joined by ``/``; None for the last result.
+        content: the content of the trial's ``result.json``: one JSON object a line.
+        metric: the key of a metric, nested keys joined by ``/``; None for the last result.
         mode: ``"max"`` or ``"min"``: the first result with the highest or lowest ``metric``; None
             for the last result.
 
     Returns:
-        The row; None if nothing was reported.
+        The row; None if the trial reported nothing.
 
     Raises:
-        UnevenRecordsError: Ray's own way must be taken.
+        UnevenRecordsError: only Ray's own code can read the row.
     """
     records = [flatten(_parsed(line)) for line in content.rstrip(b"\n").split(b"\n") if line]
     if not records:
@@ -53,7 +53,7 @@ def row_of(content: bytes, metric: str | None = None, mode: str | None = None) -
 
 
 def flatten(record: Mapping[str, object]) -> Record:
-    """What ``pandas.json_normalize`` makes of a record: plain values first, then nested ones."""
+    """Flatten a record as ``pandas.json_normalize`` does: plain values first, then nested ones."""
     plain: Record = {key: value for key, value in record.items() if type(value) is not dict}
     if len(plain) < len(record):
         for key, value in record.items():
@@ -73,7 +73,7 @@ def _leaves(nested: Mapping[str, object], prefix: str) -> Iterator[tuple[str, ob
 def _parsed(line: bytes) -> Record:
     try:
         record = orjson.loads(line)
-    except orjson.JSONDecodeError:  # NaN and infinities, of which JSON knows nothing.
+    except orjson.JSONDecodeError:  # NaN and infinities, which are not JSON.
         record = json.loads(line)
     if type(record) is not dict:
         raise UnevenRecordsError("not a JSON object")
@@ -85,9 +85,9 @@ def _shape(record: Record) -> tuple[object, ...]:
 
 
 def _is_exact(records: list[Record]) -> bool:
-    """Whether every value of a row of the DataFrame is the value in the record."""
+    """Whether pandas would keep every value of the records and its type."""
     first = records[0].values()
-    # A row of numbers alone becomes one of floats.
+    # pandas turns a row of numbers alone into floats.
     if all(type(value) in _NUMBERS for value in first):
         return False
     if any(value is None for value in first) and len(records) > 1:
@@ -111,5 +111,5 @@ def _best(records: list[Record], metric: str, mode: str) -> Record:
     if not known:
         raise UnevenRecordsError("the metric is never a number")
     sign = 1 if mode == "max" else -1
-    # The first of equals wins.
+    # Of equal values the first wins.
     return records[max(known, key=lambda found: (sign * found[0], -found[1]))[1]]  # type: ignore[operator]

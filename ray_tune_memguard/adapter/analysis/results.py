@@ -1,8 +1,8 @@
-"""Results of a run whose trials are spilled: DataFrames, configs, the best trial, ``ResultGrid``.
+"""Builds the results of spilled trials on access: DataFrames, configs, ``ResultGrid``.
 
-Ray builds all of these for every trial when the run ends. Here each is built when it is asked for,
-of the trial as it was when Ray would have built it.
-Each function here is called in place of one of Ray's, which it is given first (``patches``).
+Ray builds all of these for every trial when the run ends. Here each is built on access, from the
+trial as it was when Ray would have built it. Each function here replaces one of Ray's, which is its
+first argument (``patches``).
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ def dataframes(
 class _FrameReader:
     """Reads a trial's DataFrame as Ray does.
 
-    A trial whose DataFrame cannot be read is named in the log, the first one only: Ray reads all of
-    them at once and names them in one line; without loggers of results these are all trials.
+    It logs only the first trial whose DataFrame cannot be read: Ray logs all of them in one line,
+        and without a logger that writes results none can be read.
     """
 
     def __init__(self, trials: SpilledTrials[Trial]) -> None:
@@ -69,11 +69,11 @@ def configs(
     trials = analysis.trials
     if not _spills(trials):
         return original(analysis, prefix)
-    # The first call is that of the constructor, which only keeps what it gets.
+    # The first call comes from the constructor, which only stores the result.
     if "_configs" not in analysis.__dict__:
         return LazyTrialDict(trials, lambda trial: trial.config)
     if prefix:
-        # Flattened ones are copies: nobody gets hold of a trial's own.
+        # Flattened configs are copies, so no caller gets a trial's own config.
         return original(SimpleNamespace(trials=map(trials.cache.peek, trials)), prefix)
     return original(analysis, prefix)
 
@@ -98,10 +98,10 @@ def best_trial(
     scope: str = "last",
     filter_nan_and_inf: bool = True,
 ) -> Trial | None:
-    """Among the few trials of which one is the best; among all where that is not known."""
+    """Search the few trials that may be the best; all trials if those are not known."""
     trials = analysis.trials
     few = None
-    # Of a single trial Ray does not ask what it has reported.
+    # Ray returns a single trial whatever it has reported.
     if _spills(trials) and len(trials) > 1 and filter_nan_and_inf:
         asked_metric = metric or analysis.default_metric
         asked_mode = mode or analysis.default_mode
@@ -109,7 +109,7 @@ def best_trial(
             few = trials.best_candidates(asked_metric, asked_mode, scope)
     if few is None:
         return original(analysis, metric, mode, scope, filter_nan_and_inf)
-    # Not by `copy`: what Ray's class gives for that is made of all trials.
+    # Not by `copy`, for which Ray's class would read all trials.
     among_few: ExperimentAnalysis = ExperimentAnalysis.__new__(type(analysis))
     among_few.__dict__.update(analysis.__dict__)
     among_few.trials = few * 2 if len(few) == 1 else few

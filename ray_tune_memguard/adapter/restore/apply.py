@@ -1,8 +1,8 @@
-"""Carrying out a restore plan: finished trials stay on disk.
+"""Applies a restore plan to a controller. Finished trials stay on disk.
 
 Ray reads all trials of the experiment state file into memory and adds each to the controller. Here
-that happens to those that return to memory; the others become rows of the new run's store. Each
-step of Ray's ``TuneController.resume`` is taken, in its order and by its own methods.
+only the trials that return to memory are added; the others become rows of the new run's store. Each
+step of Ray's ``TuneController.resume`` is taken, in Ray's order and by Ray's own methods.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from ray_tune_memguard.store.snapshot import Snapshot
 from ray_tune_memguard.store.state_file import ExperimentStateFile
 from ray_tune_memguard.store.trial_store import SpilledRow, TrialStore
 
-_ENTRIES_AT_ONCE = 256
+_RECORDS_AT_ONCE = 256
 
 
 def apply(
@@ -48,19 +48,22 @@ def apply(
     capabilities: Capabilities,
     notices: Notices,
 ) -> Installation:
-    """Give the controller what the plan says, and begin the new run's files.
+    """Give the controller the trials of the plan, and create the new run's files.
 
     Args:
         plan: what becomes of each trial.
-        found: the trial store of the run before this one.
-        controller: of the new run, without any trials.
+        found: the trial store of the previous run.
+        controller: the new run's controller, without any trials.
         resume_config: which trials are to run again.
-        spill_dir: where the new trial store goes, if the user wants it elsewhere.
+        spill_dir: the user's directory for trial stores; None for the default.
         capabilities: what this Ray allows.
-        notices: where warnings go.
+        notices: the log of the run's warnings.
+
+    Returns:
+        What is installed in the new run.
 
     Raises:
-        Exception: whatever Ray or the disk raises. The new run's files are removed; the controller
+        Exception: an error of Ray or of the disk. The new run's files are removed; the controller
             may have some of the trials.
     """
     codec = TrialStateCodec(
@@ -86,7 +89,7 @@ def apply(
         files.discard()
         raise
     for directory in fetched:
-        installation.to_upload(directory)
+        installation.mark_for_upload(directory)
     if SEARCHER_CATCH_UP in capabilities:
         catch_up(controller, plan.unsnapshotted, found.snapshot.creation_count)
     if found.is_owned():
@@ -127,7 +130,7 @@ def apply_in_memory(
 def _make_trials(
     plan: RestorePlan, found: VerifiedStore, controller: Any, codec: TrialStateCodec
 ) -> list[Trial]:
-    """The trials that return to memory, made by Ray's own method."""
+    """The trials that return to memory, created by Ray's own method."""
     records = plan.returning()
     if records:
         returning: list[Trial] = controller._restore_trials({"trial_data": records})
@@ -141,12 +144,12 @@ def _make_trials(
 
 
 def _restore_algorithms(found: VerifiedStore, controller: Any) -> None:
-    """Restore the searcher and the callbacks as of the snapshot."""
+    """Restore the searcher and the callbacks to their states in the snapshot."""
     files = found.snapshot.files
     staging = Path(controller._storage.experiment_driver_staging_path)
     controller._checkpoint_manager.sync_down_experiment_state()
     if files is not None:
-        # These are as old as the snapshot; those in the storage may be older.
+        # These files are as old as the snapshot; those in the storage may be older.
         staging.mkdir(parents=True, exist_ok=True)
         paths.forget_later_runs(staging, paths.run_of_store(found.store.path)[0])
         for name, content in files.items():
@@ -158,13 +161,14 @@ def _restore_algorithms(found: VerifiedStore, controller: Any) -> None:
 
 
 def _fetch_trial_files(plan: RestorePlan, found: VerifiedStore, controller: Any) -> list[str]:
-    """Copy the files of finished trials that were not uploaded into this run's staging directory.
+    """Copy files of finished trials that were not uploaded into this run's staging directory.
 
-    A killed driver leaves them in its own. From this run's, Ray uploads them. On another machine,
-    or after a clean-up of temporary files, these trials have their last result and no history.
+    A killed driver leaves such files in its own staging directory; Ray uploads them from this
+    run's. On another machine, or if temporary files were deleted, they are missing: these trials
+    then have their last result and no history.
 
     Returns:
-        The directories that are to be uploaded: this run may be killed before they are.
+        The directories still to be uploaded.
     """
     staged = Path(found.store.get_metadata("staging") or "")
     staging = Path(controller._storage.experiment_driver_staging_path)
@@ -185,8 +189,8 @@ def _fetch_trial_files(plan: RestorePlan, found: VerifiedStore, controller: Any)
 
 
 def _begin_state_file(state_file: ExperimentStateFile, store: TrialStore) -> None:
-    entries = store.state_records()
-    while batch := list(islice(entries, _ENTRIES_AT_ONCE)):
+    records = store.state_records()
+    while batch := list(islice(records, _RECORDS_AT_ONCE)):
         state_file.add(batch)
 
 
@@ -197,17 +201,21 @@ def _queue(
     resume_config: ResumeConfig,
     cache: TrialCache[Trial],
 ) -> dict[int, Trial]:
-    """Add all trials to the controller as Ray does; those in memory, by their new positions."""
+    """Add all trials to the controller as Ray does.
+
+    Returns:
+        The trials in memory, by their new positions.
+    """
     scheduler = controller._scheduler_alg
     residents = {}
     waiting = iter(returning)
-    # The default scheduler's method does nothing; a finished trial need not be made for it.
-    is_told = type(scheduler).on_trial_add is not FIFOScheduler.on_trial_add
+    # The default scheduler's method does nothing, so it needs no ghosts of finished trials.
+    needs_trials = type(scheduler).on_trial_add is not FIFOScheduler.on_trial_add
     for position, entry in enumerate(plan.entries):
         if entry.state_record is not None:
             controller._requeue_restored_trials([next(waiting)], resume_config)
             residents[position] = controller._trials[-1]
-        elif is_told:
+        elif needs_trials:
             trial = cache.ghost(SpilledRow(position, entry.trial_id, entry.status))
             if entry.status == Trial.ERROR and type(scheduler) not in BLIND_TO_LIVE_TRIALS:
                 controller._live_trials.add(trial)
@@ -227,7 +235,7 @@ def _summaries(plan: RestorePlan, snapshot: Snapshot) -> TrialSummaryIndex:
 
 
 def _preparation(resolvers: Any) -> Callable[[Trial], None]:
-    """What Ray does with each trial that it resumes, finished ones included."""
+    """A function that does what Ray does with each trial it resumes, also with finished ones."""
 
     def prepare(trial: Trial) -> None:
         if not ray.util.client.ray.is_connected():

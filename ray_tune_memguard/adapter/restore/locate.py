@@ -1,7 +1,7 @@
-"""Finding what earlier runs of an experiment left: its state file and its trial stores.
+"""Finds the state file and the trial stores that earlier runs of an experiment left.
 
-The store that counts is that of the newest run. Which one that is follows from the names of the
-files; :mod:`~ray_tune_memguard.adapter.restore.verify` opens them.
+A restore uses the store of the newest run, which the names of the files tell;
+:mod:`~ray_tune_memguard.adapter.restore.verify` opens it.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _END_BYTES = 64 * 1024
 
 @dataclass(frozen=True)
 class Experiment:
-    """Where an experiment is; ``path`` is that of its directory in ``filesystem``."""
+    """The location of an experiment: ``path`` is its directory in ``filesystem``."""
 
     filesystem: FileSystem
     path: str
@@ -45,7 +45,7 @@ class Experiment:
         assert storage is not None
         return cls(storage.storage_filesystem, str(storage.experiment_fs_path))
 
-    # What a trial's storage context is given when the experiment is not where it was.
+    # A trial's storage context gets these values, because the experiment may have been moved.
     @property
     def storage_filesystem(self) -> FileSystem:
         return self.filesystem
@@ -58,27 +58,27 @@ class Experiment:
     def experiment_dir_name(self) -> str:
         return PurePosixPath(self.path).name
 
-    #: Of trials that are only looked at nothing is uploaded.
+    #: Trials that are only read upload nothing.
     syncer = None
 
     def newest_state_file(self) -> str | None:
-        """The path of the newest run's experiment state file that is complete."""
+        """The path of the newest run's complete experiment state file."""
         return paths.newest_state_file(self.filesystem, self.path)
 
-    def is_at(self, place: str | None) -> bool:
-        """Whether the path ``place`` means this experiment, in whatever spelling."""
-        if place is None or place == self.path:
-            return place is not None
-        # By way of a symbolic link, or with a slash at the end.
+    def is_at(self, path: str | None) -> bool:
+        """Whether ``path`` is the path of this experiment, in any spelling."""
+        if path is None or path == self.path:
+            return path is not None
+        # Through a symbolic link, or with a slash at the end.
         local = isinstance(self.filesystem, LocalFileSystem)
-        return local and os.path.realpath(place) == os.path.realpath(self.path)
+        return local and os.path.realpath(path) == os.path.realpath(self.path)
 
     def store_directory(self) -> Path | None:
-        """Where its trial stores are written unless the user wants them elsewhere."""
+        """The default directory for new trial stores; None without a local disk."""
         return next(iter(self.store_directories()), None)
 
     def store_directories(self) -> list[Path]:
-        """Where its trial stores are unless the user put them elsewhere."""
+        """The directories that hold its trial stores by default, the current one first."""
         is_local = isinstance(self.filesystem, LocalFileSystem)
         return paths.directories_in(self.path) if is_local else []
 
@@ -97,7 +97,7 @@ class StateFile:
 
     @classmethod
     def newest_of(cls, experiment: Experiment) -> StateFile | None:
-        """That of the newest run; None if there is none."""
+        """The state file of the newest run; None if there is none."""
         path = experiment.newest_state_file()
         if path is None:
             return None
@@ -118,24 +118,24 @@ class StateFile:
 
     @property
     def version(self) -> str:
-        """Distinguishes this state of the file from later ones, also after it was copied."""
+        """A text that identifies this version of the file, also after it was copied."""
         return f"{self.name} {zlib.crc32(self.end)}"
 
     def pointer(self) -> Path | None:
-        """The trial store that the file says it belongs to."""
+        """The path of the trial store that the file points to; None without a pointer."""
         found = re.findall(rb'"%s": (\{"store": .*?\})\}' % POINTER_KEY.encode(), self.end)
         return Path(json.loads(found[-1])["store"]) if found else None
 
 
 @dataclass(frozen=True)
 class StoreRef:
-    """What there is of an experiment, before anything is opened.
+    """The files of an experiment that were found, before any is opened.
 
     Attributes:
-        experiment: where it is.
-        state_file: of its newest run; None if there is none.
+        experiment: the location of the experiment.
+        state_file: the newest run's state file; None if there is none.
         stores: the trial stores that may be the experiment's, the newest run's first.
-        directory: where a new store belongs; None if the experiment is not on a local disk.
+        directory: the directory for a new store; None if the experiment is not on a local disk.
     """
 
     experiment: Experiment
@@ -144,17 +144,17 @@ class StoreRef:
     directory: Path | None
 
     def current_stores(self) -> tuple[Path, ...]:
-        """The stores without those that a run without this package has made out of date."""
+        """The stores that no later run, without this package, has made out of date."""
         if self.state_file is None:
             return self.stores
         run = self.state_file.run
         return tuple(path for path in self.stores if paths.run_of_store(path)[0] >= run)
 
     def went_on_alone(self, store: Path) -> bool:
-        """Whether Ray alone has written the state file, later in the run that wrote the store.
+        """Whether the run that wrote the store later continued with Ray alone.
 
-        Nothing is spilled before a state file points to the store; after an unexpected error of
-        ours the run goes on without it.
+        The run spills nothing before its state file points to the store, and Ray alone writes no
+        pointer.
         """
         file = self.state_file
         if file is None or paths.run_of_store(store)[0] != file.run or file.pointer() is not None:
@@ -168,8 +168,8 @@ def locate(experiment: Experiment, spill_dir: Path | None = None) -> StoreRef:
     """Find an experiment's files.
 
     Args:
-        experiment: where it is.
-        spill_dir: where trial stores are as well, if the user wants them elsewhere.
+        experiment: the location of the experiment.
+        spill_dir: the user's directory for trial stores; None for the default.
 
     Raises:
         OSError, sqlite3.Error: a file that may be the experiment's cannot be read now.
@@ -192,8 +192,8 @@ def _belongs(path: Path, experiment: Experiment) -> bool:
     """Whether a store in a directory that experiments share is this experiment's.
 
     Raises:
-        OSError, sqlite3.Error: it cannot be read now. It may be the newest one of this experiment,
-            so an older one must not be taken in its place.
+        OSError, sqlite3.Error: the store cannot be read now. It may be this experiment's newest,
+            so no older one may be used in its place.
     """
     try:
         store = TrialStore.open(path)
@@ -210,7 +210,7 @@ def _belongs(path: Path, experiment: Experiment) -> bool:
 
 
 def _is_about(pointed: Path, experiment: Experiment, state_file: StateFile) -> bool:
-    """Whether the store that a state file points to is about this experiment as it is now.
+    """Whether the store that a state file points to describes this experiment as it is now.
 
     The state file may be in a copy of the experiment, and the store may belong to the original.
     """
@@ -219,7 +219,7 @@ def _is_about(pointed: Path, experiment: Experiment, state_file: StateFile) -> b
     try:
         store = TrialStore.open(pointed)
     except (OSError, sqlite3.Error, StoreError):
-        return True  # Opening it later tells what is wrong.
+        return True  # ``verify`` opens it again and reports the error.
     try:
         owner = store.get_metadata("experiment")
         return (

@@ -1,4 +1,4 @@
-"""The trials of an experiment that is only looked at."""
+"""The trials of an experiment that is opened for reading."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ from ray_tune_memguard.store.errors import is_locked
 
 
 def trials_of(path: str, filesystem: FileSystem | None) -> SpilledTrials[Trial] | None:
-    """The trials of the experiment at a path or URI. It gets a trial store if it has none.
+    """The trials of the experiment at a path or URI. A store is built if there is none.
 
     Returns:
-        The trials; None if Ray is to open the experiment: its run is not over, its store cannot be
-        read now, or there is no experiment, which Ray says.
+        The trials; None if Ray is to open the experiment, because its run is not over, its store
+        cannot be read now, or there is no experiment (Ray then raises its own error).
     """
     filesystem, inner = get_fs_and_path(path, filesystem)
     try:
         found = verify_or_rebuild(locate(Experiment(filesystem, inner.rstrip("/"))))
     except (OSError, sqlite3.OperationalError) as error:
         if isinstance(error, sqlite3.Error) and is_locked(error):
-            logger.debug("Its run is not over, so Ray alone opens %s: %s", path, error)
+            logger.debug("The run is not over, so Ray alone opens %s: %s", path, error)
         else:
             logger.warning(
                 "The trial store of %s cannot be read (%s). The experiment is opened as Ray does "
@@ -47,7 +47,7 @@ def trials_of(path: str, filesystem: FileSystem | None) -> SpilledTrials[Trial] 
 
 
 def open_trials(found: VerifiedStore) -> SpilledTrials[Trial]:
-    """The trials of an experiment. Finished ones are read when they are used."""
+    """The trials of an experiment. Each finished trial is read when it is used."""
     store, snapshot = found.store, found.snapshot
     codec = TrialStateCodec(found.experiment, stub=True)
     summaries = new_summary_index()

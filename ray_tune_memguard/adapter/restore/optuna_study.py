@@ -1,8 +1,8 @@
-"""What a persistent Optuna study was told after the searcher's state was saved.
+"""Finds the results that a persistent Optuna study received after its searcher was saved.
 
-``OptunaSearch(storage=…)`` keeps its study in a database, which a crash does not set back as it
-does the searcher. A trial that the study has a result of must not be suggested and told again: the
-study would then hold it twice.
+``OptunaSearch(storage=…)`` keeps its study in a database. A crash sets the searcher back to its
+last checkpoint, but not the database. A trial whose result the study has must not be suggested and
+completed again, because the study would then hold it twice.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _MODULE = "ray.tune.search.optuna.optuna_search"
 
 
 class PersistentStudy:
-    """The study of a restored searcher, compared with what the searcher knows of it.
+    """The study of a restored searcher, compared with the searcher's own state.
 
     Args:
         searcher: an ``OptunaSearch``.
@@ -49,11 +49,11 @@ class PersistentStudy:
         return cls(searcher) if contract.OPTUNA_STUDY in contract.probe() else None
 
     def accounts_for(self, trial_id: str, parameters: Mapping[str, object]) -> bool:
-        """Whether the study has a result of the trial. The searcher then takes it for completed.
+        """Whether the study has the trial's result. If so, the searcher counts it as completed.
 
         Args:
             trial_id: the trial's id.
-            parameters: what was suggested for it, flat.
+            parameters: the parameters that were suggested for it, as a flat dictionary.
         """
         if trial_id not in self._finished_ids:
             found = next((t for t in self._unknown if _is_part_of(t.params, parameters)), None)
@@ -66,7 +66,7 @@ class PersistentStudy:
 
 
 def _is_part_of(params: Mapping[str, object], parameters: Mapping[str, object]) -> bool:
-    # What was read from JSON has lists where there were tuples.
+    # Values read from JSON have lists in place of tuples.
     return all(
         name in parameters
         and json.dumps(value, default=repr) == json.dumps(parameters[name], default=repr)

@@ -1,7 +1,7 @@
-"""What a restore does with each trial, decided before anything is changed.
+"""Decides what a restore does with each trial, before anything is changed.
 
-A :class:`RestorePlan` is made of a trial store and of the user's ``ResumeConfig``; no Ray need be
-running. Each trial is in it once:
+A :class:`RestorePlan` follows from a trial store and the user's ``ResumeConfig``; Ray need not be
+running. The plan contains each trial once:
 
 - A finished trial stays on disk, unless the user wants trials of its status to run again.
 - Every other trial returns to memory. Ray then queues it, or skips it, as the user wants.
@@ -35,17 +35,18 @@ class UnsnapshottedTrial:
 
     Attributes:
         trial_id: its id.
-        creation_index: how many trials the run had made before it; None if the saved searcher
-            knows it.
-        state_json, metadata_json: what the experiment state file holds of it.
-        is_told: whether it had finished by the snapshot, so that the saved searcher knows its end.
+        creation_index: the number of trials that the run had created before it; None if the run
+            created it before the snapshot, so that the saved searcher knows it.
+        state_json, metadata_json: its state record, as in the experiment state file.
+        is_reported: whether it had finished by the snapshot, so that the saved searcher has its
+            result.
     """
 
     trial_id: str
     creation_index: int | None
     state_json: str
     metadata_json: str
-    is_told: bool = False
+    is_reported: bool = False
 
     def failed(self) -> bool:
         return bool(json.loads(self.state_json)["status"] == Trial.ERROR)
@@ -55,7 +56,7 @@ class UnsnapshottedTrial:
         return flat
 
     def parameters(self) -> dict[str, object]:
-        """What the searcher suggested, flat."""
+        """The parameters that the searcher suggested, as a flat dictionary."""
         parameters: dict[str, object] = decode(self.state_json)["evaluated_params"]
         return parameters
 
@@ -66,9 +67,9 @@ class RestoreEntry:
 
     Attributes:
         reported_at: when it last reported, in seconds since the epoch.
-        position: in the run before this one.
-        trial_id, status: of the trial as that run left it.
-        state_record: what the experiment state file holds of it, if it returns to memory.
+        position: its position in the previous run; infinite if it has none.
+        trial_id, status: the trial's id, and its status at the end of the previous run.
+        state_record: its state record, if it returns to memory; otherwise None.
     """
 
     reported_at: float
@@ -78,18 +79,18 @@ class RestoreEntry:
     state_record: list[str] | None = None
 
     def rank(self) -> tuple[float, float]:
-        """Ray restores the trials that reported last first."""
+        """The sort key of Ray's order: the trials that reported last come first."""
         return -self.reported_at, self.position
 
 
 @dataclass(frozen=True)
 class RestorePlan:
-    """What is to become of the trials of an earlier run.
+    """What becomes of the trials of an earlier run.
 
     Attributes:
         entries: all trials, in the order in which Ray restores them.
         runner_data: the state of Ray's controller.
-        unsnapshotted: trials that the saved searcher may have to be told of.
+        unsnapshotted: trials whose results the saved searcher may lack.
         rerun: statuses of finished trials that are to run again.
     """
 
@@ -133,10 +134,10 @@ class RestorePlan:
 
 
 def plan(found: VerifiedStore, resume_config: ResumeConfig) -> RestorePlan:
-    """Decide what becomes of each trial. Nothing is changed.
+    """Decide what becomes of each trial. This changes nothing.
 
     Args:
-        found: the trial store of the run before this one.
+        found: the trial store of the previous run.
         resume_config: which trials are to run again.
     """
     store, snapshot = found.store, found.snapshot
@@ -161,8 +162,8 @@ def plan(found: VerifiedStore, resume_config: ResumeConfig) -> RestorePlan:
         if trial_id not in return_to_memory
     ]
     entries.sort(key=RestoreEntry.rank)
-    # The searcher has made those that run again, and knows that they ended, as well. Only trials
-    # that were to be resumed when the run ended have not ended for it.
+    # The searcher has also created the trials that run again, and knows that they ended. Only
+    # trials that were to be resumed when the run ended are still running to the searcher.
     to_resume = {row.trial_id for row in store.to_resume()}
     unsnapshotted = [
         trial
@@ -207,7 +208,7 @@ def unsnapshotted_trials(
             creation_indices.get(trial_id),
             state_json,
             metadata_json,
-            is_told=had_finished.get(trial_id, False),
+            is_reported=had_finished.get(trial_id, False),
         )
 
 

@@ -1,6 +1,6 @@
-"""Building a trial store from an experiment state file, and from what is intact of damaged stores.
+"""Builds a trial store from an experiment state file and the intact rows of damaged stores.
 
-An experiment of Ray alone gets a store that way, after which it is like any other.
+An experiment that Ray ran alone also gets its trial store this way.
 """
 
 from __future__ import annotations
@@ -42,16 +42,16 @@ _ROWS_AT_ONCE = 256
 
 
 def verify_or_rebuild(ref: StoreRef) -> VerifiedStore | None:
-    """The newest run's trial store, rebuilt if it is damaged or if Ray ran alone.
+    """Open the newest run's trial store; rebuild it if it is damaged or if Ray ran alone.
 
     Returns:
         The store; None if there is no experiment.
 
     Raises:
-        OSError, sqlite3.Error: what is there cannot be read now, or no store can be written.
+        OSError, sqlite3.Error: a file cannot be read now, or no store can be written.
         StoreError: the store is damaged and there is no state file to rebuild it with, or another
             version of this package wrote it.
-        ValueError: the experiment state file is not one.
+        ValueError: the experiment state file is not valid.
     """
     try:
         found = verify(ref)
@@ -72,14 +72,14 @@ def rebuild(
 ) -> VerifiedStore:
     """Build a trial store.
 
-    Damaged stores are set aside once the new one is complete, and only then: a temporary store,
-    which is built where none can be written beside them, does not replace them.
+    Damaged stores are renamed only when the new one is complete. If no store can be written beside
+    them, a temporary one is built and they keep their names.
 
     Args:
         ref: the experiment.
         state_file: its newest state file.
-        damaged: stores from which intact rows are taken, the newest run's first.
-        intact: an intact store of a run before them; it may have trials that they have lost.
+        damaged: the stores whose intact rows are copied, the newest run's first.
+        intact: an intact store of an earlier run, which may have trials that they have lost.
 
     Raises: see :func:`verify_or_rebuild`.
     """
@@ -87,7 +87,7 @@ def rebuild(
         content = _StateFileContent()
         content.read(ref.experiment, state_file, store)
         if damaged:
-            _take_over(damaged, intact, content, state_file, store)
+            _add_intact_rows(damaged, intact, content, state_file, store)
         content.snapshot().save(store)
         store.set_metadata(experiment=ref.experiment.path, **{BUILT_FROM: state_file.version})
         store.finalize()
@@ -95,7 +95,7 @@ def rebuild(
         built = TrialStore.open(store.path)
     is_permanent = store.path.parent == ref.directory
     for damage in damaged if is_permanent else ():
-        # Kept for whoever wants to know what happened. The next search does not find it.
+        # The file is kept for an investigation, under a name that the next search does not find.
         with suppress(OSError):
             set_aside(damage.path)
     return VerifiedStore(ref.experiment, built, load_snapshot(built))
@@ -110,8 +110,7 @@ def _new_store(directory: Path | None, session: str) -> Iterator[TrialStore]:
                 raise OSError("not a local directory")
             store = TrialStore.create(directory, name)
         except (OSError, sqlite3.OperationalError) as error:
-            # A read-only archive, say. The store then serves this process only: it is read as long
-            # as it is open, and leaves nothing behind.
+            # For example, a read-only archive. A temporary store then serves this process only.
             elsewhere = Path(tempfile.mkdtemp(prefix="memguard-"))
             stack.callback(shutil.rmtree, elsewhere, ignore_errors=True)
             logger.debug("The store is written to %s: %s", elsewhere, error)
@@ -127,14 +126,14 @@ def _new_store(directory: Path | None, session: str) -> Iterator[TrialStore]:
 
 @dataclass
 class _StateFileContent:
-    """What a state file says, its finished trials excepted: they are rows of the new store."""
+    """The content of a state file without its finished trials, which are rows of the new store."""
 
-    #: Of all trials, by id, in the order of the file.
+    #: The status of each trial, by id, in the order of the file.
     statuses: dict[str, str] = field(default_factory=dict)
     unfinished: list[list[str]] = field(default_factory=list)
     positions: list[int] = field(default_factory=list)
     summaries: TrialSummaryIndex = field(default_factory=new_summary_index)
-    #: All but the trials.
+    #: The file without its trials.
     rest: str = ""
     creation_count: int = 0
     files: dict[str, bytes] | None = None
@@ -168,10 +167,10 @@ class _StateFileContent:
             _put(store, rows)
             self.rest = reader.rest()
 
-    def go_on_to(self, later: Snapshot) -> None:
-        """Take what a snapshot says of unfinished trials, which is as new as this or newer.
+    def update_from(self, later: Snapshot) -> None:
+        """Replace the unfinished trials by those of a snapshot that is as new as the file or newer.
 
-        The searcher's state in it and the trials that the searcher has made must be of one moment.
+        The searcher's state and the trials that the searcher has created must be of one moment.
         """
         known = dict(zip(self.statuses, range(len(self.statuses)), strict=True))
         state = json.loads(later.state)
@@ -208,18 +207,18 @@ def _put(store: TrialStore, rows: list[tuple[int, TrialRow]]) -> None:
     rows.clear()
 
 
-def _take_over(
+def _add_intact_rows(
     damaged: Sequence[Damage],
     intact: Path | None,
     content: _StateFileContent,
     state_file: StateFile,
     store: TrialStore,
 ) -> None:
-    """Add what these stores have and the state file lacks, and log what was found."""
+    """Add the rows that these stores have and the state file lacks, and log how many there are."""
     in_state_file = {id_ for id_, status in content.statuses.items() if status in FINISHED}
     newest, staging = _snapshot_and_staging_in(damaged[0].path)
     if newest is not None:
-        content.go_on_to(newest)
+        content.update_from(newest)
     if staging is not None:
         # Files of trials may be there and nowhere else.
         store.set_metadata(staging=staging)
@@ -238,9 +237,9 @@ def _take_over(
             if row.trial_id in in_state_file:
                 continue
             if path != damaged[0].path:
-                row = replace(row, creation_index=-1)  # The newest run found it there.
+                row = replace(row, creation_index=-1)  # A run before the newest one created it.
             elif newest is None:
-                # Their order is all that is known of those that the state file does not know.
+                # Without a snapshot only the order of trials that the state file lacks is known.
                 is_known = row.trial_id in content.statuses
                 row = replace(row, creation_index=-1 if is_known else later)
             with store.transaction():
@@ -249,7 +248,7 @@ def _take_over(
             later += 1
         source.close()
     logger.warning(
-        "The trial store %s is damaged (%s). Of its trials %d could be read. The experiment state "
+        "The trial store %s is damaged (%s). %d of its trials could be read. The experiment state "
         "file %s has %d finished trials; %d that finished after it was written were taken from "
         "the store. Trials that are in neither run again.",
         damaged[0].path,

@@ -1,8 +1,8 @@
-"""Resuming a run: ``locate → verify (or rebuild) → plan → apply``.
+"""Resumes an experiment: ``locate → verify (or rebuild) → plan → apply``.
 
-The trial store has what finished after the last experiment checkpoint as well. Such trials do not
-run again; the searcher, whose state is that of the checkpoint, is told of them. If no new store can
-be written, all trials are resumed in memory.
+The trial store also has the trials that finished after the last experiment checkpoint. They do not
+run again; the searcher, which was saved with that checkpoint, receives their results. If no new
+store can be written, all trials are resumed in memory.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ def resume(
     """Do what ``TuneController.resume`` does, with finished trials left on disk.
 
     Args:
-        controller: of the new run.
+        controller: the new run's controller.
         resume_config: which trials are to run again.
-        spill_dir: where trial stores go, if the user wants them elsewhere.
+        spill_dir: the user's directory for trial stores; None for the default.
         capabilities: what this Ray allows.
-        notices: where warnings go.
+        notices: the log of the run's warnings.
 
     Returns:
-        Whether the run is resumed. Otherwise Ray's own method is to be called, which also says if
-        there is nothing to resume.
+        Whether the run is resumed. Otherwise Ray's own method is to be called, which also reports
+        that there is nothing to resume.
     """
     try:
         experiment = Experiment.of(controller)
@@ -51,7 +51,7 @@ def resume(
         if found is None:
             return False
         restore_plan = plan(found, resume_config)
-        # The callbacks that do so are set up only when the run is resumed.
+        # The callbacks, whose setup calls this as well, are set up only after a restore.
         show_lines()
         logger.info(
             "Restoring the run from the trial store %s: %s.", found.store.path, restore_plan
@@ -69,7 +69,7 @@ def resume(
             apply_in_memory(restore_plan, found, controller, resume_config, capabilities)
         found.close()
     except Exception as error:
-        # Ray's own answer to an error here is to begin the experiment from scratch.
+        # On an error here Ray would begin the experiment from scratch.
         _roll_back(controller)
         logger.warning(
             "This experiment cannot be resumed from its trial store (%r). Ray resumes it from the "
@@ -87,7 +87,7 @@ def _is_unexpected(error: Exception) -> bool:
 
 
 def _roll_back(controller: Any) -> None:
-    """Remove the trials that were added so far."""
+    """Remove the trials that the failed restore has added."""
     installation = installation_of(controller)
     if installation is not None:
         installation.discard()

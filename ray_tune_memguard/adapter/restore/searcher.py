@@ -1,8 +1,8 @@
-"""Telling a restored searcher of trials that finished after its state was saved.
+"""Gives a restored searcher the results of trials that finished after its state was saved.
 
-Ray saves a searcher's state with each experiment checkpoint. After a crash the state is older than
-the last trials: the searcher waits for trials that have finished, and would create others, which it
-has created before, a second time.
+Ray saves a searcher's state with each experiment checkpoint. After a crash this state is older than
+the last trials: the searcher waits for trials that have finished, and would create some of the
+finished trials a second time.
 """
 
 from __future__ import annotations
@@ -33,16 +33,20 @@ def catch_up(
     Trials that it created in the meantime and that did not finish are created again.
 
     Args:
-        controller: whose searcher it is. It gets the trials that are created again.
+        controller: the controller of the searcher; trials that are created again are added to it.
         unsnapshotted: trials that were spilled after the searcher's state was saved.
-        creation_count: how many trials the run had created when the state was saved.
+        creation_count: the number of trials that the run had created when the state was saved.
     """
     search = controller._search_alg
     recorded: set[str] = set()
     if unsnapshotted and isinstance(search, SearchGenerator):
         _try_to(_find_recorded, search, unsnapshotted, recorded)
     for trial in unsnapshotted:
-        if trial.creation_index is None and not trial.is_told and trial.trial_id not in recorded:
+        if (
+            trial.creation_index is None
+            and not trial.is_reported
+            and trial.trial_id not in recorded
+        ):
             _try_to(_complete, search, trial)
     unknown = {
         trial.creation_index: trial for trial in unsnapshotted if trial.creation_index is not None
@@ -53,31 +57,31 @@ def catch_up(
         for creation_index in range(creation_count, max(unknown) + 1):
             finished = unknown.get(creation_index)
             if finished is None:
-                _try_to(_make_again, controller, search)
+                _try_to(_create_again, controller, search)
             elif finished.trial_id in recorded:
                 search._counter += 1
             else:
                 _try_to(_suggest_again, search, finished)
     elif isinstance(search, BasicVariantGenerator):
-        _make_variants_again(
+        _create_variants_again(
             controller, search, {trial.trial_id: trial for trial in unknown.values()}
         )
     else:
-        # A search algorithm of the user's: the trials come in the same order, with other ids.
+        # A user's search algorithm creates the trials in the same order, with other ids.
         for creation_index in range(creation_count, max(unknown) + 1):
-            made = search.next_trial()
-            if made is None:
+            created = search.next_trial()
+            if created is None:
                 break
             if creation_index in unknown:
-                _try_to(_complete, search, unknown[creation_index], made.trial_id)
+                _try_to(_complete, search, unknown[creation_index], created.trial_id)
             else:
-                controller.add_trial(made)
+                controller.add_trial(created)
 
 
 def _find_recorded(
     search: SearchGenerator, unsnapshotted: Sequence[UnsnapshottedTrial], recorded: set[str]
 ) -> None:
-    """Add the ids of trials whose results the searcher has in a database already."""
+    """Add the ids of trials whose results the searcher's database already has to ``recorded``."""
     searcher = search.searcher
     limiters = []
     while isinstance(searcher, ConcurrencyLimiter):
@@ -93,25 +97,25 @@ def _find_recorded(
                 limiter.live_trials.discard(trial.trial_id)
 
 
-def _make_variants_again(
+def _create_variants_again(
     controller: TuneController,
     search: BasicVariantGenerator,
     awaited: dict[str, UnsnapshottedTrial],
 ) -> None:
-    """Let it create trials, with the same ids as before, up to the last one that has finished."""
+    """Create the trials, with the same ids as before, up to the last one that has finished."""
     runs = {_run_of(trial_id) for trial_id in awaited}
-    # All trials that are created again count as running, also those that had ended one after the
-    # other without being spilled. With the limit it would not create the ones that have finished.
+    # To the generator all trials that are created again are running, also those that had ended
+    # without being spilled. Its limit would keep it from creating the ones that have finished.
     limit, search.max_concurrent = search.max_concurrent, 0
     try:
-        while awaited and (made := search.next_trial()) is not None:
-            finished = awaited.pop(made.trial_id, None)
+        while awaited and (created := search.next_trial()) is not None:
+            finished = awaited.pop(created.trial_id, None)
             if finished is not None:
                 _try_to(_complete, search, finished)
                 continue
-            controller.add_trial(made)
-            if _run_of(made.trial_id) not in runs:
-                break  # Its state could not be restored: its trials have new ids.
+            controller.add_trial(created)
+            if _run_of(created.trial_id) not in runs:
+                break  # The generator's state could not be restored: its trials have new ids.
     finally:
         search.max_concurrent = limit
 
@@ -125,18 +129,18 @@ def _try_to(act: Callable[..., object], *arguments: object) -> None:
     try:
         act(*arguments)
     except Exception as error:
-        logger.debug("The searcher was not told of a finished trial: %r", error)
+        logger.debug("The searcher did not accept the result of a finished trial: %r", error)
 
 
 def _complete(
     search: SearchAlgorithm, trial: UnsnapshottedTrial, trial_id: str | None = None
 ) -> None:
-    """Tell the searcher that a trial has ended.
+    """Pass a trial's result, or its failure, to the searcher.
 
     Args:
         search: the searcher.
         trial: the trial.
-        trial_id: by which the searcher knows the trial, if not by the trial's own.
+        trial_id: the searcher's id of the trial, if it is not the trial's own.
     """
     known_as = trial_id or trial.trial_id
     if trial.failed():
@@ -145,21 +149,21 @@ def _complete(
         search.on_trial_complete(known_as, result=trial.result())
 
 
-def _make_again(controller: TuneController, search: SearchGenerator) -> None:
-    made = search.next_trial()
-    if made is not None:
-        controller.add_trial(made)
+def _create_again(controller: TuneController, search: SearchGenerator) -> None:
+    created = search.next_trial()
+    if created is not None:
+        controller.add_trial(created)
 
 
 def _suggest_again(search: SearchGenerator, trial: UnsnapshottedTrial) -> None:
-    """Let the searcher suggest for the trial again, and tell it how the trial ended.
+    """Let the searcher suggest parameters for the trial again, and pass it the trial's result.
 
-    If it suggests other parameters, it is told that these failed, and gets the parameters and the
-    result that there were.
+    If it suggests other parameters, those are reported as failed, and the trial's own parameters
+    and result are added as an evaluated point.
     """
     search._counter += 1
     suggested = search.searcher.suggest(trial.trial_id)
-    if not isinstance(suggested, dict):  # It wants to wait, or has had enough.
+    if not isinstance(suggested, dict):  # It wants to wait, or has finished.
         return
     if _same(flatten_dict(suggested), trial.parameters()):
         _complete(search, trial)
@@ -174,6 +178,6 @@ def _suggest_again(search: SearchGenerator, trial: UnsnapshottedTrial) -> None:
 
 
 def _same(suggested: dict[str, object], then: dict[str, object]) -> bool:
-    # What was read from JSON has lists where there were tuples.
+    # Values read from JSON have lists in place of tuples.
     one, other = (json.dumps(side, sort_keys=True, default=repr) for side in (suggested, then))
     return one == other

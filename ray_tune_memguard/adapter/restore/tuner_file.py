@@ -1,4 +1,4 @@
-"""Restoring a ``Tuner`` whose ``tuner.pkl`` is damaged or missing, from the copy of that file.
+"""Restores a ``Tuner`` whose ``tuner.pkl`` is damaged or missing, from the trial store's copy.
 
 ``Tuner.restore`` reads the file first. Ray writes it when a ``Tuner`` is created; a full disk or a
 crash at that moment leaves it empty, and later it may be deleted like any other file.
@@ -36,7 +36,7 @@ def restore_tuner(
     storage_filesystem: FileSystem | None = None,
     **kwargs: object,
 ) -> object:
-    """Called in place of ``TunerInternal._restore_from_path_or_uri``."""
+    """Replaces ``TunerInternal._restore_from_path_or_uri``."""
 
     def restore() -> object:
         return original(tuner, path_or_uri, *args, storage_filesystem=storage_filesystem, **kwargs)
@@ -51,7 +51,7 @@ def restore_tuner(
 
 
 def _is_replaced(experiment: Experiment, error: Exception) -> bool:
-    """Whether the file was the reason for the error, and the copy is in its place now."""
+    """Whether the file caused the error, and has been replaced by the copy."""
     path = PurePosixPath(experiment.path, TUNER_FILE).as_posix()
     content = b""
     with suppress(OSError):
@@ -60,7 +60,7 @@ def _is_replaced(experiment: Experiment, error: Exception) -> bool:
         pickle.loads(content)
         return False
     if isinstance(error, (ImportError, AttributeError)) or experiment.newest_state_file() is None:
-        return False  # A module of the user's is missing, or there is no experiment.
+        return False  # One of the user's modules is missing, or there is no experiment.
     show_lines()
     for store_path in locate(experiment).stores:
         copy = _copy_in(store_path)

@@ -1,4 +1,4 @@
-"""Opening the trial store of an experiment's newest run, checked once."""
+"""Opens the trial store of an experiment's newest run and checks it once."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from ray_tune_memguard.store.errors import EmptyStoreError, StoreError, Unsuppor
 from ray_tune_memguard.store.snapshot import Snapshot
 from ray_tune_memguard.store.trial_store import TrialStore
 
-#: In the metadata of a store that was built from a state file: which state of that file.
+#: The metadata key, in a store built from a state file, of that file's version.
 BUILT_FROM = "made from"
 
 
 @dataclass(frozen=True)
 class VerifiedStore:
-    """A trial store that was found intact, opened for reading."""
+    """An intact trial store, opened for reading."""
 
     experiment: Experiment
     store: TrialStore
     snapshot: Snapshot
 
     def is_owned(self) -> bool:
-        """Whether the store belongs to this experiment alone, and not to one it is a copy of."""
+        """Whether the store is this experiment's own, and not that of an experiment it copies."""
         directories = self.experiment.store_directories()
         owner = self.store.get_metadata("experiment")
         return self.store.path.parent in directories or self.experiment.is_at(owner)
@@ -93,10 +93,10 @@ def verify(ref: StoreRef) -> VerifiedStore | None:
             return found
         found.close()
         if is_current:
-            # It has trials that a newer, damaged one may have lost.
+            # This store has trials that a newer, damaged one may have lost.
             intact = path
         break
-    # An empty one has nothing that an older one lacks.
+    # An empty store has nothing that an older one lacks.
     if damaged or empty:
         raise DamagedStoreError(damaged or empty, intact)
     return None

@@ -1,8 +1,8 @@
 """Lets a trial that Ray's memory monitor kills fail like any other trial.
 
 Ray reports such a kill as ``OutOfMemoryError``, which Tune's actor manager does not expect: it
-raises, and the whole sweep ends, whatever ``max_failures`` says (Ray 2.50 to 2.60; a worker that
-the kernel kills is reported as ``ActorDiedError``, which Tune handles). Here the manager of one run
+raises, and the whole run ends, whatever ``max_failures`` is (Ray 2.50 to 2.60; Ray reports a worker
+that the kernel kills as ``ActorDiedError``, which Tune handles). Here the manager of one run
 receives ``RayActorError`` with the same text instead. It has to be this class: Tune asserts it, and
 keeps the error of a trial for its ``Result`` only if it is one of Ray's two.
 """
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from ray_tune_memguard.adapter.seam import Controller
 
-# One subclass for each class of manager that a run has had.
+# By manager class: the subclass that replaces it.
 _subclasses: dict[type, type] = {}
 
 
@@ -58,13 +58,13 @@ def _as_actor_death(exception: Exception) -> Exception:
 
 
 def tolerate_out_of_memory(controller: Controller) -> Callable[[], None]:
-    """Give the run's actor manager the subclass.
+    """Replace the class of the run's actor manager.
 
     Args:
-        controller: The run's controller, before its first step.
+        controller: the run's controller, before its first step.
 
     Returns:
-        A function that gives the manager its own class back.
+        A function that restores the manager's own class.
     """
     manager = controller._actor_manager
     plain = type(manager)

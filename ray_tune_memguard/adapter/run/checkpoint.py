@@ -1,8 +1,8 @@
-"""Writes an experiment checkpoint: what Ray writes of the trials in memory, joined to the rest.
+"""Writes an experiment checkpoint: the state that Ray writes, joined to the spilled trials.
 
-Ray writes the state of what is in memory to a file beside the experiment state file. From there it
-goes into the trial store, as its snapshot, and into the experiment state file, behind the finished
-trials that are there already.
+Ray writes the state of the trials in memory, and its own, to a partial file beside the experiment
+state file. This text is then saved twice: in the trial store, as its snapshot, and in the
+experiment state file, behind the finished trials that the file already has.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
     from ray_tune_memguard.adapter.seam import Controller
     from ray_tune_memguard.lazy.trial_list import SpilledTrials
 
-#: Under it the state file tells where its trial store is.
+#: The key in the state file whose value is the path of the trial store.
 POINTER_KEY = "memguard"
 
 
 class UnknownLayoutError(Exception):
-    """Ray's experiment state is written in another way than the one that can be joined."""
+    """Ray's experiment state has an unknown layout, which cannot be joined to spilled trials."""
 
 
 class CheckpointWriter:
@@ -49,13 +49,13 @@ class CheckpointWriter:
         self._trials = trials
         self._staging = staging
         self._syncer = syncer
-        # Where Ray's part goes until it is joined.
+        # The partial file that Ray writes to during a checkpoint.
         self._partial: Path | None = None
-        #: Whether store and state file tell the whole run. Until then no trial is released.
+        #: Whether a checkpoint of the whole run was written. Until then no trial is released.
         self.has_written = False
 
-    def redirected(self, controller: Controller) -> str | None:
-        """The name, from the staging directory, that Ray writes to just now; None: its own."""
+    def redirected_name(self, controller: Controller) -> str | None:
+        """The path, relative to the staging directory, that Ray writes to; None for its own."""
         if self._partial is None:
             return None
         return os.path.relpath(self._partial, controller._storage.experiment_driver_staging_path)
@@ -64,12 +64,12 @@ class CheckpointWriter:
         """Write one checkpoint.
 
         Args:
-            controller: of the run.
+            controller: the run's controller.
             save: Ray's own ``save_to_dir``.
 
         Raises:
-            OSError, sqlite3.Error: the disk did not take it; what was published last is there.
-            UnknownLayoutError: Ray's part cannot be joined.
+            OSError, sqlite3.Error: a file cannot be written; the last checkpoint stays.
+            UnknownLayoutError: Ray's state cannot be joined to spilled trials.
         """
         staged = Path(controller.experiment_state_path)
         partial = paths.work_directory(controller) / f"{staged.name}.partial"
@@ -82,7 +82,7 @@ class CheckpointWriter:
         text = partial.read_text()
         if not text.startswith(HEAD):
             raise UnknownLayoutError(f"{partial} does not begin with {HEAD!r}")
-        # First the store, which restores go by; the file is for Ray alone, and for its results.
+        # First the store, which restores read; the file is for Ray alone.
         try:
             self._save_snapshot(controller, text)
         finally:
@@ -91,11 +91,11 @@ class CheckpointWriter:
         self.has_written = True
 
     def _save_snapshot(self, controller: Controller, state: str) -> None:
-        places = (self._trials.position_of(trial_id) for trial_id in controller._trial_metadata)
+        found = (self._trials.position_of(trial_id) for trial_id in controller._trial_metadata)
         Snapshot(
             state=state,
             # A trial that was removed has no position any more.
-            positions=[-1 if place is None else place for place in places],
+            positions=[-1 if position is None else position for position in found],
             creation_count=self._trials.creation_count,
             summaries=self._trials.summaries.dump(),
             files=self._staging.session_files(),
@@ -109,15 +109,15 @@ class CheckpointWriter:
             keep_old=is_uploaded and self._is_uploading(),
         )
         if not is_uploaded:
-            # From before the run was taken over; it would be uploaded over the one that counts.
+            # Ray wrote it before spilling began, and would upload it over the current one.
             staged.unlink(missing_ok=True)
 
     def _is_uploading(self) -> bool:
-        # Of Ray's own uploads it is not known.
+        # Without our syncer it is unknown whether Ray is uploading.
         return self._syncer is None or self._syncer.running > 0
 
 
 def with_pointer(tail: str, store: Path) -> str:
-    """``tail`` with a last key that says where the trial store is; Ray ignores it."""
+    """Append a key with the path of the trial store to ``tail``; Ray ignores the key."""
     pointer = json.dumps({"store": str(store)})
     return f'{tail.rstrip().removesuffix("}")}, "{POINTER_KEY}": {pointer}}}'

@@ -1,7 +1,7 @@
 """Methods of a running ``TuneController`` that are overridden while its trials are spilled.
 
-The controller keeps its class's code: its instance gets a subclass that overrides the few methods
-that walk over all trials or write them out. No class of Ray's is changed here.
+Only this controller's class is replaced, by a subclass that overrides the few methods that walk
+over all trials or write them. No class of Ray's is changed.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _RAYS_SCHEDULERS = "ray.tune.schedulers."
 
 
 class SpillingRun(Protocol):
-    """What the overridden methods work with. It does not hold the controller."""
+    """The parts of a run that the overridden methods use. It does not hold the controller."""
 
     trials: SpilledTrials[Trial]
     codec: TrialStateCodec
@@ -41,20 +41,20 @@ class SpillingRun(Protocol):
     notices: Notices
 
     def take_out(self, controller: Controller) -> None:
-        """Let the run go on as Ray alone."""
+        """Let the run continue with Ray alone."""
 
 
 def override_methods(controller: Controller, run: SpillingRun) -> Callable[[object], None]:
     """Override the methods of this one controller.
 
     Returns:
-        A function that gives a controller its own class back.
+        A function that restores the controller's own class.
     """
     plain = type(controller)
     state_file_name = cast(property, plain.experiment_state_file_name).fget
     assert state_file_name is not None
     namespace: dict[str, object] = {
-        # On the class and not on the instance, whose attributes go into the experiment state.
+        # On the class, because Ray writes the attributes of the instance to the experiment state.
         _RUN: run,
         "__module__": plain.__module__,
         "experiment_state_file_name": property(_state_file_name.in_place_of(state_file_name)),
@@ -65,14 +65,14 @@ def override_methods(controller: Controller, run: SpillingRun) -> Callable[[obje
         namespace[name] = entry.in_place_of(getattr(plain, name))
     controller.__class__ = type(plain.__name__, (plain,), namespace)
 
-    def give_class_back(overridden: object) -> None:
+    def restore_class(overridden: object) -> None:
         overridden.__class__ = plain
 
-    return give_class_back
+    return restore_class
 
 
 def run_of(controller: Controller) -> SpillingRun | None:
-    """The run that spills the controller's trials, if one does."""
+    """The run that spills the controller's trials; None if none does."""
     found: SpillingRun | None = getattr(type(controller), _RUN, None)
     return found
 
@@ -91,7 +91,7 @@ def _take_out(controller: Controller, _error: Exception) -> None:
 
 @boundary.entry("TuneController.is_finished", Policy.CALL_RAY)
 def _is_finished(rays: RaysOwn, controller: Controller) -> bool:
-    # Spilled trials are finished; Ray would ask each of them whenever no trial is live.
+    # Spilled trials are finished; Ray would check each of them whenever no trial is live.
     unspilled = _this_run(controller).trials.resident()
     if not all(trial.is_finished() for trial in unspilled):
         return False
@@ -106,7 +106,7 @@ def _get_trial(_rays: RaysOwn, controller: Controller, tid: str) -> Trial | None
 
 @boundary.entry("TuneController.get_trials", Policy.CALL_RAY)
 def _get_trials(rays: RaysOwn, controller: Controller) -> list[Trial]:
-    # This function was called by the boundary, and that by whoever wants the trials.
+    # Frame 0 is this function, frame 1 the boundary, frame 2 the caller of `get_trials`.
     if _reads_unfinished_only(sys._getframe(2)):
         return _this_run(controller).trials.resident()
     found: list[Trial] = rays(controller)
@@ -120,7 +120,7 @@ def _get_trial_checkpoints(_rays: RaysOwn, controller: Controller) -> dict[str, 
         try:
             controller._trial_metadata[trial.trial_id] = run.codec.json_state(trial)
         except Exception as error:
-            # Ray alone would end the run here. What was written of the trial before stays.
+            # Ray alone would end the run here. The trial's last record stays.
             run.notices.warn(
                 "unwritten",
                 f"The state of trial {trial} cannot be serialized ({error!r}), so the experiment "
@@ -132,7 +132,7 @@ def _get_trial_checkpoints(_rays: RaysOwn, controller: Controller) -> dict[str, 
 
 @boundary.entry("TuneController.experiment_state_file_name", Policy.CALL_RAY)
 def _state_file_name(rays: RaysOwn, controller: Controller) -> str:
-    redirected = _this_run(controller).writer.redirected(controller)
+    redirected = _this_run(controller).writer.redirected_name(controller)
     return str(rays(controller)) if redirected is None else redirected
 
 
@@ -146,8 +146,8 @@ def _save_to_dir(rays: RaysOwn, controller: Controller) -> None:
         # Ray alone would end the run here, with all its trials.
         run.notices.warn(
             "checkpoint",
-            f"MemGuard cannot write the experiment state ({error}). The run goes on, and the next "
-            "experiment checkpoint tries again.",
+            f"MemGuard cannot write the experiment state ({error}). The run continues, and the "
+            "next experiment checkpoint tries again.",
         )
 
 
@@ -173,10 +173,10 @@ _METHODS = {
 
 
 def _reads_unfinished_only(caller: FrameType) -> bool:
-    """Whether the calling code is Ray's own and passes over finished trials.
+    """Whether the caller is Ray's own code that skips finished trials.
 
-    Ray's schedulers look in all trials for one to run, on every step. It does not matter whether
-    Ray or a user's scheduler called them; a user's own code gets all trials.
+    On every step Ray's schedulers search all trials for one to run. It does not matter whether Ray
+    or a user's scheduler called them. A user's own code gets all trials.
     """
     module = str(caller.f_globals.get("__name__"))
     return caller.f_code.co_name == "choose_trial_to_run" and module.startswith(_RAYS_SCHEDULERS)

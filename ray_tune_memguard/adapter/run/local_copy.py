@@ -1,7 +1,7 @@
 """Copies directories from disk to disk in half the time of ``shutil.copytree``.
 
-Files and directories at any depth are copied; links are followed, and existing files are
-overwritten. Modes, times, and anything that is neither a file nor a directory are not copied.
+It copies files and directories at any depth, follows links, and overwrites existing files. It does
+not copy modes, times, or anything that is neither a file nor a directory.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ _MAX_BYTES_AT_ONCE = 1 << 30
 
 
 def copy_file(source: str, target: str) -> None:
-    """Copy the content of a file. Nothing is done if both paths are the same file.
+    """Copy the content of a file. Does nothing if both paths are the same file.
 
     Raises:
         OSError: the file could not be read or written.
@@ -57,11 +57,11 @@ def _copy_in_kernel(source: str, target: str) -> bool:
 def copy_directory(source: str, target: str) -> None:
     """Copy the content of ``source`` into ``target``, which may have content already.
 
-    Entries that disappear meanwhile are left out, and so are links to a directory that contains
-    them. If a file cannot be copied, the others still are.
+    Files that disappear meanwhile are skipped, and so are links to a directory that contains them.
+    If one file cannot be copied, the others still are.
 
     Raises:
-        OSError: the error of the first entry that could not be copied.
+        OSError: the error of the first file that could not be copied.
     """
     _copy_directory(source, target, frozenset())
 

@@ -1,8 +1,8 @@
-"""The places in Ray and its companions that keep finished trials, and how each releases them.
+"""Releases finished trials from the retention sites of Ray and of the libraries that it uses.
 
-A *retention site* is a container keyed by trial or by trial id that Ray does not clear when a trial
-ends. Sites are rows of the contract; to add one, add a row there. What is not a container of trials
-has a function of its own below.
+These *retention sites* are containers, keyed by trial or by trial id, that Ray does not clear when
+a trial ends. They are rows of the contract; to add a site, add a row there. Memory that is not kept
+by trial is released by a function of its own below.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 
     from ray_tune_memguard.adapter.seam import Controller
 
-#: These schedulers never look at the set that errored trials stay in; others count them there.
+#: These schedulers never read the set of live trials, in which errored trials stay.
 BLIND_TO_LIVE_TRIALS = (FIFOScheduler, AsyncHyperBandScheduler)
 
 
 def sites_of(
     controller: Controller, capabilities: Capabilities
 ) -> list[tuple[PrivateName, object]]:
-    """The retention sites of a run, each with the object that has it."""
+    """The retention sites of a run, each with the object that owns it."""
     found: list[tuple[PrivateName, object]] = [
         (site, controller)
         for site in contract.retention_sites(contract.CONTROLLER)
@@ -48,7 +48,7 @@ def sites_of(
 
 
 def release(site: PrivateName, owner: object, trials: Sequence[Trial]) -> None:
-    """Take trials out of a retention site of ``owner``."""
+    """Remove trials from a retention site of ``owner``."""
     container = getattr(owner, site.name, None)
     if not container:
         return
@@ -63,11 +63,11 @@ def release(site: PrivateName, owner: object, trials: Sequence[Trial]) -> None:
 
 
 def release_consumed_futures(controller: Controller, trial: Trial) -> None:
-    """Forget the references to results of a running trial that have been read.
+    """Discard the object references of a running trial's results that Ray has read.
 
-    Ray keeps the reference of every ``train()`` call until the trial stops, and each pins its
-    result: small ones in the driver, large ones in the object store. A reference that the event
-    manager no longer waits for has been read.
+    Ray keeps the reference of every ``train()`` call until the trial stops. Each reference pins its
+    result: small ones in the driver, large ones in the object store. Ray has read the result if the
+    event manager no longer waits for the reference.
     """
     manager = controller._actor_manager
     actor = controller._trial_to_actor.get(trial)
@@ -79,9 +79,9 @@ def release_consumed_futures(controller: Controller, trial: Trial) -> None:
 
 
 def release_orphaned_tasks(controller: Controller) -> None:
-    """Drop the queued tasks of actors that were given up before they started.
+    """Drop the queued tasks of actors that Ray removed before they started.
 
-    With reused actors Ray requests an actor for each trial, and when the trial gets a cached one it
+    With reused actors Ray requests an actor for each trial. When the trial gets a cached actor, Ray
     queues a ``stop`` for the requested one and forgets that actor, but not the queue.
     """
     manager = controller._actor_manager
@@ -90,14 +90,14 @@ def release_orphaned_tasks(controller: Controller) -> None:
         del queues[actor]
 
 
-# Ray's JSON encoder asks `log_once` under a key that contains the text of each object it meets.
+# Ray's JSON encoder calls `log_once` with a key that contains the text of the encoded object.
 _LOG_ONCE_PREFIX = "tune_func_encode:"
 
 
 def release_log_once_keys() -> None:
     """Drop the texts of encoded objects from Ray's ``log_once`` set.
 
-    Side effect: its debug line "Unable to encode" may come once more for an equal object.
+    Ray may therefore log "Unable to encode" (at debug level) again for an equal object.
     """
     logged = getattr(sys.modules.get("ray.util.debug"), "_logged", None)
     if isinstance(logged, set):
@@ -109,8 +109,8 @@ class TensorboardExitHooks:
     """Stands in for ``atexit`` in ``tensorboardX.writer``, so that closed writers can be freed.
 
     Each tensorboardX ``FileWriter`` registers a closure over itself with ``atexit``, where it stays
-    for the life of the process. Here the closures of open writers are kept and run at exit, as
-    before; those of closed writers are dropped.
+    for the life of the process. This object keeps the closures of open writers and runs them at
+    exit, as ``atexit`` does; it drops those of closed writers.
     """
 
     def __init__(self, atexit: Any) -> None:
@@ -183,7 +183,7 @@ _RUN_AT_EXIT = _run_at_exit.on_its_own()
 
 
 def _writer_of(cleanup: Any) -> Any | None:
-    """The event writer that a ``FileWriter``'s clean-up closes; None if it is something else."""
+    """The event writer that a ``FileWriter``'s clean-up closes; None for other functions."""
     for cell in getattr(cleanup, "__closure__", None) or ():
         writer = getattr(cell.cell_contents, "event_writer", None)
         if hasattr(writer, "_closed"):
@@ -197,7 +197,7 @@ def _is_closed(cleanup: Any) -> bool:
 
 
 def tensorboard_exit_hooks() -> TensorboardExitHooks | None:
-    """The stand-in, put in place on the first call; None where tensorboardX is not installed."""
+    """The stand-in, installed by the first call; None if tensorboardX is not installed."""
     try:
         module = importlib.import_module("tensorboardX.writer")
     except ImportError:

@@ -1,6 +1,7 @@
-"""Compares the first checkpoint of a run with what Ray would have written.
+"""Compares the first checkpoint of a run with the checkpoint that Ray would have written.
 
-It is done once, before the first trial is released: from then on a restore goes by our files.
+The check runs once, before the first trial is released; from then on a restore depends on our
+files.
 """
 
 from __future__ import annotations
@@ -18,15 +19,15 @@ if TYPE_CHECKING:
     from ray_tune_memguard.adapter.installation import Installation
     from ray_tune_memguard.adapter.seam import Controller
 
-#: Of so many trials the records are compared.
+#: The number of trials whose records are compared.
 MAX_COMPARED_TRIALS = 8
-#: A larger experiment state file, of a restored run, is not read again.
+#: The experiment state file of a restored run may be larger; it is then not read.
 MAX_READ_BYTES = 4 << 20
 _PARTS = {"trial_data", "runner_data", "stats"}
 
 
 def difference(controller: Controller, installation: Installation) -> str | None:
-    """What a restore would read differently than from Ray's own checkpoint; None if nothing."""
+    """A difference from Ray's own checkpoint that a restore would notice; None if there is none."""
     return _of_file(controller, installation) or _of_trials(installation)
 
 
@@ -69,9 +70,9 @@ def _of_trials(installation: Installation) -> str | None:
 
 
 def _rays_record(trial: Trial) -> tuple[str, str] | None:
-    """What Ray writes of a trial; None if it cannot, which it will say itself.
+    """The record that Ray writes of a trial; None if Ray cannot, and will report that itself.
 
-    Afterwards neither Ray nor we take the texts of this comparison from a cache.
+    The caches of both texts are cleared before and afterwards.
     """
     metadata = trial.run_metadata
     trial._state_json = metadata.__dict__["_cached_json"] = None
@@ -84,7 +85,7 @@ def _rays_record(trial: Trial) -> tuple[str, str] | None:
 
 
 def _differs(one: object, other: object, path: str = "") -> str | None:
-    """Where two values surely differ; None if they are equal, or if that cannot be told."""
+    """The path at which two values certainly differ; None if they are equal or not comparable."""
     if type(one) is not type(other):
         return path or "type"
     if isinstance(one, Mapping) and isinstance(other, Mapping):
@@ -99,7 +100,7 @@ def _differs(one: object, other: object, path: str = "") -> str | None:
         return None if one == other or (math.isnan(one) and math.isnan(other)) else path
     elif isinstance(one, (str, int, bytes, type(None))):
         return None if one == other else path
-    else:  # An object that was pickled: of the same class, but not always comparable.
+    else:  # A pickled object: the class is the same, but not every object is comparable.
         return None
     found = (_differs(mine, rays, where) for where, mine, rays in pairs)
     return next((where for where in found if where is not None), None)

@@ -1,7 +1,7 @@
 """Spills the finished trials of one run.
 
-A trial goes one way: it is serialized, its record is committed to the store, every retention site
-releases it, and it becomes a lazy trial in the controller's list.
+For each finished trial the spiller serializes it, commits its record to the store, removes it from
+every retention site, and makes it a lazy trial in the controller's list, in this order.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Spilled:
-    """What one :meth:`Spiller.spill` did."""
+    """The outcome of one :meth:`Spiller.spill`."""
 
     count: int = 0
     #: Trials whose state could not be serialized, with the reason.
@@ -38,7 +38,7 @@ class Spilled:
 
 
 class Spiller:
-    """Spills finished trials of a run to its store, of which it is the only writer.
+    """Spills finished trials of a run to its store. No other object writes rows to the store.
 
     It refers to the controller weakly: the controller refers to the callback that has the spiller.
     """
@@ -50,7 +50,7 @@ class Spiller:
         self._installation = installation
         self._trials = installation.trials
         self._notices = installation.notices = notices
-        # Of objects that stay in memory, so their identities stay theirs.
+        # Identities of trials that stay in memory, so that no other object gets the same one.
         self._refused: set[int] = set()
         self._sites: list[tuple[PrivateName, object]] | None = None
         self._is_checked = False
@@ -63,7 +63,7 @@ class Spiller:
 
     @property
     def is_in_place(self) -> bool:
-        """Whether trials are spilled; not any more if the run goes on as Ray alone."""
+        """Whether trials are spilled; False once the run continues with Ray alone."""
         return self._installation.is_in_place
 
     @property
@@ -72,35 +72,41 @@ class Spiller:
 
     @property
     def has_written(self) -> bool:
-        """Whether a checkpoint has been written: until then no trial is released."""
+        """Whether a checkpoint was written; until then no trial is released."""
         return self._installation.writer.has_written
 
     def finished(self) -> list[Trial]:
-        """The finished trials that were not spilled."""
+        """The finished trials that are not spilled yet."""
         controller = self._controller
         return [*controller._stopped_trials, *controller._failed_trials]
 
     def has_unfinished(self) -> bool:
-        """Whether there are trials in memory that are not to be spilled yet."""
+        """Whether any trial in memory is unfinished."""
         return self._trials.has_unfinished()
 
     def spill(self, finished: Sequence[Trial]) -> Spilled:
-        """Write those trials to the store that Ray is done with, then release them.
+        """Write the trials that Ray no longer uses to the store, then release them.
+
+        Args:
+            finished: candidates; those that Ray still uses are skipped.
+
+        Returns:
+            How many trials were spilled, and which could not be serialized.
 
         Raises:
-            OSError, sqlite3.OperationalError: the disk did not take them. None was released.
+            OSError, sqlite3.OperationalError: the disk cannot be written. No trial was released.
         """
         outcome = Spilled()
         done = [trial for trial in finished if self._is_releasable(trial)]
         if not done or not self._may_release():
             return outcome
         store, state_file = self._installation.store, self._installation.state_file
-        # Made before the transaction: pickling may run code that reads the store.
-        written = [down for trial in done if (down := self._serialize(trial, outcome))]
+        # Before the transaction, because pickling may run code that reads the store.
+        written = [pair for trial in done if (pair := self._serialize(trial, outcome))]
         mark = state_file.mark()
         try:
             with store.transaction():
-                kept = [down for down in written if self._put(*down, outcome)]
+                kept = [pair for pair in written if self._put(*pair, outcome)]
                 state_file.add(row.state_record for _, row in kept)
         except BaseException:
             state_file.rewind(mark)
@@ -110,10 +116,10 @@ class Spiller:
         return outcome
 
     def _is_releasable(self, trial: Trial) -> bool:
-        """Whether nothing in the controller will touch the trial again.
+        """Whether the controller will not use the trial again.
 
-        Being staged or resetting does not count: Ray leaves a trial whose actor refused to be
-        reused in these sets, where without an actor nothing will happen to it.
+        The sets of staged and of resetting trials are not checked: Ray leaves a trial there if its
+        actor refused to be reused, and never uses it again without an actor.
         """
         controller = self._controller
         return (
@@ -126,13 +132,13 @@ class Spiller:
         )
 
     def _may_release(self) -> bool:
-        """Whether the store is whole without the trials that are in memory.
+        """Whether the files are complete enough for trials to be released.
 
-        It is not before a checkpoint: one that was created late has missed Ray's. The first time,
-        the checkpoint is compared with what Ray would write.
+        They are once a checkpoint was written, which this method does if none was. The first
+        checkpoint is compared with what Ray would write.
 
         Raises:
-            OSError: the checkpoint was not written.
+            OSError: the checkpoint cannot be written.
         """
         if not self.has_written:
             self._controller.save_to_dir()
@@ -164,10 +170,10 @@ class Spiller:
             return None
 
     def _unchanged(self, trial: Trial) -> tuple[str, str] | None:
-        """What Ray has written of the trial, if Ray would not write it again.
+        """The trial's last record, if Ray would not write a new one; otherwise None.
 
-        Ray does so when the trial was marked; one that was paused and is then ended by the end of
-        the experiment is not, and stays paused for a restore.
+        Ray writes a new record only of trials that it has marked. It does not mark a paused trial
+        that ends with the experiment, so a restore finds that trial paused.
         """
         controller = self._controller
         known: tuple[str, str] | None = controller._trial_metadata.get(trial.trial_id)
@@ -186,9 +192,9 @@ class Spiller:
         return True
 
     def _release(self, spilled: list[Trial]) -> None:
-        """Take spilled trials out of all retention sites; one that fails does not stop others."""
+        """Remove spilled trials from all retention sites; if one fails, the others still follow."""
         for trial in spilled:
-            self._installation.to_upload(trial.relative_logdir)
+            self._installation.mark_for_upload(trial.relative_logdir)
             self._summarize(trial)
         for site, owner in self._all_sites():
             try:
@@ -202,7 +208,7 @@ class Spiller:
                 self._notices.warn("trials", f"A finished trial stays in memory: {error!r}")
 
     def _summarize(self, trial: Trial) -> None:
-        """Keep what reports and results need to know without reading all trials."""
+        """Note the facts that reports and results need, so that they need not read all trials."""
         summaries = self._trials.summaries
         try:
             summaries.note(
@@ -213,21 +219,21 @@ class Spiller:
             )
         except Exception as error:
             summaries.best_trials.forget_all()
-            self._notices.warn("summaries", f"Progress reports may leave a trial out: {error!r}")
+            self._notices.warn("summaries", f"Progress reports may omit a trial: {error!r}")
 
     def _all_sites(self) -> list[tuple[PrivateName, object]]:
-        # Found at the first spill: until then Ray adds its own callbacks to those of the user.
+        # Not before the first spill, because Ray adds its own callbacks to the user's until then.
         if self._sites is None:
             self._sites = releasers.sites_of(self._controller, self._installation.capabilities)
         return self._sites
 
     def release_consumed_results(self, trial: Trial) -> None:
-        """Release results of a running trial that Ray has read."""
+        """Release the results of a running trial that Ray has read."""
         if contract.RELEASE_FUTURES in self._installation.capabilities:
             releasers.release_consumed_futures(self._controller, trial)
 
     def release_shared(self) -> None:
-        """Release what piles up without being keyed by trial."""
+        """Release what accumulates without being keyed by trial."""
         capabilities = self._installation.capabilities
         if contract.RELEASE_LOG_KEYS in capabilities:
             releasers.release_log_once_keys()
@@ -237,7 +243,7 @@ class Spiller:
             self._installation.exit_hooks.release_closed()
 
     def close(self) -> None:
-        """The run is over: leave the store readable for everybody. Its trials live on."""
+        """End the run: make the store readable for other processes. Its trials stay usable."""
         try:
             if self.is_in_place:
                 self.release_shared()

@@ -1,8 +1,9 @@
-"""Keeps the trainables of a sweep at hand.
+"""Caches the trainables of a run.
 
-For each trial Ray asks the cluster for its trainable five times and unpickles it twice. One that
-carries data (a data frame in a function's closure, say) takes the data's size in memory and in
-traffic each time, much of which the driver then keeps. Here it is asked for once a sweep.
+For each trial Ray fetches the trainable from the cluster five times and unpickles it twice. If the
+trainable carries data (for example a DataFrame in a function's closure), each fetch takes the
+data's size in memory and in traffic, and the driver keeps much of it. Here each is fetched once a
+run.
 """
 
 from __future__ import annotations
@@ -20,13 +21,13 @@ from ray_tune_memguard.adapter.boundary import Policy, RaysOwn
 _CATEGORY = "trainable_class"
 _VALUES = "_memguard_values"
 
-# The collector may end one sweep while another one begins.
+# The garbage collector may end one run while another one begins.
 _lock = threading.RLock()
-_sweeps = 0
+_runs = 0
 
 
 class _Registry(Protocol):
-    """Ray's registry, of which only this is used here."""
+    """The methods of Ray's registry that are used here."""
 
     def get(self, category: str, key: str) -> object: ...
 
@@ -76,22 +77,26 @@ _METHODS = {
 }
 
 
-def _remembering(plain: type) -> type:
-    """A subclass of Ray's registry that remembers the trainables that it has been asked for.
+def _caching_subclass(plain: type) -> type:
+    """A subclass of Ray's registry that keeps each trainable after it was first fetched.
 
-    Its methods call those of ``plain``, for another thread may take the subclass away while they
-    run.
+    Its methods call those of ``plain``, because another thread may restore the registry's class
+    while they run.
     """
     methods = {name: entry.in_place_of(getattr(plain, name)) for name, entry in _METHODS.items()}
     return type(plain.__name__, (plain,), {"__module__": plain.__module__, **methods})
 
 
 def cache_trainables(run: object) -> Callable[[], object]:
-    """Ask for each trainable once, until what is returned is called or ``run`` is gone.
+    """Fetch each trainable only once while a run lasts. A registry of unknown kind stays as it is.
 
-    A registry of another kind than the one that we know is left alone.
+    Args:
+        run: an object that exists as long as the run.
+
+    Returns:
+        A function that ends the caching; it is also called when ``run`` is garbage collected.
     """
-    global _sweeps
+    global _runs
     known: Any = getattr(registry, "_global_registry", None)
     if (
         getattr(registry, "TRAINABLE_CLASS", None) != _CATEGORY
@@ -101,23 +106,23 @@ def cache_trainables(run: object) -> Callable[[], object]:
         return int
     with _lock:
         if _VALUES not in known.__dict__:
-            known.__class__ = _remembering(type(known))
-        # Whatever an earlier sweep left that was never closed is asked for again.
+            known.__class__ = _caching_subclass(type(known))
+        # Trainables of an earlier run that was never closed are fetched again.
         known.__dict__[_VALUES] = {}
-        _sweeps += 1
+        _runs += 1
     done = weakref.finalize(run, _FORGET, known)
-    # At exit the registry is Ray's again anyway.
+    # At exit nothing uses the registry any more.
     done.atexit = False
     return done
 
 
 @boundary.entry("trainables of a run that is over", Policy.KEEP)
 def _forget(known: Any) -> None:
-    global _sweeps
+    global _runs
     with _lock:
-        _sweeps -= 1
-        if _sweeps:
-            # What only the ended one has used is not to stay; the others ask once more.
+        _runs -= 1
+        if _runs:
+            # Free the trainables of the ended run; the other runs fetch theirs once more.
             known.__dict__[_VALUES] = {}
         elif _VALUES in known.__dict__:
             known.__class__ = type(known).__mro__[1]

@@ -19,7 +19,7 @@ def save_copy(storage: StorageContext, store: TrialStore) -> None:
     path = PurePosixPath(storage.experiment_fs_path, TUNER_FILE).as_posix()
     try:
         content = read_file(storage.storage_filesystem, path)
-    except OSError:  # A run of `tune.run` has none.
+    except OSError:  # `tune.run` writes no such file.
         return
     if 0 < len(content) <= _MAX_BYTES:
         store.set_metadata(**{TUNER_FILE: content.hex()})
@@ -29,13 +29,17 @@ def load_copy(store: TrialStore) -> bytes | None:
     """The copy in a store; None if there is none.
 
     Raises:
-        sqlite3.Error, ValueError: it cannot be read.
+        sqlite3.Error, ValueError: the copy cannot be read.
     """
     return bytes.fromhex(store.get_metadata(TUNER_FILE) or "") or None
 
 
 def read_file(filesystem: FileSystem, path: str) -> bytes:
-    """The content of a file. Raises OSError if it cannot be read."""
+    """The content of a file.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
     with filesystem.open_input_file(path) as file:
         content: bytes = file.readall()
     return content

@@ -1,10 +1,9 @@
-"""Uploads to the experiment's storage what may have changed, instead of everything each time.
+"""Uploads only the files that may have changed since the last upload.
 
-At every experiment checkpoint Ray copies its whole staging directory to the storage, the files of
-all trials that ever were, though those of finished ones do not change any more. That takes time and
-memory that grow with the number of trials. Here a settled trial's directory is uploaded once more
-after it settled, and then left out. The last upload of a sweep looks whether anybody wrote to one
-of them since.
+At every experiment checkpoint Ray copies its whole staging directory to the storage, including the
+files of finished trials, which no longer change. The time and memory for that grow with the number
+of trials. Here the directory of a spilled trial is uploaded once more after the spill, and then
+skipped. The last upload of a run also uploads directories that were written to later.
 """
 
 from __future__ import annotations
@@ -41,10 +40,18 @@ _SHARE_OF_UPLOADS = 0.01
 
 
 class IncrementalSyncer(_FilesystemSyncer):
-    """Ray's syncer, with an upload that leaves out what is known to be there.
+    """Ray's syncer, with an upload that skips files that the storage already has.
 
-    ``spilled_directories``: gives the directory of each spilled trial, and when it was spilled, in
-    seconds since the epoch. ``thorough``: set by the controller for the last upload of a sweep.
+    Args:
+        original: Ray's syncer of the run.
+        trials: the run's trials.
+        spilled_directories: returns the directory of each spilled trial, and the time of its spill
+            in seconds since the epoch.
+        staging: lists the other files in the staging directory.
+
+    Attributes:
+        thorough: whether the next upload is the last one of the run; the controller sets it.
+        running: the number of uploads under way, also those that Ray no longer waits for.
     """
 
     def __init__(
@@ -63,23 +70,22 @@ class IncrementalSyncer(_FilesystemSyncer):
         self._spilled_directories = spilled_directories
         self._staging = staging
         self.thorough = False
-        #: Uploads under way, those included that Ray has given up waiting for.
         self.running = 0
-        # The first upload takes everything: what was there before is not known.
+        # The first upload takes everything, because what the storage has is unknown.
         self._first = True
-        # Directories of settled trials that were not uploaded since.
-        self._settled: set[str] = set()
-        # Files beside the trials' directories, as they were when they were uploaded.
+        # Directories of spilled trials that were not uploaded since the spill.
+        self._unsent: set[str] = set()
+        # Files beside the trials' directories: time and size of the version that was uploaded.
         self._uploaded: dict[str, tuple[int, int]] = {}
 
-    def settled(self, directory: str | None) -> None:
-        """This trial directory is to be uploaded once more."""
+    def mark_for_upload(self, directory: str | None) -> None:
+        """Upload this trial directory once more."""
         if directory:
-            self._settled.add(directory)
+            self._unsent.add(directory)
 
     def unsent(self) -> list[str]:
-        """Directories of settled trials that may not be in the storage yet."""
-        return list(self._settled)
+        """Directories of spilled trials that may not be in the storage yet."""
+        return list(self._unsent)
 
     def _sync_up_command(
         self, local_path: str, uri: str, exclude: list[str] | None = None
@@ -89,44 +95,44 @@ class IncrementalSyncer(_FilesystemSyncer):
     def command(
         self, rays: RaysOwn, local_path: str, uri: str, exclude: list[str] | None
     ) -> tuple[Callable[..., None], dict[str, Any]]:
-        """What Ray's upload thread is to call, and with which arguments."""
-        settled = frozenset(self._settled)
+        """The function that Ray's upload thread calls, and its arguments."""
+        finished = frozenset(self._unsent)
         upload, arguments = rays(self, local_path, uri, exclude)
         if not exclude:
             # A trial that has not been started yet has no directory.
             live = {trial.relative_logdir for trial in self._trials.resident()} - {None}
             upload = functools.partial(_UPLOAD, self)
-            arguments = {"local_path": local_path, "fs_path": uri, "changed": settled | live}
-        return self._and_then_forget, {
+            arguments = {"local_path": local_path, "fs_path": uri, "changed": finished | live}
+        return self._upload_and_unmark, {
             "upload": upload,
             "arguments": arguments,
-            "settled": settled,
+            "finished": finished,
         }
 
-    def _and_then_forget(
-        self, upload: Callable[..., None], arguments: dict[str, Any], settled: frozenset[str]
+    def _upload_and_unmark(
+        self, upload: Callable[..., None], arguments: dict[str, Any], finished: frozenset[str]
     ) -> None:
-        """Runs in Ray's upload thread. What failed is tried again with the next upload."""
+        """Runs in Ray's upload thread. If the upload fails, the next one repeats it."""
         self.running += 1
         try:
             upload(**arguments)
         finally:
             self.running -= 1
         self._first = False
-        self._settled.difference_update(settled)
+        self._unsent.difference_update(finished)
 
     def upload_changed(
         self, rays: RaysOwn, local_path: str, fs_path: str, changed: set[str]
     ) -> None:
-        """Upload what may not be in the storage as it is. Runs in Ray's upload thread."""
+        """Upload the files that may have changed. Runs in Ray's upload thread."""
         try:
             names = self._chosen(local_path, changed)
-        except sqlite3.Error:  # The store does not tell: do as Ray does.
+        except sqlite3.Error:  # The store cannot be read: upload everything, as Ray does.
             rays(self, local_path, fs_path)
             return
         failure: Exception | None = None
-        # A restore goes by the state file. So that it never lacks what another file knows of, it
-        # comes first; then what searchers wrote with it.
+        # The state file comes first, so that a restore never finds a file that refers to a trial
+        # which the state file lacks. Files of searchers and callbacks follow.
         order = {
             name: (not name.startswith(STATE_FILE_PREFIX), name in changed, name) for name in names
         }
@@ -140,7 +146,7 @@ class IncrementalSyncer(_FilesystemSyncer):
                 if version is not None:
                     self._uploaded[name] = version
             except FileNotFoundError as error:
-                # Somebody's temporary file that is gone by now, or something that stays away.
+                # A temporary file that was deleted in the meantime is no failure.
                 failure = error if os.path.exists(path) else failure
             except Exception as error:
                 failure = error
@@ -148,20 +154,20 @@ class IncrementalSyncer(_FilesystemSyncer):
             raise failure
 
     def _chosen(self, local_path: str, changed: set[str]) -> Iterable[str]:
-        """What of the staging directory may not be in the storage as it is."""
+        """The names in the staging directory whose files may have changed."""
         if self._first:
             with os.scandir(local_path) as entries:
                 return {entry.name for entry in entries}
         if self.thorough:
-            return self._staging.look() | changed | self._written_later(local_path)
+            return self._staging.refresh() | changed | self._written_later(local_path)
         return self._staging.names(_SHARE_OF_UPLOADS) | changed
 
     def _written_later(self, local_path: str) -> set[str]:
-        """Directories of settled trials to which somebody wrote after the trial had settled."""
+        """Directories of spilled trials that were written to after the spill."""
         return {
             directory
-            for directory, settled_at in self._spilled_directories()
-            if _last_write(os.path.join(local_path, directory)) >= settled_at
+            for directory, finished_at in self._spilled_directories()
+            if _last_write(os.path.join(local_path, directory)) >= finished_at
         }
 
 
@@ -182,7 +188,7 @@ _COMMAND = _command.in_place_of(_FilesystemSyncer._sync_up_command)
 def _upload_everything(
     syncer: IncrementalSyncer, local_path: str, fs_path: str, **_: object
 ) -> None:
-    """What Ray does."""
+    """Upload the whole staging directory, as Ray does."""
     _upload_to_fs_path(local_path=local_path, fs=syncer.storage_filesystem, fs_path=fs_path)
 
 
@@ -202,13 +208,13 @@ def upload_incrementally(
     spilled_directories: Callable[[], Iterator[tuple[str, float]]],
     staging: StagingListing,
 ) -> tuple[IncrementalSyncer, Callable[[Controller], None]]:
-    """Give the controller's checkpoint manager the syncer of this module.
+    """Replace the syncer of the controller's checkpoint manager.
 
-    It alone: the storage context that trials hold is sent to actors and into the experiment state,
-    where this package may be missing.
+    Only the manager's storage context changes. Ray sends the trials' own contexts to actors and
+    writes them to the experiment state, which may be read where this package is not installed.
 
     Returns:
-        The syncer, and a function that gives a controller its own syncer back.
+        The new syncer, and a function that restores the controller's own syncer.
     """
     manager = controller._checkpoint_manager
     own = manager._storage
@@ -217,16 +223,16 @@ def upload_incrementally(
     manager._storage = _with_fixed_path(own)
     manager._storage.syncer = syncer
 
-    def give_syncer_back(to: Controller) -> None:
+    def restore_syncer(to: Controller) -> None:
         to._checkpoint_manager._storage = own
-        # An upload that is under way is waited for before Ray begins another one.
+        # Ray must wait for an upload that is under way before it begins another one.
         own_syncer._sync_process = syncer._sync_process
 
-    return syncer, give_syncer_back
+    return syncer, restore_syncer
 
 
 def _with_fixed_path(storage: StorageContext) -> StorageContext:
-    """A copy that knows its staging directory, which Ray puts together anew on every step."""
+    """A copy with a fixed staging directory, whose path Ray would compute on every step."""
     fixed = copy.copy(storage)
     path = storage.experiment_driver_staging_path
     fixed.__class__ = type(
@@ -236,15 +242,15 @@ def _with_fixed_path(storage: StorageContext) -> StorageContext:
 
 
 def _version(path: str) -> tuple[int, int] | None:
-    """By which a file that was changed is told; None of a directory."""
+    """The modification time (ns) and size (bytes) of a file; None for a directory."""
     status = os.stat(path)
     return (status.st_mtime_ns, status.st_size) if stat.S_ISREG(status.st_mode) else None
 
 
 def _upload(source: str, filesystem: FileSystem, path: str) -> None:
-    """Copy a file or a directory to ``path``; nothing else can be copied, nor does Ray.
+    """Copy a file or a directory to ``path``. Like Ray, it copies nothing else.
 
-    On a local disk without Arrow, which keeps the buffers that it copies with.
+    On a local disk Arrow is not used, because it keeps the buffers that it copies with.
     """
     local = isinstance(filesystem, LocalFileSystem)
     if os.path.isdir(source):
@@ -254,7 +260,7 @@ def _upload(source: str, filesystem: FileSystem, path: str) -> None:
             _upload_to_fs_path(local_path=source, fs=filesystem, fs_path=path)
     elif os.path.isfile(source):
         if local:
-            # Not half of it, should the process be killed now.
+            # A kill must not leave half of the file under its name.
             head, name = posixpath.split(path)
             part = posixpath.join(head, f".{name}.part")
             copy_file(source, part)
@@ -266,12 +272,12 @@ def _upload(source: str, filesystem: FileSystem, path: str) -> None:
 def _last_write(directory: str) -> float:
     """The latest change below ``directory``, in seconds since the epoch.
 
-    By ctime as well: a file that was moved or copied here may keep an old mtime.
+    It includes the ctime, because a moved or copied file may keep an old mtime.
     """
     latest = 0.0
     folders = [directory]
     for folder in folders:
-        # One by one, what is gone in the meantime is passed over.
+        # Each file by itself, because it may have been deleted in the meantime.
         with suppress(OSError):
             latest = max(latest, _written(os.stat(folder)))
             with os.scandir(folder) as entries:

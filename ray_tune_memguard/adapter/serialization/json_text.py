@@ -1,7 +1,7 @@
-"""JSON as Ray writes it, with a pickle in place of what JSON cannot hold.
+"""Encodes values as Ray does: as JSON, with a pickle for each value that JSON cannot hold.
 
-There are two ways to it, with the same meaning when read: Python's own encoder, which is the one
-that Ray uses, and orjson, where ``plain_pickle`` has found that it writes the same.
+Two encoders write texts of the same meaning: Python's own, which Ray uses, and orjson, for values
+that ``plain_pickle`` has checked.
 """
 
 from __future__ import annotations
@@ -21,21 +21,25 @@ _OPTIONS = (
     | orjson.OPT_PASSTHROUGH_DATETIME
     | orjson.OPT_PASSTHROUGH_SUBCLASS
 )
-# Their subclasses may have their own ways.
+# Subclasses of these may encode differently.
 _WITH_OTHER_WAYS = (str, int, float, list, tuple, dict)
 
 
 def encode(value: object, plain: bool = False) -> str:
-    """The text of a value, in ASCII. ``plain``: what ``pickle_plainly`` says of it.
+    """Encode a value as ASCII text.
+
+    Args:
+        value: the value.
+        plain: whether orjson may encode it; ``plain_pickle.pickle_plainly`` returns this.
 
     Raises:
-        Exception: something in it can neither be written nor pickled.
+        Exception: a part of the value can be neither encoded nor pickled.
     """
     if plain:
         try:
             raw = orjson.dumps(value, _quick_default, _OPTIONS)
         except Exception as error:
-            # Keys that are not text, large numbers, …: Python's own encoder knows them.
+            # Python's own encoder also writes keys that are not text, large numbers, and so on.
             if isinstance(error.__cause__, (KeyboardInterrupt, SystemExit)):
                 raise error.__cause__ from None
         else:
@@ -45,7 +49,7 @@ def encode(value: object, plain: bool = False) -> str:
 
 
 def decode(text: str) -> Any:
-    """What Ray makes of the text of an experiment state file, or of a part of it."""
+    """Decode the text of an experiment state file, or a part of it, as Ray does."""
     return json.loads(text, object_hook=_unpickled)
 
 
@@ -56,7 +60,7 @@ def _unpickled(value: dict[str, object]) -> object:
 
 
 def pickled(text: str) -> dict[str, str]:
-    """What Ray writes where a pickle is; ``text``: its hexadecimal digits."""
+    """Ray's JSON object for a pickle; ``text`` is the pickle in hexadecimal digits."""
     return {"_type": PICKLED, "value": text}
 
 

@@ -21,7 +21,7 @@ def state_record(state_json: str, metadata_json: str) -> bytes:
 
 
 def row_of_record(state_json: str, metadata_json: str, record: str) -> TrialRow:
-    """What is written to a store of a trial of which only the ``record`` is known."""
+    """The store's row for a trial that is known only by its ``record``."""
     state, metadata = json.loads(state_json), json.loads(metadata_json)
     return TrialRow(
         state["trial_id"],
@@ -38,24 +38,24 @@ def config_and_directory_in_record(record: bytes) -> tuple[Result, str | None]:
     text = orjson.loads(record)[0]
     try:
         state = orjson.loads(text)
-    except orjson.JSONDecodeError:  # NaN and infinities, of which JSON knows nothing.
+    except orjson.JSONDecodeError:  # NaN and infinities, which are not JSON.
         state = json.loads(text)
     return _decoded(state, "config"), state.get("relative_logdir")
 
 
 def last_result_in_record(metadata_json: str) -> Result:
-    """The last result that a record tells of."""
+    """The last result in a record."""
     return _decoded(json.loads(metadata_json), "last_result")
 
 
 def reported_in_record(metadata_json: str) -> tuple[Result, dict[str, dict[str, float]]]:
-    """The last result that a record tells of, and each metric's summary."""
+    """The last result in a record, and each metric's summary."""
     metadata = json.loads(metadata_json)
     summaries = cast("dict[str, dict[str, float]]", _decoded(metadata, "metric_analysis"))
     return _decoded(metadata, "last_result"), summaries
 
 
 def _decoded(metadata: dict[str, Result], part: str) -> Result:
-    # Only these parts of the metadata are worth unpickling.
+    # The other parts of the metadata are not unpickled, which would take longer.
     text = json.dumps(metadata[part])
     return cast(Result, decode(text)) if PICKLED in text else metadata[part]

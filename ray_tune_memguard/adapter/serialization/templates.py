@@ -1,4 +1,4 @@
-"""Parts that most trials of a run have alike, compared with the first trial's and written once."""
+"""Serializes once the parts that are equal in most trials of a run."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from ray_tune_memguard.adapter.serialization.spliced_pickle import SplicedPickle
 
 
 class StorageTemplate:
-    """The storage context that a run's trials have, each with its own directory.
+    """The storage context of a run's trials, without the directory of a trial.
 
-    Contexts that differ from the first one in more than their directory and the number of their
-    checkpoint are not typical: for them there is None.
+    A context is *typical* if it differs from the first one only in the name of the directory and
+    the number of the checkpoint.
     """
 
     def __init__(self) -> None:
         self._first: StorageContext | None = None
-        # What is the same in all of them; and in their syncers, of which each has its own.
+        # The attributes that are equal in all contexts, and in their syncers.
         self._shared: dict[str, object] = {}
         self._of_syncer: dict[str, object] = {}
         self._pickles = SplicedPickles(lambda name, number: self.at((name, number)))
 
-    def place_of(self, storage: StorageContext | None) -> tuple[str, int] | None:
-        """Its directory and checkpoint number, by which :meth:`at` makes an equal one."""
+    def key_of(self, storage: StorageContext | None) -> tuple[str, int] | None:
+        """Directory and checkpoint number of a typical context, for :meth:`at`; otherwise None."""
         if storage is None:
             return None
         shared = dict(storage.__dict__)
@@ -51,41 +51,42 @@ class StorageTemplate:
         like.syncer = copy.copy(storage.syncer)
         return like
 
-    def at(self, place: tuple[str, int]) -> StorageContext:
+    def at(self, key: tuple[str, int]) -> StorageContext:
+        """The typical context with this directory and checkpoint number."""
         assert self._first is not None
         storage = self._copy(self._first)
-        storage.trial_dir_name, storage.current_checkpoint_index = place
+        storage.trial_dir_name, storage.current_checkpoint_index = key
         return storage
 
     def text_of(self, storage: StorageContext | None) -> str:
         """Its pickle in hexadecimal digits, as Ray writes it."""
-        place = self.place_of(storage)
-        spliced = None if place is None else self._pickles.of(*place)
+        key = self.key_of(storage)
+        spliced = None if key is None else self._pickles.of(*key)
         return hex_pickle(storage) if spliced is None else spliced
 
 
 class ValueTemplate:
-    """An object that, in most trials, consists of the same as in the first one."""
+    """An object that is equal in most trials of a run."""
 
     def __init__(self) -> None:
-        # It, what it consists of, and its text: set in one step, whoever else is just here.
+        # The object, its parts, and its text; one attribute, so that threads see all or none.
         self._first: tuple[object, object, str] | None = None
 
     def is_typical(self, value: object) -> bool:
-        """Whether ``value``, not None, is what :meth:`another` makes.
+        """Whether ``value``, which is not None, is equal to what :meth:`another` returns.
 
-        Raises whatever an object raises that does not say what it consists of, or that cannot be
-        compared.
+        Raises:
+            Exception: the object cannot be taken apart or compared.
         """
-        # What a pickle is made of, so that objects of which it is equal have the same text.
-        consists_of = value.__reduce_ex__(pickle.HIGHEST_PROTOCOL)
+        # A pickle is made of these parts, so objects with equal parts have the same text.
+        parts = value.__reduce_ex__(pickle.HIGHEST_PROTOCOL)
         if self._first is None:
-            # Deep copies: the first one may change.
-            self._first = copy.deepcopy(value), copy.deepcopy(consists_of), hex_pickle(value)
-        return bool(consists_of == self._first[1])
+            # Deep copies, because the first object may change.
+            self._first = copy.deepcopy(value), copy.deepcopy(parts), hex_pickle(value)
+        return bool(parts == self._first[1])
 
     def another(self) -> object:
-        """One like them; the parts of which it consists are those of all others."""
+        """A new object like the first one; it shares its parts with the others."""
         assert self._first is not None
         first = self._first[0]
         one = object.__new__(type(first))

@@ -1,6 +1,6 @@
-"""A trial as Ray's experiment state file has it.
+"""Writes a trial's state record, as in Ray's experiment state file.
 
-The content is Ray's, to the last value; the text is shorter, and costs a fraction of the time that
+The decoded record is equal to Ray's. Its text is shorter, and takes a fraction of the time that
 ``Trial.get_json_state`` takes.
 """
 
@@ -18,25 +18,28 @@ _NOTHING = hex_pickle(None)
 
 
 class _WithoutPickles:
-    """Has a trial's attributes, and none that ``Trial.__getstate__`` makes a pickle of."""
+    """Has a trial's attributes, but none that ``Trial.__getstate__`` pickles."""
 
     _nonjson_fields = ()
 
 
 class StateWriter:
-    """Writes the trials of one run, of which most have much in common."""
+    """Writes the state records of one run's trials."""
 
     def __init__(self) -> None:
         self.storages = StorageTemplate()
         self._typical: dict[str, ValueTemplate] = {}
 
     def write(self, trial: Trial, queues: bytes | None, plain: bool = False) -> tuple[str, str]:
-        """What ``Trial.get_json_state`` returns, without its blanks and its log-once keys.
+        """Write the two texts of a trial's state record, as ``Trial.get_json_state`` does.
 
-        ``queues``: the :func:`pickled_queues` of its metadata. ``plain``: see :func:`encode`.
+        Like Ray, it caches the text of the metadata until one of their attributes is set; a change
+        inside one (a last result that becomes ``done``) is not written before that.
 
-        As Ray does, the text of the metadata is kept until one of them is set; what changes inside
-        one (a last result that becomes ``done``) is not written before that.
+        Args:
+            trial: the trial.
+            queues: the :func:`pickled_queues` of its metadata.
+            plain: see :func:`encode`.
         """
         state = self._state_of(trial)
         del state["run_metadata"]
@@ -47,7 +50,7 @@ class StateWriter:
             values = dict(metadata.__dict__)
             values.pop("_cached_json", None)
             if queues is not None:
-                # Where Ray makes a pickle of each queue.
+                # Ray would pickle each queue by itself.
                 values[QUEUES] = pickled(queues.hex())
             if "checkpoint_manager" in values:
                 text = self._text_of("checkpoint_manager", values["checkpoint_manager"])
@@ -57,12 +60,12 @@ class StateWriter:
         return encode(state, plain), text
 
     def _state_of(self, trial: Trial) -> dict[str, object]:
-        """What ``Trial.__getstate__`` returns; that pickles the same few objects for each trial."""
+        """``Trial.__getstate__``, without pickling the same few objects for each trial."""
         bare = object.__new__(_WithoutPickles)
         bare.__dict__ = trial.__dict__
         try:
             state = Trial.__getstate__(cast(Trial, bare))
-        except AttributeError:  # A Ray that looks at more than the attributes.
+        except AttributeError:  # A Ray whose `__getstate__` uses more than the attributes.
             return trial.__getstate__()
         for name in trial._nonjson_fields:
             state[name] = self._text_of(name, state.get(name))
@@ -73,5 +76,5 @@ class StateWriter:
             return _NOTHING
         try:
             return self._typical.setdefault(name, ValueTemplate()).text_of(value)
-        except Exception:  # An object that does not say what it consists of, or is not comparable.
+        except Exception:  # An object that cannot be taken apart or compared.
             return hex_pickle(value)

@@ -1,12 +1,11 @@
-"""Takes Ray's ``Trial`` apart and puts it together again.
+"""Serializes and deserializes Ray's ``Trial``.
 
-Two forms of the same trial:
+A trial has two serialized forms:
 
-- :meth:`TrialStateCodec.dump`: everything the object holds, for this process. Tuples stay tuples
-  and the parts that all trials of a run share (file system, syncer) stay shared.
-- :meth:`TrialStateCodec.json_state`: what Ray's own experiment state file holds, in Ray's
-  format (``trial_json``), for Ray's own restore, and for ours: a trial that another process wrote
-  is what Ray makes of this.
+- :meth:`TrialStateCodec.dump`: everything that the object holds, for this process only. Tuples stay
+  tuples, and the parts that all trials of a run share (file system, syncer) stay shared.
+- :meth:`TrialStateCodec.json_state`: its state record, in the format of Ray's experiment state file
+  (``trial_json``), for any process. Ray's own restore and ours read trials from it.
 """
 
 from __future__ import annotations
@@ -46,7 +45,7 @@ from ray_tune_memguard.store.trial_store import TrialRow
 _SHARED_BY_STORAGE = ("storage_filesystem", "syncer")
 # Functions that a user gave once for all trials; often lambdas, which pickle slowly.
 _SHARED_BY_TRIALS = ("trial_name_creator", "trial_dirname_creator")
-# Each trial has one, mostly like all others'; unpickling it takes a third of a trial's time.
+# Equal in most trials; unpickling it takes a third of a trial's time.
 _LIKE_OTHERS = {"placement_group_factory": PlacementGroupFactory}
 
 
@@ -54,7 +53,7 @@ MetadataT = TypeVar("MetadataT")
 
 
 class StorageParts(Protocol):
-    """Where an experiment is, and what its trials share: a ``StorageContext``, or its likes."""
+    """The location of an experiment, and the objects that its trials share."""
 
     @property
     def storage_filesystem(self) -> FileSystem: ...
@@ -69,8 +68,10 @@ class StorageParts(Protocol):
 class TrialStateCodec:
     """The :class:`~ray_tune_memguard.lazy.interfaces.TrialCodec` of Ray's trials, for one run.
 
-    ``storage``: of the run. ``prepare``: what is to be done with each trial that is made of its
-    state record. ``stub``: such trials are only looked at, so their trainable need not be known.
+    Args:
+        storage: the run's storage context, or the location of an opened experiment.
+        prepare: a function that is called with each trial created from its state record.
+        stub: whether such trials are only read, so that their trainable may be unknown.
     """
 
     trial_class: type = Trial
@@ -93,18 +94,18 @@ class TrialStateCodec:
         return trial.run_metadata.error_filename is not None
 
     def dump(self, trial: Trial) -> bytes:
-        """See :class:`TrialCodec`. Fetches the default result of a trial that never reported."""
+        """See :class:`TrialCodec`. Fetches the default result of a trial that reported nothing."""
         return self._dump(trial, pickled_queues(trial.run_metadata))[0]
 
     def _dump(self, trial: Trial, queues: bytes | None) -> tuple[bytes, bool]:
-        """And whether all that it holds is plain to ``json_text``."""
+        """The pickle, and whether ``json_text.encode`` may encode the trial as plain."""
         state = dict(trial.__dict__)
-        state["_state_json"] = None  # Ray's cache of a text that it makes again.
+        state["_state_json"] = None  # A cache, which Ray fills again.
         temporary = state.pop("temporary_state")
         state["run_metadata"] = _bare(trial.run_metadata, queues)
         of_storage: tuple[str, ...] = ()
-        state["storage"] = place = self._writer.storages.place_of(trial.storage)
-        if place is None:
+        state["storage"] = key = self._writer.storages.key_of(trial.storage)
+        if key is None:
             state["storage"], of_storage = self._split_storage(trial.storage)
         of_trial = self._split_trial(state)
         state["_default_result_or_future"] = _default_result(trial)
@@ -113,7 +114,7 @@ class TrialStateCodec:
         try:
             return pickle_plainly(parts)
         except Exception:
-            # Functions of a script, lambdas, classes of a notebook: five times slower, so second.
+            # For lambdas and for code of scripts and notebooks. It takes five times as long.
             return cloudpickle.dumps(parts), False
 
     def load(self, raw: bytes) -> dict[str, object]:
@@ -146,9 +147,9 @@ class TrialStateCodec:
     def config_and_directory(self, record: bytes) -> tuple[dict[str, object], str] | None:
         """The config of a trial, and the path of its directory in the storage.
 
-        None if the trial itself must be asked.
+        None if the record alone does not tell them.
         """
-        if self._prepare is not None:  # Which may change the config.
+        if self._prepare is not None:  # It may change the config.
             return None
         config, directory = config_and_directory_in_record(record)
         if directory is None:
@@ -158,21 +159,21 @@ class TrialStateCodec:
         return config, str(path)
 
     def trial_of(self, state_json: str, metadata_json: str) -> Trial:
-        """The trial that Ray makes of a state record where the experiment is now."""
+        """The trial that Ray creates from a state record, at the experiment's present location."""
         trial = Trial.from_json_state(state_json, stub=self._stub)
         trial.restore_run_metadata(metadata_json)
         assert trial.storage is not None
         storage = copy.copy(trial.storage)
         for name in ("storage_filesystem", "storage_fs_path", "experiment_dir_name"):
             setattr(storage, name, getattr(self._storage, name))
-        # It also mends the paths of the trial's checkpoints.
+        # This also corrects the paths of the trial's checkpoints.
         trial.set_storage(storage)
         return trial
 
     def _split_storage(
         self, storage: StorageContext | None
     ) -> tuple[StorageContext | None, tuple[str, ...]]:
-        """A copy of the storage context without what is shared, and the names of what was."""
+        """A copy of the context without its shared attributes, and the names of these."""
         parts = self._storage_parts
         names = tuple(name for name in parts if getattr(storage, name) is parts[name])
         bare = copy.copy(storage)
@@ -181,7 +182,7 @@ class TrialStateCodec:
         return bare, names
 
     def _split_trial(self, state: dict[str, object]) -> tuple[str, ...]:
-        """Take what all trials share, or have alike, out of ``state``; the names of what was."""
+        """Set the attributes in ``state`` that trials share to None; return their names."""
         names = []
         for name in _SHARED_BY_TRIALS:
             part = state.get(name)
@@ -195,7 +196,13 @@ class TrialStateCodec:
         return tuple(names)
 
     def row(self, trial: Trial, known: tuple[str, str] | None, creation_index: int) -> TrialRow:
-        """The row of a finished trial; ``known``: its state record, if that stays as it is."""
+        """The store's row for a finished trial.
+
+        Args:
+            trial: the trial.
+            known: its state record, if that stays as it is; None to write a new one.
+            creation_index: the number of trials that the run had created before it.
+        """
         metadata = trial.run_metadata
         queues = pickled_queues(metadata)
         state, is_plain = self._dump(trial, queues)
@@ -213,19 +220,19 @@ class TrialStateCodec:
         )
 
     def json_state(self, trial: Trial) -> tuple[str, str]:
-        """What ``Trial.get_json_state`` returns, in other words."""
+        """The trial's state record; it decodes to the same as ``Trial.get_json_state``."""
         return self._writer.write(trial, pickled_queues(trial.run_metadata))
 
 
 def _is_typical(typical: ValueTemplate, part: object) -> bool:
     try:
         return typical.is_typical(part)
-    except Exception:  # It holds what cannot be copied, or not be compared; it may still pickle.
+    except Exception:  # It cannot be copied or compared; it may still be pickled.
         return False
 
 
 def is_ready_to_spill(trial: Trial) -> bool:
-    """Whether everything that the trial holds is here, so that writing it does not wait."""
+    """Whether the trial can be serialized without waiting for a result."""
     pending = trial._default_result_or_future
     if has_reported(trial) or not isinstance(pending, ray.ObjectRef):
         return True
@@ -234,15 +241,15 @@ def is_ready_to_spill(trial: Trial) -> bool:
 
 
 def has_reported(trial: Trial) -> bool:
-    """Whether the last result was reported by the trial, by the rule of ``Trial.last_result``."""
+    """Whether the trial has reported a result, by the rule of ``Trial.last_result``."""
     return any(key != "trial_id" for key in trial.run_metadata.last_result)
 
 
 def _default_result(trial: Trial) -> object:
-    """What stands in for the result of a trial that never reported; never a reference.
+    """The default result of a trial that reported nothing, as a value instead of a reference.
 
-    A reference pins its value and the actor's book-keeping, though once a trial has reported
-    nothing reads it again.
+    A reference pins its value and the actor's book-keeping. Once a trial has reported, nothing
+    reads the default result again.
     """
     default = trial._default_result_or_future
     if not isinstance(default, ray.ObjectRef):

@@ -1,0 +1,68 @@
+"""The docstrings of what a user calls are complete, and their examples run."""
+
+from __future__ import annotations
+
+import doctest
+import inspect
+import logging
+from pathlib import Path
+
+import pytest
+
+import ray_tune_memguard
+from ray_tune_memguard.adapter.handle import RunHandle
+from ray_tune_memguard.diagnostics.diagnosis import Diagnosis
+from ray_tune_memguard.diagnostics.findings import GrowingSite
+from ray_tune_memguard.diagnostics.growth import GrowthRow
+from ray_tune_memguard.report.series import RssPoint
+from ray_tune_memguard.report.series_file import SeriesFile
+
+PUBLIC = {name: getattr(ray_tune_memguard, name) for name in ray_tune_memguard.__all__}
+DOCUMENTED = {**PUBLIC, "Diagnosis": Diagnosis, "RunHandle": RunHandle}
+RUN = "2026-11-22_10-00-00"
+MIB = 2**20
+
+
+@pytest.fixture
+def experiment(tmp_path: Path) -> Path:
+    """What two samples of a run leave: series, a diagnosis, and a state file without trials."""
+    path = tmp_path / "experiment"
+    reports = path / ".memguard"
+    reports.mkdir(parents=True)
+    SeriesFile(reports / f"rss-{RUN}.csv", RssPoint).add(
+        RssPoint(time, trials, trials, 0, rss)
+        for time, trials, rss in ((0.0, 500, 230 * MIB), (60.0, 1000, 231 * MIB))
+    )
+    SeriesFile(reports / f"growth-{RUN}.csv", GrowthRow).add(
+        GrowthRow(time, trials, trials, "holder", "MyCallback.history", 2048.0 * trials)
+        for time, trials in ((0.0, 500), (60.0, 1000))
+    )
+    grows = GrowingSite("MyCallback.history", "python", 2048.0, 1.0, bytes=2048000.0)
+    Diagnosis(1000, 1000, holders=[grows]).save(reports / f"diagnosis-{RUN}.json")
+    state = '{"trial_data": [], "runner_data": {}, "stats": {}}'
+    (path / f"experiment_state-{RUN}.json").write_text(state)
+    return path
+
+
+@pytest.mark.parametrize("name", DOCUMENTED)
+def test_the_examples_run(
+    name: str, experiment: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(logging.getLogger("ray_tune_memguard"), "disabled", True)
+    found = doctest.DocTestFinder().find(
+        DOCUMENTED[name], name, globs={"experiment": experiment, "__name__": "__main__"}
+    )
+    runner = doctest.DocTestRunner()
+    for example in found:
+        runner.run(example)
+    results = runner.summarize(verbose=False)
+    assert results.attempted
+    assert not results.failed
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_the_arguments_are_described(name: str) -> None:
+    text = inspect.getdoc(PUBLIC[name]) or ""
+    for parameter in inspect.signature(PUBLIC[name]).parameters:
+        assert f"    {parameter}: " in text.partition("Args:\n")[2]
