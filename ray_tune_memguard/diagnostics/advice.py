@@ -1,4 +1,4 @@
-"""What to do about something that grows, and the figure that says so."""
+"""Gives advice about growing memory, with the figures."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _NATIVE_OF_FRESH_ACTORS = (5_000, 25_000)
 
 @dataclass(frozen=True)
 class Circumstances:
-    """What the advice depends on."""
+    """Facts about the run that the advice depends on."""
 
     reuse_actors: bool | None = None
     is_pruned: bool = False
@@ -21,12 +21,12 @@ class Circumstances:
     unit: str = "trial"
 
 
-def of_site(name: str, role: str, owner: str, grows_by: float, sweep: Circumstances) -> str:
+def of_site(name: str, role: str, owner: str, grows_by: float, circumstances: Circumstances) -> str:
     """Advice about a retention site that grows by ``grows_by`` bytes per unit.
 
     ``owner``: ``user``, ``ray`` or ``library``.
     """
-    figure = f"{slope(grows_by, None)} per {sweep.unit}"
+    figure = f"{slope(grows_by, None)} per {circumstances.unit}"
     if name == "threading._active":
         return f"Threads are started and do not end ({figure}, stacks included): join them."
     if name.endswith(f".{contract.STUDY_OF_OPTUNA}"):
@@ -46,31 +46,31 @@ def of_site(name: str, role: str, owner: str, grows_by: float, sweep: Circumstan
         return f"A global that is never cleared ({figure})."
     if owner == "library":
         return (
-            f"A {role} of a library keeps {figure} here: look for an option of it to release that."
+            f"A {role} of a library keeps {figure} here: see whether an option of it limits that."
         )
-    if sweep.is_pruned:
+    if circumstances.is_pruned:
         return f"Ray keeps {figure} here, which MemGuard does not release: please report it."
     if name.endswith(f".{contract.RESULTS_READ}"):
         return f"Ray keeps {figure}, results that were read: add MemGuard() or TrialPruner()."
-    if sweep.unit == "result":
+    if circumstances.unit == "result":
         return f"Ray keeps {figure} here while trials run."
     return f"Ray keeps {figure} of finished trials here: add MemGuard() or TrialPruner()."
 
 
 def of_cycles(grows_by: float, unit: str, is_collecting: bool) -> str:
-    """Advice about objects that nothing but the garbage collector refers to."""
+    """Advice about objects that only the garbage collector knows."""
     figure = f"{slope(grows_by, None)} per {unit}"
     if not is_collecting:
         return f"Cycles of references that are not collected ({figure}): gc is disabled."
     return (
-        f"No container that the garbage collector knows has them ({figure}): they are in cycles "
-        "that wait for it, in a function that runs, or held by native code (atexit, an array)."
+        f"No container that the garbage collector tracks has them ({figure}): they are in cycles "
+        "not yet collected, in a running function, or held by native code (atexit, an array)."
     )
 
 
-def of_category(category: str, grows_by: float, sweep: Circumstances) -> str:
+def of_category(category: str, grows_by: float, circumstances: Circumstances) -> str:
     """Advice about growth in a category of RSS that no retention site accounts for."""
-    figure = f"{slope(grows_by, None)} per {sweep.unit}"
+    figure = f"{slope(grows_by, None)} per {circumstances.unit}"
     if category == "slack":
         return (
             f"Freed memory that the C allocator keeps ({figure}): TrialPruner returns it to the "
@@ -78,15 +78,15 @@ def of_category(category: str, grows_by: float, sweep: Circumstances) -> str:
         )
     if category == "native":
         least, most = _NATIVE_OF_FRESH_ACTORS
-        fits = sweep.unit == "trial" and least < grows_by < most
-        if sweep.reuse_actors is False and fits:
+        fits = circumstances.unit == "trial" and least < grows_by < most
+        if circumstances.reuse_actors is False and fits:
             return (
                 f"Native memory grows by {figure} with a fresh actor for each trial: set "
                 "reuse_actors=True in TuneConfig."
             )
         return (
             f"Native memory ({figure}) that no retention site accounts for: it belongs to an "
-            "extension or ctypes, or to large Python objects that are referred to elsewhere."
+            "extension or ctypes, or to large Python objects that other objects refer to."
         )
     if category == "shared":
         return f"Files or shared memory that stay mapped ({figure})."

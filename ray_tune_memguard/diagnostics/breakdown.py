@@ -1,4 +1,4 @@
-"""The categories of this process's resident memory, from the counters of one moment."""
+"""Divides this process's resident memory (RSS) into categories."""
 
 from __future__ import annotations
 
@@ -16,13 +16,17 @@ NO_PYMALLOC = "Python runs without its own allocator (PYTHONMALLOC), or does not
 
 @dataclass(frozen=True)
 class MemoryBreakdown:
-    """Resident bytes by category; None for what this system does not report (see ``absent``).
+    """Resident bytes by category; None for a category that this system does not report.
 
-    ``python``: small objects (up to 512 bytes a block) that are alive, and what their pools need.
-    ``malloc``: in use by whoever called C's ``malloc``: Python's larger blocks and native code.
-    ``slack``: freed, and kept by an allocator. ``stacks``: of all threads. ``other``: anonymous
-    memory that is mapped otherwise (Arrow's pools, say). ``shared``: file-backed or shared.
-    Where all are known they add up to ``rss``.
+    Known categories add up to ``rss`` if none is missing (see ``absent``).
+
+    Attributes:
+        python: live small objects (up to 512 bytes a block), and the overhead of their pools.
+        malloc: blocks in use from C's ``malloc``: Python's larger blocks, and native code.
+        slack: freed memory that an allocator keeps.
+        stacks: the stacks of all threads.
+        other: anonymous memory that is mapped otherwise, for example Arrow's pools.
+        shared: file-backed or shared pages.
     """
 
     rss: int
@@ -35,14 +39,14 @@ class MemoryBreakdown:
 
     @property
     def absent(self) -> dict[str, str]:
-        """Why each missing category is missing, by its name."""
+        """The reason for each missing category, by name."""
         reasons = {
             "python": NO_PYMALLOC,
             "malloc": NO_MALLINFO,
             "slack": NO_MALLINFO if self.malloc is None else NO_SMAPS,
             "stacks": NO_SMAPS,
             "shared": NO_SMAPS,
-            "other": "it is what remains when the absent categories are known",
+            "other": "it is the remainder, for which all other categories must be known",
         }
         return {
             category.name: reasons[category.name]
@@ -52,7 +56,7 @@ class MemoryBreakdown:
 
 
 def memory_breakdown() -> MemoryBreakdown:
-    """Measure now. Reads ``/proc/self/smaps`` once: some milliseconds for some hundred MiB."""
+    """Measure now. Reads ``/proc/self/smaps`` once, which takes some ms for some hundred MiB."""
     small = pymalloc_use()
     counters = allocator.counters()
     mapped = resident_mappings()

@@ -1,19 +1,21 @@
-"""The memory that an object keeps alive, without running any code of its classes.
+"""Measures the memory that an object keeps alive, without running any code of its classes.
 
-References are followed as the garbage collector follows them (``gc.get_referents``), and sizes are
-asked of types written in C only. No property runs, no proxy is resolved, no ghost is activated;
-that is why ``pympler.asizeof`` is not used here: it reads attributes. (The tests compare with it.)
+The sizer follows references as the garbage collector does (``gc.get_referents``), and calls
+``__sizeof__`` only of types written in C. No property runs, no proxy is resolved, no ghost is
+activated. ``pympler.asizeof`` is not used, because it reads attributes. (The tests compare with
+it.)
 
-**Shared objects are counted once**, for the first that reaches them in the order in which
-retention sites are measured. Modules, classes and code count for none, nor do the objects named as
-``barriers``: other sites, which are measured themselves.
+**Shared objects are counted once**, for the first retention site that reaches them. Modules,
+classes and code do not count, nor do the objects named as ``barriers``, which are sites of their
+own.
 
-**Weak references** go when their object goes, so they count for it, not for the table they are in.
+**Weak references** count for the object that they refer to, because they are freed with it.
 
-**Big containers are sampled.** Of one with more than :data:`WHOLE` entries, about :data:`SAMPLE`
-are measured, and the others are taken to be like the later half of these: what entries share was
-counted with the earlier half. Entries are picked by their identity, so that two containers of the
-same things are sampled at the same ones; of a very big one every n-th is.
+**Large containers are sampled.** If a container has more than :data:`WHOLE` entries, about
+:data:`SAMPLE` of them are measured. The other entries are estimated from the later half of the
+sample, because memory that entries share was counted with the earlier half. The sample is chosen by
+identity, so that two containers of the same objects are sampled at the same objects; of a very
+large container every n-th entry is measured.
 """
 
 from __future__ import annotations
@@ -33,9 +35,9 @@ from ray_tune_memguard.system import classes
 
 WHOLE = 256
 SAMPLE = 64
-#: From so many entries on they are not even looked at one by one.
+#: From this number of entries on, every n-th is chosen without reading the identity of each.
 _EVERY_NTH_FROM = 8192
-_LOOK_AT_CLOCK_EVERY = 256
+_CHECK_TIME_EVERY = 256
 
 # The allocators' granularity (16 bytes on 64-bit systems), and malloc's header of a block.
 _ALIGN = 16
@@ -59,19 +61,22 @@ _OPAQUE = (
     weakref.ReferenceType,
 )
 _C_METHODS = (types.WrapperDescriptorType, types.MethodDescriptorType)
-#: Of an ``OrderedDict`` too the entries are those of its ``dict``: its own iterator hashes keys.
+#: An ``OrderedDict`` is read as a ``dict``, because its own iterator hashes keys.
 _CONTAINERS = (dict, list, tuple, set, frozenset, deque)
 
 
 class TimeBudgetExceededError(Exception):
-    """The deadline came before everything was measured."""
+    """The time limit was reached before everything was measured."""
 
 
 @dataclass
 class Size:
-    """Bytes. ``large``: the part in Python blocks of more than 512 bytes, which ``malloc`` gives.
+    """A size in bytes.
 
-    ``native``: the part in buffers that are native memory to Python (NumPy's data).
+    Attributes:
+        total: all bytes.
+        large: bytes in Python blocks of more than 512 bytes, which come from ``malloc``.
+        native: bytes in buffers outside of Python's allocator (NumPy's data).
     """
 
     total: float = 0.0
@@ -87,27 +92,28 @@ class Size:
 @dataclass(frozen=True)
 class _Kind:
     opaque: bool
-    #: Whether the type's own ``__sizeof__`` may be asked.
+    #: Whether the type's own ``__sizeof__`` may be called.
     sized: bool
-    #: NumPy's class of arrays, if it is one.
+    #: NumPy's array class if the type derives from it.
     array: type | None
-    #: Which of `_CONTAINERS` it is, or derives from.
+    #: The one of `_CONTAINERS` that the type is or derives from.
     container: Any
     managed_dict: bool
     weakly_referable: bool
 
 
-# By the identity of the type, which is kept weakly: types come and go, and some cannot be hashed.
+# By the identity of the type, because some types cannot be hashed; weakly, because types are freed.
 _kinds: dict[int, tuple[weakref.ref[type], _Kind]] = {}
 _MAX_KINDS = 20_000
 
 
 class DeepSizer:
-    """Measures one object after the other, each object it meets once.
+    """Measures several objects; each object that they refer to counts once.
 
-    ``barriers``: identities of objects that are not walked into. ``identity``: a number by which
-    entries of big containers are picked, the same for what stands for the same thing; None: the
-    object's own.
+    Args:
+        barriers: identities of objects that are not followed.
+        identity: returns a number by which entries of large containers are chosen, equal for
+            objects that represent the same thing; None for the object's own identity.
     """
 
     def __init__(
@@ -122,26 +128,26 @@ class DeepSizer:
         self.forget()
 
     def forget(self) -> None:
-        """Forget what has been counted."""
+        """Forget which objects were counted."""
         self._seen: set[int] = {id(self), id(self.__dict__), id(self._barriers)}
 
     def measure(self, root: object, seconds: float = float("inf")) -> Size:
-        """The size of ``root`` with all that it keeps alive and that was not counted before.
+        """The size of ``root`` and of all objects that it keeps alive, unless counted before.
 
         Raises:
-            TimeBudgetExceededError: it took longer than ``seconds``. What was met until
-                then counts as counted.
+            TimeBudgetExceededError: it took longer than ``seconds``. The objects visited until then
+                count as counted.
         """
         self._deadline = time.perf_counter() + seconds
-        self._look_at_clock()
+        self._check_time()
         self._barriers.discard(id(root))
         return self._visit([root])
 
     def exclude(self, counted: Iterable[object]) -> None:
-        """Do not follow references into these: what they keep alive was counted, or estimated."""
+        """Do not follow these objects, because they were counted or estimated."""
         self._barriers.update(map(id, counted))
 
-    def _look_at_clock(self) -> None:
+    def _check_time(self) -> None:
         if time.perf_counter() > self._deadline:
             raise TimeBudgetExceededError
 
@@ -155,8 +161,8 @@ class DeepSizer:
                 continue
             seen.add(key)
             self.visited += 1
-            if not self.visited % _LOOK_AT_CLOCK_EVERY:
-                self._look_at_clock()
+            if not self.visited % _CHECK_TIME_EVERY:
+                self._check_time()
             kind = _kind(type(found))
             if kind.opaque:
                 continue
@@ -216,7 +222,7 @@ class DeepSizer:
             size.add(one, (n - len(early)) / len(late))
 
     def _pick(self, container: Any, base: Any, n: int) -> list[tuple[object, ...]]:
-        self._look_at_clock()
+        self._check_time()
         is_mapping = base is dict
 
         def entries() -> Iterable[Any]:
@@ -265,7 +271,7 @@ def _kind_of(cls: type) -> _Kind:
     return _Kind(
         opaque=bool(flags & _TYPE_SUBCLASS) or classes.has_base(cls, *_OPAQUE),
         sized=type(sizeof) in _C_METHODS,
-        # By its name, for NumPy need not be there.
+        # By its name, because NumPy may not be installed.
         array=next((base for base in mro if classes.full_name(base) == "numpy.ndarray"), None),
         container=container,
         managed_dict=bool(flags & _MANAGED_DICT) and container is None,
@@ -274,13 +280,13 @@ def _kind_of(cls: type) -> _Kind:
 
 
 def entries_of(found: object) -> int | None:
-    """How many entries a container has; None for anything else."""
+    """The number of entries of a container; None for other objects."""
     base = _kind(type(found)).container
     return None if base is None else base.__len__(found)
 
 
 def newest_of(found: Any, most: int) -> list[object] | None:
-    """The last entries of a container, those of a mapping without keys; None for anything else."""
+    """The last entries of a container (of a mapping, its values); None for other objects."""
     base = _kind(type(found)).container
     if base is None:
         return None

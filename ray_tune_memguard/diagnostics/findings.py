@@ -1,4 +1,4 @@
-"""What a diagnosis consists of."""
+"""The parts of a diagnosis."""
 
 from __future__ import annotations
 
@@ -9,10 +9,15 @@ from dataclasses import dataclass
 class GrowingSite:
     """A retention site, or a category of RSS, that grows steadily.
 
-    ``part``: the category of the driver's RSS: ``python``, ``native``, ``slack`` or ``shared``.
-    ``slope``: bytes per ``unit`` (``trial``; ``result`` in a sweep of few, long trials), with half
-    the width of its 95 % interval, ``uncertainty``. ``bytes``: what it had at the last sample.
-    ``path``: the chain of references from the site to what it keeps.
+    Attributes:
+        name: the name of the site or of the category.
+        part: the category of the driver's RSS: ``python``, ``native``, ``slack`` or ``shared``.
+        slope: bytes per ``unit``.
+        uncertainty: half the width of the slope's 95 % interval, in bytes per ``unit``.
+        bytes: its size in bytes at the last sample.
+        path: the chain of references from the site to the objects that it keeps.
+        advice: what to do about it.
+        unit: ``trial``, or ``result`` in a run of few, long trials.
     """
 
     name: str
@@ -37,7 +42,7 @@ class GrowingSite:
 
 @dataclass(frozen=True)
 class Quantity:
-    """A category of the driver's RSS, or another process. Bytes; a slope not known is None."""
+    """The size in bytes, and its slopes if known, of a category of RSS or of another process."""
 
     name: str
     bytes: float
@@ -49,9 +54,11 @@ class Quantity:
 
 @dataclass(frozen=True)
 class TypeGrowth:
-    """A type of which there are steadily more objects: ``slope`` of them per ``unit``.
+    """A type whose number of objects grows steadily.
 
-    ``path`` is that of one of them.
+    Attributes:
+        slope: objects per ``unit``.
+        path: the chain of references to one of the objects.
     """
 
     name: str

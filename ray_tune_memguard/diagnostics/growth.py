@@ -1,4 +1,4 @@
-"""Series of many quantities over a sweep: bounded in memory, whole on disk."""
+"""Series of many quantities over a run: bounded in memory, complete on disk."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from ray_tune_memguard.report.series_file import read_series
 if TYPE_CHECKING:
     import pandas as pd
 
-#: Points of each series in memory; when there are more, every second old one is dropped.
+#: Points of each series in memory. If there are more, every second of the older half is dropped.
 MAX_POINTS = 40
-#: Series in memory. One that comes when there are so many is on disk only.
+#: Series in memory. Further series are on disk only.
 MAX_SERIES = 500
-#: The first part of a run is warm-up: this share of it, and at least `WARM_UP_TRIALS`.
+#: The share of a run that is warm-up; at least `WARM_UP_TRIALS` are.
 WARM_UP = 0.2
-#: Over fewer trials a variation cannot be told from growth.
+#: The minimal number of trials in which growth can be distinguished from variation.
 MIN_SPAN = 200
-#: Samples that a trend of a type needs: their number has no noise.
+#: Samples that the trend of a type needs; few, because numbers of objects have no noise.
 MIN_COUNTS = 4
 _IN_A_TRIAL = {"trial": 1, "result": RESULTS_PER_TRIAL}
-#: Trials are long if they have so many results each.
+#: Trials with at least this number of results each are long.
 _MIN_RESULTS_OF_A_LONG_TRIAL = 200
 FILE_PATTERN = "growth-*.csv"
 
@@ -41,9 +41,14 @@ FILE_PATTERN = "growth-*.csv"
 class GrowthRow:
     """One quantity at one moment.
 
-    ``kind``: ``part`` (a category of the driver's RSS), ``holder`` (a retention site) or
-    ``process`` (another one of Ray's), with ``value`` in bytes; or ``type``, with the number of its
-    objects.
+    Attributes:
+        time: seconds since the epoch.
+        trials: number of finished trials.
+        results: number of results.
+        kind: ``part`` (a category of the driver's RSS), ``holder`` (a retention site), ``process``
+            (another process of Ray's) or ``type``.
+        name: the name of the quantity.
+        value: bytes; for a type, the number of its objects.
     """
 
     time: float
@@ -57,7 +62,8 @@ class GrowthRow:
 class GrowthSeries:
     """Quantities by kind and name, one value a sample, over finished trials and results.
 
-    ``before``: trials that had finished before this run began.
+    Args:
+        before: number of trials that had finished before this run.
     """
 
     def __init__(self, before: int = 0) -> None:
@@ -65,11 +71,11 @@ class GrowthSeries:
         self.trials = array("q")
         self.results = array("q")
         self._values: dict[tuple[str, str], array[float]] = {}
-        # The last sample came sooner than one was due: the next one replaces it.
+        # Whether the last sample was taken early, so that the next one replaces it.
         self._is_provisional = False
 
     def wants(self, trials: int, results: int) -> bool:
-        """Whether a sample is due: as many as are kept are spread over the sweep so far."""
+        """Whether a sample is due, so that the kept samples are spread evenly over the run."""
         if not self.trials:
             return True
         last = len(self.trials) - 1 - self._is_provisional
@@ -80,11 +86,11 @@ class GrowthSeries:
         return since > 0 and since >= done / MAX_POINTS
 
     def progress(self, trials: int, results: int) -> float:
-        """Trials that this run has finished; results stand for them where these are few."""
+        """The number of trials that this run has finished; at least results / 20."""
         return max(trials - self.before, results / RESULTS_PER_TRIAL)
 
     def add(self, trials: int, results: int, values: Mapping[tuple[str, str], float]) -> None:
-        """Append a sample. A quantity that is not in it, or NaN, is unknown there."""
+        """Append a sample. Quantities that it lacks, or that are NaN, are unknown."""
         is_wanted = self.wants(trials, results)
         if self._is_provisional:
             self._drop_last()
@@ -99,10 +105,10 @@ class GrowthSeries:
         for key, value in values.items():
             column = self._values.get(key)
             if column is None:
-                # There are as many of these as a user's code has globals; the others are few.
+                # Sites may be many, one for each global of the user's code; other kinds are few.
                 if key[0] in ("holder", "entries") and len(self._values) >= MAX_SERIES:
                     continue
-                # Of its full length at once, so that it does not grow itself.
+                # Allocated completely, so that the series itself does not grow.
                 column = self._values[key] = array("d", [math.nan]) * MAX_POINTS
             column[count] = value
 
@@ -119,9 +125,12 @@ class GrowthSeries:
             column[len(self.trials)] = math.nan
 
     def complete(self, kind: str, name: str, at: tuple[int, int], value: float) -> None:
-        """Set what a quantity was at an earlier sample, where it is not known and still kept.
+        """Set the unknown value of a quantity at an earlier sample, if that is still kept.
 
-        ``at``: trials and results then.
+        Args:
+            kind, name: the quantity.
+            at: trials and results of the sample.
+            value: the value.
         """
         column = self._values.get((kind, name))
         if column is None:
@@ -142,7 +151,7 @@ class GrowthSeries:
         unknown = array("d", [math.nan]) * (MAX_POINTS - len(kept))
         for key, column in list(self._values.items()):
             thinned = array("d", (column[i] for i in kept))
-            if all(map(math.isnan, thinned)):  # It has not been there for so long.
+            if all(map(math.isnan, thinned)):  # It no longer exists.
                 del self._values[key]
             column[:] = thinned + unknown
 
@@ -156,10 +165,10 @@ class GrowthSeries:
 
     @property
     def unit(self) -> str:
-        """By what growth is judged: ``trial``; ``result`` in a sweep of too few, long trials."""
+        """The unit of growth: ``trial``, or ``result`` in a run of few, long trials."""
         if self._is_long("trial") or not self._is_long("result"):
             return "trial"
-        # Otherwise it is only early.
+        # Otherwise the run is only young.
         is_long_trials = self._span("result") >= _MIN_RESULTS_OF_A_LONG_TRIAL * self._span("trial")
         return "result" if is_long_trials else "trial"
 
@@ -170,7 +179,7 @@ class GrowthSeries:
 
     @property
     def is_long_enough(self) -> bool:
-        """Whether what comes and goes can be told from what grows."""
+        """Whether growth can be distinguished from variation."""
         samples = len(self.trials) - self._begin(self.unit) if self.trials else 0
         return samples >= MIN_POINTS and self._is_long(self.unit)
 
@@ -179,20 +188,20 @@ class GrowthSeries:
         column = self._values.get((kind, name))
         if column is None:
             return None
-        # Types are counted on some looks only.
+        # Types are counted in some samples only.
         fewest = MIN_COUNTS if kind == "type" else MIN_POINTS
         return trend(*self._since_warm_up(column, self.unit), fewest)
 
     def extent(self, kind: str, name: str) -> tuple[float, float]:
-        """The least and the most that a quantity was since warm-up; zeros if it is not known."""
+        """The minimum and the maximum of a quantity since warm-up; zeros if unknown."""
         column = self._values.get((kind, name), ())
         known = [value for value in column[self._begin(self.unit) :] if not math.isnan(value)]
         return (min(known), max(known)) if known else (0.0, 0.0)
 
     def line(self, kind: str, name: str, unit: str | None = None) -> Line | None:
-        """The least-squares line: those of parts add up to that of the whole.
+        """The least-squares line. The slopes of parts add up to the slope of the whole.
 
-        None over so few trials (or results) that it would be noise.
+        None if there are so few trials (or results) that it would be noise.
         """
         unit = unit or self.unit
         column = self._values.get((kind, name))
@@ -213,7 +222,7 @@ class GrowthSeries:
         return self.trials if unit == "trial" else self.results
 
     def _begin(self, unit: str) -> int:
-        """The first sample after warm-up; an earlier one where few came later."""
+        """The first sample after warm-up, or an earlier one if there are few later ones."""
         along = self._along(unit)
         before = self.before if unit == "trial" else 0
         run = along[-1] - before

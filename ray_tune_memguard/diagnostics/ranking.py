@@ -1,4 +1,4 @@
-"""From series to a ranking: what grows steadily, and how much of it is whose."""
+"""Ranks retention sites, categories of RSS and types by their steady growth."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ray_tune_memguard.report.series import RESULTS_PER_TRIAL
 
 #: The categories of RSS, in the order in which they are shown.
 CATEGORIES = ("rss", "python", "native", "slack", "shared")
-#: By category: the series of what no retention site accounts for. The names are on disk.
+#: By category: the series of the memory that no site accounts for. The names are on disk.
 UNATTRIBUTED = {
     "python": "python rest",
     "native": "native rest",
@@ -30,22 +30,22 @@ UNATTRIBUTED_NAMES = {
     "slack": "allocator slack",
     "shared": "mapped files and shared memory",
 }
-#: Bytes per trial below which nothing is named: the size of a site has some noise, a category more.
+#: Bytes per trial below which growth is ignored: sites have some noise, categories more.
 MIN_SITE_SLOPE = 32.0
 MIN_UNATTRIBUTED_SLOPE = 1024.0
-#: … and bytes by which a site must have grown since warm-up.
+#: Bytes by which a site must have grown since warm-up.
 MIN_SITE_GROWTH = 8 * 2**10
-#: … and bytes by which a category must have grown since warm-up: it varies by less. Python objects
-#: do so because garbage waits for the collector.
+#: Bytes by which a category must have grown since warm-up; more than its variation. Python objects
+#: vary because of garbage that is not yet collected.
 MIN_UNATTRIBUTED_GROWTH = {"python": 768 * 2**10}
 MIN_NATIVE_GROWTH = 3 * 2**20
-#: A slope with a larger uncertainty than this share of it is not named.
+#: A slope whose uncertainty is larger than this share of it is ignored.
 MAX_UNCERTAINTY = 0.5
 #: RSS must grow by this share of the unattributed slope of a category.
 MIN_SHARE_OF_RSS = 0.5
-#: Unattributed growth is not named if newly found sites explain this share of it.
+#: Unattributed growth is dropped if newly found sites explain this share of it.
 MIN_SHARE_EXPLAINED = 0.5
-#: A site that has kept less than this share of its growth was cleared.
+#: A site counts as cleared if it has kept less than this share of its growth.
 MIN_SHARE_KEPT = 0.5
 #: Processes other than the driver.
 MIN_PROCESS_SLOPE = 4096.0
@@ -57,27 +57,27 @@ MIN_TYPE_SLOPE = 0.05
 
 @dataclass(frozen=True)
 class KnownSite:
-    """What the ranking needs to know of a retention site beside its series."""
+    """The facts about a retention site that the ranking uses besides its series."""
 
     role: str
-    #: Whose it is: ``user``, ``ray``, or ``library``.
+    #: The owner of its code: ``user``, ``ray``, or ``library``.
     owner: str
     #: The category of RSS that most of its memory is in.
     category: str
-    #: It has some noise: the stacks of threads are in it.
+    #: Whether its size has noise, because it includes the stacks of threads.
     is_noisy: bool = False
 
 
 def rank(
     series: GrowthSeries,
     known: Mapping[str, KnownSite],
-    sweep: advice.Circumstances,
+    circumstances: advice.Circumstances,
 ) -> Diagnosis:
-    """The diagnosis by the series alone: paths are left empty."""
+    """The diagnosis from the series alone, without paths."""
     holders = []
-    sweep = dataclasses.replace(sweep, unit=series.unit)
+    circumstances = dataclasses.replace(circumstances, unit=series.unit)
     if series.is_long_enough:
-        holders = [*_sites(series, known, sweep), *_unattributed(series, sweep)]
+        holders = [*_sites(series, known, circumstances), *_unattributed(series, circumstances)]
         holders.sort(key=lambda holder: -holder.slope)
     return Diagnosis(
         trials=series.trials[-1] if series.trials else 0,
@@ -95,12 +95,12 @@ def rank(
 
 
 def threshold_per(threshold: float, unit: str) -> float:
-    """A threshold per trial, as one per ``unit``."""
+    """Convert a threshold per trial to one per ``unit``."""
     return threshold if unit == "trial" else threshold / RESULTS_PER_TRIAL
 
 
 def _grows(found: Trend | None, threshold: float, unit: str) -> bool:
-    """Whether it is steady, and by as many bytes per trial as ``threshold``."""
+    """Whether the trend is steady and exceeds ``threshold`` bytes per trial."""
     if found is None or not found.steady:
         return False
     smallest = threshold_per(threshold, unit)
@@ -108,13 +108,13 @@ def _grows(found: Trend | None, threshold: float, unit: str) -> bool:
 
 
 def _sites(
-    series: GrowthSeries, known: Mapping[str, KnownSite], sweep: advice.Circumstances
+    series: GrowthSeries, known: Mapping[str, KnownSite], circumstances: advice.Circumstances
 ) -> list[GrowingSite]:
     found = []
     for name in series.names("holder"):
         least, most = series.extent("holder", name)
         if most - least < MIN_SITE_GROWTH / 2:
-            continue  # Most of them; a trend takes longer.
+            continue  # This excludes most sites without computing a trend, which takes longer.
         if _was_cleared(series, name):
             continue
         of = known.get(name) or KnownSite("module", "library", "python")
@@ -128,7 +128,7 @@ def _sites(
                 slope.slope,
                 slope.uncertainty,
                 series.last("holder", name),
-                advice=advice.of_site(name, of.role, of.owner, slope.slope, sweep),
+                advice=advice.of_site(name, of.role, of.owner, slope.slope, circumstances),
                 unit=series.unit,
             )
         )
@@ -136,18 +136,18 @@ def _sites(
 
 
 def _was_cleared(series: GrowthSeries, name: str) -> bool:
-    """Whether a site was cleared. Its entries say so if it has any: sampled bytes have noise."""
+    """Whether a site was cleared, by its number of entries or, without any, by its bytes."""
     kind = "holder" if math.isnan(series.last("entries", name)) else "entries"
     least, most = series.extent(kind, name)
     return series.last(kind, name) - least < MIN_SHARE_KEPT * (most - least)
 
 
 def _slope_of(series: GrowthSeries, name: str, threshold: float) -> Trend | Line | None:
-    """The slope by which a site grows steadily; None if it does not."""
+    """The slope of a site that grows steadily; otherwise None."""
     slope = series.trend("holder", name)
     if _grows(slope, threshold, series.unit):
         return slope
-    # The bytes of a hash table grow in few large steps, its entries one by one.
+    # A hash table grows in a few large steps; its number of entries grows evenly.
     entries, count = series.trend("entries", name), series.last("entries", name)
     if entries is None or not count or not _grows(entries, MIN_ENTRIES_SLOPE, series.unit):
         return None
@@ -155,11 +155,11 @@ def _slope_of(series: GrowthSeries, name: str, threshold: float) -> Trend | Line
     return Line(each * entries.slope, each * entries.uncertainty)
 
 
-def _unattributed(series: GrowthSeries, sweep: advice.Circumstances) -> list[GrowingSite]:
+def _unattributed(series: GrowthSeries, circumstances: advice.Circumstances) -> list[GrowingSite]:
     found = []
     for category, name in UNATTRIBUTED.items():
         slope = series.trend("part", name)
-        # One category may gain what another loses; a person sees RSS.
+        # One category may gain what another loses, so RSS must grow as well.
         if slope is None or not _grows(slope, MIN_UNATTRIBUTED_SLOPE, series.unit):
             continue
         if _shows(slope, series, MIN_UNATTRIBUTED_GROWTH.get(category, MIN_NATIVE_GROWTH)):
@@ -170,7 +170,7 @@ def _unattributed(series: GrowthSeries, sweep: advice.Circumstances) -> list[Gro
                     slope.slope,
                     slope.uncertainty,
                     series.last("part", name),
-                    advice=advice.of_category(category, slope.slope, sweep),
+                    advice=advice.of_category(category, slope.slope, circumstances),
                     unit=series.unit,
                 )
             )
@@ -178,7 +178,7 @@ def _unattributed(series: GrowthSeries, sweep: advice.Circumstances) -> list[Gro
 
 
 def is_unattributed_python(site: GrowingSite) -> bool:
-    """Whether it stands for the Python objects that no retention site accounts for."""
+    """Whether it is the category of Python objects that no retention site accounts for."""
     return site.name == UNATTRIBUTED_NAMES["python"]
 
 
@@ -190,7 +190,7 @@ def _shows(slope: Trend, series: GrowthSeries, smallest: float) -> bool:
 
 
 def explained(found: Diagnosis, more: list[GrowingSite]) -> Diagnosis:
-    """Add sites that were found otherwise; drop unattributed growth that they account for."""
+    """Add further sites, and drop unattributed growth that they account for."""
     accounted = sum(holder.slope for holder in more)
     holders = [
         holder

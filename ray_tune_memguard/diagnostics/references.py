@@ -1,4 +1,4 @@
-"""Chains of references in words and, by objgraph, as a picture; counts of objects by type."""
+"""Finds chains of references, draws them with objgraph, and counts objects by type."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from ray_tune_memguard.diagnostics.deep_size import (
 from ray_tune_memguard.system import classes
 
 _MAX_STEPS = 6
-#: A container with no more entries is followed into each of them, a larger one into the newest.
+#: In a container with more entries than this only the newest are followed.
 _MAX_ENTRIES = 8
-#: So many attributes of an object are followed.
+#: The number of attributes of an object that are followed.
 _MAX_ATTRIBUTES = 32
-#: Seconds for a chain downwards, and for each reference on its way.
+#: Seconds for a chain from a site down, and for each reference on the way.
 _SECONDS = 0.1
 _SECONDS_A_REFERENCE = 0.003
 _NUMBERS_AND_TEXT = (str, bytes, bytearray, int, float, bool)
@@ -37,16 +37,18 @@ _CHUNK = 50_000
 #: Full names by the identity of the type, at most `_MAX_NAMES`.
 _names: dict[int, tuple[weakref.ref[type], str]] = {}
 _MAX_NAMES = 20_000
-#: So many objects that an object keeps alive are visited.
+#: The number of objects that are visited to find the types that an object keeps alive.
 _MAX_WITHIN = 5_000
 
 
 @contextmanager
 def no_collection() -> Iterator[bool]:
-    """Pause the garbage collector: what measuring allocates would make it run.
+    """Pause the garbage collector, which the allocations of a sample would otherwise start.
 
-    A collection takes longer than measuring, and frees what is looked for. Yields whether the
-    collector was enabled.
+    A collection takes longer than a sample, and frees the objects that are searched for.
+
+    Yields:
+        Whether the collector was enabled.
     """
     enabled = gc.isenabled()
     gc.disable()
@@ -58,11 +60,16 @@ def no_collection() -> Iterator[bool]:
 
 
 def type_counts(seconds: float) -> tuple[dict[str, int], bool]:
-    """How many objects of each type the garbage collector tracks, by qualified name.
+    """Count the objects that the garbage collector tracks, by the qualified name of the type.
 
-    What ``objgraph.typestats`` counts, ten times as fast: names are made for types, not for
-    objects. If ``seconds`` do not suffice for all objects, those that were counted stand for the
-    rest. Returns the counts, and whether they are of all.
+    The counts are those of ``objgraph.typestats``, in a tenth of the time, because names are
+    computed for types and not for objects.
+
+    Args:
+        seconds: the time limit. When it is reached, the counts are extrapolated.
+
+    Returns:
+        The counts, and whether all objects were counted.
     """
     deadline = time.perf_counter() + seconds
     if len(_names) > _MAX_NAMES:
@@ -71,7 +78,7 @@ def type_counts(seconds: float) -> tuple[dict[str, int], bool]:
     total, done = len(objects), 0
     # By identity: a type need not be hashable.
     found: Counter[int] = Counter()
-    # Objects lie in order of age: in strides, a part of them is like all of them.
+    # The collector lists objects by age; a stride of them is a sample of all ages.
     strides = max(1, total // _CHUNK)
     for first in range(strides):
         chunk = objects[first::strides]
@@ -87,8 +94,8 @@ def type_counts(seconds: float) -> tuple[dict[str, int], bool]:
 
 
 def _learn_names(kinds: Iterable[int], objects: Sequence[object]) -> None:
-    """Remember the names of these types, which are the types of the objects."""
-    # A new type may have the address of one that is gone.
+    """Cache the names of these types, which are the types of the objects."""
+    # A new type may have the address of a freed one.
     unknown = {key for key in kinds if key not in _names or _names[key][0]() is None}
     if not unknown:
         return
@@ -101,9 +108,9 @@ def _learn_names(kinds: Iterable[int], objects: Sequence[object]) -> None:
 
 
 def typical_of(type_name: str, most: int = 1) -> list[object]:
-    """Objects of this type from the middle of all, which are neither the first nor the latest."""
+    """Objects of this type from the middle of all, neither the oldest nor the newest."""
     name = type_name.rpartition(".")[2]
-    # Few types have this name, and asking each object for its full one takes long.
+    # Few types have the short name; computing the full name of each object takes long.
     same = [found for found in gc.get_objects() if classes.name(type(found)) == name]
     same = [found for found in same if classes.full_name(type(found)) == type_name]
     middle = max(0, len(same) // 2 - most // 2)
@@ -131,7 +138,7 @@ def types_within(found: object) -> set[str]:
 
 
 def chain_down(name: str, root: object, barriers: set[int]) -> str:
-    """What ``root`` holds, along its heaviest references: ``Mine.history → list[812] → dict``."""
+    """The chain of the largest references below ``root``: ``Mine.history → list[812] → dict``."""
     steps = [name]
     found = root
     sizer = DeepSizer(barriers)
@@ -188,7 +195,7 @@ def _inside(found: object) -> Iterator[tuple[str, object]]:
         for name, cell in zip(names, found.__closure__ or (), strict=True):
             try:
                 yield name, cell.cell_contents
-            except ValueError:  # An empty cell.
+            except ValueError:  # The cell is empty.
                 continue
     else:
         attributes = classes.attributes(found)
@@ -202,11 +209,13 @@ def _inside(found: object) -> Iterator[tuple[str, object]]:
 
 @dataclass(frozen=True)
 class Chain:
-    """From a root to an object. ``root``: its name; None if there is none.
+    """A chain of references from a root to an object.
 
-    ``closed``: everything that refers to it was looked at. With no root, no container of Python's
-    has it: it is in a cycle that was not collected, in a variable of a running function, or held by
-    native code.
+    Attributes:
+        root: the name of the root; None if there is none.
+        closed: whether all referrers were searched. If so and there is no root, no Python container
+            has the object: it is in a cycle that was not collected, in a variable of a running
+            function, or held by native code.
     """
 
     root: str | None
@@ -215,11 +224,16 @@ class Chain:
 
 
 def chain_up(found: object, name_of_root: Callable[[object], str | None], seconds: float) -> Chain:
-    """The shortest chain of references that leads from a root to an object, in words.
+    """Find the shortest chain of references from a root to an object.
 
-    ``name_of_root``: the name of an object that is a root. Breadth first by ``gc.get_referrers``,
-    as ``objgraph.find_backref_chain``, which is not used: it begins with a collection, and that
-    would free the very cycles that are looked for, and run their finalizers.
+    The search is breadth first with ``gc.get_referrers``. ``objgraph.find_backref_chain`` is not
+    used, because it begins with a collection, which would free the cycles that are searched for and
+    run their finalizers.
+
+    Args:
+        found: the object.
+        name_of_root: returns the name of an object that is a root; None for other objects.
+        seconds: the time limit.
     """
     deadline = time.perf_counter() + seconds
     queue = deque([found])
@@ -235,7 +249,7 @@ def chain_up(found: object, name_of_root: Callable[[object], str | None], second
         referrers = gc.get_referrers(target)
         own.add(id(referrers))
         for source in referrers:
-            # Frames refer to objects for a moment; our own frames do.
+            # Frames refer to objects only briefly; our own frames do.
             if id(source) in own or id(source) in leads_to or type(source) is types.FrameType:
                 continue
             leads_to[id(source)] = target

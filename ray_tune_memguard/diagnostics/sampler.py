@@ -1,4 +1,4 @@
-"""One sample of a driver's memory: where its RSS is, and what each retention site has of it."""
+"""Samples a driver's memory: the categories of RSS, and the size of each retention site."""
 
 from __future__ import annotations
 
@@ -24,34 +24,35 @@ from ray_tune_memguard.system.ray_processes import RayProcesses
 if TYPE_CHECKING:
     from ray_tune_memguard.adapter.retention_sites import RetentionSite
 
-#: What the retention sites may take in each sample, and the types.
+#: Seconds for the retention sites of a sample, and for its types.
 MAX_SAMPLE_S = 0.2
-#: Types, and growing globals with other processes, take turns of so many samples. Odd: a thinned
-#: series keeps every second sample, and so some of each.
+#: Types are measured in one of so many samples, growing globals and other processes in another.
+#: Odd, so that a thinned series, which keeps every second sample, has some of each.
 TURNS = 3
-#: A type is followed once it has grown by one object for so many trials.
+#: A type is followed once it has grown by one object per so many trials.
 _TRIALS_PER_NEW_OBJECT = 20
 _MAX_TYPES = 80
-#: Of so many sites it is known what they are.
+#: The number of sites whose facts are kept.
 _MAX_KNOWN_SITES = 2000
-#: What a thread takes of malloc: its state in CPython and in glibc (measured with 200 idle ones).
+#: Bytes from malloc per thread, in CPython and in glibc (measured with 200 idle threads).
 _NATIVE_BYTES_PER_THREAD = 1024
-#: Of each site so much is on disk; smaller ones cannot matter.
+#: Sites with fewer bytes are not written to disk.
 _MIN_ROW_BYTES = 512.0
 
 
 @dataclass
 class Sample:
-    """Values by kind and name, as :class:`GrowthSeries` takes them.
+    """Values by kind and name, for :class:`GrowthSeries`.
 
-    ``absent``: what could not be measured, by name, with the reason.
+    Attributes:
+        absent: quantities that could not be measured, by name, with the reason.
     """
 
     values: dict[tuple[str, str], float] = field(default_factory=dict)
     absent: dict[str, str] = field(default_factory=dict)
 
     def rows(self, trials: int, results: int) -> Iterator[GrowthRow]:
-        """What of it goes to disk, after so many trials and results."""
+        """The rows for the file, with the numbers of trials and results."""
         now = time.time()
         for (kind, name), value in self.values.items():
             if kind != "entries" and (kind != "holder" or value >= _MIN_ROW_BYTES):
@@ -59,17 +60,17 @@ class Sample:
 
 
 class GrowthSampler:
-    """Measures a run. It keeps names and numbers, no object of the run."""
+    """Measures a run. It keeps names and numbers, and no object of the run."""
 
     def __init__(self, run: RunHandle) -> None:
         self._run = run
         self._adapter = run.retention_sites()
         self._globals = self._adapter.GrowingGlobals() if self._adapter else None
         self._processes = RayProcesses(run.ray_session())
-        #: How many objects of each type there were after warm-up, at how many trials and results.
+        #: Numbers of objects by type after warm-up, and the numbers of trials and results then.
         self.first_types: dict[str, int] = {}
         self.first_at = (0, 0)
-        #: Those that grow most.
+        #: The types that grow most.
         self.types: set[str] = set()
         self._samples = 0
         self.known: dict[str, KnownSite] = {}
@@ -80,10 +81,10 @@ class GrowthSampler:
         """Measure now.
 
         Args:
-            trials: finished so far.
-            results: received so far.
-            is_warm: warm-up is over.
-            thoroughly: also measure what is otherwise measured in some samples only.
+            trials: number of finished trials.
+            results: number of results.
+            is_warm: whether warm-up is over.
+            thoroughly: whether to measure also what only some samples measure.
         """
         sample = Sample()
         is_others_turn = self._samples % TURNS == 1
@@ -100,24 +101,24 @@ class GrowthSampler:
         return sample
 
     def sites(self) -> Iterator[RetentionSite]:
-        """The retention sites of the run; none if this Ray is not known or the run is gone."""
+        """The retention sites of the run; none if this Ray lacks a name, or the run has ended."""
         controller = self._run.controller
         if self._adapter is not None and self._globals is not None and controller is not None:
             yield from self._adapter.retention_sites_of(controller, self._globals.found)
 
     def barriers(self) -> set[int]:
-        """Identities of objects that no site is charged for."""
+        """Identities of objects that count for no site."""
         controller = self._run.controller
         if self._adapter is None or controller is None:
             return set()
         return set(self._adapter.barriers_of(controller))
 
     def _measure_sites(self, sample: Sample) -> tuple[Size, bool]:
-        """The sum over all sites, and whether all could be measured."""
+        """The total size of all sites, and whether all could be measured."""
         total = Size()
         controller = self._run.controller
         if self._adapter is None or controller is None:
-            sample.absent["holders"] = "this Ray is not one that this version knows"
+            sample.absent["holders"] = "this Ray lacks a name that this version needs"
             return total, False
         sizer = DeepSizer(self.barriers(), self._adapter.trial_identity)
         deadline = time.perf_counter() + MAX_SAMPLE_S
@@ -125,7 +126,7 @@ class GrowthSampler:
         for site in self.sites():
             left = deadline - time.perf_counter()
             try:
-                # Half of the time that is left, so that other sites are measured, too.
+                # Half of the remaining time, so that the other sites are measured as well.
                 size = sizer.measure(site.value, left / 2)
             except TimeBudgetExceededError:
                 unmeasured.append(site.name)
@@ -165,8 +166,8 @@ class GrowthSampler:
         values = sample.values
         values["part", "rss"] = float(found.rss)
         sample.absent.update(found.absent)
-        # The larger Python blocks come from malloc; only the sizes of sites tell them from native
-        # memory. Those know no small ones, where Python has no allocator of its own.
+        # The larger Python blocks come from malloc; only the sizes of sites distinguish them from
+        # native memory. Without Python's own allocator the small blocks come from malloc as well.
         if found.python is not None and (complete or self._adapter is None):
             python = found.python + measured.large
             values["part", "python"] = python

@@ -1,4 +1,4 @@
-"""A diagnosis as a person reads it in a terminal."""
+"""Formats a diagnosis for a terminal."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ray_tune_memguard.diagnostics.growth import MIN_SPAN
 from ray_tune_memguard.diagnostics.trend import MIN_POINTS
 from ray_tune_memguard.report.series import RESULTS_PER_TRIAL, WARM_UP_TRIALS
 
-#: Measurements without which growth is not judged.
+#: Growth is not judged without these measurements.
 NEEDED_TO_JUDGE = frozenset({"holders", "sizes"})
 UNKNOWN = "?"
 _WIDTH = 100
@@ -19,7 +19,7 @@ _MAX_ROWS = 10
 
 
 def size(count: float) -> str:
-    """Bytes, with the unit that suits."""
+    """Format bytes with a suitable unit."""
     if not math.isfinite(count):
         return UNKNOWN
     for unit, limit in (("MiB", 2**20), ("KiB", 2**10)):
@@ -29,7 +29,7 @@ def size(count: float) -> str:
 
 
 def slope(value: float | None, uncertainty: float | None) -> str:
-    """Bytes per trial, with its uncertainty, in one unit."""
+    """Format bytes per trial and their uncertainty with one unit."""
     if value is None:
         return UNKNOWN
     unit, name = (1024.0, "KiB") if abs(value) >= 1024 else (1.0, "B")
@@ -51,7 +51,7 @@ def line(site: GrowingSite, trials: int) -> str:
 def parts(
     trials: int, results: int, found: list[Quantity], unit: str, absent: Mapping[str, str]
 ) -> list[str]:
-    """The categories of RSS, and what is not known of them."""
+    """The lines about the categories of RSS, including those that are unknown."""
     lines = [f"Memory of the driver after {trials:,} trials and {results:,} results"]
     lines += _quantities("", found, unit)
     if results > 2 * trials and unit == "trial" and any(part.per_result for part in found):
@@ -68,7 +68,7 @@ def growth(
     is_judged: bool,
     absent: Mapping[str, str],
 ) -> list[str]:
-    """What grows, or that nothing does."""
+    """The lines about sites and types that grow, or one line if nothing does."""
     if holders:
         lines = [f"What grows, by bytes per {unit}:"]
         for holder in holders[:_MAX_ROWS]:
@@ -104,7 +104,7 @@ def _why_not_judged(absent: Mapping[str, str]) -> str:
 
 
 def processes(found: list[Quantity], unit: str) -> list[str]:
-    """Ray's other processes."""
+    """The lines about Ray's other processes."""
     return _quantities("Ray's other processes on this machine:", found, unit)
 
 

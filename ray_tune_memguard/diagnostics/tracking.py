@@ -1,4 +1,4 @@
-"""What the samples of one run say of its memory: takes them, keeps their series, diagnoses."""
+"""Takes the samples of one run, keeps their series, and diagnoses its memory from them."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from ray_tune_memguard.diagnostics.trend import MIN_POINTS
 from ray_tune_memguard.diagnostics.type_growth import with_types
 from ray_tune_memguard.report.series import WARM_UP_TRIALS
 
-#: Paths are found for so many sites.
+#: The number of sites whose paths are searched.
 _MAX_PATHS = 5
-#: Each site is announced once, and no more than so many.
+#: The number of sites that are logged, each once.
 _MAX_ANNOUNCED = 5
 
 
 class GrowthTracking:
-    """The samples of one run, in bounded memory, and what they say.
+    """The samples of one run, in bounded memory, and the diagnosis from them.
 
     Args:
         run: the run that is measured.
-        before: trials that had finished before the run began.
+        before: number of trials that had finished before the run.
 
     Attributes:
-        seconds: what measuring has taken so far.
+        seconds: seconds that the samples have taken so far.
     """
 
     def __init__(self, run: RunHandle, before: int) -> None:
@@ -48,7 +48,7 @@ class GrowthTracking:
 
     @property
     def has_trend(self) -> bool:
-        """Whether there are so many samples that the end of the run need not be one more."""
+        """Whether there are enough samples for a trend, so that the end of the run needs none."""
         return len(self._series.trials) > MIN_POINTS
 
     def wants(self, trials: int, results: int) -> bool:
@@ -66,7 +66,7 @@ class GrowthTracking:
         self._series.add(trials, results, found.values)
         for name in self._series.names("type"):
             if name in sampler.types:
-                # At the first sample it was not known which of all types would grow.
+                # The first sample could not tell which types would grow.
                 first = float(sampler.first_types.get(name, 0))
                 self._series.complete("type", name, sampler.first_at, first)
             else:
@@ -86,25 +86,26 @@ class GrowthTracking:
         return lines
 
     def diagnose(self, trials: int, results: int, on_demand: bool = False) -> Diagnosis:
-        """What is known now.
+        """The present diagnosis.
 
         Args:
-            trials: finished so far.
-            results: received so far.
-            on_demand: somebody asked: find chains of references even if nothing grows.
+            trials: number of finished trials.
+            results: number of results.
+            on_demand: whether the user asked for it; chains of references are then searched even
+                if nothing grows.
         """
         began = time.perf_counter()
         found = Diagnosis(trials, results)
         try:
             found = self._rank()
-            # Chains take long: they are for who asks, or has something to look for.
+            # Chains take long, so they are searched only on demand or if something grows.
             if on_demand or found.holders or any(is_users_type(kind.name) for kind in found.types):
                 with references.no_collection() as is_collecting:
                     found = with_types(found, self._sampler, is_collecting)
             sites = found.holders
             sites = [*map(self._with_path, sites[:_MAX_PATHS]), *sites[_MAX_PATHS:]]
             found = dataclasses.replace(found, holders=sites)
-        except Exception as error:  # What is measured is there all the same.
+        except Exception as error:  # The diagnosis is given without paths.
             self._absent = {**self._absent, "paths": f"they could not be found: {error!r}"}
         self.seconds += time.perf_counter() - began
         all_measured = not self._absent.keys() & text.NEEDED_TO_JUDGE
@@ -116,8 +117,8 @@ class GrowthTracking:
         )
 
     def _rank(self) -> Diagnosis:
-        sweep = Circumstances(self._run.reuses_actors(), self._run.is_spilling())
-        return rank(self._series, self._sampler.known, sweep)
+        circumstances = Circumstances(self._run.reuses_actors(), self._run.is_spilling())
+        return rank(self._series, self._sampler.known, circumstances)
 
     def _with_path(self, site: GrowingSite) -> GrowingSite:
         if site.path:

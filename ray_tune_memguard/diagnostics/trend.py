@@ -1,4 +1,4 @@
-"""Whether a series grows steadily, how fast, and how sure that is.
+"""Decides whether a series grows steadily, and estimates its slope with an interval.
 
 The slope is Theil and Sen's: the median of the slopes between all pairs of points, which one step
 or one outlier does not move. Its interval is Sen's, from the variance of Kendall's rank statistic
@@ -15,7 +15,7 @@ import numpy as np
 
 from ray_tune_memguard.report.line import Z_95
 
-#: With fewer points no trend is computed.
+#: The number of points that a trend needs.
 MIN_POINTS = 5
 #: Each half must have this share of the slope of the whole series; otherwise it was a step.
 _MIN_SHARE_OF_EACH_HALF = 0.3
@@ -28,7 +28,7 @@ class Trend:
     slope: float
     low: float
     high: float
-    #: It grows: the interval is above zero, and so is the slope of each half of the series.
+    #: Whether it grows: the interval is above zero, and so is the slope of each half.
     steady: bool
 
     @property
@@ -38,10 +38,10 @@ class Trend:
 
 
 def trend(x: Sequence[float], y: Sequence[float], fewest: int = MIN_POINTS) -> Trend | None:
-    """The trend of ``y`` over ``x``; points without a number (NaN) do not count.
+    """The trend of ``y`` over ``x``; points that are NaN are ignored.
 
-    None with fewer than ``fewest`` points, or where x does not vary. Of four points that each are
-    higher than the one before the interval is one of 92 %; of fewer it says little.
+    None with fewer than ``fewest`` points, or if x does not vary. For four increasing points the
+    interval is a 92 % interval; for fewer it means little.
     """
     xs, ys = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
     known = np.isfinite(xs) & np.isfinite(ys)

@@ -1,4 +1,4 @@
-"""Types of which there are ever more objects: who refers to them, and sites found that way."""
+"""Finds the retention sites of types whose number of objects grows."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from ray_tune_memguard.diagnostics.sampler import GrowthSampler
 _MAX_SECONDS = 2.0
 _MAX_SECONDS_A_PATH = 0.5
 _MAX_SECONDS_A_SIZE = 0.1
-#: Of these types there are too many objects for one to be typical.
+#: Types with so many objects that none is typical.
 _EVERYWHERE = ("builtins.", "collections.", "_thread.", "_io.")
 
 
 @dataclass(frozen=True)
 class _Unattributed:
-    """A growing type whose objects no retention site has."""
+    """A growing type whose objects are in no known retention site."""
 
     kind: TypeGrowth
     chain: references.Chain
@@ -41,12 +41,12 @@ def with_types(found: Diagnosis, sampler: GrowthSampler, is_collecting: bool) ->
     """Add the chains of references that lead to objects of growing types.
 
     Args:
-        found: a diagnosis by the series alone.
-        sampler: knows the retention sites.
+        found: a diagnosis from the series alone.
+        sampler: lists the retention sites.
         is_collecting: whether the garbage collector is enabled.
 
     Returns:
-        The diagnosis with paths to types, and with sites that only their types show.
+        The diagnosis with paths to types, and with sites that were found by their types.
     """
     site_names = {id(site.value): site.name for site in sampler.sites()}
     roots = {**references.modules_by_namespace(), **site_names}
@@ -82,7 +82,7 @@ def with_types(found: Diagnosis, sampler: GrowthSampler, is_collecting: bool) ->
 
 
 def _type_priority(kind: TypeGrowth) -> int:
-    """By which types are sorted: first those that belong to one piece of code."""
+    """The sort key of types: those that belong to one piece of code come first."""
     if is_users_type(kind.name):
         return 0
     package = kind.name.partition(".")[0]
@@ -94,7 +94,7 @@ def _type_priority(kind: TypeGrowth) -> int:
 
 
 def _size_of_one_more(typical: list[object], barriers: set[int]) -> float:
-    """The size of the last of these without what the others share; 0 if it takes too long."""
+    """The size of the last of these objects without shared parts; 0 if it takes too long."""
     sizer = DeepSizer(barriers)
     try:
         return [sizer.measure(found, _MAX_SECONDS_A_SIZE).total for found in typical][-1]
@@ -110,8 +110,8 @@ def _site_of(one: _Unattributed, is_collecting: bool) -> GrowingSite:
         told = advice.of_cycles(slope, kind.unit, is_collecting)
     else:
         name, path = chain.words.split(" → ")[0], chain.words
-        sweep = advice.Circumstances(unit=kind.unit)
-        told = advice.of_site(name, "module", "library", slope, sweep)
+        circumstances = advice.Circumstances(unit=kind.unit)
+        told = advice.of_site(name, "module", "library", slope, circumstances)
     return GrowingSite(
         name,
         "python",

@@ -1,8 +1,8 @@
-"""Which spilled trial is best by each metric, noted as they are spilled.
+"""Keeps the best spilled trial by each metric, so that no search reads all trials.
 
-So the best trial is found without reading all of them. Covers every way in which Ray is asked for
-it: a metric, ``max`` or ``min``, and a scope (the last value, the mean of all or of the last ones,
-the best of all). Its size depends on how many metrics the run has, not on the number of trials.
+It covers all arguments of Ray's ``get_best_trial``: a metric, ``max`` or ``min``, and a scope (the
+last value, the mean of all or of the last values, the best of all). Its size depends on the number
+of metrics, not on the number of trials.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ from collections.abc import Mapping
 from numbers import Real
 from typing import NamedTuple, TypedDict
 
-# Runs report tens of metrics. One that invents new ones for ever must not make this grow.
+# Runs report tens of metrics. A run that keeps adding metrics must not make the index grow.
 _MAX_METRICS = 1024
-#: Ray's words for what of a metric is compared.
+#: Ray's scopes: the values of a metric that are compared.
 SCOPES = ("all", "last", "avg", "last-5-avg", "last-10-avg")
 MODES = ("max", "min")
-#: What trials are compared by: the mode, and under which name a metric's summary has the value.
+#: The comparisons: a mode, and the key of the compared value in a metric's summary.
 _CONTESTS = tuple((mode, mode if scope == "all" else scope) for scope in SCOPES for mode in MODES)
 
 
 class Best(NamedTuple):
-    """The best trial found so far; of equal ones that with the lowest position."""
+    """The best trial so far; of equal trials, the one with the lowest position."""
 
     value: float
     position: int
@@ -30,14 +30,14 @@ class Best(NamedTuple):
 
 
 def is_better(mode: str, value: float, position: int, held: Best | None) -> bool:
-    """Whether a trial with this value takes the place of ``held``; ``mode``: ``max`` or ``min``."""
+    """Whether a trial with this value is better than ``held``; ``mode`` is ``max`` or ``min``."""
     if held is None or value == held.value:
         return held is None or position < held.position
     return bool(value > held.value if mode == "max" else value < held.value)
 
 
 class DumpedBest(TypedDict):
-    """What :meth:`BestTrials.dump` returns."""
+    """The return value of :meth:`BestTrials.dump`."""
 
     #: By metric: mode, scope, value, position and trial id of each winner.
     metrics: dict[str, list[tuple[str, str, float, int, str]]]
@@ -45,16 +45,16 @@ class DumpedBest(TypedDict):
 
 
 class _Metric:
-    """The winners by one metric, and from where on a trial may become one."""
+    """The best trials by one metric, and the values that a better trial must exceed."""
 
     def __init__(self) -> None:
         self.winners: dict[tuple[str, str], Best] = {}
-        # Nothing to compare with yet, so any trial may win.
+        # Without a value to compare with, any trial may be the best.
         self.high, self.low, self.latest = -math.inf, math.inf, -1
 
     def compare(self, position: int, trial_id: str, summary: Mapping[str, float]) -> None:
         values = summary.values()
-        # Nearly all trials win nothing; of equals the first in the list wins.
+        # Nearly all trials are the best by no comparison; of equal ones the first is the best.
         if max(values) <= self.high and min(values) >= self.low and position > self.latest:
             return
         for contest in _CONTESTS:
@@ -65,7 +65,7 @@ class _Metric:
         self.set_thresholds()
 
     def set_thresholds(self) -> None:
-        """Note by which values a trial wins nothing, once there is a winner of each contest."""
+        """Set the values that a better trial must exceed, once each comparison has a best trial."""
         if len(self.winners) == len(_CONTESTS):
             by_mode: dict[str, list[float]] = {"max": [], "min": []}
             for (mode, _), best in self.winners.items():
@@ -83,13 +83,13 @@ class BestTrials:
 
     def __init__(self) -> None:
         self._metrics: dict[str, _Metric] = {}
-        # Metrics of which not all spilled trials were compared; None: there may be any such.
+        # Metrics by which not all spilled trials were compared; None if any metric may be one.
         self._unknown: set[str] | None = set()
 
     def note(
         self, position: int, trial_id: str, summaries: Mapping[str, Mapping[str, float]]
     ) -> None:
-        """Take in a trial that is about to be spilled: Ray's summary of each of its metrics."""
+        """Compare a trial, which is about to be spilled, by Ray's summary of each metric."""
         for name, summary in summaries.items():
             metric = self._metrics.get(name)
             if metric is None:
@@ -101,7 +101,7 @@ class BestTrials:
                 metric = self._metrics[name] = _Metric()
             try:
                 metric.compare(position, trial_id, summary)
-            except Exception:  # Values that only Ray can compare, if anybody.
+            except Exception:  # Values that are not numbers, which only Ray may compare.
                 self._forget(name)
 
     def _forget(self, name: str) -> None:
@@ -112,18 +112,18 @@ class BestTrials:
                 self._unknown = None
 
     def forget_all(self) -> None:
-        """Forget all, because a spilled trial was removed: the next best is not known."""
+        """Forget all trials, because one was removed and the next best is unknown."""
         self._metrics.clear()
         self._unknown = None
 
     def knows(self, metric: str) -> bool:
-        """Whether :meth:`best` tells the truth about this metric."""
+        """Whether :meth:`best` has compared all spilled trials by this metric."""
         return metric in self._metrics or (
             self._unknown is not None and metric not in self._unknown
         )
 
     def best(self, metric: str, mode: str, scope: str) -> tuple[str, str, float] | None:
-        """The id of the best spilled trial, and under which name its summary has which value.
+        """The best spilled trial: its id, and the key and the value of its summary.
 
         None if no spilled trial has reported a number.
         """
@@ -133,7 +133,7 @@ class BestTrials:
         return None if best is None else (best.trial_id, contest[1], best.value)
 
     def dump(self) -> DumpedBest:
-        """All of it, as JSON can hold it."""
+        """The whole index, as values that JSON can hold."""
         return {
             "metrics": {
                 name: [(*contest, *best) for contest, best in metric.winners.items()]
@@ -143,9 +143,12 @@ class BestTrials:
         }
 
     def load(self, dumped: DumpedBest, positions: Mapping[str, int] | None = None) -> None:
-        """Take over what :meth:`dump` wrote; ``positions``: of trials where they are new.
+        """Load what :meth:`dump` has returned.
 
-        A metric by which one of the best is not among them is not known any more.
+        Args:
+            dumped: the return value of :meth:`dump`.
+            positions: the new positions of trials; None if they have not changed. If a best trial
+                has none, the best trials by that metric become unknown.
         """
         unknown = dumped["unknown"]
         self._unknown = None if unknown is None else set(unknown)

@@ -1,8 +1,8 @@
-"""Which spilled trials are in memory, and how they get there and leave again.
+"""Loads spilled trials into memory and removes them again.
 
-States of a trial, in the words of ZODB's ``persistent`` package:
+States of a trial, in the terms of ZODB's ``persistent`` package:
 
-- *unspilled*: a plain trial without a row in the store. This module does not know it.
+- *unspilled*: a plain trial without a row in the store. This module does not handle it.
 - *ghost*: its state is on disk. The object has its id and status, and activates itself when
   anything else of it is used.
 - *up to date*: it was activated and is a plain trial again, equal to what is on disk.
@@ -13,12 +13,12 @@ States of a trial, in the words of ZODB's ``persistent`` package:
 Up to date, changed and sticky trials are *active*. Transitions:
 
 - unspilled → ghost, by :meth:`TrialCache.release`, once its row is durable.
-- nothing → ghost, by :meth:`TrialCache.ghost`: an object of whom nobody holds a reference is not in
-  memory at all, and is made when it is asked for.
+- nothing → ghost, by :meth:`TrialCache.ghost`: an object without references is not in memory at
+  all, and is created on access.
 - ghost → up to date, by :meth:`TrialCache.activate`, which its first use calls. If it does not
   pickle, changes could not be noticed: ghost → sticky.
-- up to date → changed, when somebody changes an attribute or anything inside one. Nothing notices
-  it at that time.
+- up to date → changed, when an attribute or anything inside one is changed. This is noticed only
+  at deactivation.
 - up to date → ghost and changed → ghost, by deactivation: when more than ``capacity`` trials are
   active, in the order in which they were activated, and by :meth:`TrialCache.deactivate_all`. The
   trial is pickled and compared with its pickle of when it was activated; a changed state is kept.
@@ -27,8 +27,7 @@ Up to date, changed and sticky trials are *active*. Transitions:
 - ghost → nothing and up to date or changed → nothing are Python's garbage collection. An active
   trial is held by the cache, so that no change is lost.
 
-Not allowed: releasing a trial that is spilled already, and activating one that is not. Both raise
-ValueError.
+Releasing a trial that is spilled already, and activating one that is not, raise ValueError.
 """
 
 from __future__ import annotations
@@ -53,16 +52,19 @@ MAX_ACTIVE_TRIALS = 64
 @dataclass(slots=True)
 class _Active(Generic[TrialT]):
     trial: TrialT
-    #: The hash of its pickle when it was activated; None if it does not pickle.
+    #: The hash of its pickle at its activation; None if it does not pickle.
     fingerprint: int | None
-    #: That of its row.
+    #: The status of its row.
     status: str
 
 
 class TrialCache(Generic[TrialT]):
-    """The spilled trials of one list that are in memory. All methods may be called by any thread.
+    """The spilled trials of one list that are in memory. Any thread may call all methods.
 
-    ``capacity``: how many trials may be active at the same time, sticky ones aside.
+    Args:
+        store: the rows of the trials.
+        codec: serializes and deserializes trials.
+        capacity: the number of trials that may be active at the same time, besides sticky ones.
     """
 
     def __init__(
@@ -72,7 +74,7 @@ class TrialCache(Generic[TrialT]):
         self.codec = codec
         self._capacity = capacity
         self._lock = threading.RLock()
-        #: Spilled trials that somebody holds, ghosts and active ones, by id.
+        #: Spilled trials that other code refers to, ghosts and active ones, by id.
         self.live: weakref.WeakValueDictionary[str, TrialT] = weakref.WeakValueDictionary()
         # By trial id, in the order of activation.
         self._active: OrderedDict[str, _Active[TrialT]] = OrderedDict()
@@ -81,7 +83,7 @@ class TrialCache(Generic[TrialT]):
 
     @property
     def has_changes(self) -> bool:
-        """Whether a deactivated trial is not what it was when it was spilled."""
+        """Whether any deactivated trial was changed after its spill."""
         return bool(self._changed)
 
     # Transitions.
@@ -90,7 +92,7 @@ class TrialCache(Generic[TrialT]):
         """Turn an unspilled trial into a ghost. Its row must be durable in the store.
 
         Raises:
-            ValueError: it was released before.
+            ValueError: the trial was released before.
         """
         with self._lock:
             if is_ghost(trial) or self._record_of(trial) is not None:
@@ -108,11 +110,11 @@ class TrialCache(Generic[TrialT]):
             return trial
 
     def activate(self, trial: TrialT, /) -> None:
-        """Give a ghost its state back. A trial that is active already stays as it is.
+        """Load the state of a ghost. An active trial stays as it is.
 
         Raises:
-            KeyError, sqlite3.Error: the store cannot give its state.
-            ValueError: it is not a spilled trial.
+            KeyError, sqlite3.Error: the store cannot return the state.
+            ValueError: the trial is not spilled.
         """
         with self._lock:
             if not is_ghost(trial):
@@ -122,19 +124,19 @@ class TrialCache(Generic[TrialT]):
             trial_id = trial.trial_id
             status = trial.status
             fill(trial, self._state(trial_id, self._version))
-            # Of a new pickle: that of the same state by other objects may differ in its bytes.
+            # From a new pickle: equal states of different objects may pickle to different bytes.
             self._active[trial_id] = _Active(trial, self._fingerprint(trial), status)
             while len(self._active) > self._capacity and self._deactivate_oldest():
                 pass
 
     def deactivate_all(self) -> None:
-        """Turn active trials into ghosts, all but the sticky ones."""
+        """Turn all active trials into ghosts, except sticky ones."""
         with self._lock:
             for _ in range(len(self._active)):
                 self._deactivate_oldest()
 
     def _deactivate_oldest(self) -> bool:
-        """Whether the trial is a ghost now; otherwise it is sticky. Never raises."""
+        """Deactivate one trial. Returns False if it is sticky. Never raises."""
         trial_id, record = self._active.popitem(last=False)
         trial = record.trial
         try:
@@ -157,7 +159,7 @@ class TrialCache(Generic[TrialT]):
             return [record.trial for record in self._active.values()]
 
     def with_other_status(self) -> list[tuple[str, TrialT]]:
-        """Active trials whose status is not that of their row any more, by the row's trial id."""
+        """Active trials whose status differs from that of their row, by the row's trial id."""
         with self._lock:
             return [
                 (trial_id, record.trial)
@@ -166,9 +168,9 @@ class TrialCache(Generic[TrialT]):
             ]
 
     def freeze(self) -> int:
-        """The number of a version: what all trials are now, but for the active ones.
+        """Create a version, the present states of all trials, and return its number.
 
-        Those that are still active afterwards are sticky, and belong to no version.
+        Trials that are still active afterwards are sticky, and belong to no version.
         """
         with self._lock:
             self.deactivate_all()
@@ -176,12 +178,12 @@ class TrialCache(Generic[TrialT]):
             return self._version - 1
 
     def load_detached(self, trial_id: str, version: int | None = None) -> TrialT:
-        """A plain copy of a spilled trial as of a version, or as it was deactivated last.
+        """A plain copy of a spilled trial as of a version, or of its last deactivation.
 
-        What is changed on it is lost.
+        Changes to the copy are lost.
 
         Raises:
-            KeyError, sqlite3.Error: the store cannot give its state.
+            KeyError, sqlite3.Error: the store cannot return the state.
         """
         with self._lock:
             state = self._state(trial_id, self._version if version is None else version)
@@ -190,29 +192,29 @@ class TrialCache(Generic[TrialT]):
         return trial
 
     def as_of(self, trial: TrialT, version: int) -> TrialT:
-        """A detached copy of a spilled trial as of a version; any other trial itself."""
+        """A detached copy of a spilled trial as of a version; an unspilled trial itself."""
         with self._lock:
             is_spilled = is_ghost(trial) or self._record_of(trial) is not None
         return self.load_detached(trial.trial_id, version) if is_spilled else trial
 
     def peek(self, trial: TrialT) -> TrialT:
-        """A trial for who only reads it: itself, or a detached copy in place of a ghost."""
+        """A trial for reading only: the trial itself, or a detached copy of a ghost."""
         with self._lock:
             return self.load_detached(trial.trial_id) if is_ghost(trial) else trial
 
     def peek_at(self, row: TrialRow) -> TrialT:
-        """The same, of the trial that has this row."""
+        """The trial of this row for reading only, see :meth:`peek`."""
         with self._lock:
             trial = self.live.get(row.trial_id)
             return self.load_detached(row.trial_id) if trial is None else self.peek(trial)
 
     def state_record(self, trial: TrialT) -> bytes | None:
-        """The state record of a ghost, if the record alone tells what the trial is.
+        """The state record of a ghost whose whole state is its record.
 
-        None of any other trial: it is active, or this process has a state that may hold more.
+        None for other trials, which are active or have a state of this process that may hold more.
 
         Raises:
-            KeyError, sqlite3.Error: the store cannot give it.
+            KeyError, sqlite3.Error: the store cannot return the record.
         """
         with self._lock:
             if not is_ghost(trial):

@@ -1,7 +1,7 @@
-"""What was changed on spilled trials since their spill, kept outside the store.
+"""Keeps the states of trials that were changed after their spill, outside the store.
 
-The rows of the store are the durable records of what Ray ran, so they never change. A change that
-somebody makes later is this process's own, as it is with Ray alone.
+The rows of the store are the durable records of finished trials, so they never change. A later
+change belongs to this process only, as with Ray alone.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ _CACHE_KIB = 256
 class ChangedStates:
     """States of changed trials by trial id and *version*.
 
-    Versions are counted up each time that results are built. A result shows a trial as of its
-    version, whatever was changed later, so an older state stays until this object goes.
+    The version number increases each time that results are built. A result shows a trial as of its
+    version, so an older state stays until this object is freed.
 
-    They are in a private SQLite database, which is made at the first change. SQLite keeps it in
-    memory while it is small and moves it to a temporary file that is deleted with this object.
+    The states are in a private SQLite database, which the first change creates. SQLite keeps it in
+    memory while it is small, and moves it to a temporary file that is deleted with this object.
     """
 
     def __init__(self) -> None:
@@ -29,10 +29,10 @@ class ChangedStates:
         return self._connection is not None
 
     def put(self, trial_id: str, version: int, state: bytes) -> None:
-        """Keep the state that a trial has from ``version`` on.
+        """Store the state that a trial has from ``version`` on.
 
         Raises:
-            sqlite3.Error: there is no room for it. What was kept before still is.
+            sqlite3.Error: for example, the disk is full. Earlier states stay.
         """
         if self._connection is None:
             connection = sqlite3.connect("", isolation_level=None, check_same_thread=False)
@@ -48,7 +48,7 @@ class ChangedStates:
         )
 
     def get(self, trial_id: str, version: int) -> bytes | None:
-        """The state that the trial had in ``version``; None if it was not changed by then."""
+        """The state of the trial in ``version``; None if it had not been changed."""
         if self._connection is None:
             return None
         found = self._connection.execute(

@@ -1,8 +1,8 @@
-"""Containers with one value for each trial, which is made when it is asked for.
+"""Containers that create one value for each trial on access.
 
-They take the places of the plain containers that Ray fills with every trial's DataFrame, config and
-``Result`` when a run ends. A value is made by the function passed in, each time it is asked for; as
-long as somebody holds it, the same object is returned.
+They replace the plain containers that Ray fills with every trial's DataFrame, config and ``Result``
+when a run ends. On each access a function creates the value; while other code refers to a value,
+the container returns the same object.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ DefaultT = TypeVar("DefaultT")
 
 
 class LazyTrialDict(dict[str, ValueT], Generic[TrialT, ValueT]):
-    """A dict from trial id to a value that is made from the trial on access.
+    """A dict from trial id to a value that is created from the trial on access.
 
-    What a user stores in it stays in it (in the base dict) and wins over the made value.
+    A value that a user stores in it stays (in the base dict) and takes precedence.
     """
 
     def __init__(self, trials: SpilledTrials[TrialT], make: Callable[[TrialT], ValueT]) -> None:
@@ -40,12 +40,12 @@ class LazyTrialDict(dict[str, ValueT], Generic[TrialT, ValueT]):
         value = self._make(trial)
         try:
             self._made[trial_id] = value
-        except TypeError:  # A plain dict cannot be referred to weakly.
+        except TypeError:  # A plain dict supports no weak references.
             pass
         return value
 
     def has_own_values(self) -> bool:
-        """Whether a user has stored values in it."""
+        """Whether a user has stored values in the dict."""
         return super().__len__() > 0
 
     def __iter__(self) -> Iterator[str]:
@@ -118,9 +118,9 @@ class LazyTrialDict(dict[str, ValueT], Generic[TrialT, ValueT]):
 
 
 class LazyTrialSequence(Sequence[ValueT], Generic[TrialT, ValueT]):
-    """A sequence with one value for each trial, as the trial was when the sequence was made.
+    """A sequence with one value for each trial, as of the creation of the sequence.
 
-    Of trials whose state is not on disk just then the values are made at once and stay.
+    The values of trials whose state is not on disk at that time are created at once and stay.
     """
 
     def __init__(self, trials: SpilledTrials[TrialT], make: Callable[[TrialT], ValueT]) -> None:

@@ -1,12 +1,12 @@
-"""How a trial becomes a ghost, and a plain trial again: its class is swapped at run time.
+"""Turns a trial into a ghost and back, by replacing its class at run time.
 
-Reason: schedulers and users' callbacks hold trials and key dictionaries by them, so a spilled trial
-must stay the same object; and Ray reads its attributes directly, so nothing but the object's class
-can notice that its state is needed. Gain: a trial that somebody holds takes 0.5 KB instead of 8.
-``tests/unit/test_ghost.py`` and ``test_lazy_states.py`` compare ghosts with plain trials.
+Reason: schedulers and users' callbacks hold trials and use them as keys, so a spilled trial must
+    stay the same object. Ray reads its attributes directly, so only the object's class can notice
+    that its state is needed. Gain: a trial that other code holds takes 0.5 KB instead of 8 KB.
+    ``tests/unit/test_ghost.py`` and ``test_lazy_states.py`` compare ghosts with plain trials.
 
-A ghost's class is a subclass of the trial's, made once for each class. Which trials are ghosts,
-and when, is up to :mod:`ray_tune_memguard.lazy.cache`.
+A ghost's class is a subclass of the trial's class, created once for each class.
+:mod:`ray_tune_memguard.lazy.cache` decides which trials are ghosts.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ray_tune_memguard.lazy.interfaces import TrialT
 ObjectT = TypeVar("ObjectT", contravariant=True)
 
 _ACTIVATOR = "_memguard_activator"
-# What a ghost has; using anything else activates it.
+# The attributes that a ghost keeps; access to any other activates it.
 _KEPT = frozenset({"trial_id", "status", "is_finished"})
 
 _ghost_classes: dict[type, type] = {}
@@ -26,13 +26,13 @@ _plain_classes: dict[type, type] = {}
 
 
 class Activator(Protocol[ObjectT]):
-    """Gives a ghost its state back, by :func:`fill`."""
+    """Loads the state of a ghost, by :func:`fill`."""
 
     def activate(self, trial: ObjectT, /) -> None: ...
 
 
 def is_ghost(trial: object) -> bool:
-    """Whether ``trial`` has its state on disk just now."""
+    """Whether ``trial`` is a ghost, with its state on disk."""
     return type(trial) in _plain_classes
 
 

@@ -1,6 +1,6 @@
-"""What this package needs of a trial, of a store of trials and of a codec, as protocols.
+"""Protocols of the trials, of the store of trials and of the codec that this package uses.
 
-The package knows neither Ray nor SQLite. Who uses it passes in a :class:`TrialRows` (for example
+The package imports neither Ray nor SQLite. Its callers pass in a :class:`TrialRows` (for example
 ``store.trial_store.TrialStore``) and a :class:`TrialCodec` (for Ray's trials,
 ``adapter.serialization.trial_pickle.TrialStateCodec``).
 """
@@ -15,7 +15,7 @@ FINISHED = ("TERMINATED", "ERROR")
 
 
 class TrialLike(Protocol):
-    """What is asked of a trial here. It may be an object of any class that has a ``__dict__``."""
+    """The attributes of a trial that this package uses. Its class must have a ``__dict__``."""
 
     trial_id: str
     status: str
@@ -27,7 +27,7 @@ class TrialLike(Protocol):
 
     @property
     def metric_analysis(self) -> Mapping[str, Mapping[str, float]]:
-        """By metric and by Ray's words (``max``, ``last``, …): the values that are compared."""
+        """Ray's summaries: values by metric and by kind (``max``, ``last``, …)."""
         ...
 
 
@@ -35,7 +35,7 @@ TrialT = TypeVar("TrialT", bound=TrialLike)
 
 
 class TrialRow(Protocol):
-    """Where a spilled trial stands, without its state."""
+    """A spilled trial's position, id and status, without its state."""
 
     @property
     def position(self) -> int: ...
@@ -55,12 +55,12 @@ class TrialRows(Protocol):
     def row(self, trial_id: str) -> TrialRow | None: ...
 
     def rows(self, start: int, stop: int) -> Sequence[TrialRow]:
-        """Those with ``start <= position < stop``, in order."""
+        """The rows with ``start <= position < stop``, in order."""
 
     def positions(self) -> Iterator[int]: ...
 
     def extent(self) -> tuple[int, int]:
-        """How many rows there are, and the highest position, -1 without any."""
+        """The number of rows, and the highest position, -1 without any."""
 
     def count(self, status: str) -> int: ...
 
@@ -71,22 +71,22 @@ class TrialRows(Protocol):
         """Trials that ever failed, in order."""
 
     def state(self, trial_id: str) -> bytes | None:
-        """What the codec dumped; None if another process did. Raises KeyError without a row."""
+        """The codec's dump; None if another process dumped it. Raises KeyError without a row."""
 
     def state_record(self, trial_id: str) -> bytes:
-        """What the experiment state file has of the trial. Raises KeyError without a row."""
+        """The trial's record in the experiment state file. Raises KeyError without a row."""
 
 
 class TrialCodec(Protocol[TrialT]):
-    """Takes a finished trial apart and puts it together again, in this process."""
+    """Serializes and deserializes finished trials, for this process."""
 
     trial_class: type[TrialT]
 
     def dump(self, trial: TrialT) -> bytes:
-        """The whole state of ``trial``. Raises whatever its parts raise when they do not pickle."""
+        """Serialize the whole state of ``trial``. Raises if a part does not pickle."""
 
     def load(self, raw: bytes) -> dict[str, object]:
         """The attributes that ``dump`` wrote."""
 
     def load_state_record(self, record: bytes) -> dict[str, object]:
-        """The attributes of a trial that another process wrote to the experiment state file."""
+        """The attributes of a trial, from the state record that another process wrote."""

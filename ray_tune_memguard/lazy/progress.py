@@ -1,9 +1,9 @@
-"""The few trials that a progress report needs, so that it need not read all of them.
+"""Selects the few trials that a progress report needs, so that it need not read all of them.
 
 A report shows counts, the best trial, the first trials of each status, those that failed, and the
-columns that any trial has a value for. :class:`ProgressView` is a list that has the length of the
-whole run but walks only over trials that can decide one of these. Which these are, the
-``TrialSummaryIndex`` has noted while trials were spilled.
+columns for which any trial has a value. :class:`ProgressView` is a list with the length of the
+whole run that iterates only over the trials that can decide one of these. The ``TrialSummaryIndex``
+has noted these trials at their spill.
 """
 
 from __future__ import annotations
@@ -15,16 +15,21 @@ from typing import SupportsIndex, overload
 from ray_tune_memguard.lazy.interfaces import FINISHED, TrialT
 from ray_tune_memguard.lazy.trial_list import SpilledTrials
 
-# Reports treat runs of at most twenty trials in their own way: those are given whole.
+# Reports show runs of at most 20 trials completely.
 _SMALL_RUN = 20
 _WINDOW = 512
 
 
 class ProgressView(list[TrialT]):
-    """Stands for all trials in a progress report, but walks only over those that decide it.
+    """Represents all trials in a progress report, but iterates only over those that decide it.
 
-    :meth:`by_status` gives the whole run. ``errors``: walk over every trial that ever failed.
-    ``only_reads``: who reports neither keeps nor changes a trial of these groups, which is cheaper.
+    :meth:`by_status` returns the whole run.
+
+    Args:
+        trials: the list of all trials.
+        metric: the metric by which the report names the best trial.
+        errors: whether to iterate over every trial that ever failed.
+        only_reads: whether the report neither keeps nor changes trials, which saves time.
     """
 
     def __init__(
@@ -47,7 +52,7 @@ class ProgressView(list[TrialT]):
     def by_status(self) -> dict[str, list[TrialT]]:
         """All trials grouped by status, statuses in order of their first trial."""
         first = dict.fromkeys(trial.status for trial in self)
-        # A defaultdict, because that is what Ray's own grouping returns.
+        # A defaultdict, as Ray's own function returns.
         groups: dict[str, list[TrialT]] = defaultdict(list)
         for status in first:
             groups[status] = StatusGroup(self._trials, status, self._only_reads)
@@ -55,7 +60,7 @@ class ProgressView(list[TrialT]):
 
 
 class StatusGroup(list[TrialT]):
-    """The trials of one status, in order, read from the store as they are walked over."""
+    """The trials of one status, in order, read from the store during iteration."""
 
     def __init__(self, trials: SpilledTrials[TrialT], status: str, only_reads: bool) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""What is noted of spilled trials, so that reports on all of them read only a few."""
+"""An index of spilled trials, with which reports on all trials read only a few of them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TypeAlias, TypedDict, cast
 from ray_tune_memguard.lazy.best import MODES, Best, BestTrials, DumpedBest, is_better
 from ray_tune_memguard.lazy.interfaces import TrialLike
 
-# Runs report tens of keys. One that invents new keys for ever must not make the summaries grow.
+# Runs report tens of keys. A run that keeps adding keys must not make the index grow.
 _MAX_KEYS = 1024
 
 Result: TypeAlias = dict[str, object]
@@ -29,23 +29,24 @@ DumpedSummaries = TypedDict(
 
 
 class TrialSummaryIndex:
-    """What is remembered of spilled trials: the first one with each key, and the best ones.
+    """An index of spilled trials: the first trial with each key, and the best trials.
 
-    Two questions are asked about the best: console reports go by what the last result says of one
-    metric (:meth:`follow`), results by Ray's summaries of any (:attr:`best_trials`).
+    There are two kinds of best trial: console reports compare one metric in the last results
+    (:meth:`follow`), results compare Ray's summaries of any metric (:attr:`best_trials`).
 
-    Its size depends on how many different metrics the run has, not on the number of trials.
+    The size of the index depends on the number of metrics, not on the number of trials.
 
-    ``lookup``: finds a metric, nested ones by ``a/b``, in a result; None where there is none.
+    Args:
+        lookup: returns the value of a metric (nested ones as ``a/b``) in a result, or None.
     """
 
     def __init__(self, lookup: Lookup) -> None:
         self._lookup = lookup
-        # (key, sort of value) to the place and id of the first trial that has it.
+        # By key and kind of value: position and id of the first trial that has it.
         self._first_with: dict[tuple[str, str], tuple[int, str]] = {}
         self._followed: dict[str, dict[str, Best]] = {}
-        # Of the last result whose features were noted, and its place: a later one like it has none
-        # that are new.
+        # The shape of the last noted result, and its position: a later result of the same shape has
+        # no new features.
         self._shape: tuple[object, ...] | None = None
         self._shape_since = 0
         #: For results, which are asked for by more than the last value.
@@ -58,7 +59,7 @@ class TrialSummaryIndex:
         result: Result | None,
         summaries: Mapping[str, Mapping[str, float]],
     ) -> None:
-        """Take in a trial that is about to be spilled: its last result, its metrics' summaries."""
+        """Add a trial, which is about to be spilled, by its last result and its summaries."""
         self.best_trials.note(position, trial_id, summaries)
         if not result:
             return
@@ -81,7 +82,7 @@ class TrialSummaryIndex:
                 first_with[feature] = (position, trial_id)
 
     def follow(self, metric: str, spilled: Iterable[tuple[int, TrialLike]]) -> None:
-        """Keep the best trials by ``metric`` from now on; ``spilled`` are those so far."""
+        """Keep the best trials by ``metric`` from now on; ``spilled`` are the trials so far."""
         if metric in self._followed:
             return
         self._followed[metric] = {}
@@ -90,7 +91,7 @@ class TrialSummaryIndex:
 
     def _compare(self, metric: str, position: int, trial_id: str, result: Result) -> None:
         found = self._lookup(metric, result)
-        # Whatever else a user reports under the metric, Ray's own comparison has to say to it.
+        # Only Ray's own comparison handles other values that a user may report for the metric.
         if not isinstance(found, Number) or found != found:
             return
         value = cast(float, found)
@@ -109,7 +110,7 @@ class TrialSummaryIndex:
         return metric in self._followed
 
     def dump(self) -> dict[str, object]:
-        """All of it, as JSON can hold it: a :class:`DumpedSummaries`."""
+        """The whole index as a :class:`DumpedSummaries`, which JSON can hold."""
         dumped: DumpedSummaries = {
             "first": [(*feature, *first) for feature, first in self._first_with.items()],
             "best": {
@@ -126,9 +127,12 @@ class TrialSummaryIndex:
     def load(
         self, was_dumped: Mapping[str, object], positions: Mapping[str, int] | None = None
     ) -> None:
-        """Take over what :meth:`dump` wrote; ``positions``: of trials where they are new.
+        """Load what :meth:`dump` has returned.
 
-        A trial that is not among them is not spilled any more and is forgotten.
+        Args:
+            dumped: the return value of :meth:`dump`.
+            positions: the new positions of trials; None if they have not changed. Trials without
+                one are no longer spilled and are dropped.
         """
         dumped = cast(DumpedSummaries, was_dumped)
         self.best_trials.load(dumped["best trials"], positions)
@@ -138,7 +142,7 @@ class TrialSummaryIndex:
                 self._first_with[key, sort] = (place, trial_id)
         for metric, modes in dumped["best"].items():
             if positions is not None and any(best[2] not in positions for best in modes.values()):
-                continue  # Who is best without it is found when next asked for.
+                continue  # The next call of `follow` searches again.
             self._followed[metric] = {
                 mode: Best(
                     _signed(mode, signed),
@@ -150,15 +154,15 @@ class TrialSummaryIndex:
 
 
 def _signed(mode: str, value: float) -> float:
-    """The value as it is dumped, where the highest is the best; and back."""
+    """Convert a value to its dumped form, where the highest is the best, or back."""
     return value if mode == "max" else -value
 
 
 def _shape(result: Result) -> tuple[object, ...] | None:
-    """By which results with the same features are told; None if it does not say all of them."""
+    """A key that is equal for results with the same features; None if there is no such key."""
     types = tuple(map(type, result.values()))
     nested = [kind for kind in set(types) if issubclass(kind, dict)]
-    # The config is not looked into.
+    # The config is not searched.
     if nested and (
         nested != [dict] or types.count(dict) > 1 or type(result.get("config")) is not dict
     ):
@@ -168,13 +172,13 @@ def _shape(result: Result) -> tuple[object, ...] | None:
 
 def _flat(result: Result, prefix: str = "") -> Iterator[tuple[str, object]]:
     for key, value in result.items():
-        # The config is the one entry whose keys no report looks for as metrics.
+        # No report searches the config for metrics.
         if isinstance(value, dict) and (prefix or key != "config"):
             yield from _flat(value, f"{prefix}{key}/")
         yield f"{prefix}{key}", value
 
 
-# What most values are, for which asking for the abstract class takes long.
+# The types of most values, because a check of the abstract class takes long.
 _SORTS = {type(None): "none", int: "number", float: "number", bool: "number", str: "other"}
 
 

@@ -1,7 +1,7 @@
 """The list of all trials of a run, of which only the unspilled ones are in memory.
 
-It stands in for the list that Ray keeps and passes to every callback, reporter and result: the same
-order, length, indices and identities; a spilled trial is returned as its ghost.
+It replaces the list that Ray keeps and passes to every callback, reporter and result. It has the
+same order, length, indices and identities, and returns a spilled trial as its ghost.
 """
 
 from __future__ import annotations
@@ -17,20 +17,19 @@ from ray_tune_memguard.lazy.interfaces import TrialLike, TrialRow, TrialT
 from ray_tune_memguard.lazy.summaries import TrialSummaryIndex
 
 _is_finished = methodcaller("is_finished")
-# Rows fetched at a time while walking: small enough to hold, large enough to be fast.
+# Rows that are read at once during iteration: a compromise between memory and time.
 _WINDOW = 512
 
 
 class SpilledTrials(list[TrialT]):
     """A list of trials in the order in which Ray added them.
 
-    Each trial has a ``position``, counted up as trials are appended and never used again;
-    positions of removed trials (Ray moves a retried trial to the end) are remembered as holes, 8
-    bytes each. The base list stays empty: elements are either in ``_resident`` (by ``position``)
-    or in the store.
+    Each appended trial gets the next ``position``, and no position is used twice. Positions of
+    removed trials (Ray moves a retried trial to the end) are kept as *holes*, 8 bytes each. The
+    base list stays empty: trials are either in ``_resident`` (by ``position``) or in the store.
 
-    Trials are appended and removed. The order is Ray's, so what would change it raises TypeError.
-    A row of the store stays there when its trial is removed: with Ray alone, too, removing a trial
+    Trials can be appended and removed. Methods that would change the order, which is Ray's, raise
+    TypeError. The store keeps the row of a removed trial: with Ray alone, too, removing a trial
     from the list does not remove it from the experiment.
     """
 
@@ -41,14 +40,14 @@ class SpilledTrials(list[TrialT]):
         self.cache = cache
         self.summaries = summaries
         self._resident: dict[int, TrialT] = {}
-        # By trial id, and by identity: ids of eight random digits can occur twice.
+        # By trial id, and by identity, because ids of eight random digits can occur twice.
         self._position_by_id: dict[str, int] = {}
         self._position_by_object: dict[int, int] = {}
         self._holes: list[int] = []
-        # Status by position of rows whose trials were removed.
+        # By position: the status of rows whose trials were removed.
         self._removed: dict[int, str] = {}
         self._next_position = 0
-        # How many trials this run has made, and how many there were before each resident one.
+        # The number of trials that this run has created, in total and before each resident one.
         self.creation_count = 0
         self._creation_index_by_id: dict[str, int] = {}
         for trial in trials:
@@ -61,11 +60,11 @@ class SpilledTrials(list[TrialT]):
         cache: TrialCache[TrialT],
         summaries: TrialSummaryIndex,
     ) -> SpilledTrials[TrialT]:
-        """The list of a run of which the store has a part: ``residents`` beside it."""
+        """The list of a resumed or opened run: ``residents``, and the trials in the store."""
         trials = cls((), cache, summaries)
         total, last = cache.store.extent()
         trials._next_position = max((last, *residents)) + 1
-        # Some residents have a row as well: they are to be resumed.
+        # Some residents, which are to be resumed, have a row as well.
         alone = sum(not cache.store.rows(position, position + 1) for position in residents)
         if total + alone != trials._next_position:
             taken = {*cache.store.positions(), *residents}
@@ -76,14 +75,14 @@ class SpilledTrials(list[TrialT]):
             trials._place_at(position, trial, creation_index=-1)
         return trials
 
-    # What the pruner uses.
+    # Used by the spiller.
 
     def resident(self) -> list[TrialT]:
-        """The trials that are in memory, in order: all unfinished ones and those yet to spill."""
+        """The unspilled trials, in order: unfinished ones, and finished ones not yet spilled."""
         return list(self._resident.values())
 
     def has_unfinished(self) -> bool:
-        # The newest first: it is the likeliest.
+        # The newest first, because it is most likely to be unfinished.
         return not all(map(_is_finished, reversed(self._resident.values())))
 
     def position(self, trial: TrialLike) -> int:
@@ -95,7 +94,7 @@ class SpilledTrials(list[TrialT]):
         return self._position_by_id.get(trial_id)
 
     def creation_index(self, trial: TrialLike) -> int:
-        """How many trials this run had made before this one, -1 if an earlier run made it."""
+        """The number of trials created before this one; -1 if an earlier run created it."""
         return self._creation_index_by_id.get(trial.trial_id, -1)
 
     def release(self, trial: TrialT) -> None:
@@ -109,7 +108,7 @@ class SpilledTrials(list[TrialT]):
         self._creation_index_by_id.pop(trial.trial_id, None)
 
     def _forget(self, trial: TrialT) -> int | None:
-        """Take a trial out of what is in memory; its ``position``, or None if it was not."""
+        """Remove a resident trial; returns its ``position``, or None if it is not resident."""
         position = self._position_by_object.pop(id(trial), None)
         if position is not None:
             del self._resident[position]
@@ -117,10 +116,10 @@ class SpilledTrials(list[TrialT]):
                 del self._position_by_id[trial.trial_id]
         return position
 
-    # What reports and results use.
+    # Used by reports and results.
 
     def find(self, trial_id: str) -> TrialT | None:
-        """The trial with this id, wherever it is."""
+        """The trial with this id, spilled or not; None if there is none."""
         position = self._position_by_id.get(trial_id)
         if position is not None:
             return self._resident[position]
@@ -142,9 +141,9 @@ class SpilledTrials(list[TrialT]):
         return (trial for trial in self if id(trial) not in self._position_by_object)
 
     def best_candidates(self, metric: str, mode: str, scope: str) -> list[TrialT] | None:
-        """Trials of which one is the best of all, in order; None: that takes reading all of them.
+        """Trials, in order, that include the best of all; None if only reading all trials finds it.
 
-        The arguments are those of Ray's ``get_best_trial``, which leaves out what is not a number.
+        The arguments are those of Ray's ``get_best_trial``, which ignores values that are NaN.
         """
         known = self.summaries.best_trials
         if self.cache.has_changes or not known.knows(metric):
@@ -162,14 +161,14 @@ class SpilledTrials(list[TrialT]):
         return [found[position] for position in sorted(found)]
 
     def by_position(self, rows: Iterable[TrialRow]) -> dict[int, TrialT]:
-        """All trials in memory, and those of these rows that were not removed."""
+        """All resident trials, and those of ``rows`` that were not removed, by position."""
         found = {
             row.position: self.cache.ghost(row) for row in rows if row.position not in self._removed
         }
         return found | self._resident
 
     def in_memory_with(self, status: str) -> dict[int, TrialT]:
-        """Trials with a status that are not counted by their rows, by position."""
+        """Trials with this status whose rows do not have it or that have no row, by position."""
         return {
             position: trial
             for position, trial in [*self._resident.items(), *self._with_other_status().items()]
@@ -177,7 +176,7 @@ class SpilledTrials(list[TrialT]):
         }
 
     def uncounted(self, status: str) -> set[int]:
-        """Positions of rows with a status whose trials do not have it, or are not in the list."""
+        """Positions of rows with this status whose trials have another or were removed."""
         of_rows = dict(self._removed)
         for position in self._with_other_status():
             of_rows.update((row.position, row.status) for row in self._rows_at(position))
@@ -192,7 +191,7 @@ class SpilledTrials(list[TrialT]):
         return moved
 
     def freeze(self) -> FrozenTrials[TrialT]:
-        """What the list is now, whatever becomes of it or of its trials."""
+        """The present content of the list, unaffected by later changes."""
         version = self.cache.freeze()
         in_memory = dict(self._resident)
         for trial in self.cache.active():
@@ -212,7 +211,7 @@ class SpilledTrials(list[TrialT]):
         start = 0
         while start < self._next_position:
             stop = start + _WINDOW
-            # Taken now, and before the rows: a trial may be spilled while somebody walks.
+            # Read before the rows, because a trial may be spilled during iteration.
             residents = {
                 position: trial
                 for position in range(start, stop)
@@ -303,10 +302,10 @@ class SpilledTrials(list[TrialT]):
         # A pickle must open without this package and without the store.
         return list, (list(self),)
 
-    # Changing, as Ray does it.
+    # Changes that Ray makes.
 
     def append(self, trial: TrialT) -> None:
-        # A retried trial is taken out and appended again, but was created once.
+        # A retried trial is removed and appended again, but was created once.
         creation_index = self._creation_index_by_id.get(trial.trial_id)
         if creation_index is None:
             creation_index = self.creation_count
@@ -351,7 +350,7 @@ class SpilledTrials(list[TrialT]):
     def clear(self) -> None:
         del self[:]
 
-    # What a list can do as well and this one cannot.
+    # Methods of a list that are not supported.
 
     def sort(self, *_: object, **__: object) -> NoReturn:
         raise _fixed_order("sort()", "Sort a copy: sorted(trials, key=...).")
@@ -379,11 +378,11 @@ def _fixed_order(what: str, instead: str) -> TypeError:
 
 
 class FrozenTrials(Sequence[TrialT]):
-    """The trials of a list as they were at one moment. Each is read anew when it is asked for.
+    """The trials of a list as they were at one moment. Each is read from the store on access.
 
-    ``in_memory``: those of which the store has no state, or an old one, by position. They may
-    change, so whoever freezes a list takes what it needs of them at once. Indexing does not return
-    them.
+    Attributes:
+        in_memory: trials whose state the store does not have, or not the latest, by position. They
+            may change, so the caller must read them at once. Indexing does not return them.
     """
 
     def __init__(

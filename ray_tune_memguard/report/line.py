@@ -1,4 +1,4 @@
-"""A straight line through points, by least squares."""
+"""Fits a straight line to points by least squares."""
 
 from __future__ import annotations
 
@@ -19,10 +19,9 @@ class Line:
 
 
 def fit_line(x: Sequence[float], y: Sequence[float]) -> Line | None:
-    """The line with the least squared error in ``y``; None where ``x`` does not vary.
+    """The line with the least squared error in ``y``; None if ``x`` does not vary.
 
-    Points without a number (NaN) do not count. Through two points goes any line: its uncertainty
-    is infinite.
+    Points that are NaN are ignored. With two points the uncertainty is infinite.
     """
     points = [(a, b) for a, b in zip(x, y, strict=True) if math.isfinite(a) and math.isfinite(b)]
     count = len(points)

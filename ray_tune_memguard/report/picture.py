@@ -76,6 +76,6 @@ def plot_rss_series(
 
 
 def leave_headroom(axes: Axes) -> None:
-    """Let the vertical axis begin at zero, and end above the largest value that is drawn."""
+    """Let the vertical axis begin at zero and end above the largest value."""
     highest = axes.dataLim.ymax
     axes.set_ylim(0, _HEADROOM * highest if highest > 0 else 1.0)

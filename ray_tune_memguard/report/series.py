@@ -1,4 +1,4 @@
-"""The driver's RSS over a run: whole on disk, in memory only as far as a slope needs it."""
+"""The series of the driver's RSS over a run: complete on disk, its latest points in memory."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from ray_tune_memguard.report.series_file import SeriesFile, read_series
 if TYPE_CHECKING:
     import pandas as pd
 
-#: Of the series in memory; the file has it all.
+#: Points of a series in memory; the file has all of them.
 MAX_POINTS = 31
 FILE_PATTERN = "rss-*.csv"
-#: Over fewer trials a slope is noise: caches fill, and the allocator takes memory in large pieces.
+#: Over fewer trials a slope is noise: caches fill, and the allocator requests large blocks.
 MIN_SLOPE_TRIALS = 50
-#: Trials that a run takes to fill its caches; what grows is judged from then on.
+#: The number of trials after which caches are full, so that growth can be judged.
 WARM_UP_TRIALS = 100
-#: In a sweep of few, long trials so many results stand for a trial.
+#: In a run of few, long trials this number of results counts as one trial.
 RESULTS_PER_TRIAL = 20
 
 
@@ -29,9 +29,11 @@ RESULTS_PER_TRIAL = 20
 class RssPoint:
     """One measurement.
 
-    ``time``: seconds since the epoch. ``trials``: finished trials of the sweep, those before a
-    resume included; ``completed`` and ``errored`` are the two kinds. ``rss_bytes``: resident set
-    size of the driver.
+    Attributes:
+        time: seconds since the epoch.
+        trials: number of finished trials, including those of earlier runs of the experiment.
+        completed, errored: numbers of the two kinds of finished trials.
+        rss_bytes: resident set size of the driver in bytes.
     """
 
     time: float
@@ -42,7 +44,7 @@ class RssPoint:
 
 
 class RssSeries:
-    """Points of one run, appended to ``path``; None: to no file."""
+    """The points of one run, which are appended to the file ``path`` unless that is None."""
 
     def __init__(self, path: Path | None) -> None:
         self._file = None if path is None else SeriesFile(path, RssPoint)
@@ -56,14 +58,14 @@ class RssSeries:
         """Append a point.
 
         Raises:
-            OSError: the file cannot be written. The point counts for the slope all the same.
+            OSError: the file cannot be written. The slope still includes the point.
         """
         self.recent.append(point)
         if self._file is not None:
             self._file.add([point])
 
     def line(self) -> str:
-        """The latest point and the slope behind it, as a person reads them."""
+        """The line for the log: the latest point, and the slope up to it."""
         last = self.recent[-1]
         text = f"trial#{last.trials}  RSS {last.rss_bytes / 2**20:.0f} MiB"
         span = last.trials - self.recent[0].trials

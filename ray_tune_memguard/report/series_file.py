@@ -1,4 +1,4 @@
-"""A series of measurements as a CSV file: one line a measurement, one file a run."""
+"""Writes and reads series of measurements as CSV files: one line a measurement, one file a run."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class SeriesFile(Generic[Row]):
 
 
 def report_files(path: str | os.PathLike[str], pattern: str) -> list[Path]:
-    """The files of an experiment: of its directory, its ``.memguard`` directory, or one file."""
+    """The files in an experiment's directory or its ``.memguard`` directory; or the file itself."""
     place = Path(path)
     if place.is_file():
         return [place]

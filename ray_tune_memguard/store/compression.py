@@ -1,4 +1,4 @@
-"""Compression of states and entries: each is compressed against an earlier one like it."""
+"""Compresses states and state records, each with an earlier one like it as the dictionary."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import threading
 
 import zstandard
 
-#: How much of the first one the others are compressed against; it stays in memory.
+#: The size of the dictionary in bytes; it stays in memory.
 DICTIONARY_BYTES = 64 * 1024
-# Level 3 packs a trial smaller than levels 1 and 2 in the same time; level 5 takes twice as long.
+# Level 3 compresses better than levels 1 and 2 in the same time; level 5 takes twice as long.
 _LEVEL = 3
 
 
 class DictionaryCompressor:
-    """Compresses states that look alike against the first of them.
+    """Compresses similar states with the first of them as the dictionary.
 
-    A trial's state repeats nearly the same text every time; with one earlier state as the
-    dictionary it shrinks to a few hundred bytes, without one to a few thousand.
+    The states of a run's trials are nearly equal. With one earlier state as the dictionary a state
+    shrinks to a few hundred bytes, without one to a few thousand.
     """
 
     def __init__(self, dictionary: bytes) -> None:
@@ -27,7 +27,7 @@ class DictionaryCompressor:
         shared.precompute_compress(level=_LEVEL)
         self._compressor = zstandard.ZstdCompressor(level=_LEVEL, dict_data=shared)
         self._decompressor = zstandard.ZstdDecompressor(dict_data=shared)
-        # Neither may be used by two threads at once; a signal's handler is in the same one.
+        # No two threads may use them at once. Reentrant, for signal handlers in the same thread.
         self._lock = threading.RLock()
 
     def pack(self, raw: bytes) -> bytes:
@@ -35,16 +35,20 @@ class DictionaryCompressor:
             return self._compressor.compress(raw)
 
     def unpack(self, packed: bytes) -> bytes:
-        """Undo :meth:`pack`. Raises ValueError if it is not what that returned."""
+        """Undo :meth:`pack`.
+
+        Raises:
+            ValueError: the bytes are damaged.
+        """
         try:
             with self._lock:
                 return self._decompressor.decompress(packed)
         except (zstandard.ZstdError, MemoryError) as error:
-            raise ValueError(f"it cannot be unpacked: {error}") from error
+            raise ValueError(f"it cannot be decompressed: {error}") from error
 
 
 def pack(raw: bytes) -> bytes:
-    """Compress what has nothing before it that is like it."""
+    """Compress bytes without a dictionary."""
     return zstandard.compress(raw, 1)
 
 

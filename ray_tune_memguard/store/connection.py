@@ -1,10 +1,10 @@
-"""Connections to the file of a trial store, for its run and for those who read it.
+"""Opens connections to the file of a trial store, to write it or to read it.
 
-While a run writes its store, it holds an exclusive lock on the file, so that no other process mixes
-its rows in, and whoever wants to read it knows at once that the run is not over.
+While a run writes its store, it holds an exclusive lock on the file. No other process can write to
+it, and a reader finds out at once that the run is not over.
 
-Reading needs no permission to write and leaves nothing behind. SQLite reads a write-ahead log only
-where it may write, so file and log of a run that was killed are copied to a temporary directory and
+A reader needs no permission to write and leaves nothing behind. SQLite reads a write-ahead log only
+where it may write, so the file and the log of a killed run are copied to a temporary directory and
 read there.
 """
 
@@ -19,14 +19,20 @@ from ray_tune_memguard.store.errors import is_damage, is_locked
 from ray_tune_memguard.store.schema import pragma
 
 _CACHE_KIB = 1024
-# Snapshots come sooner than a log of this length, 32 MiB, and sync it; spills should not wait.
+# 32 MiB. Snapshots sync the log before it grows to this length, so that no spill has to.
 _LOG_PAGES = 8192
 _LOCK_WAIT_S = 2.0
 
 
 def connect(path: Path, wait_s: float = _LOCK_WAIT_S, mode: str = "rw") -> sqlite3.Connection:
-    """A connection in autocommit mode. ``mode``: SQLite's ``rw`` or ``ro``."""
-    # Each use is under the store's lock, so any thread may hold the connection.
+    """A connection in autocommit mode.
+
+    Args:
+        path: the file.
+        wait_s: seconds to wait for a lock.
+        mode: SQLite's ``rw`` or ``ro``.
+    """
+    # The store's lock protects each use, so any thread may use the connection.
     return sqlite3.connect(
         f"{path.absolute().as_uri()}?mode={mode}",
         uri=True,
@@ -37,7 +43,7 @@ def connect(path: Path, wait_s: float = _LOCK_WAIT_S, mode: str = "rw") -> sqlit
 
 
 def prepare_to_write(connection: sqlite3.Connection) -> None:
-    """Take the lock on a new file, and let commits go to a write-ahead log."""
+    """Lock a new file, and write commits to a write-ahead log."""
     # Exclusive before WAL: no shared-memory file, which network file systems lack.
     connection.execute("PRAGMA locking_mode=EXCLUSIVE")
     connection.execute("PRAGMA journal_mode=WAL")
@@ -47,10 +53,10 @@ def prepare_to_write(connection: sqlite3.Connection) -> None:
 
 
 def fold_log(connection: sqlite3.Connection) -> None:
-    """Move what is in the log into the file, and release the lock.
+    """Move the content of the log into the file, and release the lock.
 
     Raises:
-        sqlite3.OperationalError: for example, no room. What is committed is still in the log.
+        sqlite3.OperationalError: for example, the disk is full. All commits are still in the log.
     """
     connection.execute("PRAGMA journal_mode=DELETE")
     connection.execute("PRAGMA locking_mode=NORMAL")
@@ -59,11 +65,11 @@ def fold_log(connection: sqlite3.Connection) -> None:
 
 
 def connect_to_read(path: Path) -> tuple[sqlite3.Connection, bool]:
-    """A connection that reads all that was committed to a file, and whether it reads a copy.
+    """A connection that reads all commits to a file, and whether it reads a copy.
 
     Raises:
         OSError: the file cannot be copied.
-        sqlite3.DatabaseError: its run is not over, or the file cannot be read, or is damaged.
+        sqlite3.DatabaseError: the run is not over, or the file cannot be read or is damaged.
     """
     connection = connect(path, wait_s=0, mode="ro")
     try:
@@ -79,7 +85,7 @@ def connect_to_read(path: Path) -> tuple[sqlite3.Connection, bool]:
         connection.close()
         if is_locked(error) or is_damage(error):
             raise
-    # Nobody writes it, and with read access alone SQLite refuses: there is a log to be read.
+    # No run writes the file, and SQLite cannot read it without write access: it has a log.
     copy = files.copy_privately(path)
     try:
         connection = connect(copy)
@@ -91,7 +97,7 @@ def connect_to_read(path: Path) -> tuple[sqlite3.Connection, bool]:
             connection.close()
             raise
     finally:
-        # It is read as long as it is open, and leaves nothing behind.
+        # The copy stays readable while it is open, and leaves nothing behind.
         shutil.rmtree(copy.parent, ignore_errors=True)
     return connection, True
 

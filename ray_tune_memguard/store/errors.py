@@ -1,12 +1,12 @@
-"""What can be wrong with a trial store, and how SQLite's errors are told apart.
+"""The errors of a trial store, and the classification of SQLite's errors.
 
 Two kinds of error look alike to a caller and must never be confused:
 
 - *Damage*: the bytes of the file are not those that were written. A damaged store is rebuilt from
-  what is intact.
-- *Refusal*: the file cannot be used now: the disk is full, an I/O operation failed, the file is
-  locked, read-only or not permitted, memory ran out. The bytes may all be intact, so nothing on
-  disk is touched, and the same call may succeed later.
+  its intact rows.
+- *Refusal*: the file cannot be used now, because the disk is full, an I/O operation failed, the
+  file is locked, read-only or not permitted, or memory ran out. All bytes may be intact, so nothing
+  on disk changes, and the same call may succeed later.
 
 Only errors that are known to mean damage count as damage; any other is a refusal.
 """
@@ -18,8 +18,8 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-# https://www.sqlite.org/rescode.html; the module has names for them from Python 3.11 on only.
-_ERROR = 1  # What the schema says is not there: "no such table", "unsupported file format", …
+# https://www.sqlite.org/rescode.html; `sqlite3` has names for these codes from Python 3.11 on.
+_ERROR = 1  # The schema is damaged: "no such table", "unsupported file format", …
 _INTERNAL = 2
 _BUSY = 5
 _LOCKED = 6
@@ -42,7 +42,7 @@ _DAMAGE_CLASSES = (
     sqlite3.DataError,
     sqlite3.IntegrityError,
 )
-# How the texts of ERROR begin that reading a damaged file can give. The last is Python's own.
+# The beginnings of the texts of ERROR for a damaged file. The last text is Python's own.
 _DAMAGE_TEXTS = (
     "no such ",
     "no query solution",
@@ -60,7 +60,7 @@ class StoreError(Exception):
 
 
 class EmptyStoreError(StoreError):
-    """A trial store to which nothing was committed: its run was killed while it was made."""
+    """A trial store without any commit: its run was killed while it created the store."""
 
 
 class UnsupportedVersionError(StoreError):
@@ -68,7 +68,7 @@ class UnsupportedVersionError(StoreError):
 
 
 def is_damage(error: sqlite3.Error) -> bool:
-    """Whether an error that came of reading says that the file's content is damaged."""
+    """Whether an error that reading has raised means that the file's content is damaged."""
     code = _primary_code(error)
     if code is not None:
         return code in _DAMAGE_CODES
@@ -87,11 +87,11 @@ def is_locked(error: sqlite3.Error) -> bool:
 
 @contextmanager
 def damage_as_store_error() -> Iterator[None]:
-    """Raise :class:`StoreError` for damage that is met inside; a refusal passes as it is."""
+    """Raise :class:`StoreError` for damage found inside the block; a refusal passes unchanged."""
     try:
         yield
     except UnicodeDecodeError as error:
-        # SQLite's message quotes a text of the file that is no text.
+        # SQLite's message quotes bytes of the file that are not text.
         raise StoreError(f"its schema is damaged: {error}") from error
     except sqlite3.DatabaseError as error:
         if not is_damage(error):
@@ -100,7 +100,7 @@ def damage_as_store_error() -> Iterator[None]:
 
 
 def raise_if_unread(finding: str) -> None:
-    """Raise if an integrity check found that a page could not be read, as it does not by itself.
+    """Raise if an integrity check reports, without raising, that a page could not be read.
 
     Raises:
         sqlite3.OperationalError: for example, an I/O error.

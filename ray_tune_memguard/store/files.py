@@ -1,8 +1,8 @@
-"""The files that a trial store consists of: names, copies, removal.
+"""Names, copies and removes the files of a trial store.
 
-A store is one SQLite file. While its run writes it, and after that run was killed, its newest rows
-are in a second file beside it, the write-ahead log ``…-wal``; a kill while the log is folded in can
-leave a ``…-journal``. Without them the first file is incomplete, so all of them are copied, renamed
+A store is one SQLite file. While its run writes it, and after a kill, its newest rows are in a
+second file beside it, the write-ahead log ``…-wal``. A kill while the log is moved into the file
+can leave a ``…-journal``. Without these the file is incomplete, so all of them are copied, renamed
 and removed together.
 """
 
@@ -15,20 +15,20 @@ import zlib
 from pathlib import Path
 
 SUFFIX = ".sqlite"
-# What SQLite needs beside a database to read it whole. The third, `-shm`, is made of the log.
+# Files that SQLite needs to read a database completely. It creates `-shm` from the log.
 _LOG_SUFFIXES = ("-wal", "-journal")
 _COMPANION_SUFFIXES = (*_LOG_SUFFIXES, "-shm")
-# Beside a store whose run is over: its size, and a checksum of all of it.
+# A file beside a finished store with its size and checksum.
 _SEAL_SUFFIX = ".crc32"
-# In memory; for when the disk with the temporary directory is full.
+# In memory, in case the disk of the temporary directory is full.
 _SHARED_MEMORY = "/dev/shm"
 _READ_BYTES = 1 << 20
 
 
 def claim_new_file(directory: Path, name: str) -> Path:
-    """Make an empty file ``<name>.sqlite``, or ``<name>-1.sqlite``, … if that name is taken.
+    """Create an empty file ``<name>.sqlite``, or ``<name>-1.sqlite``, … if that name is taken.
 
-    A name is taken, too, if a log is there: SQLite would apply or delete it.
+    A name is also taken if there is a log of that name, which SQLite would apply or delete.
     """
     number = 0
     while True:
@@ -37,7 +37,7 @@ def claim_new_file(directory: Path, name: str) -> Path:
         if any(companion.exists() for companion in _companions(path)):
             continue
         try:
-            # O_EXCL decides, not a look beforehand.
+            # O_EXCL instead of a check beforehand, which would be a race.
             os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o644))
             return path
         except FileExistsError:
@@ -45,20 +45,20 @@ def claim_new_file(directory: Path, name: str) -> Path:
 
 
 def remove(path: Path) -> None:
-    """Delete a store that nobody uses, with all that belongs to it, if it is there."""
+    """Delete the files of an unused store, if they exist."""
     for file in (path, *_companions(path), _seal_path(path)):
         file.unlink(missing_ok=True)
 
 
 def set_aside(path: Path) -> Path:
-    """Rename a damaged store, and all that belongs to it, so that no search finds it.
+    """Rename the files of a damaged store, so that no search finds it.
 
     Returns:
         Its new path, which ends in ``.damaged``.
 
     Raises:
-        OSError: part of it cannot be read, or not be renamed. What cannot be read stays as it is:
-            it may be whole.
+        OSError: a file cannot be read or renamed. A store that cannot be read completely keeps its
+            name, because it may be intact.
     """
     present = [file for file in (path, *_companions(path)) if file.exists()]
     for file in present:
@@ -75,13 +75,13 @@ def set_aside(path: Path) -> Path:
 
 
 def copy_privately(path: Path) -> Path:
-    """Copy a store that no run is writing, with its log, to a new temporary directory.
+    """Copy a store that no run writes, with its log, to a new temporary directory.
 
     Returns:
         The path of the copy; the caller removes its directory.
 
     Raises:
-        OSError: part of it cannot be read, or there is no room for the copy.
+        OSError: a file cannot be read, or the disk has no room for the copy.
     """
     present = [path, *(file for file in _logs(path) if file.exists())]
     refused: OSError | None = None
@@ -106,12 +106,12 @@ def copy_privately(path: Path) -> Path:
 
 
 def write_seal(path: Path) -> None:
-    """Write down the size and the checksum of a store that is complete."""
+    """Write the size and the checksum of a complete store to a file beside it."""
     _seal_path(path).write_text(_checksum_file(path))
 
 
 def has_valid_seal(path: Path) -> bool:
-    """Whether the file is, byte for byte, what its run has left."""
+    """Whether every byte of the file is as its run has left it."""
     try:
         seal = _seal_path(path).read_text()
         return seal.split()[0] == str(path.stat().st_size) and seal == _checksum_file(path)

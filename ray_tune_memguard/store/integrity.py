@@ -1,7 +1,7 @@
-"""Whether the content of a trial store is what was written, and what is intact if it is not.
+"""Checks the content of a trial store, and reads the intact rows of a damaged one.
 
-Each row has a checksum of its state record and of the columns beside it, the dictionaries have one
-each, and a file whose run is over has one of all its bytes (``files.write_seal``).
+Each row has a checksum of its state record and of most other columns, each dictionary has one, and
+a file whose run is over has one of all its bytes (``files.write_seal``).
 """
 
 from __future__ import annotations
@@ -20,10 +20,13 @@ from ray_tune_memguard.store.schema import COVERED, SqlValue, pragma
 
 
 def checksum_of(covered: Sequence[SqlValue]) -> int:
-    """Of a row: the values that its checksum covers, as SQLite gives them, the record last.
+    """The checksum of a row.
+
+    Args:
+        covered: the values that the checksum covers, as SQLite returns them, the record last.
 
     Raises:
-        TypeError: the state record is not one.
+        TypeError: the state record is not bytes.
     """
     *words, record = covered
     if not isinstance(record, bytes):
@@ -34,21 +37,23 @@ def checksum_of(covered: Sequence[SqlValue]) -> int:
 def is_intact(covered: Sequence[SqlValue], checksum: SqlValue) -> bool:
     try:
         return checksum_of(covered) == checksum
-    except (TypeError, ValueError):  # Even what sort of values they are was changed.
+    except (TypeError, ValueError):  # The damage has changed the types of the values.
         return False
 
 
 def find_damage(connection: sqlite3.Connection, rows: Iterable[tuple[SqlValue, ...]]) -> str | None:
-    """What is wrong with a database; None if nothing is.
+    """Describe the damage of a database; None if it is intact.
 
-    ``rows``: the covered values and the checksum of each.
+    Args:
+        connection: the database.
+        rows: for each row the covered values and the checksum.
 
     Raises:
-        sqlite3.OperationalError: it cannot be read.
+        sqlite3.OperationalError: the database cannot be read.
     """
     try:
         with damage_as_store_error():
-            # Its indexes as well: what is asked of all rows is answered by one.
+            # This also checks the indexes, from which some queries are answered.
             found = str(pragma(connection, "integrity_check(1)"))
             if found != "ok":
                 raise_if_unread(found)
@@ -63,9 +68,10 @@ def find_damage(connection: sqlite3.Connection, rows: Iterable[tuple[SqlValue, .
 
 
 def intact_rows(connection: sqlite3.Connection) -> Iterator[dict[str, Any]]:
-    """The covered values of the intact rows of a damaged store, by column; some come twice.
+    """The covered values of the intact rows of a damaged store, by column.
 
-    They are read from both ends, because reading ends where a page is damaged.
+    Reads from both ends, because it stops at a damaged page. Some rows are therefore returned
+    twice.
 
     Raises:
         sqlite3.OperationalError: the store cannot be read, so there may be more.

@@ -1,4 +1,4 @@
-"""Reading the rows of a trial store."""
+"""Reads the rows of a trial store."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from typing import Any
 from ray_tune_memguard.store.rows import Compressors
 from ray_tune_memguard.store.schema import SUMMARY
 
-# Rows that are read at once: few enough to hold, enough to be fast.
+# Rows that are read at once: a compromise between memory and time.
 _WINDOW = 512
 _ROW = "seq, trial_id, status"
 
 
 @dataclass(frozen=True)
 class SpilledRow:
-    """Where a spilled trial stands, without its state."""
+    """A spilled trial's position, id and status, without its state."""
 
     position: int
     trial_id: str
@@ -26,7 +26,7 @@ class SpilledRow:
 
 
 class TrialQueries:
-    """What can be asked of the rows, by ``position`` in the run and by ``trial_id``.
+    """The queries of the rows, by ``position`` in the run and by ``trial_id``.
 
     All methods raise ``sqlite3.Error`` if the store cannot be read now.
     """
@@ -35,7 +35,7 @@ class TrialQueries:
         self._connection = connection
         self._lock = threading.RLock()
         self._compressors = Compressors()
-        # Of a store that was opened, the states are another process's, or another run's.
+        # The states of an opened store belong to another process or to another run.
         self._has_states = has_states
 
     # One trial.
@@ -53,7 +53,7 @@ class TrialQueries:
         return None if packed is None else self._compressors.unpack("state", packed)
 
     def state_record(self, trial_id: str) -> bytes:
-        """The state record of a spilled trial: what the experiment state file holds of it.
+        """The state record of a spilled trial, as in the experiment state file.
 
         Raises:
             KeyError: no such trial is in the store.
@@ -76,7 +76,7 @@ class TrialQueries:
         return self._select("trial WHERE seq >= ? AND seq < ? ORDER BY seq", (start, stop))
 
     def with_error(self) -> list[SpilledRow]:
-        """Trials that ever failed, those that ended well after a retry included."""
+        """Trials that ever failed, including those that completed after a retry."""
         return self._select("trial WHERE has_error ORDER BY seq", ())
 
     def with_status(self, status: str, after: int, limit: int) -> list[SpilledRow]:
@@ -86,7 +86,7 @@ class TrialQueries:
         )
 
     def created_since(self, creation_index: int) -> list[tuple[int, SpilledRow]]:
-        """Trials with this ``creation_index`` or a later one, with it, in that order."""
+        """Trials from this ``creation_index`` on, each with its own, in that order."""
         query = f"SELECT birth, {_ROW} FROM {SUMMARY} WHERE birth >= ? ORDER BY birth"
         found = self._all(query, (creation_index,))
         return [(row[0], SpilledRow(*row[1:])) for row in found]
@@ -98,8 +98,8 @@ class TrialQueries:
         return self._select(f"{SUMMARY} WHERE resumes OR status IN ({marks}) ORDER BY seq", wanted)
 
     def known_directories(self, names: Sequence[str]) -> set[str]:
-        """Which of these names, some hundreds at most, are directories of spilled trials."""
-        # A name that is not text is none of a trial that is here.
+        """Those of the names, some hundreds at most, that are directories of spilled trials."""
+        # No trial here has a directory whose name is not text.
         asked = [name for name in names if _is_text(name)]
         query = f"SELECT directory FROM trial WHERE directory IN ({', '.join('?' * len(asked))})"
         return {name for (name,) in self._all(query, asked)}
@@ -107,12 +107,12 @@ class TrialQueries:
     # All trials.
 
     def count(self, status: str) -> int:
-        """How many spilled trials have this status."""
+        """The number of spilled trials with this status."""
         [(count,)] = self._all(f"SELECT count(*) FROM {SUMMARY} WHERE status = ?", (status,))
         return int(count)
 
     def extent(self) -> tuple[int, int]:
-        """How many trials there are, and the highest ``position``; -1 without any."""
+        """The number of spilled trials, and their highest ``position``; -1 without any."""
         [(total, last)] = self._all(f"SELECT count(*), max(seq) FROM {SUMMARY}", ())
         return total, -1 if last is None else last
 
@@ -135,7 +135,7 @@ class TrialQueries:
     def _walk(
         self, columns: str, condition: str = "", table: str = "trial"
     ) -> Iterator[tuple[Any, ...]]:
-        """All rows in order, a window at a time, so that other threads get in between."""
+        """All rows in order, a window at a time, so that other threads can use the store."""
         after = -1
         query = f"SELECT seq, {columns} FROM {table} WHERE seq > ? {condition} ORDER BY seq LIMIT ?"
         while rows := self._all(query, (after, _WINDOW)):

@@ -1,7 +1,7 @@
-"""Writing the rows of a trial store.
+"""Writes the rows of a trial store.
 
-State records and states are compressed, each kind against the first of its kind: its *dictionary*,
-which is kept in the store twice, because without it nothing else of that kind can be read.
+State records and states are compressed. The first of each kind is the *dictionary* of its kind. The
+store has each dictionary twice, because nothing else of that kind can be read without it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ray_tune_memguard.store.compression import DictionaryCompressor
 from ray_tune_memguard.store.integrity import checksum_of
 from ray_tune_memguard.store.schema import COLUMNS, COVERED, SqlValue
 
-# Under which a dictionary is kept, behind its checksum.
+# Names of the two copies of a dictionary; each value begins with a checksum.
 _DICTIONARIES = ("dictionary", "spare dictionary")
 _INSERT = (
     f"INSERT INTO trial ({', '.join(COLUMNS)}) VALUES ({', '.join(f':{name}' for name in COLUMNS)})"
@@ -26,19 +26,20 @@ _SELECT_COVERED = f"SELECT {', '.join(COVERED)} FROM trial"
 
 @dataclass(slots=True)
 class TrialRow:
-    """All that is written of a trial but its ``position``.
+    """The values of a trial's row, except its ``position``.
 
     Attributes:
         trial_id: Ray's id of the trial.
-        status: Ray's word for how it ended.
-        has_error: whether it ever failed, though it may have ended well since.
-        state_record: what the experiment state file holds of it, as JSON.
-        directory: the name of the directory with its own files, if it has one.
-        finished_at: since when it does not write these files, in seconds since the epoch.
-        reported_at: when it last reported, in seconds since the epoch.
-        creation_index: how many trials the run had created before it; -1 if an earlier run did.
-        resumes: whether it is unfinished to a restore.
-        state: the object itself, for this process only.
+        status: Ray's final status of the trial.
+        has_error: whether the trial ever failed, also if it completed after a retry.
+        state_record: its state record, as in the experiment state file (JSON).
+        directory: the name of the trial's directory; None if it has none.
+        finished_at: the time since which it writes no files, in seconds since the epoch.
+        reported_at: the time of its last result, in seconds since the epoch.
+        creation_index: the number of trials that the run had created before it; -1 if an earlier
+            run created it.
+        resumes: whether a restore resumes it as unfinished.
+        state: the pickled object, for this process only.
     """
 
     trial_id: str
@@ -57,26 +58,26 @@ class TrialRow:
 
 
 class Compressors:
-    """The compressors of one store, by the kind of what they compress: its columns' names."""
+    """The compressors of one store, by column name."""
 
     def __init__(self) -> None:
         self._by_kind: dict[str, DictionaryCompressor] = {}
-        #: What is wrong with the dictionaries that were read; None if they are intact.
+        #: The damage of the dictionaries that were read; None if they are intact.
         self.damage: str | None = None
 
     def read(self, connection: sqlite3.Connection) -> None:
-        """Take the dictionaries that a store has."""
+        """Read the dictionaries of a store."""
         for name in _DICTIONARIES:
             query = "SELECT key, value FROM meta WHERE key LIKE ?"
             for key, value in connection.execute(query, (f"{name} of %",)):
                 if zlib.crc32(value[4:]) != int.from_bytes(value[:4], "big"):
-                    self.damage = f"the {key} is not as it was written"
+                    self.damage = f"the {key} is damaged"
                 else:
                     kind = key.removeprefix(f"{name} of ")
                     self._by_kind.setdefault(kind, DictionaryCompressor(value[4:]))
 
     def ensure(self, kind: str, first: bytes, connection: sqlite3.Connection) -> None:
-        """Make what is ``first`` of its kind the dictionary, unless there is one."""
+        """Use ``first`` as the dictionary of its kind, unless the kind has one."""
         if kind in self._by_kind:
             return
         made = self._by_kind[kind] = DictionaryCompressor(first)
@@ -87,7 +88,7 @@ class Compressors:
         )
 
     def ensure_like(self, other: Compressors, kind: str, connection: sqlite3.Connection) -> None:
-        """Take another store's dictionary, so that what it has packed can be taken as it is."""
+        """Copy another store's dictionary, so that compressed values can be copied unchanged."""
         if kind in other._by_kind:
             self.ensure(kind, other._by_kind[kind].dictionary, connection)
 
@@ -98,24 +99,28 @@ class Compressors:
         """Undo :meth:`pack`.
 
         Raises:
-            KeyError: there is no dictionary of this kind.
-            ValueError: it is not what :meth:`pack` has returned.
+            KeyError: the kind has no dictionary.
+            ValueError: the bytes are damaged.
         """
         return self._by_kind[kind].unpack(packed)
 
     def mark(self) -> Mapping[str, DictionaryCompressor]:
-        """What there is now, for :meth:`rewind`."""
+        """The present dictionaries, for :meth:`rewind`."""
         return dict(self._by_kind)
 
     def rewind(self, mark: Mapping[str, DictionaryCompressor]) -> None:
-        """Forget dictionaries whose transaction was rolled back."""
+        """Drop the dictionaries of a transaction that was rolled back."""
         self._by_kind = dict(mark)
 
 
 def insert(
     connection: sqlite3.Connection, compressors: Compressors, position: int, row: TrialRow
 ) -> None:
-    """Add a row. Raises sqlite3.IntegrityError if the position or the trial id is taken."""
+    """Add a row.
+
+    Raises:
+        sqlite3.IntegrityError: the position or the trial id is taken.
+    """
     compressors.ensure("entry", row.state_record, connection)
     if row.state is not None:
         compressors.ensure("state", row.state, connection)
@@ -137,10 +142,15 @@ def insert(
 def copy(
     source: sqlite3.Connection, target: sqlite3.Connection, positions: Iterable[tuple[int, int]]
 ) -> None:
-    """Copy rows as they are packed. ``positions``: pairs of the position there and here.
+    """Copy rows without decompressing them.
 
-    States, which are of use to one process only, are left out, and to the target's run the trials
-    are not new and not to be resumed.
+    States are not copied, because only one process can use them. The copied trials count as created
+    by an earlier run, and as finished.
+
+    Args:
+        source: the store to read.
+        target: the store to write.
+        positions: pairs of the position in the source and in the target.
     """
     query = f"{_SELECT_COVERED} WHERE seq = ?"
     target.executemany(

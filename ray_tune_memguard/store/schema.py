@@ -1,8 +1,9 @@
-"""The tables of a trial store: names, order and meaning of their columns, defined once.
+"""Defines the tables of a trial store: names, order and meaning of their columns.
 
-The names are those of schema 5, which stays readable; Python names that say more are in
-``rows.TrialRow``: ``seq`` is ``position`` there, ``birth`` ``creation_index``, ``settled_at``
-``finished_at`` and ``entry`` ``state_record``.
+The column names are those of schema 5, which stays readable. ``rows.TrialRow`` has clearer names
+for
+four of them: ``position`` for ``seq``, ``creation_index`` for ``birth``, ``finished_at`` for
+``settled_at``, and ``state_record`` for ``entry``.
 """
 
 from __future__ import annotations
@@ -27,26 +28,26 @@ _TRIAL_COLUMNS = {
     "trial_id": "TEXT NOT NULL UNIQUE",
     "status": "TEXT NOT NULL",
     "has_error": "INTEGER NOT NULL",
-    # Of the trial's own files, and since when (seconds since the epoch) it does not write them.
+    # The trial's directory, and the time (seconds since the epoch) since which it writes no files.
     "directory": "TEXT",
     "settled_at": "REAL NOT NULL",
-    # When it last reported, by which a restored run is ordered.
+    # The time of its last result, which is the order of a restored run.
     "reported_at": "REAL NOT NULL",
-    # How many trials this run had created before it; -1 if an earlier run created it.
+    # The number of trials that this run had created before it; -1 if an earlier run created it.
     "birth": "INTEGER NOT NULL",
-    # Whether the state record says that it is to be resumed: it was paused when its run ended.
+    # Whether a restore resumes it: it was paused when its run ended.
     "resumes": "INTEGER NOT NULL",
-    # The state record: what the experiment state file holds of it, for any process.
+    # The state record, as in the experiment state file, for any process.
     "entry": "BLOB NOT NULL",
-    # Of all the above but the position.
+    # The checksum of all columns above except the position.
     "checksum": "INTEGER NOT NULL",
-    # The object itself, for the process that wrote it.
+    # The pickled object, for the process that wrote it.
     "state": "BLOB",
 }
 COLUMNS = tuple(_TRIAL_COLUMNS)
-#: What the checksum of a row is made of, in this order; the state record is the last.
+#: The columns that a row's checksum covers, in this order; the state record is the last.
 COVERED = COLUMNS[COLUMNS.index("trial_id") : COLUMNS.index("checksum")]
-#: What is asked of all trials at once is read from an index, without their states between.
+#: Queries of all trials read this index, which does not contain their states.
 SUMMARY = "trial INDEXED BY trial_words"
 
 _TABLES = f"""
@@ -61,7 +62,7 @@ CREATE INDEX trial_words ON trial (seq, trial_id, status, reported_at, birth, re
 
 
 def create_tables(connection: sqlite3.Connection) -> None:
-    """Create them in an empty database, in one transaction: a kill leaves all or nothing."""
+    """Create all tables of an empty database in one transaction."""
     connection.executescript(
         f"BEGIN IMMEDIATE; PRAGMA application_id={APPLICATION_ID}; "
         f"PRAGMA user_version={SCHEMA_VERSION}; {_TABLES} COMMIT;"
@@ -72,9 +73,9 @@ def check_kind(connection: sqlite3.Connection) -> None:
     """Check that a database is a trial store of this version.
 
     Raises:
-        EmptyStoreError: nothing was committed to it.
+        EmptyStoreError: it has no commit.
         UnsupportedVersionError: it is a store of another version.
-        StoreError: it is something else.
+        StoreError: it is another database.
     """
     if connection.execute("SELECT 1 FROM sqlite_master").fetchone() is None:
         raise EmptyStoreError("it is empty")
@@ -82,7 +83,9 @@ def check_kind(connection: sqlite3.Connection) -> None:
         raise StoreError("it is not a trial store, or its first bytes are damaged")
     version = int(pragma(connection, "user_version") or 0)
     if version != SCHEMA_VERSION:
-        raise UnsupportedVersionError(f"it is of version {version}, this is {SCHEMA_VERSION}")
+        raise UnsupportedVersionError(
+            f"its schema version is {version}; this package reads version {SCHEMA_VERSION}"
+        )
 
 
 def pragma(connection: sqlite3.Connection, name: str) -> SqlValue:

@@ -1,8 +1,8 @@
-"""What an experiment checkpoint consists of beside its finished trials, kept in the trial store.
+"""Saves an experiment checkpoint, without its finished trials, in the trial store.
 
-Rows and snapshot together are the whole run as of the last checkpoint, in one file and so of the
-same moment, which Ray's several files are not when a driver is killed between them. Rows that
-came later than the snapshot tell what has finished since.
+Rows and snapshot together describe the whole run as of the last checkpoint. They are in one file
+and therefore consistent; Ray's several files are not if the driver is killed between two of them.
+Rows that are newer than the snapshot are the trials that have finished since.
 """
 
 from __future__ import annotations
@@ -22,21 +22,25 @@ _FILE = "file:"
 class Snapshot:
     """One experiment checkpoint without its finished trials."""
 
-    #: What Ray wrote to its experiment state file, but with the trials in memory only.
+    #: The text of Ray's experiment state file, with only the trials in memory.
     state: str
     #: The ``position`` of each of these trials, in the same order.
     positions: list[int]
-    #: How many trials this run had created.
+    #: The number of trials that this run had created.
     creation_count: int
     #: See :class:`~ray_tune_memguard.lazy.summaries.TrialSummaryIndex`.
     summaries: dict[str, object]
-    #: Files that searchers and callbacks wrote, by name; None if they are beside the state file.
+    #: Contents of the files of searchers and callbacks, by name; None if the snapshot has none.
     files: dict[str, bytes] | None
     #: Directories of finished trials that were not in the experiment's storage yet.
     unsent: list[str] = field(default_factory=list)
 
     def save(self, store: TrialStore) -> None:
-        """Raises sqlite3.Error: it was not saved, and the last one is still there."""
+        """Save it in place of the last snapshot.
+
+        Raises:
+            sqlite3.Error: it was not saved, and the last one stays.
+        """
         places = {
             "seqs": self.positions,
             "births": self.creation_count,
@@ -47,7 +51,7 @@ class Snapshot:
         store.save_snapshot(
             {
                 _STATE: self.state.encode(),
-                # Numbers of other libraries, which a user may report, become plain ones.
+                # A user may report numbers of other libraries, which become plain floats.
                 _PLACES: json.dumps(places, default=float).encode(),
                 **{_FILE + name: content for name, content in (self.files or {}).items()},
             }
@@ -55,14 +59,14 @@ class Snapshot:
 
     @classmethod
     def load(cls, store: TrialStore) -> Snapshot:
-        """The last one.
+        """Load the last snapshot.
 
         Raises:
             StoreError: there is none, or it is damaged.
         """
         parts = store.snapshot()
         if not parts:
-            raise StoreError("it was left before the first checkpoint")
+            raise StoreError("its run ended before the first checkpoint")
         places = json.loads(parts[_PLACES])
         return cls(
             state=parts[_STATE].decode(),

@@ -1,22 +1,23 @@
-"""The experiment state file: complete at every moment, written at the cost of what is new.
+"""Writes the experiment state file: it is always complete, and only new trials are written.
 
-Ray rewrites this JSON file whole at every experiment checkpoint. Here its front part, the entries
-of finished trials, only ever grows, and the rest (unfinished trials, the controller's own state)
+Ray rewrites this JSON file completely at every experiment checkpoint. Here its front, the state
+records of finished trials, only grows. The tail (unfinished trials, the controller's own state)
 follows it::
 
-    {"trial_data": [ENTRY, ENTRY, …, | UNFINISHED, …], "runner_data": …, "stats": …}
-                    front            | tail
+    {"trial_data": [RECORD, RECORD, …, | UNFINISHED, …], "runner_data": …, "stats": …}
+                    front              | tail
 
-Three files take turns. The *spare* is brought up to date out of sight (the missing entries are
-copied from the published one, the tail is written behind them) and then takes the published one's
-name in one atomic step. That one *rests* until the next time, for whoever is just reading it, and
-is the spare after that. So whoever opens the name, Ray's own restore included, at any moment, a
-killed driver's too, finds one whole file.
+Three files take turns. The *spare* is completed first: it gets the records that it lacks from the
+*published* file, and the tail behind them. Then it takes the name of the published file in one
+atomic step. The old published file *rests* until the next publication, because a process may be
+reading it; after that it is the next spare. A process that opens the name, for example Ray's own
+restore, finds a complete file at any time, also after a kill.
 
-Two of the files are held open: the spare, and the published one, which must not be lost if somebody
-replaces it. The spare is locked, which tells another run in the same directory that it is in use.
+Two of the files are kept open: the spare, and the published one, whose content is needed even if
+another process replaces it. The spare is locked, so that another run in the same directory does not
+remove it.
 
-Knows nothing of what an entry means.
+This module does not interpret the records.
 """
 
 from __future__ import annotations
@@ -36,12 +37,12 @@ _COPY_BYTES = 1 << 20
 
 
 def can_take_turns(work_dir: Path, directory: Path) -> bool:
-    """Whether files of these two directories can take each other's places while they are open.
+    """Whether files of these two directories can replace each other while they are open.
 
-    Not across disks, and not on some that have no hard links.
+    They cannot across disks, nor on file systems without hard links.
 
     Raises:
-        OSError: nothing can be written there.
+        OSError: a directory cannot be written.
     """
     # Names that no other run uses, and that no run removes.
     name = f".turns-{os.getpid()}"
@@ -64,7 +65,7 @@ def can_take_turns(work_dir: Path, directory: Path) -> bool:
 
 
 def remove_spares(directory: Path) -> None:
-    """Remove what drivers that were killed have left, and nothing that a running one uses."""
+    """Remove the files that killed drivers have left, and none that a running driver uses."""
     in_use = {
         path.name.removesuffix(_SPARE_SUFFIX)
         for path in directory.glob(f"*{_SPARE_SUFFIX}")
@@ -89,7 +90,7 @@ def _is_in_use(spare: Path) -> bool:
 
 @dataclass
 class _File:
-    """An open file, and how much of the front it holds."""
+    """An open file, and how many bytes of the front it has."""
 
     number: int
     has: int
@@ -97,7 +98,7 @@ class _File:
 
 @dataclass
 class _RestingFile:
-    """A file that is not open, and how much of the front it holds."""
+    """A file that is not open, and how many bytes of the front it has."""
 
     device: int
     inode: int
@@ -105,11 +106,15 @@ class _RestingFile:
 
 
 class ExperimentStateFile:
-    """Writes the state file ``published``; keeps the two others in ``work_dir``, on the same disk.
+    """Writes one run's experiment state file.
 
-    Invariants: the published file, once there, is whole, and is not written to before the second
-    publication after its own; what was added is in the spare, or in the published file from where
-    the spare is brought up to date.
+    Invariants: the published file, once it exists, is complete, and nothing is written to it before
+    the second publication after its own. Each added record is in the spare, or in the published
+    file, from which the spare is completed.
+
+    Args:
+        published: the path of the state file.
+        work_dir: a directory for the two other files, on the same disk.
     """
 
     def __init__(self, published: Path, work_dir: Path) -> None:
@@ -123,13 +128,13 @@ class ExperimentStateFile:
         self._public: _File | None = None
         self._front_end = len(HEAD)
 
-    def add(self, entries: Iterable[bytes]) -> None:
-        """Append entries of finished trials, all or none. They show at the next :meth:`publish`.
+    def add(self, records: Iterable[bytes]) -> None:
+        """Append records of finished trials, all or none. The next :meth:`publish` shows them.
 
         Raises:
-            OSError: for example, no room. The entries are as before.
+            OSError: for example, the disk is full. No record was added.
         """
-        block = b",\n".join(entries)
+        block = b",\n".join(records)
         if not block:
             return
         spare = self._ready_spare()
@@ -139,24 +144,25 @@ class ExperimentStateFile:
         spare.has = self._front_end
 
     def mark(self) -> int:
-        """Where the entries end now, for :meth:`rewind`."""
+        """The present end of the records, for :meth:`rewind`."""
         return self._front_end
 
     def rewind(self, mark: int) -> None:
-        """Take back what was added after ``mark``; the surplus bytes are written over."""
+        """Drop the records that were added after ``mark``; their bytes will be overwritten."""
         self._front_end = mark
         if self._spare is not None:
             self._spare.has = min(self._spare.has, mark)
 
     def publish(self, tail: str, *, keep_old: bool = False) -> None:
-        """Show all entries, and ``tail`` behind them, under the name.
+        """Publish all records, and ``tail`` behind them.
 
-        ``tail`` is the rest of the file after the opening ``[``. ``keep_old``: somebody has been
-        reading an earlier file for long, so it must not become the next spare; a copy of the new
-        one will, at the cost of its whole size.
+        Args:
+            tail: the rest of the file; without records, the text after the opening ``[``.
+            keep_old: whether a process may still read an earlier file, which must not become the
+                next spare. The spare is then a copy of the whole new file.
 
         Raises:
-            OSError: for example, no room. The published file is as before.
+            OSError: for example, the disk is full. The published file has not changed.
         """
         spare = self._ready_spare()
         separator = b"" if tail.lstrip().startswith("]") else self._separator()
@@ -169,7 +175,7 @@ class ExperimentStateFile:
         try:
             os.replace(self._spare_path, self.path)
         except FileNotFoundError:
-            # Somebody removed the work directory. The bytes are there as long as it is open.
+            # The work directory was removed. The file keeps its bytes while it is open.
             self._spare = None
             self._ready_spare(source=spare)
             os.close(spare.number)
@@ -180,9 +186,9 @@ class ExperimentStateFile:
         self._take_turns(outgoing, keep_old)
 
     def _take_turns(self, outgoing: _File | None, keep_old: bool) -> None:
-        """The file that has rested is the next spare, and ``outgoing`` rests."""
+        """Make the file that has rested the next spare, and let ``outgoing`` rest."""
         rested, self._resting = self._resting, None
-        # Where somebody has removed one of them, the next spare is a copy.
+        # If one of them was removed, the next spare is a copy.
         if rested is not None and not keep_old:
             with suppress(OSError):
                 self._spare = self._take_rested(rested)
@@ -194,15 +200,15 @@ class ExperimentStateFile:
             os.close(outgoing.number)
 
     def _take_rested(self, rested: _RestingFile) -> _File | None:
-        """The file that has rested, as the spare; None if it is another one, or not ours alone.
+        """The file that has rested, as the spare; None if it was replaced or has another name.
 
         Raises:
-            OSError: it is gone.
+            OSError: it was removed.
         """
         number = os.open(self._resting_path, os.O_RDWR)
         try:
             status = os.fstat(number)
-            # Somebody may have given it another name, under which its content must stay.
+            # It may have another name (a hard link), under which its content must stay.
             is_ours = (status.st_dev, status.st_ino) == (rested.device, rested.inode)
             if not is_ours or status.st_nlink > 1:
                 os.close(number)
@@ -224,19 +230,20 @@ class ExperimentStateFile:
         try:
             self._retired_path.unlink(missing_ok=True)
             os.link(self.path, self._retired_path)
-            # Somebody may have put another file in its place.
+            # Another process may have replaced it.
             return os.path.samestat(os.stat(self._retired_path), os.fstat(self._public.number))
         except OSError:  # Some file systems have no links.
             return False
 
     def _ready_spare(self, source: _File | None = None) -> _File:
-        """The spare, with the whole front in it; what it lacks comes from ``source``.
+        """The spare, completed with the records that it lacks.
 
-        That is the published file unless another is given.
+        Args:
+            source: the file to copy them from; None for the published file.
         """
         if self._spare is None:
             self._spare_path.parent.mkdir(parents=True, exist_ok=True)
-            # A new file, whoever has the old one.
+            # A new file, because another process may have the old one open.
             self._spare_path.unlink(missing_ok=True)
             number = os.open(self._spare_path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644)
             _lock(number)
@@ -250,13 +257,13 @@ class ExperimentStateFile:
             size = min(_COPY_BYTES, self._front_end - spare.has)
             block = os.pread(source.number, size, spare.has)
             if not block:
-                raise OSError(f"{self.path} ends before its entries do")
+                raise OSError(f"{self.path} has fewer records than were written to it")
             _write_all(spare.number, block, spare.has)
             spare.has += len(block)
         return spare
 
     def close(self) -> None:
-        """Drop the files that are not shown. The published file stays."""
+        """Close all files and remove the unpublished ones."""
         for file in (self._spare, self._public):
             if file is not None:
                 os.close(file.number)
@@ -266,7 +273,7 @@ class ExperimentStateFile:
 
 
 def _lock(file: int) -> None:
-    """Show that the file is in use, as long as it is open; not all file systems can."""
+    """Lock the file while it is open, on file systems that have locks."""
     with suppress(OSError):
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 

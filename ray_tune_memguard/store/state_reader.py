@@ -1,8 +1,8 @@
-"""Reads an experiment state file entry by entry, so that a big one need not fit into memory.
+"""Reads an experiment state file record by record, so that a large one need not fit into memory.
 
-Such a file of 10,000 trials is 96 MB of JSON, which Ray parses whole. Here a window of it is parsed
-at a time, also if the file is corrupt: an entry that is not valid JSON is told from one that
-continues behind the window, and nothing more is read.
+Ray parses the whole file, which is 96 MB of JSON for 10,000 trials. Here one window of it is parsed
+at a time, also if the file is corrupt: reading stops at a record that is not valid JSON, and
+continues if a record is only longer than the window.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ from typing import Protocol
 from ray_tune_memguard.store.state_file import HEAD
 
 _CHUNK_BYTES = 1 << 20
-# A token of JSON that is not a string, or an escape in one, is no longer: `-Infinity`, `\u00e9`.
-_LONGEST_TOKEN = 24
-# The list is closed, and then comes another member or the end.
-_MIN_AFTER_ENTRIES = 256
-_AFTER_ENTRIES = re.compile(r'\]\s*(,\s*"|\}\s*$)')
+# The maximal length of a JSON token that is not a string (`-Infinity`), and of an escape
+# (`\u00e9`).
+_MAX_TOKEN = 24
+# The end of the list of records, and then another member or the end of the file.
+_MIN_AFTER_RECORDS = 256
+_AFTER_RECORDS = re.compile(r'\]\s*(,\s*"|\}\s*$)')
 # Enough of a file's end to hold what follows the trials.
 _END_BYTES = 64 * 1024
 # The last member of the state that Ray writes. In the text of a trial the quotes are escaped.
@@ -29,7 +30,7 @@ _LAST_MEMBER = re.compile(rb',\s*(?="stats"\s*:)')
 
 
 class SeekableFile(Protocol):
-    """A file that is open for reading; Python's and Arrow's both are."""
+    """A file of Python's or of Arrow's that is open for reading."""
 
     def seek(self, offset: int, whence: int = 0, /) -> int: ...
 
@@ -37,10 +38,10 @@ class SeekableFile(Protocol):
 
 
 def is_complete(file: SeekableFile) -> bool:
-    """Whether an experiment state file was written to its end.
+    """Whether an experiment state file was written completely.
 
-    That costs a look at the end of the file; only if that is not as Ray and this package write it,
-    the whole file is read, a window at a time.
+    Reads the end of the file. Only if that is not as Ray and this package write it, it reads the
+    whole file, a window at a time.
     """
     size = file.seek(0, io.SEEK_END)
     file.seek(max(0, size - _END_BYTES))
@@ -57,7 +58,7 @@ def is_complete(file: SeekableFile) -> bool:
     file.seek(0)
     try:
         reader = StateReader(file.read)
-        for _ in reader.entries():
+        for _ in reader.records():
             pass
         return _is_json(reader.rest().encode())
     except ValueError:
@@ -73,13 +74,15 @@ def _is_json(text: bytes) -> bool:
 
 
 class StateReader:
-    """The entries of a state file, and then the rest of it.
+    """Reads the records of a state file, and then the rest of it.
 
-    ``read``: gives up to so many bytes of the file, none at its end. ``progress``: told how many
-    bytes were read, each time.
+    Args:
+        read: returns the next bytes of the file, at most as many as its argument says; none at the
+            end of the file.
+        progress: called with the number of bytes after each read.
 
-    Raises, on construction and later:
-        ValueError: this is not a whole experiment state file.
+    Raises:
+        ValueError: the file is not a complete experiment state file. All methods raise it as well.
     """
 
     def __init__(
@@ -96,8 +99,8 @@ class StateReader:
             raise ValueError(f"It does not begin with {HEAD!r}")
         self._at = len(HEAD)
 
-    def entries(self) -> Iterator[tuple[list[str], str]]:
-        """Each element of ``trial_data``, two texts, and the text that it is made of."""
+    def records(self) -> Iterator[tuple[list[str], str]]:
+        """Each record of ``trial_data``, parsed (two texts) and as JSON."""
         decoder = json.JSONDecoder()
         while True:
             if (mark := self._next_mark()) == "]":
@@ -107,23 +110,23 @@ class StateReader:
                 continue
             start = self._at
             try:
-                entry, self._at = decoder.raw_decode(self._text, start)
+                record, self._at = decoder.raw_decode(self._text, start)
             except json.JSONDecodeError as error:
                 if not _may_continue(error):
-                    raise ValueError(f"An entry of it is corrupt: {error}") from error
+                    raise ValueError(f"One of its records is corrupt: {error}") from error
                 self._more()
                 continue
-            yield entry, self._text[start : self._at]
+            yield record, self._text[start : self._at]
 
     def rest(self) -> str:
-        """What follows the entries, as a whole file that has none. After :meth:`entries`.
+        """The file without its records. Call it after :meth:`records`.
 
         Raises:
-            ValueError: nothing follows that can end the file: an entry before it is corrupt.
+            ValueError: the list of records does not end properly, because one is corrupt.
         """
-        while len(self._text) - self._at < _MIN_AFTER_ENTRIES and self._fill():
+        while len(self._text) - self._at < _MIN_AFTER_RECORDS and self._fill():
             pass
-        if not _AFTER_ENTRIES.match(self._text, self._at):
+        if not _AFTER_RECORDS.match(self._text, self._at):
             raise ValueError("Its list of trials ends in the middle")
         while self._fill():
             pass
@@ -145,7 +148,7 @@ class StateReader:
             raise ValueError("It ends in the middle")
 
     def _fill(self) -> bool:
-        # As much again as is here already: a long entry is then not parsed too often in vain.
+        # Double the window each time, so that a long record is not parsed too often.
         block = self._read(max(_CHUNK_BYTES, len(self._text) - self._at))
         self._progress(len(block))
         self._text = self._text[self._at :] + self._decode(block, not block)
@@ -155,5 +158,5 @@ class StateReader:
 
 def _may_continue(error: json.JSONDecodeError) -> bool:
     """Whether the text that was parsed may be the beginning of valid JSON."""
-    at_end = error.pos >= len(error.doc) - _LONGEST_TOKEN
+    at_end = error.pos >= len(error.doc) - _MAX_TOKEN
     return at_end or error.msg.startswith("Unterminated string")

@@ -1,24 +1,24 @@
 """The trial store: one SQLite file that holds the state of every spilled trial of a run.
 
-It consists of rows, one per finished trial, indexed by position and id, and of the last *snapshot*
-of the rest of the run: what an experiment checkpoint consists of beside its finished trials. What a
-row or a snapshot means is not known here.
+It has a row for each finished trial, indexed by position and id, and the last *snapshot*: the
+experiment checkpoint without its finished trials. This module does not interpret rows and
+snapshots.
 
-What is durable when:
+Durability:
 
-- A row, or a set of rows that are put in one transaction, is in the store when
-  :meth:`TrialStore.transaction` ends without an error, and is not in it when it raises one. From
-  then on it survives the death of the process, by SIGKILL too: it is in the write-ahead log, which
-  the system has.
-- It survives a power cut once the log was synced: at the next :meth:`TrialStore.save_snapshot`. A
-  power cut may take rows that were committed since, the newest first, and never leaves a broken
-  file: each frame of the log has a checksum, and reading ends at the first that does not fit.
-- A snapshot replaces the one before in one transaction: either is there, never a part of one.
-- :meth:`TrialStore.finalize` moves everything into one plain file. Interrupted at any point, by a
-  full disk or a kill, it leaves file and log, which together are as complete as before.
-- Opening a store changes nothing on disk (``connection``); an error while it is read is never taken
-  for damage unless SQLite says that the content is damaged (``errors``). A damaged store is
-  renamed, with its log, and only after another one has all its intact rows (``files.set_aside``).
+- Rows that are put in one transaction are in the store when :meth:`TrialStore.transaction` ends
+  without an error; if it raises, none of them is. From then on they survive the end of the process,
+  also by SIGKILL, because the operating system has the write-ahead log.
+- They survive a power cut once the log was synced, at the next :meth:`TrialStore.save_snapshot`. A
+  power cut may lose rows that were committed since, the newest first. It never leaves a broken
+  file: each frame of the log has a checksum, and SQLite stops at the first frame whose checksum is
+  wrong.
+- A snapshot replaces the last one in one transaction.
+- :meth:`TrialStore.finalize` moves all content into one plain file. If a full disk or a kill
+  interrupts it, it leaves the file and the log, which together are as complete as before.
+- Opening a store changes nothing on disk (``connection``). An error while reading counts as damage
+  only if SQLite reports that the content is damaged (``errors``). A damaged store is renamed, with
+  its log, and only after another store has all its intact rows (``files.set_aside``).
 """
 
 from __future__ import annotations
@@ -51,10 +51,10 @@ __all__ = ["SpilledRow", "TrialRow", "TrialStore"]
 
 
 class TrialStore(TrialQueries):
-    """The rows and the snapshot of one run; see the module for what is durable when.
+    """The rows and the snapshot of one run; the module docstring describes their durability.
 
-    Invariant: what :meth:`state` and :meth:`state_record` return is byte for byte what :meth:`put`
-    was given.
+    Invariant: :meth:`state` and :meth:`state_record` return exactly the bytes that :meth:`put` was
+    given.
     """
 
     def __init__(
@@ -67,20 +67,20 @@ class TrialStore(TrialQueries):
     ) -> None:
         super().__init__(connection, has_states=has_states)
         self.path = path
-        # Whether what is read is a copy of the file, with the rows of its log.
+        # Whether the connection reads a copy of the file and its log.
         self._is_copy = is_copy
         self._finalizer = weakref.finalize(self, connection.close)
 
     @classmethod
     def create(cls, directory: Path, name: str) -> TrialStore:
-        """Make a new, empty store ``<directory>/<name>.sqlite``.
+        """Create an empty store ``<directory>/<name>.sqlite``.
 
-        A file that is already there, ours or not, is left alone: the new store is numbered
-        (``<name>-1.sqlite``, …) beside it.
+        An existing file of this name stays as it is; the new store then gets a number
+        (``<name>-1.sqlite``, …).
 
         Raises:
-            OSError: the directory cannot be made or written.
-            sqlite3.Error: the file cannot be set up (for example, no room for it).
+            OSError: the directory cannot be created or written.
+            sqlite3.Error: the file cannot be initialized; for example, the disk is full.
         """
         directory.mkdir(parents=True, exist_ok=True)
         path = files.claim_new_file(directory, name)
@@ -103,8 +103,8 @@ class TrialStore(TrialQueries):
         Raises:
             OSError: there is no such file, or it cannot be read.
             sqlite3.OperationalError: its run is not over, or it cannot be read.
-            EmptyStoreError: nothing was committed to it.
-            StoreError: it is not a store, or damaged beyond opening.
+            EmptyStoreError: it has no commit.
+            StoreError: it is not a store, or too damaged to be opened.
             UnsupportedVersionError: it is a store of another version.
         """
         if not path.stat().st_size:
@@ -124,7 +124,7 @@ class TrialStore(TrialQueries):
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """All rows put inside become durable together when the block ends, or none does.
+        """Commit all rows that are put inside the block together, or none.
 
         Raises:
             sqlite3.Error: the commit failed; the rows are not in the store.
@@ -153,20 +153,24 @@ class TrialStore(TrialQueries):
     def copy_rows(self, source: TrialStore, positions: Iterable[tuple[int, int]]) -> None:
         """Copy rows of another store, inside a :meth:`transaction`. This store must be empty.
 
-        ``positions``: pairs of the position there and here. States, which are of use to one process
-        only, are left out, and to this store's run the trials are not new.
+        States are not copied, because only one process can use them. The copied trials count as
+        created by an earlier run.
+
+        Args:
+            source: the store to read.
+            positions: pairs of the position in ``source`` and in this store.
         """
         with source._lock:
             self._compressors.ensure_like(source._compressors, "entry", self._connection)
             rows.copy(source._connection, self._connection, positions)
 
-    # The snapshot, and what else is known of the run.
+    # The snapshot and the metadata of the run.
 
     def save_snapshot(self, parts: dict[str, bytes]) -> None:
-        """Put these parts in the place of the last snapshot, and sync all that is committed.
+        """Replace the last snapshot by these parts, and sync all commits to the disk.
 
         Raises:
-            sqlite3.Error: it was not saved; the last one is still there.
+            sqlite3.Error: the snapshot was not saved; the last one stays.
         """
         packed = {part: pack(content) for part, content in parts.items()}
         with self.transaction():
@@ -195,7 +199,7 @@ class TrialStore(TrialQueries):
         return {part: unpack(content) for part, content, _ in found}
 
     def set_metadata(self, **values: str) -> None:
-        """Keep these texts about the run, over earlier ones of the same name."""
+        """Store texts about the run by name; they replace earlier ones of the same names."""
         with self._lock:
             self._connection.executemany(
                 "INSERT OR REPLACE INTO meta VALUES (?, ?)", values.items()
@@ -209,10 +213,10 @@ class TrialStore(TrialQueries):
     # Damage.
 
     def damage(self) -> str | None:
-        """What is wrong with the rows of an opened store; None if each is as it was written.
+        """Describe the damage of an opened store; None if it is intact.
 
         Raises:
-            sqlite3.OperationalError: they cannot be read.
+            sqlite3.OperationalError: the store cannot be read.
         """
         if self._compressors.damage is not None:
             return self._compressors.damage
@@ -254,14 +258,18 @@ class TrialStore(TrialQueries):
     def finalize(self) -> None:
         """Move the write-ahead log into the file and let other processes read it.
 
-        The file is sealed, so that :meth:`damage` checks it at the speed of the disk.
+        A checksum of the whole file is written beside it, so that :meth:`damage` need not check
+        each row.
 
         Raises:
-            sqlite3.OperationalError: for example, no room. Everything is as durable as before.
+            sqlite3.OperationalError: for example, the disk is full. All content is as durable as
+                before.
         """
         with self._lock:
             fold_log(self._connection)
-            with suppress(OSError):  # Without a seal every row is checked, which takes longer.
+            with suppress(
+                OSError
+            ):  # Without the checksum `damage` checks each row, which takes longer.
                 files.write_seal(self.path)
 
     def close(self) -> None:

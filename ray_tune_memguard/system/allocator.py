@@ -1,11 +1,11 @@
-"""The C allocator's slack: memory that was freed but not returned to the operating system.
+"""Measures and trims the C allocator's slack: freed memory that the system did not get back.
 
 Only glibc reports and trims it (``mallinfo2``, since 2.33, and ``malloc_trim``; see their manual
-pages). Elsewhere the functions here report nothing and do nothing.
+pages). On other platforms the functions here report nothing and do nothing.
 
-``psutil.heap_info`` and ``heap_trim`` (since 7.2) are not used: they do not tell the free bytes,
-which decide whether to trim, and Ray puts a psutil of its own first on the path, which in Ray 2.50
-is too old to have them.
+``psutil.heap_info`` and ``heap_trim`` (since 7.2) are not used: they do not report the free bytes,
+which decide whether to trim. In addition, Ray puts its own psutil first on the path, and that of
+Ray 2.50 is too old to have them.
 """
 
 from __future__ import annotations
@@ -49,12 +49,12 @@ def _glibc() -> ctypes.CDLL | None:
 
 
 def can_trim() -> bool:
-    """Whether this platform's allocator can be asked to return slack to the system."""
+    """Whether this platform's allocator can return slack to the operating system."""
     return _glibc() is not None
 
 
 def counters() -> dict[str, int]:
-    """The counters of ``mallinfo2`` by name, in bytes or blocks; empty where there are none."""
+    """The counters of ``mallinfo2`` by name, in bytes or blocks; empty on other platforms."""
     library = _glibc()
     if library is None or not hasattr(library, "mallinfo2"):
         return {}
@@ -63,12 +63,12 @@ def counters() -> dict[str, int]:
 
 
 def slack_bytes() -> int | None:
-    """Freed bytes that the allocator keeps; None where it does not report them."""
+    """The freed bytes that the allocator keeps; None if it does not report them."""
     return counters().get("fordblks")
 
 
 def trim() -> None:
-    """Return slack to the operating system, where the platform can."""
+    """Return slack to the operating system, if the platform can."""
     library = _glibc()
     if library is not None:
         library.malloc_trim(0)

@@ -1,4 +1,4 @@
-"""Facts about a class that are read without running code: a metaclass may define methods."""
+"""Reads facts about a class without running its code, which a metaclass may define."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _WEAKREF_OFFSET = type.__dict__["__weakrefoffset__"]
 
 
 def mro(cls: type) -> tuple[type, ...]:
-    """Its bases in order, itself first."""
+    """The class and its bases, in order of resolution."""
     return _MRO.__get__(cls)
 
 
 def namespace(cls: type) -> Mapping[str, Any]:
-    """What is defined in the class itself: descriptors, whose ``__get__`` takes anything."""
+    """The attributes that the class itself defines."""
     return _NAMESPACE.__get__(cls)
 
 
@@ -30,11 +30,11 @@ def name(cls: type) -> str:
 
 
 def module(cls: type) -> str:
-    """The name of its module; empty where it has none."""
+    """The name of the class's module; empty if it has none."""
     found = namespace(cls).get("__module__")
     if type(found) is not str and not flags(cls) & _HEAP_TYPE:
-        # A class written in C has it in its name, which only `type` takes apart, unless its
-        # instances have such an attribute (functions do).
+        # A class written in C has the module in its name, and only `type` can read it. Some
+        # classes (functions) have a descriptor of that name for their instances instead.
         found = "builtins" if found else type.__dict__["__module__"].__get__(cls)
     return found if type(found) is str else ""
 
@@ -52,12 +52,12 @@ def is_weakly_referable(cls: type) -> bool:
 
 
 def has_base(cls: type, *bases: type) -> bool:
-    """Whether it is, or derives from, one of these: ``issubclass`` without hooks of metaclasses."""
+    """``issubclass`` without the hooks of metaclasses."""
     return any(any(own is base for base in bases) for own in mro(cls))
 
 
 def attributes(found: object) -> dict[str, object]:
-    """The instance's own dictionary; empty if it has none."""
+    """The dictionary of an instance; empty if it has none."""
     for base in mro(type(found)):
         descriptor = namespace(base).get("__dict__")
         if type(descriptor) is types.GetSetDescriptorType:
@@ -66,9 +66,10 @@ def attributes(found: object) -> dict[str, object]:
 
 
 def held_by_function(function: types.FunctionType) -> list[Any]:
-    """What a function holds beside its code: closure, defaults, attributes. None that is empty.
+    """The closure, defaults and attributes of a function, without empty ones.
 
-    The attributes by the garbage collector's way: asking a function for them makes them.
+    The attributes are read by the garbage collector, because ``function.__dict__`` would create
+    them.
     """
     namespaces = (id(function.__globals__), id(getattr(function, "__builtins__", None)))
     held = [

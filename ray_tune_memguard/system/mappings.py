@@ -1,4 +1,4 @@
-"""What this process's resident memory is mapped from, by Linux's ``/proc/self/smaps``."""
+"""Reads the mappings of this process's resident memory from Linux's ``/proc/self/smaps``."""
 
 from __future__ import annotations
 
@@ -20,11 +20,13 @@ _MIN_STACK = 64 << 10
 
 @dataclass(frozen=True)
 class ResidentMappings:
-    """Resident bytes by what they are mapped from.
+    """Resident bytes by kind of mapping.
 
-    ``shared``: file-backed and shared pages (code, libraries, the object store's segment).
-    ``heaps``: glibc's heaps, used or not. ``stacks``: of all threads. ``other``: anonymous memory
-    of anything else: pymalloc's arenas, large blocks, pools of libraries.
+    Attributes:
+        shared: file-backed and shared pages (code, libraries, the object store's segment).
+        heaps: glibc's heaps, used or not.
+        stacks: the stacks of all threads.
+        other: all other anonymous memory: pymalloc's arenas, large blocks, pools of libraries.
     """
 
     shared: int

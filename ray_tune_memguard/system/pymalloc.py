@@ -1,10 +1,9 @@
-"""CPython's allocator for small objects (blocks of up to 512 bytes): how much it has and uses.
+"""Measures CPython's allocator for small objects (blocks of up to 512 bytes).
 
-CPython tells this in one way only: ``_PyObject_DebugMallocStats`` prints a table to a C stream.
-``sys._debugmallocstats`` calls it with the stderr of the process; here it is called with a stream
-in memory (POSIX ``open_memstream``), so that nothing else that is written to stderr is affected.
-The function is exported by CPython 3.10 to 3.13; where it or the stream is missing, the figure is
-not available.
+CPython reports its use in one way only: ``_PyObject_DebugMallocStats`` prints a table to a C
+    stream. ``sys._debugmallocstats`` passes it the stderr of the process. Here it gets a stream in
+    memory (POSIX ``open_memstream``), so that the process's stderr is not affected. CPython 3.10 to
+    3.13 export the function; if it or the stream is missing, the figure is not available.
 """
 
 from __future__ import annotations
@@ -21,27 +20,27 @@ _UNUSED_POOLS = re.compile(rb"^\d+ unused pools \* \d+ bytes\s*=\s*([\d,]+)", re
 
 @dataclass(frozen=True)
 class PymallocUse:
-    """Bytes. ``used``: blocks in use and what their pools need; ``free``: can be used again."""
+    """Bytes in use, including the overhead of pools, and free bytes that can be used again."""
 
     used: int
     free: int
 
 
 def pymalloc_use() -> PymallocUse | None:
-    """What the allocator has; None where that is not available (``PYTHONMALLOC=malloc``, say)."""
+    """The allocator's use; None if it is not available (for example, ``PYTHONMALLOC=malloc``)."""
     text = _statistics()
     return None if text is None else _parse(text)
 
 
 @functools.cache
 def _libraries() -> tuple[ctypes.CDLL, ctypes.PyDLL] | None:
-    """The C library and Python's own functions; None where one of those needed is missing."""
+    """The C library and Python's own functions; None if a needed function is missing."""
     try:
         library = ctypes.CDLL(None)
         library.open_memstream.restype = ctypes.c_void_p
         library.fclose.argtypes = [ctypes.c_void_p]
         library.free.argtypes = [ctypes.c_void_p]
-        # A `PyDLL` keeps the GIL: the allocator must not change while it is read.
+        # A `PyDLL` keeps the GIL, because the allocator must not change while it is read.
         python = ctypes.PyDLL(None)
         python._PyObject_DebugMallocStats.argtypes = [ctypes.c_void_p]
     except (AttributeError, OSError, TypeError):

@@ -1,4 +1,4 @@
-"""Ray's other processes on this machine: how much memory they have."""
+"""Measures the memory of Ray's other processes on this machine."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ _SERVERS = ("gcs_server", "raylet")
 class RayProcesses:
     """Finds the processes of one Ray session by its directory, which is in their command lines.
 
-    ``session``: the name of the session's directory; None: nobody is found.
+    Args:
+        session: the name of the session's directory; with None no process is found.
     """
 
     def __init__(self, session: str | None) -> None:
@@ -19,9 +20,9 @@ class RayProcesses:
         self._servers: dict[str, psutil.Process] = {}
 
     def rss(self) -> dict[str, int]:
-        """Resident bytes by ``gcs_server``, ``raylet`` and ``workers``; absent if not there.
+        """Resident bytes of ``gcs_server``, ``raylet`` and ``workers``, as far as they run.
 
-        Workers are the raylet's children, all together; what they share counts for each.
+        Workers are all children of the raylet; memory that they share counts for each.
         """
         if self._session is None:
             return {}
@@ -40,7 +41,7 @@ class RayProcesses:
 
     def _find(self) -> None:
         assert self._session is not None
-        # Not by `process_iter`, which keeps an object for each process of the machine.
+        # `process_iter` is not used, because it keeps an object for each process of the machine.
         for pid in psutil.pids():
             try:
                 process = psutil.Process(pid)

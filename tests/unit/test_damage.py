@@ -53,7 +53,7 @@ def test_a_dictionary_that_changed(path: Path, key: str) -> None:
     flipped = "CAST(substr(value, 1, 40) || x'21' || substr(value, 42) AS BLOB)"
     change(path, f"UPDATE meta SET value = {flipped} WHERE key = '{key}'")
     store = TrialStore.open(path)
-    assert store.damage() == f"the {key} is not as it was written"
+    assert store.damage() == f"the {key} is damaged"
     assert [row.state_record for row in store.salvage()] == [
         entry(number) for number in range(TRIALS)
     ]

@@ -18,7 +18,7 @@ def state(entries: list[Any]) -> bytes:
 def read(content: bytes) -> tuple[list[Any], dict[str, Any]]:
     reader = StateReader(io.BytesIO(content).read)
     entries = []
-    for entry, text in reader.entries():
+    for entry, text in reader.records():
         assert json.loads(text) == entry
         entries.append(entry)
     return entries, json.loads(reader.rest())
@@ -46,7 +46,7 @@ def test_progress_counts_all_bytes() -> None:
     content = state([["a", "b"]] * 100)
     told: list[int] = []
     reader = StateReader(io.BytesIO(content).read, told.append)
-    assert sum(1 for _ in reader.entries()) == 100
+    assert sum(1 for _ in reader.records()) == 100
     reader.rest()
     assert sum(told) == len(content)
 
@@ -74,7 +74,7 @@ def test_a_corrupt_file_is_not_read_to_its_end(monkeypatch: pytest.MonkeyPatch, 
     file = io.BytesIO(content)
     reader = StateReader(file.read)
     try:
-        count = sum(1 for _ in reader.entries())
+        count = sum(1 for _ in reader.records())
         json.loads(reader.rest())
     except ValueError:
         assert file.tell() < at + 20_000

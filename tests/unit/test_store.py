@@ -194,7 +194,7 @@ def test_another_database_is_no_store(tmp_path: Path) -> None:
 
 def test_a_store_of_another_version(store: TrialStore) -> None:
     store._connection.execute("PRAGMA user_version=99")
-    with pytest.raises(StoreError, match="it is of version 99, this is"):
+    with pytest.raises(StoreError, match="its schema version is 99"):
         left(store)
 
 

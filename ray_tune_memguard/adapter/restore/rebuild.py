@@ -153,14 +153,14 @@ class _StateFileContent:
             ) as bar,
         ):
             reader = StateReader(file.read, bar.update)
-            for position, (entry, text) in enumerate(reader.entries()):
-                row = row_of_record(entry[0], entry[1], text)
+            for position, (record, text) in enumerate(reader.records()):
+                row = row_of_record(record[0], record[1], text)
                 if row.trial_id in self.statuses or row.status not in FINISHED:
-                    self.unfinished.append(entry)
+                    self.unfinished.append(record)
                     self.positions.append(position)
                 else:
                     rows.append((position, row))
-                    self.summaries.note(position, row.trial_id, *reported_in_record(entry[1]))
+                    self.summaries.note(position, row.trial_id, *reported_in_record(record[1]))
                     if len(rows) >= _ROWS_AT_ONCE:
                         _put(store, rows)
                 self.statuses[row.trial_id] = row.status
@@ -175,14 +175,14 @@ class _StateFileContent:
         known = dict(zip(self.statuses, range(len(self.statuses)), strict=True))
         state = json.loads(later.state)
         unfinished = [
-            (trial_id, entry)
-            for entry in state["trial_data"]
-            if self.statuses.get(trial_id := json.loads(entry[0])["trial_id"]) not in FINISHED
+            (trial_id, record)
+            for record in state["trial_data"]
+            if self.statuses.get(trial_id := json.loads(record[0])["trial_id"]) not in FINISHED
         ]
-        for trial_id, entry in unfinished:
+        for trial_id, record in unfinished:
             known.setdefault(trial_id, len(known))
-            self.statuses.setdefault(trial_id, json.loads(entry[0])["status"])
-        self.unfinished = [entry for _, entry in unfinished]
+            self.statuses.setdefault(trial_id, json.loads(record[0])["status"])
+        self.unfinished = [record for _, record in unfinished]
         self.positions = [known[trial_id] for trial_id, _ in unfinished]
         self.rest = json.dumps({**state, "trial_data": []})
         self.creation_count = later.creation_count
