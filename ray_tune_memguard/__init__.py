@@ -34,7 +34,7 @@ __all__ = [
     "uninstall",
 ]
 
-# An experiment with a trial store then opens and resumes from it, whoever opens it.
+# All code that opens or resumes an experiment then uses its trial store.
 install()
 
 

@@ -1,4 +1,4 @@
-"""Which callback does which job in a run, so that two callbacks do not both do it."""
+"""Records which callback does which job in a run, so that no second one does it as well."""
 
 from __future__ import annotations
 
@@ -12,14 +12,23 @@ if TYPE_CHECKING:
 
 #: The job of the callback that spills trials.
 SPILLING = "spilling"
-# By controller and job. Weakly, because a callback refers to the controller.
+# By controller and job; weakly, because a callback refers to the controller.
 _jobs: weakref.WeakKeyDictionary[Controller, dict[str, weakref.ref[object]]] = (
     weakref.WeakKeyDictionary()
 )
 
 
 def claim(controller: Controller, job: str, owner: object) -> bool:
-    """Whether ``owner`` does ``job`` in the run of ``controller``: the first to ask does."""
+    """Claim a job for a callback. The first claim of a job in a run counts.
+
+    Args:
+        controller: the run's controller.
+        job: the name of the job.
+        owner: the callback.
+
+    Returns:
+        Whether ``owner`` has the job.
+    """
     jobs = _jobs.setdefault(controller, {})
     if job not in jobs or jobs[job]() is None:
         jobs[job] = weakref.ref(owner)
@@ -29,11 +38,11 @@ def claim(controller: Controller, job: str, owner: object) -> bool:
 def end_abandoned_runs(experiment_path: str) -> None:
     """End the runs of an experiment that were left without their last hook.
 
-    A ``KeyboardInterrupt``, for example from a second Ctrl+C, leaves such a run in a process that
-    goes on, a notebook's: its trial store stays locked, and a restore could not read it.
+    A ``KeyboardInterrupt``, for example from a second Ctrl+C, can leave such a run in a process
+    that continues, such as a notebook. Its trial store stays locked, and no restore can read it.
 
     Args:
-        experiment_path: of the experiment, in its file system.
+        experiment_path: the experiment's path in its file system.
     """
     for controller, jobs in list(_jobs.items()):
         storage = controller._storage

@@ -182,14 +182,14 @@ class DeepSizer:
             else:
                 waiting += gc.get_referents(found)
                 if kind.container is dict:
-                    # The collector does not ask a dictionary for keys that are all text.
+                    # The collector does not return keys of a dictionary that are all text.
                     waiting += list(dict.keys(found))
         return size
 
     def _visit_array(
         self, size: Size, found: object, array: Mapping[str, Any], waiting: list[object]
     ) -> None:
-        # Arrays do not tell the collector that they are views, nor which objects are in them.
+        # The collector sees neither the base of an array that is a view, nor its objects.
         waiting.append(array["base"].__get__(found))
         n = array["size"].__get__(found)
         if n and array["dtype"].__get__(found).hasobject:
@@ -200,7 +200,7 @@ class DeepSizer:
     def _add_flat(self, size: Size, found: object, kind: _Kind) -> None:
         flat = sys.getsizeof(found) if kind.sized else object.__sizeof__(found) + _GC_HEAD
         if kind.managed_dict:
-            # Values of attributes are beside the object, and in nobody's __sizeof__.
+            # Values of attributes are beside the object, and in no `__sizeof__`.
             flat += _POINTER * len(gc.get_referents(found))
         if kind.array is not None:
             size.total += flat

@@ -85,7 +85,7 @@ def growth(
     else:
         lines = [f"Nothing grows steadily with {unit}s."]
     if types:
-        lines.append(f"Types of which there are more with every {unit}:")
+        lines.append(f"Types whose number of objects grows with every {unit}:")
         lines += [
             f"  {kind.slope:>+16.2f} a {unit}  {kind.name}  {kind.path}"[:_WIDTH]
             for kind in types[:_MAX_ROWS]

@@ -1,9 +1,9 @@
 """Turns a trial into a ghost and back, by replacing its class at run time.
 
 Reason: schedulers and users' callbacks hold trials and use them as keys, so a spilled trial must
-    stay the same object. Ray reads its attributes directly, so only the object's class can notice
-    that its state is needed. Gain: a trial that other code holds takes 0.5 KB instead of 8 KB.
-    ``tests/unit/test_ghost.py`` and ``test_lazy_states.py`` compare ghosts with plain trials.
+stay the same object. Ray reads its attributes directly, so only the object's class can notice
+that its state is needed. Gain: a trial that other code holds takes 0.5 KB instead of 8 KB.
+``tests/unit/test_ghost.py`` and ``test_lazy_states.py`` compare ghosts with plain trials.
 
 A ghost's class is a subclass of the trial's class, created once for each class.
 :mod:`ray_tune_memguard.lazy.cache` decides which trials are ghosts.

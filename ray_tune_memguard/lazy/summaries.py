@@ -49,7 +49,7 @@ class TrialSummaryIndex:
         # no new features.
         self._shape: tuple[object, ...] | None = None
         self._shape_since = 0
-        #: For results, which are asked for by more than the last value.
+        #: For results, which compare more than the last value.
         self.best_trials = BestTrials()
 
     def note(

@@ -1,4 +1,4 @@
-"""The list of all trials of a run, of which only the unspilled ones are in memory.
+"""The list of all trials of a run; only unspilled trials are in memory.
 
 It replaces the list that Ray keeps and passes to every callback, reporter and result. It has the
 same order, length, indices and identities, and returns a spilled trial as its ghost.

@@ -32,8 +32,8 @@ _NOTADB = 26
 _DAMAGE_CODES = frozenset(
     {_ERROR, _INTERNAL, _CORRUPT, _TOOBIG, _CONSTRAINT, _MISMATCH, _FORMAT, _NOTADB}
 )
-# Python 3.10 gives no codes. Its class of an error is made of the code: DatabaseError itself is
-# CORRUPT, FORMAT or NOTADB, InternalError is INTERNAL, DataError is TOOBIG and IntegrityError is
+# Python 3.10 gives no codes. It derives the class of an error from the code: DatabaseError itself
+# is CORRUPT, FORMAT or NOTADB, InternalError is INTERNAL, DataError is TOOBIG and IntegrityError is
 # CONSTRAINT or MISMATCH. OperationalError is ERROR and all refusals (PERM, ABORT, BUSY, LOCKED,
 # READONLY, INTERRUPT, IOERR, FULL, CANTOPEN, PROTOCOL, SCHEMA), each with SQLite's fixed text.
 _DAMAGE_CLASSES = (

@@ -1,9 +1,9 @@
 """Measures CPython's allocator for small objects (blocks of up to 512 bytes).
 
 CPython reports its use in one way only: ``_PyObject_DebugMallocStats`` prints a table to a C
-    stream. ``sys._debugmallocstats`` passes it the stderr of the process. Here it gets a stream in
-    memory (POSIX ``open_memstream``), so that the process's stderr is not affected. CPython 3.10 to
-    3.13 export the function; if it or the stream is missing, the figure is not available.
+stream. ``sys._debugmallocstats`` passes it the stderr of the process. Here it gets a stream in
+memory (POSIX ``open_memstream``), so that the process's stderr is not affected. CPython 3.10 to
+3.13 export the function; if it or the stream is missing, the figure is not available.
 """
 
 from __future__ import annotations

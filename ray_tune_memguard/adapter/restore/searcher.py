@@ -125,7 +125,7 @@ def _run_of(trial_id: str) -> str:
 
 
 def _try_to(act: Callable[..., object], *arguments: object) -> None:
-    """Call a function. If the searcher raises, the restore goes on without it."""
+    """Call a function. If the searcher raises, the restore continues."""
     try:
         act(*arguments)
     except Exception as error:

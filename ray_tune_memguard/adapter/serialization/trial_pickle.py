@@ -147,7 +147,7 @@ class TrialStateCodec:
     def config_and_directory(self, record: bytes) -> tuple[dict[str, object], str] | None:
         """The config of a trial, and the path of its directory in the storage.
 
-        None if the record alone does not tell them.
+        None if the record alone does not contain them.
         """
         if self._prepare is not None:  # It may change the config.
             return None
@@ -258,7 +258,7 @@ def _default_result(trial: Trial) -> object:
         return None
     try:
         return ray.get(default, timeout=10)
-    except Exception:  # The actor died before it could say; Ray then has no default either.
+    except Exception:  # The actor died before it returned one; Ray then has no default either.
         return None
 
 
