@@ -74,18 +74,18 @@ def rank(
     circumstances: advice.Circumstances,
 ) -> Diagnosis:
     """The diagnosis from the series alone, without paths."""
-    holders = []
+    sites = []
     circumstances = dataclasses.replace(circumstances, unit=series.unit)
     if series.is_long_enough:
-        holders = [*_sites(series, known, circumstances), *_unattributed(series, circumstances)]
-        holders.sort(key=lambda holder: -holder.slope)
+        sites = [*_sites(series, known, circumstances), *_unattributed(series, circumstances)]
+        sites.sort(key=lambda site: -site.slope)
     return Diagnosis(
         trials=series.trials[-1] if series.trials else 0,
         results=series.results[-1] if series.results else 0,
         span=series.span,
         unit=series.unit,
         is_judged=series.is_long_enough,
-        holders=holders,
+        holders=sites,
         parts=[
             _quantity(series, "part", name) for name in CATEGORIES if name in series.names("part")
         ],
@@ -191,13 +191,13 @@ def _shows(slope: Trend, series: GrowthSeries, smallest: float) -> bool:
 
 def explained(found: Diagnosis, more: list[GrowingSite]) -> Diagnosis:
     """Add further sites, and drop unattributed growth that they account for."""
-    accounted = sum(holder.slope for holder in more)
-    holders = [
-        holder
-        for holder in found.holders
-        if not is_unattributed_python(holder) or accounted < MIN_SHARE_EXPLAINED * holder.slope
+    accounted = sum(site.slope for site in more)
+    sites = [
+        site
+        for site in found.holders
+        if not is_unattributed_python(site) or accounted < MIN_SHARE_EXPLAINED * site.slope
     ]
-    ranked = sorted([*holders, *more], key=lambda holder: -holder.slope)
+    ranked = sorted([*sites, *more], key=lambda site: -site.slope)
     return dataclasses.replace(found, holders=ranked)
 
 

@@ -43,9 +43,9 @@ def slope(value: float | None, uncertainty: float | None) -> str:
 def line(site: GrowingSite, trials: int) -> str:
     """One line about a retention site that has begun to grow."""
     figure = slope(site.slope, None)
-    told = f"trial#{trials}  {site.name} grows by {figure} per {site.unit}"
-    told += f"  ({site.path or site.part})"
-    return told if len(told) <= _WIDTH else f"{told[: _WIDTH - 2]} …"
+    text = f"trial#{trials}  {site.name} grows by {figure} per {site.unit}"
+    text += f"  ({site.path or site.part})"
+    return text if len(text) <= _WIDTH else f"{text[: _WIDTH - 2]} …"
 
 
 def parts(
@@ -62,24 +62,24 @@ def parts(
 
 
 def growth(
-    holders: list[GrowingSite],
+    sites: list[GrowingSite],
     types: list[TypeGrowth],
     unit: str,
     is_judged: bool,
     absent: Mapping[str, str],
 ) -> list[str]:
     """The lines about sites and types that grow, or one line if nothing does."""
-    if holders:
+    if sites:
         lines = [f"What grows, by bytes per {unit}:"]
-        for holder in holders[:_MAX_ROWS]:
-            figure = slope(holder.slope, holder.uncertainty)
-            lines.append(f"  {figure:>22}  {holder.name} ({holder.part}, {size(holder.bytes)})")
-            for told in (holder.path, holder.advice):
+        for site in sites[:_MAX_ROWS]:
+            figure = slope(site.slope, site.uncertainty)
+            lines.append(f"  {figure:>22}  {site.name} ({site.part}, {size(site.bytes)})")
+            for paragraph in (site.path, site.advice):
                 lines += textwrap.wrap(
-                    told, _WIDTH, initial_indent=" " * 26, subsequent_indent=" " * 26
+                    paragraph, _WIDTH, initial_indent=" " * 26, subsequent_indent=" " * 26
                 )
-        if len(holders) > _MAX_ROWS:
-            lines.append(f"  … and {len(holders) - _MAX_ROWS} more")
+        if len(sites) > _MAX_ROWS:
+            lines.append(f"  … and {len(sites) - _MAX_ROWS} more")
     elif not is_judged:
         lines = textwrap.wrap(_why_not_judged(absent), _WIDTH)
     else:

@@ -107,11 +107,11 @@ def _site_of(one: _Unattributed, is_collecting: bool) -> GrowingSite:
     slope = kind.slope * one.bytes_each
     if chain.root is None:
         name, path = f"unreachable {kind.name}", ""
-        told = advice.of_cycles(slope, kind.unit, is_collecting)
+        recommendation = advice.of_cycles(slope, kind.unit, is_collecting)
     else:
         name, path = chain.words.split(" → ")[0], chain.words
         circumstances = advice.Circumstances(unit=kind.unit)
-        told = advice.of_site(name, "module", "library", slope, circumstances)
+        recommendation = advice.of_site(name, "module", "library", slope, circumstances)
     return GrowingSite(
         name,
         "python",
@@ -119,6 +119,6 @@ def _site_of(one: _Unattributed, is_collecting: bool) -> GrowingSite:
         kind.uncertainty * one.bytes_each,
         kind.count * one.bytes_each,
         path,
-        told,
+        recommendation,
         kind.unit,
     )

@@ -36,7 +36,7 @@ class _FrameReader:
     """Reads a trial's DataFrame as Ray does.
 
     It logs only the first trial whose DataFrame cannot be read: Ray logs all of them in one line,
-        and without a logger that writes results none can be read.
+    and without a logger that writes results none can be read.
     """
 
     def __init__(self, trials: SpilledTrials[Trial]) -> None:
