@@ -30,7 +30,7 @@ def test_what_is_like_the_first_takes_little_room() -> None:
 
 @pytest.mark.parametrize("packed", [b"", b"x", b"\x28\xb5\x2f\xfd" + b"\xff" * 40])
 def test_what_was_not_packed_is_refused(packed: bytes) -> None:
-    with pytest.raises(ValueError, match="unpacked"):
+    with pytest.raises(ValueError, match="decompressed"):
         DictionaryCompressor(b"first").unpack(packed)
 
 
