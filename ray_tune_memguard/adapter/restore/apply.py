@@ -69,7 +69,7 @@ def apply(
     codec = TrialStateCodec(
         controller._storage, prepare=_preparation(controller._placeholder_resolvers)
     )
-    controller.__setstate__(dict(plan.runner_data))  # Ray takes keys out of it.
+    controller.__setstate__(dict(plan.runner_data))  # Ray removes keys from it.
     returning = _make_trials(plan, found, controller, codec)
     _restore_algorithms(found, controller)
     fetched = _fetch_trial_files(plan, found, controller)
@@ -104,17 +104,18 @@ def apply_in_memory(
     resume_config: ResumeConfig,
     capabilities: Capabilities,
 ) -> None:
-    """Give the controller what the plan says, but with all trials in memory, as Ray does.
+    """Give the controller the trials of the plan, all of them in memory, as Ray does.
 
-    It needs no new trial store. Trials that finished after the last experiment checkpoint are among
-    them, which the experiment state file does not know.
+    This needs no new trial store. In contrast to Ray's own restore, the trials that finished after
+    the last experiment checkpoint are among them.
 
-    Args: see :func:`apply`.
+    Args:
+        plan, found, controller, resume_config, capabilities: see :func:`apply`.
 
     Raises:
-        Exception: whatever Ray raises. The controller may have some of the trials.
+        Exception: an error of Ray. The controller may have some of the trials.
     """
-    controller.__setstate__(dict(plan.runner_data))  # Ray takes keys out of it.
+    controller.__setstate__(dict(plan.runner_data))  # Ray removes keys from it.
     records = [
         entry.state_record or list(json.loads(found.store.state_record(entry.trial_id)))
         for entry in plan.entries
