@@ -23,6 +23,7 @@ Durability:
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import weakref
 import zlib
@@ -50,6 +51,18 @@ from ray_tune_memguard.store.schema import COVERED, check_kind, create_tables
 __all__ = ["SpilledRow", "TrialRow", "TrialStore"]
 
 
+# Of a process that was forked from the one that opened them.
+_inherited: list[sqlite3.Connection] = []
+
+
+def _close(connection: sqlite3.Connection, opened_by: int) -> None:
+    if os.getpid() == opened_by:
+        connection.close()
+    else:
+        # SQLite would take the lock for its own, and delete the log that the run goes on writing.
+        _inherited.append(connection)
+
+
 class TrialStore(TrialQueries):
     """The rows and the snapshot of one run; the module docstring describes their durability.
 
@@ -69,7 +82,7 @@ class TrialStore(TrialQueries):
         self.path = path
         # Whether the connection reads a copy of the file and its log.
         self._is_copy = is_copy
-        self._finalizer = weakref.finalize(self, connection.close)
+        self._finalizer = weakref.finalize(self, _close, connection, os.getpid())
 
     @classmethod
     def create(cls, directory: Path, name: str) -> TrialStore:

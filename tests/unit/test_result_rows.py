@@ -75,6 +75,22 @@ def test_a_row_is_rays_or_left_to_ray(
     assert same(ours, rays_row(content, *asked))
 
 
+@pytest.mark.parametrize(
+    "content",
+    [b'\n{"a": "x"}\n', b'{"a": "x"}\n\n{"a": "y"}\n', b'\xef\xbb\xbf{"a": "x"}\n', b'{"a": \n'],
+)
+def test_what_ray_does_not_read_is_left_to_ray(content: bytes) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011
+        rays_row(content, None, None)
+    with pytest.raises(UnevenRecordsError):
+        row_of(content)
+
+
+@pytest.mark.parametrize("content", [b"", b"\n\n", b'{"a": "x"}\n\n'])
+def test_blank_lines_at_the_end_do_not_count(content: bytes) -> None:
+    assert row_of(content) == rays_row(content, None, None)
+
+
 @pytest.mark.parametrize("mode", ["max", "min"])
 @pytest.mark.parametrize(
     "scores", [[1, 3, 2], [1.5, math.nan, 1.5], [math.inf, -math.inf, 0.0], [2, 2, 2]]

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -120,6 +121,26 @@ os.kill(os.getpid(), 9)
     connection = sqlite3.connect(tmp_path / "trials.sqlite")
     assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
     assert connection.execute("SELECT count(*) FROM trial").fetchone() == (50,)
+
+
+def test_a_forked_process_does_not_close_the_store(tmp_path: Path) -> None:
+    """SQLite would delete the log, to which this process goes on writing."""
+    store = TrialStore.create(tmp_path, "trials")
+    put(store, 0)
+    child = os.fork()
+    if child == 0:
+        store.close()
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    put(store, 1)
+    found = TrialStore.open(copied(store, tmp_path / "killed"))
+    assert [row.trial_id for row in found.rows(0, 9)] == ["t0", "t1"]
+
+
+def copied(store: TrialStore, to: Path) -> Path:
+    """The files of a store as they are now, as a kill would leave them."""
+    shutil.copytree(store.path.parent, to)
+    return to / store.path.name
 
 
 def test_a_directory_that_cannot_be_made_is_an_os_error(tmp_path: Path) -> None:

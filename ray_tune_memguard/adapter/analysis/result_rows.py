@@ -39,11 +39,10 @@ def row_of(content: bytes, metric: str | None = None, mode: str | None = None) -
     Raises:
         UnevenRecordsError: only Ray's own code can read the row.
     """
-    records = [flatten(_parsed(line)) for line in content.rstrip(b"\n").split(b"\n") if line]
-    if not records:
+    lines = content.rstrip(b"\n")
+    if not lines:
         return None
-    if b"\n\n" in content:
-        raise UnevenRecordsError("an empty line, which Ray does not read")
+    records = [flatten(_parsed(line)) for line in lines.split(b"\n")]
     shape = _shape(records[0])
     if not (all(_shape(record) == shape for record in records[1:]) and _is_exact(records)):
         raise UnevenRecordsError("keys or types differ")
@@ -74,7 +73,10 @@ def _parsed(line: bytes) -> Record:
     try:
         record = orjson.loads(line)
     except orjson.JSONDecodeError:  # NaN and infinities, which are not JSON.
-        record = json.loads(line)
+        try:
+            record = json.loads(line.decode())
+        except ValueError as error:
+            raise UnevenRecordsError("not JSON") from error
     if type(record) is not dict:
         raise UnevenRecordsError("not a JSON object")
     return record
