@@ -25,6 +25,10 @@ _SHARED_MEMORY = "/dev/shm"
 _READ_BYTES = 1 << 20
 
 
+class NoPlaceForCopyError(OSError):
+    """A store must be copied to be read, and no temporary directory can be made."""
+
+
 def claim_new_file(directory: Path, name: str) -> Path:
     """Create an empty file ``<name>.sqlite``, or ``<name>-1.sqlite``, … if that name is taken.
 
@@ -85,11 +89,13 @@ def copy_privately(path: Path) -> Path:
     """
     present = [path, *(file for file in _logs(path) if file.exists())]
     refused: OSError | None = None
-    for place in (tempfile.gettempdir(), _SHARED_MEMORY):
+    # Beside the store last: what is only looked at should stay as it is.
+    for place in (tempfile.gettempdir(), _SHARED_MEMORY, path.parent):
         try:
             directory = Path(tempfile.mkdtemp(prefix="memguard-", dir=place))
         except OSError as error:
-            refused = refused or error
+            # Not of its class: that a temporary directory is missing does not mean the store is.
+            refused = refused or NoPlaceForCopyError(f"no temporary directory for a copy: {error}")
             continue
         try:
             for file in present:
@@ -97,7 +103,7 @@ def copy_privately(path: Path) -> Path:
             return directory / path.name
         except OSError as error:
             shutil.rmtree(directory, ignore_errors=True)
-            refused = refused or error
+            refused = error
         except BaseException:
             shutil.rmtree(directory, ignore_errors=True)
             raise

@@ -256,6 +256,34 @@ def test_a_log_that_cannot_be_copied_leaves_everything(
     look(killed)
 
 
+@pytest.mark.parametrize("number", [errno.ENOENT, errno.ENOSPC, errno.EACCES])
+def test_without_a_temporary_directory_everything_stays(
+    killed: Path, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That its copy has no place does not mean that the store is missing."""
+    before = contents(killed)
+
+    def refuse(*_: object, **__: object) -> str:
+        raise OSError(number, os.strerror(number), "/missing")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tempfile, "mkdtemp", refuse)
+        with pytest.raises(OSError, match="no temporary directory"):
+            find(killed, salvage=True)
+    assert contents(killed) == before
+    look(killed)
+
+
+def test_a_copy_is_read_beside_the_store_if_there_is_no_other_place(
+    killed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = contents(killed)
+    monkeypatch.setattr(tempfile, "gettempdir", lambda: "/missing")
+    monkeypatch.setattr(files, "_SHARED_MEMORY", "/missing")
+    look(killed)
+    assert contents(killed) == before
+
+
 def test_looking_changes_no_file(killed: Path) -> None:
     before = contents(killed)
     look(killed)

@@ -73,6 +73,8 @@ def verify(ref: StoreRef) -> VerifiedStore | None:
         try:
             found = _open(path, ref.experiment)
         except FileNotFoundError:
+            if path.exists():
+                raise  # Another file is missing. The store may be whole.
             continue
         except EmptyStoreError as error:
             empty.append(Damage(path, str(error)))
