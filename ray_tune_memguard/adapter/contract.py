@@ -268,11 +268,6 @@ NAMES: tuple[PrivateName, ...] = (
         RESUME,
         "_find_newest_experiment_checkpoint(experiment_path, fs)",
     ),
-    *_of(
-        "ray.tune.execution.tune_controller",
-        RESUME,
-        "_find_newest_experiment_checkpoint(experiment_path, fs)",
-    ),
     *_of(_TUNER, RESUME, "_experiment_analysis"),
     *_of(_TUNER, TUNER_FILE, "_restore_from_path_or_uri(path_or_uri, trainable)"),
     *_of(_GENERATOR, SEARCHER_CATCH_UP, "_counter"),
