@@ -521,7 +521,7 @@ def test_a_damaged_store(tmp_path: Path, damage: str, caplog: pytest.LogCaptureF
     assert len(grid) == grid.num_terminated + grid.num_errors == SAMPLES
     done = {number for number, status, *_ in expected if status in ("TERMINATED", "ERROR")}
     assert not set(ran(tmp_path / "ran")) & done
-    warnings = [r.getMessage() for r in caplog.records if "is damaged" in r.getMessage()]
+    warnings = [r.getMessage() for r in caplog.records if " is damaged (" in r.getMessage()]
     assert len(warnings) == (0 if damage == "deleted" else 1), warnings
     if warnings:
         assert f"has {len(done)} finished trials" in warnings[0]
