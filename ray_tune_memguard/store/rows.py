@@ -10,7 +10,7 @@ import sqlite3
 import time
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from ray_tune_memguard.store.compression import DictionaryCompressor
 from ray_tune_memguard.store.integrity import checksum_of
@@ -52,9 +52,6 @@ class TrialRow:
     creation_index: int = -1
     resumes: bool = False
     state: bytes | None = None
-
-    def created_at_index(self, creation_index: int) -> TrialRow:
-        return replace(self, creation_index=creation_index)
 
 
 class Compressors:

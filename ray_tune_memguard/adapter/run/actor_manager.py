@@ -9,7 +9,6 @@ keeps the error of a trial for its ``Result`` only if it is one of Ray's two.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from ray.exceptions import OutOfMemoryError, RayActorError
@@ -57,14 +56,11 @@ def _as_actor_death(exception: Exception) -> Exception:
     return exception
 
 
-def tolerate_out_of_memory(controller: Controller) -> Callable[[], None]:
+def tolerate_out_of_memory(controller: Controller) -> None:
     """Replace the class of the run's actor manager.
 
     Args:
         controller: the run's controller, before its first step.
-
-    Returns:
-        A function that restores the manager's own class.
     """
     manager = controller._actor_manager
     plain = type(manager)
@@ -76,9 +72,3 @@ def tolerate_out_of_memory(controller: Controller) -> Callable[[], None]:
             plain.__name__, (plain,), {"__module__": plain.__module__, **methods}
         )
     manager.__class__ = _subclasses[plain]
-
-    def undo() -> None:
-        if type(manager) is _subclasses[plain]:
-            manager.__class__ = plain
-
-    return undo
