@@ -16,9 +16,16 @@ from ray_tune_memguard.diagnostics.findings import GrowingSite
 from ray_tune_memguard.diagnostics.growth import GrowthRow
 from ray_tune_memguard.report.series import RssPoint
 from ray_tune_memguard.report.series_file import SeriesFile
+from ray_tune_memguard.system.node_memory import MemoryLimits, MonitorSettings
 
 PUBLIC = {name: getattr(ray_tune_memguard, name) for name in ray_tune_memguard.__all__}
-DOCUMENTED = {**PUBLIC, "Diagnosis": Diagnosis, "RunHandle": RunHandle}
+DOCUMENTED = {
+    **PUBLIC,
+    "Diagnosis": Diagnosis,
+    "MemoryLimits": MemoryLimits,
+    "MonitorSettings": MonitorSettings,
+    "RunHandle": RunHandle,
+}
 RUN = "2026-11-22_10-00-00"
 MIB = 2**20
 
