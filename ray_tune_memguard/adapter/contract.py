@@ -1,10 +1,10 @@
 """The contract with Ray: every private name that this package uses, and what needs it.
 
-One table, :data:`NAMES`. From it follow what a Ray lacks (:func:`probe`), which capabilities are
-therefore on, the containers that a spill releases trials from (:func:`retention_sites`), and the
-containers that a failed restore empties (:func:`emptied_by_rollback`). A public name is in it if
-this package overrides or replaces it. A test walks the source and fails on a private name that the
-table does not have.
+One table, :data:`NAMES`; its rows about Ray's core are those of ``cluster/core_names.py``. From it
+follow what a Ray lacks (:func:`probe`), which capabilities are therefore on, the containers that a
+spill releases trials from (:func:`retention_sites`), and the containers that a failed restore
+empties (:func:`emptied_by_rollback`). A public name is in it if this package overrides or replaces
+it. A test walks the source and fails on a private name that the table does not have.
 """
 
 from __future__ import annotations
@@ -16,9 +16,12 @@ import sys
 import types
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
 
 import ray
+
+from ray_tune_memguard.cluster import core_names
+from ray_tune_memguard.private_names import PrivateName
+from ray_tune_memguard.private_names import rows_of as _of
 
 # Capabilities. Each is switched by the names that it needs, and by those of what it builds on.
 SPILL = "spill"
@@ -48,7 +51,6 @@ TUNER_FILE = "tuner_file"
 SEARCHER_CATCH_UP = "searcher_catch_up"
 OPTUNA_STUDY = "optuna_study"
 RETENTION_SITES = "retention_sites"
-RAY_PROCESSES = "ray_processes"
 
 #: What is different in a run without the capability.
 WITHOUT: dict[str, str] = {
@@ -79,7 +81,7 @@ WITHOUT: dict[str, str] = {
     SEARCHER_CATCH_UP: "a restored searcher lacks the results of the trials that finished last",
     OPTUNA_STUDY: "after a crash a persistent Optuna study may receive a trial's result twice",
     RETENTION_SITES: "the memory of the run's parts is not measured",
-    RAY_PROCESSES: "other processes of Ray are not measured",
+    **core_names.WITHOUT,
 }
 _BUILDS_ON: dict[str, tuple[str, ...]] = {
     UPLOADS: (SPILL,),
@@ -93,68 +95,6 @@ _BUILDS_ON: dict[str, tuple[str, ...]] = {
 # Names that the advice to users is looked up by.
 STUDY_OF_OPTUNA = "_ot_study"
 RESULTS_READ = "_tracked_actors_to_task_futures"
-
-Key = Literal["trial", "trial_id"]
-
-
-@dataclass(frozen=True)
-class PrivateName:
-    """One name, and the capabilities that are off without it.
-
-    Attributes:
-        owner: ``module``, of a module's global; or ``module:Class``, of an attribute or method of
-            that class or its instances.
-        name: the attribute, method or global.
-        needed_by: capabilities.
-        takes: for a method or function, the names of its first parameters; None for the rest.
-        released: for a container that keeps finished trials for ever: the kind of its keys.
-        emptied: whether the rollback of a restore empties the container.
-        optional: whether the name matters only once something else has imported its module.
-    """
-
-    owner: str
-    name: str
-    needed_by: tuple[str, ...]
-    takes: tuple[str, ...] | None = None
-    released: Key | None = None
-    emptied: bool = False
-    optional: bool = False
-
-    @property
-    def module(self) -> str:
-        return self.owner.partition(":")[0]
-
-    @property
-    def class_name(self) -> str:
-        return self.owner.partition(":")[2]
-
-    def __str__(self) -> str:
-        owner = self.class_name or self.module
-        return f"{owner}.{self.name}" + (f"({', '.join(self.takes)})" if self.takes else "")
-
-    def owner_class(self) -> type | None:
-        """The class, if its module is imported already; otherwise None."""
-        found = getattr(sys.modules.get(self.module), self.class_name, None)
-        return found if isinstance(found, type) else None
-
-
-def _of(
-    owner: str,
-    needed_by: str | tuple[str, ...],
-    *names: str,
-    released: Key | None = None,
-    emptied: bool = False,
-    optional: bool = False,
-) -> list[PrivateName]:
-    """Rows for several names of one owner. A method is written with its parameters."""
-    capabilities = (needed_by,) if isinstance(needed_by, str) else needed_by
-    rows = []
-    for written in names:
-        name, bracket, parameters = written.rstrip(")").partition("(")
-        takes = tuple(filter(None, parameters.split(", "))) if bracket else None
-        rows.append(PrivateName(owner, name, capabilities, takes, released, emptied, optional))
-    return rows
-
 
 CONTROLLER = "ray.tune.execution.tune_controller:TuneController"
 _CHECKPOINTS = "ray.tune.execution.experiment_state:_ExperimentCheckpointManager"
@@ -322,8 +262,7 @@ NAMES: tuple[PrivateName, ...] = (
         "_closed",
         optional=True,
     ),
-    # Other processes of Ray.
-    *_of("ray._private.worker", RAY_PROCESSES, "_global_node"),
+    *core_names.NAMES,
 )
 
 
@@ -385,6 +324,8 @@ def is_there(row: PrivateName, part: object | None = None) -> bool:
             owner = getattr(owner, row.class_name)
     except (ImportError, AttributeError):
         return False
+    if row.older is not None and hasattr(owner, row.older):
+        return True
     if row.takes is not None:
         return _takes(getattr(type(part) if part is not None else owner, row.name, None), row)
     if part is not None:

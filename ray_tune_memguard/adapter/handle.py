@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, cast
 
 from ray_tune_memguard.adapter import claims, contract
 from ray_tune_memguard.adapter.contract import Capabilities
+from ray_tune_memguard.cluster import core_names
 from ray_tune_memguard.notices import Notices
 
 if TYPE_CHECKING:
@@ -161,12 +162,12 @@ class RunHandle:
 
     def ray_session(self) -> str | None:
         """The name of this driver's Ray session; it is in the command lines of Ray's processes."""
-        if contract.RAY_PROCESSES not in self.capabilities:
+        if core_names.RAY_PROCESSES not in self.capabilities:
             return None
-        from ray._private import worker
+        from ray_tune_memguard.cluster.session import session_directory
 
-        node = worker._global_node
-        return None if node is None else Path(node.get_session_dir_path()).name
+        directory = session_directory()
+        return None if directory is None else directory.name
 
     def report_path(self, trials: Sequence[Trial], kind: str, suffix: str) -> Path | None:
         """The path of the file for a report about the run.

@@ -25,12 +25,12 @@ from benchmarks.simulated import SimulatedActorManager, install_simulated_actors
 from ray_tune_memguard import MemGuard, TrialPruner
 from ray_tune_memguard.adapter import contract
 from ray_tune_memguard.adapter.boundary import ENTRIES, Entry
-from ray_tune_memguard.adapter.contract import PrivateName
 from ray_tune_memguard.adapter.installation import Installation, installation_of
 from ray_tune_memguard.adapter.paths import calling_controller
 from ray_tune_memguard.adapter.run import spiller
 from ray_tune_memguard.adapter.serialization.trial_json import StateWriter
 from ray_tune_memguard.lazy.trial_list import SpilledTrials
+from ray_tune_memguard.private_names import PrivateName
 from ray_tune_memguard.store.trial_store import TrialStore
 from tests.integration import sweeps
 from tests.integration.equality import normal

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from ray_tune_memguard.adapter import contract
-from ray_tune_memguard.adapter.contract import NAMES, PrivateName
+from ray_tune_memguard.adapter.contract import NAMES
+from ray_tune_memguard.private_names import PrivateName
 
 
 def hide(monkeypatch: pytest.MonkeyPatch, hidden: PrivateName) -> None:

@@ -17,7 +17,8 @@ from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler
 
 from ray_tune_memguard.adapter import boundary, contract
 from ray_tune_memguard.adapter.boundary import Policy, RaysOwn
-from ray_tune_memguard.adapter.contract import Capabilities, PrivateName
+from ray_tune_memguard.adapter.contract import Capabilities
+from ray_tune_memguard.private_names import PrivateName
 
 if TYPE_CHECKING:
     from ray.tune.experiment import Trial

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ray_tune_memguard.adapter import contract
-from ray_tune_memguard.adapter.contract import PrivateName
 from ray_tune_memguard.adapter.installation import Installation
 from ray_tune_memguard.adapter.run import releasers
 from ray_tune_memguard.adapter.run.self_check import difference
 from ray_tune_memguard.adapter.serialization.trial_pickle import is_ready_to_spill
 from ray_tune_memguard.notices import Notices
+from ray_tune_memguard.private_names import PrivateName
 from ray_tune_memguard.store.trial_store import TrialRow
 
 if TYPE_CHECKING:

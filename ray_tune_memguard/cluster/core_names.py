@@ -1,0 +1,32 @@
+"""The private names of Ray's core that this package uses, and what needs them.
+
+``adapter/contract.py`` includes these rows in its table. The names of Ray Tune are there.
+"""
+
+from __future__ import annotations
+
+from ray_tune_memguard.private_names import PrivateName, rows_of
+
+RAY_PROCESSES = "ray_processes"
+CLUSTER_STATE = "cluster_state"
+
+#: What is different in a run without the capability.
+WITHOUT: dict[str, str] = {
+    RAY_PROCESSES: "other processes of Ray are not measured",
+    CLUSTER_STATE: "nothing is read from Ray's control service, such as why a process ended",
+}
+
+_STATE = "ray._private.state:GlobalState"
+_ACCESSOR = "ray._raylet:GlobalStateAccessor"
+_MESSAGES = "ray.core.generated.gcs_pb2"
+
+NAMES: tuple[PrivateName, ...] = (
+    *rows_of("ray._private.worker", RAY_PROCESSES, "_global_node"),
+    # The control service (GCS). Older: 2.50 to 2.52.
+    *rows_of("ray._private.state", CLUSTER_STATE, "state"),
+    *rows_of(_STATE, CLUSTER_STATE, "_connect_and_get_accessor()", older="_check_connected"),
+    *rows_of(_ACCESSOR, CLUSTER_STATE, "get_actor_info", "get_worker_info", "get_worker_table"),
+    *rows_of(_ACCESSOR, CLUSTER_STATE, "get_node_table", "get_system_config"),
+    *rows_of(_MESSAGES, CLUSTER_STATE, "ActorTableData", "WorkerTableData"),
+    *rows_of("ray.core.generated.common_pb2", CLUSTER_STATE, "WorkerExitType"),
+)

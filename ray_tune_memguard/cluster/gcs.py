@@ -1,0 +1,254 @@
+"""Reads Ray's control service (GCS): actors, workers, nodes and settings, of all nodes.
+
+This needs neither the dashboard nor ``grpcio``, unlike ``ray.util.state``. A call takes less than
+1 ms. All ids are hexadecimal text.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ray._raylet import GlobalStateAccessor
+
+#: Exit type of a worker that Ray's memory monitor has killed.
+NODE_OUT_OF_MEMORY = "NODE_OUT_OF_MEMORY"
+
+
+class ClusterStateError(RuntimeError):
+    """Ray's control service cannot be asked, or its answer cannot be read."""
+
+
+@dataclass(frozen=True)
+class ActorInfo:
+    """One actor.
+
+    Attributes:
+        actor_id: its id.
+        pid: the process of its worker, on its node; 0 before the worker is there.
+        node_id: its node; empty before it has one.
+        worker_id: its worker; empty before it has one.
+        state: ``DEPENDENCIES_UNREADY``, ``PENDING_CREATION``, ``ALIVE``, ``RESTARTING`` or
+            ``DEAD``.
+        death_reason: for a dead actor ``WORKER_DIED``, ``OWNER_DIED``, ``NODE_DIED``,
+            ``RAY_KILL``, ``OUT_OF_SCOPE``, ``REF_DELETED``, ``OUT_OF_MEMORY``, ``UNSPECIFIED``, or
+            what else Ray names; empty for a living one.
+        death_message: what Ray says about the death.
+    """
+
+    actor_id: str
+    pid: int
+    node_id: str
+    worker_id: str
+    state: str
+    death_reason: str = ""
+    death_message: str = ""
+
+
+@dataclass(frozen=True)
+class WorkerInfo:
+    """One worker process.
+
+    Attributes:
+        worker_id: its id.
+        pid: its process, on its node.
+        node_id: its node.
+        is_alive: whether it runs.
+        exit_type: for a dead worker ``SYSTEM_ERROR``, ``INTENDED_SYSTEM_EXIT``, ``USER_ERROR``,
+            ``INTENDED_USER_EXIT`` or ``NODE_OUT_OF_MEMORY``; empty for a living one.
+        exit_detail: what Ray says about the exit.
+        start_time: when it started, in seconds since the epoch; None if Ray does not know.
+        end_time: when it ended, in seconds since the epoch; None for a living one.
+    """
+
+    worker_id: str
+    pid: int
+    node_id: str
+    is_alive: bool
+    exit_type: str
+    exit_detail: str
+    start_time: float | None
+    end_time: float | None
+
+
+@dataclass(frozen=True)
+class NodeInfo:
+    """One node.
+
+    Attributes:
+        node_id: its id.
+        is_alive: whether Ray counts it as alive.
+        address: its IP address.
+        hostname: the name of the machine.
+        port: the port of its raylet.
+        resources: total amounts by name (``memory`` and ``object_store_memory`` in bytes).
+        labels: its labels.
+        death_message: why Ray counts it as dead; empty for a living one.
+    """
+
+    node_id: str
+    is_alive: bool
+    address: str
+    hostname: str
+    port: int
+    resources: dict[str, float]
+    labels: dict[str, str]
+    death_message: str = ""
+
+
+def actor_info(actor_id: str) -> ActorInfo | None:
+    """One actor, alive or dead; None if the control service does not know it.
+
+    Raises:
+        ClusterStateError: the control service cannot be asked.
+    """
+    with _failures_named("the actor"):
+        import ray
+
+        raw = _accessor().get_actor_info(ray.ActorID(bytes.fromhex(actor_id)))
+        return None if raw is None else _actor(_messages().ActorTableData.FromString(raw))
+
+
+def worker_info(worker_id: str) -> WorkerInfo | None:
+    """One worker, alive or dead; None if the control service does not know it.
+
+    Raises:
+        ClusterStateError: the control service cannot be asked.
+    """
+    with _failures_named("the worker"):
+        import ray
+
+        raw = _accessor().get_worker_info(ray.WorkerID(bytes.fromhex(worker_id)))
+        return None if raw is None else _worker(_messages().WorkerTableData.FromString(raw))
+
+
+def workers() -> list[WorkerInfo]:
+    """All workers that the control service knows, alive and dead, in any order.
+
+    Raises:
+        ClusterStateError: the control service cannot be asked.
+    """
+    with _failures_named("the workers"):
+        table = _accessor().get_worker_table()
+        return [_worker(_messages().WorkerTableData.FromString(raw)) for raw in table]
+
+
+def nodes() -> list[NodeInfo]:
+    """All nodes that the control service knows, alive and dead.
+
+    Raises:
+        ClusterStateError: the control service cannot be asked.
+    """
+    with _failures_named("the nodes"):
+        return [_node(row) for row in _accessor().get_node_table()]
+
+
+def system_config() -> dict[str, object]:
+    """The settings that the head was started with (``_system_config``), by name.
+
+    They win over environment variables ``RAY_<name>``, which win over Ray's defaults.
+
+    Raises:
+        ClusterStateError: the control service cannot be asked.
+    """
+    with _failures_named("the settings"):
+        found: dict[str, object] = json.loads(_accessor().get_system_config() or "{}")
+        return found
+
+
+def _accessor() -> GlobalStateAccessor:
+    from ray._private.state import state
+
+    if hasattr(state, "_connect_and_get_accessor"):
+        return state._connect_and_get_accessor()
+    older: Any = state
+    older._check_connected()
+    accessor: GlobalStateAccessor = older.global_state_accessor
+    return accessor
+
+
+def _messages() -> Any:
+    from ray.core.generated import gcs_pb2
+
+    return gcs_pb2
+
+
+def _common_messages() -> Any:
+    from ray.core.generated import common_pb2
+
+    return common_pb2
+
+
+@contextmanager
+def _failures_named(what: str) -> Iterator[None]:
+    # Ray raises its own errors, RuntimeError, ValueError or, for a message of another version,
+    # AttributeError; a caller can do nothing but go without.
+    try:
+        yield
+    except Exception as error:
+        raise ClusterStateError(
+            f"Ray's control service does not tell {what}: {type(error).__name__}: {error}"
+        ) from error
+
+
+def _actor(row: Any) -> ActorInfo:
+    reason, message = _death(row.death_cause)
+    return ActorInfo(
+        actor_id=row.actor_id.hex(),
+        pid=row.pid,
+        node_id=row.address.node_id.hex() or row.node_id.hex(),
+        worker_id=row.address.worker_id.hex(),
+        state=type(row).ActorState.Name(row.state),
+        death_reason=reason,
+        death_message=message,
+    )
+
+
+def _death(cause: Any) -> tuple[str, str]:
+    """Reason and message of an actor's death cause; empty if there is none."""
+    kind = cause.WhichOneof("context")
+    if kind is None:
+        return "", ""
+    context = getattr(cause, kind)
+    message = str(getattr(context, "error_message", ""))
+    if kind == "oom_context":
+        return "OUT_OF_MEMORY", message
+    if kind == "actor_died_error_context":
+        return type(context).Reason.Name(context.reason), message
+    return kind.upper().removesuffix("_CONTEXT"), message
+
+
+def _worker(row: Any) -> WorkerInfo:
+    return WorkerInfo(
+        worker_id=row.worker_address.worker_id.hex(),
+        pid=row.pid,
+        node_id=row.worker_address.node_id.hex(),
+        is_alive=row.is_alive,
+        exit_type="" if row.is_alive else _common_messages().WorkerExitType.Name(row.exit_type),
+        exit_detail=row.exit_detail,
+        start_time=row.start_time_ms / 1000 or None,
+        end_time=row.end_time_ms / 1000 or None,
+    )
+
+
+def _node(row: dict[str, Any]) -> NodeInfo:
+    return NodeInfo(
+        node_id=row["NodeID"],
+        is_alive=row["Alive"],
+        address=row["NodeManagerAddress"],
+        hostname=row["NodeManagerHostname"],
+        port=row["NodeManagerPort"],
+        resources=dict(row["Resources"]),
+        labels=_plain(row.get("Labels", {}).items()),
+        death_message=row.get("DeathReasonMessage", ""),
+    )
+
+
+def _plain(pairs: Iterable[tuple[object, object]]) -> dict[str, str]:
+    return {str(key): str(value) for key, value in pairs}

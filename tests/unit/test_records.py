@@ -1,0 +1,79 @@
+"""JSON lines of a run: what is written is read, and half a line hurts nobody."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from ray_tune_memguard.callbacks.recording import RunRecords
+from ray_tune_memguard.notices import Notices
+from ray_tune_memguard.report.records import RecordFile, known_fields, read_records
+
+RUN = "2026-11-26_10-00-00"
+
+
+@dataclass(frozen=True)
+class Note:
+    text: str
+    size: float = 0.0
+
+
+def build(row: dict[str, object]) -> Note:
+    return Note(**known_fields(Note, row))  # type: ignore[arg-type]
+
+
+def read(path: Path) -> list[Note]:
+    return read_records(path, "notes", build)
+
+
+def test_records_of_all_runs_are_read_in_their_order(tmp_path: Path) -> None:
+    first, second = (tmp_path / ".memguard" / f"notes-{n}.jsonl" for n in (1, 2))
+    RecordFile(second).add(Note("c", 3.5))
+    for text in "ab":
+        RecordFile(first).add(Note(text))
+    assert read(tmp_path) == [Note("a"), Note("b"), Note("c", 3.5)]
+    assert read(first) == [Note("a"), Note("b")]
+    assert read(tmp_path / "nothing") == []
+
+
+def test_a_torn_line_is_skipped_and_does_not_spoil_the_next(tmp_path: Path) -> None:
+    path = tmp_path / "notes-1.jsonl"
+    file = RecordFile(path)
+    file.add(Note("a"))
+    path.open("a").write('{"text": "torn')
+    file._is_torn = True
+    file.add(Note("b"))
+    path.open("a").write('[1]\n{"text": "torn')
+    assert read(tmp_path) == [Note("a"), Note("b")]
+
+
+def test_fields_of_another_version_are_ignored(tmp_path: Path) -> None:
+    (tmp_path / "notes-1.jsonl").write_text('{"text": "a", "new": 1}\n')
+    assert read(tmp_path) == [Note("a")]
+
+
+def test_what_cannot_be_written_is_one_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    path = blocked / f"notes-{RUN}.jsonl"
+    run = SimpleNamespace(report_path=lambda trials, kind, suffix: path)
+    records = RunRecords(run, "notes", "Noter", Notices())  # type: ignore[arg-type]
+    for _ in range(3):
+        records.add([], Note("a"))
+    assert [record.getMessage() for record in caplog.records if "Noter cannot" in record.message]
+    assert len(caplog.records) == 1
+    blocked.unlink()
+    records.add([], Note("b"))
+    assert read(path.parent) == [Note("b")]
+
+
+def test_no_file_before_the_run_has_a_directory() -> None:
+    run = SimpleNamespace(report_path=lambda trials, kind, suffix: None)
+    records = RunRecords(run, "notes", "Noter", Notices())  # type: ignore[arg-type]
+    records.add([], Note("a"))
+    assert records.path is None
