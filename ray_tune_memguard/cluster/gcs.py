@@ -7,15 +7,10 @@ This needs neither the dashboard nor ``grpcio``, unlike ``ray.util.state``. A ca
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from ray._raylet import GlobalStateAccessor
+from typing import Any
 
 #: Exit type of a worker that Ray's memory monitor has killed.
 NODE_OUT_OF_MEMORY = "NODE_OUT_OF_MEMORY"
@@ -162,15 +157,14 @@ def system_config() -> dict[str, object]:
         return found
 
 
-def _accessor() -> GlobalStateAccessor:
+def _accessor() -> Any:
     from ray._private.state import state
 
     if hasattr(state, "_connect_and_get_accessor"):
         return state._connect_and_get_accessor()
     older: Any = state
     older._check_connected()
-    accessor: GlobalStateAccessor = older.global_state_accessor
-    return accessor
+    return older.global_state_accessor
 
 
 def _messages() -> Any:
