@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 
     from ray_tune_memguard.adapter.run.spiller import Spiller
     from ray_tune_memguard.adapter.seam import Controller
+    from ray_tune_memguard.cluster.probe import NodeProbes
+
+# By controller: the probes of its run, which its callbacks share.
+_probes: weakref.WeakKeyDictionary[Controller, NodeProbes] = weakref.WeakKeyDictionary()
 
 
 class RunHandle:
@@ -151,6 +155,24 @@ class RunHandle:
             from ray_tune_memguard.adapter.run.actor_manager import tolerate_out_of_memory
 
             tolerate_out_of_memory(controller)
+
+    def node_probes(self, user: object) -> NodeProbes | None:
+        """What asks the nodes of the cluster; the callbacks of a run share it.
+
+        Args:
+            user: the callback. It calls ``give_back(user)`` when the run ends.
+
+        Returns:
+            The probes; None if no controller called the hook.
+        """
+        controller = self.controller
+        if controller is None:
+            return None
+        from ray_tune_memguard.cluster.probe import NodeProbes
+
+        if controller not in _probes:
+            _probes[controller] = NodeProbes(Notices())
+        return _probes[controller].take(user)
 
     def retention_sites(self) -> ModuleType | None:
         """The module that finds retention sites; None if this Ray lacks a name that it needs."""

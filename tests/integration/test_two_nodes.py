@@ -1,0 +1,56 @@
+"""What is measured on other nodes: one more node on this machine, which dies."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(*arguments: str) -> dict[str, Any]:
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.integration.two_nodes", *arguments],
+        cwd=ROOT,
+        env={**os.environ, "RAY_ADDRESS": ""},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    said: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    return said
+
+
+@pytest.fixture(scope="module")
+def probes() -> dict[str, Any]:
+    return run("probes")
+
+
+@pytest.mark.latest_only
+def test_probes_answer_until_their_node_dies(probes: dict[str, Any]) -> None:
+    assert probes["own_is_ready"]
+    assert probes["own_pid"]
+    assert probes["other_pid"]
+    assert probes["wrong"] == "ValueError"
+    assert probes["died"] == "ActorUnavailableError"
+    assert probes["restarted"]
+    assert not isinstance(probes["lost"], int)
+    # Ray says itself that a node is lost.
+    assert probes["lines_of_a_lost_node"] == []
+
+
+@pytest.mark.latest_only
+def test_a_probe_that_cannot_start_is_one_line(probes: dict[str, Any]) -> None:
+    assert probes["refused"] == 0
+    [line] = probes["lines"]
+    assert "probe on node" in line
+    assert "ModuleNotFoundError" in line
+    assert probes["closed"] == "NoAnswerError"
