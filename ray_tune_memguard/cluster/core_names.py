@@ -9,11 +9,15 @@ from ray_tune_memguard.private_names import PrivateName, rows_of
 
 RAY_PROCESSES = "ray_processes"
 CLUSTER_STATE = "cluster_state"
+CLUSTER_BY_ADDRESS = "cluster_by_address"
+OBJECT_OWNERS = "object_owners"
 
 #: What is different in a run without the capability.
 WITHOUT: dict[str, str] = {
     RAY_PROCESSES: "other processes of Ray are not measured",
     CLUSTER_STATE: "nothing is read from Ray's control service, such as why a process ended",
+    CLUSTER_BY_ADDRESS: "`memguard doctor` cannot look at a running cluster",
+    OBJECT_OWNERS: "`memguard doctor` does not tell which idle workers own objects",
 }
 
 _STATE = "ray._private.state:GlobalState"
@@ -29,4 +33,12 @@ NAMES: tuple[PrivateName, ...] = (
     *rows_of(_ACCESSOR, CLUSTER_STATE, "get_node_table", "get_system_config"),
     *rows_of(_MESSAGES, CLUSTER_STATE, "ActorTableData", "WorkerTableData"),
     *rows_of("ray.core.generated.common_pb2", CLUSTER_STATE, "WorkerExitType"),
+    *rows_of(_STATE, CLUSTER_BY_ADDRESS, "_initialize_global_state(gcs_options)", "disconnect()"),
+    *rows_of("ray._raylet", CLUSTER_BY_ADDRESS, "GcsClientOptions"),
+    # The raylets.
+    *rows_of(
+        "ray._private.internal_api",
+        OBJECT_OWNERS,
+        "node_stats(node_manager_address, node_manager_port, include_memory_info)",
+    ),
 )

@@ -7,6 +7,7 @@ This needs neither the dashboard nor ``grpcio``, unlike ``ray.util.state``. A ca
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from typing import Any
 
 #: Exit type of a worker that Ray's memory monitor has killed.
 NODE_OUT_OF_MEMORY = "NODE_OUT_OF_MEMORY"
+_CONNECT_TIMEOUT_S = 2.0
 
 
 class ClusterStateError(RuntimeError):
@@ -95,6 +97,54 @@ class NodeInfo:
     resources: dict[str, float]
     labels: dict[str, str]
     death_message: str = ""
+
+
+@contextmanager
+def connected_to(address: str) -> Iterator[None]:
+    """Ask the control service at an address, from a process that is no driver.
+
+    A driver asks its own cluster without this; for another one it must not be used.
+
+    Args:
+        address: ``host:port``.
+
+    Raises:
+        ClusterStateError: nothing answers there, or this process is a driver of another cluster.
+    """
+    import ray
+
+    if ray.is_initialized():
+        if ray.get_runtime_context().gcs_address != address:
+            raise ClusterStateError(f"This process is a driver of another cluster than {address}.")
+        yield
+        return
+    _check_listening(address)
+    with _failures_named("anything"):
+        from ray._private.state import state
+        from ray._raylet import GcsClientOptions  # type: ignore[attr-defined]
+
+        state._initialize_global_state(
+            GcsClientOptions.create(
+                address, None, allow_cluster_id_nil=True, fetch_cluster_id_if_nil=False
+            )
+        )
+    try:
+        yield
+    finally:
+        state.disconnect()
+
+
+def _check_listening(address: str) -> None:
+    """Ray itself would try for a minute, and end the process then."""
+    host, colon, port = address.rpartition(":")
+    if not colon or not host or not port.isdigit():
+        raise ClusterStateError(
+            f"The address must be host:port, as `ray start --head` prints it; got {address!r}."
+        )
+    try:
+        socket.create_connection((host, int(port)), timeout=_CONNECT_TIMEOUT_S).close()
+    except OSError as error:
+        raise ClusterStateError(f"No Ray cluster answers at {address} ({error}).") from error
 
 
 def actor_info(actor_id: str) -> ActorInfo | None:

@@ -7,7 +7,16 @@ import sys
 
 import pytest
 
-LAZY = ("ray_tune_memguard.diagnostics", "objgraph", "matplotlib", "graphviz")
+LAZY = (
+    "ray_tune_memguard.diagnostics",
+    "ray_tune_memguard.cli",
+    "ray_tune_memguard.cluster.doctor",
+    "objgraph",
+    "matplotlib",
+    "graphviz",
+    "rich",
+    "grpc",
+)
 
 
 def imported_by(code: str) -> set[str]:

@@ -1,0 +1,24 @@
+"""The command ``ray-tune-memguard``, short ``memguard``."""
+
+from __future__ import annotations
+
+import click
+
+from ray_tune_memguard.cli import exit_codes
+from ray_tune_memguard.cli.doctor import doctor
+
+_HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+
+
+@click.group(context_settings=_HELP, epilog=exit_codes.page())
+@click.version_option(package_name="ray-tune-memguard")
+def main() -> None:
+    """Look at the memory of Ray Tune sweeps, and of the clusters that they run on.
+
+    Each command prints tables on a terminal (with the extra "cli"), plain text in a pipe, and JSON
+    with --json. No command changes a sweep, a cluster or an experiment.
+    """
+
+
+for _command in (doctor,):
+    main.add_command(_command)

@@ -1,0 +1,100 @@
+"""Prints what commands found: JSON for programs, tables by rich on a terminal, otherwise text.
+
+Nothing is cut or wrapped in a pipe: one row of a table is one line there.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import click
+import orjson
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+#: The option that every command has.
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+
+
+def show_json(value: object) -> None:
+    """Print dataclasses, mappings, sequences, numbers and texts as JSON. NaN becomes null."""
+    options = orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS
+    click.echo(orjson.dumps(value, default=str, option=options).decode())
+
+
+def show_text(text: str = "", style: str = "") -> None:
+    """Print a line or a paragraph.
+
+    Args:
+        text: the text.
+        style: on a terminal, a style of rich (``bold red``, ``dim``).
+    """
+    console = terminal()
+    if console is None:
+        click.echo(text)
+    else:
+        console.print(text, style=style or None, markup=False, highlight=False)
+
+
+def show_table(
+    columns: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    title: str = "",
+    numbers: Sequence[str] = (),
+) -> None:
+    """Print a table.
+
+    Args:
+        columns: the names of the columns.
+        rows: the texts of the cells.
+        title: a line above the table.
+        numbers: the columns that are aligned to the right.
+    """
+    console = terminal()
+    if console is None:
+        click.echo(plain_table(columns, rows, title=title, numbers=numbers))
+        return
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=title or None, title_justify="left", title_style="bold")
+    for name in columns:
+        table.add_column(name, justify="right" if name in numbers else "left")
+    for row in rows:
+        table.add_row(*map(Text, row))
+    console.print(table)
+
+
+def plain_table(
+    columns: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    title: str = "",
+    numbers: Sequence[str] = (),
+) -> str:
+    """The table as text, one line a row; see :func:`show_table`."""
+    lines = [tuple(columns), *(tuple(row) for row in rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(columns))]
+
+    def text(line: Sequence[str]) -> str:
+        cells = (
+            cell.rjust(width) if name in numbers else cell.ljust(width)
+            for name, cell, width in zip(columns, line, widths, strict=True)
+        )
+        return "  ".join(cells).rstrip()
+
+    return "\n".join(([title] if title else []) + [text(line) for line in lines])
+
+
+def terminal() -> Console | None:
+    """A console of rich; None in a pipe, or without rich (the extra ``cli``)."""
+    if not sys.stdout.isatty() or importlib.util.find_spec("rich") is None:
+        return None
+    from rich.console import Console
+
+    return Console()

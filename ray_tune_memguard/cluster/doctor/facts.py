@@ -1,0 +1,159 @@
+"""What the checks know: plain values, so that a check can be tried without a cluster.
+
+Amounts of memory are in bytes. None means that it could not be read.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from ray_tune_memguard.cluster.settings import NEWEST_KNOWN, Value, Version, effective
+
+
+@dataclass(frozen=True)
+class WorkerFacts:
+    """One worker process of Ray.
+
+    Attributes:
+        pid: its process.
+        title: its title (``ray::IDLE``).
+        rss: its resident memory.
+        anonymous: of that, what belongs to it alone.
+        cpu: used share of one CPU while the doctor looked.
+        owned_objects: objects that it owns; None without ``grpcio``.
+    """
+
+    pid: int
+    title: str
+    rss: int
+    anonymous: int
+    cpu: float = 0.0
+    owned_objects: int | None = None
+
+    @property
+    def is_idle(self) -> bool:
+        # Workers for spilling are `ray::IDLE_SpillWorker`; Ray keeps them.
+        return self.title == "ray::IDLE"
+
+
+@dataclass(frozen=True)
+class MemoryFacts:
+    """Memory of a machine.
+
+    Attributes:
+        ray_total: what Ray takes for the machine's memory.
+        limit: the tightest cgroup limit above Ray's processes; None if there is none.
+        limit_from: what sets the limit.
+        swap_total, swap_used: swap of the machine.
+    """
+
+    ray_total: int | None = None
+    limit: int | None = None
+    limit_from: str = ""
+    swap_total: int = 0
+    swap_used: int = 0
+
+
+@dataclass(frozen=True)
+class NodeFacts:
+    """One node.
+
+    Attributes:
+        name: its address, for messages.
+        is_head: whether the head runs on it.
+        is_here: whether it runs on this machine, so that its processes could be read.
+        cpus, free_cpus: CPUs that Ray may give away, and that it has not given away.
+        memory, object_store: what the node offers as resources.
+        environment: the settings in the environment of its raylet.
+        slurm_memory: what its Slurm job may use (``SLURM_MEM_PER_NODE``).
+        workers: its workers.
+        machine: the memory of its machine.
+    """
+
+    name: str
+    is_head: bool = False
+    is_here: bool = False
+    cpus: float = 0.0
+    free_cpus: float | None = None
+    memory: int | None = None
+    object_store: int | None = None
+    environment: dict[str, str] = field(default_factory=dict)
+    slurm_memory: int | None = None
+    workers: tuple[WorkerFacts, ...] = ()
+    machine: MemoryFacts = MemoryFacts()
+
+    @property
+    def idle(self) -> tuple[WorkerFacts, ...]:
+        """Its idle workers."""
+        return tuple(worker for worker in self.workers if worker.is_idle)
+
+    @property
+    def total(self) -> int | None:
+        """The memory that its processes may use, as far as that is known."""
+        known = (self.machine.ray_total, self.machine.limit, self.slurm_memory)
+        return min((value for value in known if value is not None), default=None)
+
+
+@dataclass(frozen=True)
+class HeadFacts:
+    """The head's own processes.
+
+    Attributes:
+        has_dashboard: whether it serves the dashboard (Ray runs its process in any case).
+        gcs_rss: resident memory of ``gcs_server``.
+        environment: the settings in the environment of ``gcs_server``.
+    """
+
+    has_dashboard: bool | None = None
+    gcs_rss: int | None = None
+    environment: dict[str, str] | None = None
+
+
+@dataclass(frozen=True)
+class PlanFacts:
+    """What the user plans.
+
+    Attributes:
+        trials: how many trials.
+        storage: where their results go.
+        free_inodes: free inodes there; None if the file system does not count them.
+        owner_calls: places of the user's code that give ``_owner`` to ``ray.put``.
+    """
+
+    trials: int | None = None
+    storage: str = ""
+    free_inodes: int | None = None
+    owner_calls: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Everything that the checks know.
+
+    Attributes:
+        ray_version: the version of Ray.
+        system_config: the settings that the head was started with.
+        nodes: the nodes that are alive; without a cluster, this machine as one that has not begun.
+        head: the head's processes.
+        plan: what the user plans.
+        is_cluster: whether a cluster was examined.
+        unknown_settings: settings that were given and that Ray does not have.
+        unseen: sentences that say what could not be read, and what would help.
+    """
+
+    ray_version: Version = NEWEST_KNOWN
+    system_config: dict[str, object] = field(default_factory=dict)
+    nodes: tuple[NodeFacts, ...] = ()
+    head: HeadFacts = HeadFacts()
+    plan: PlanFacts = PlanFacts()
+    is_cluster: bool = True
+    unknown_settings: tuple[str, ...] = ()
+    unseen: tuple[str, ...] = ()
+
+    def setting(self, name: str, node: NodeFacts) -> Value:
+        """The value of a setting for a node's raylet."""
+        return effective(name, self.system_config, node.environment)
+
+    def head_setting(self, name: str) -> Value:
+        """The value of a setting for ``gcs_server``."""
+        return effective(name, self.system_config, self.head.environment or {})

@@ -1,0 +1,102 @@
+"""Checks of the head: who else runs there, and what ``gcs_server`` will keep."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ray_tune_memguard.cluster.doctor.facts import Facts
+from ray_tune_memguard.cluster.doctor.findings import Finding, Place, Remedy, Severity
+from ray_tune_memguard.cluster.settings import BY_NAME
+from ray_tune_memguard.report.sizes import size
+
+_TASKS = "task_events_max_num_task_in_gcs"
+_REPORTS = "task_events_report_interval_ms"
+_ACTORS = "maximum_gcs_destroyed_actor_cached_count"
+_WORKERS = "maximum_gcs_dead_worker_cached_count"
+
+#: A trial of Tune is five tasks, whose events take 15 to 17 KB of `gcs_server` (measured).
+TASKS_PER_TRIAL = 5
+BYTES_PER_TRIAL = 16_000
+#: What is worth a note, and a warning.
+_NOTED_BYTES = 100 * 2**20
+_MAX_GCS_BYTES = 2**30
+#: Enough for the last 2,000 trials.
+_FEWER_TASKS = 10_000
+_FEWER_RECORDS = 10_000
+_MANY_TRIALS = 10_000
+
+
+def runs_trials(facts: Facts) -> Iterator[Finding]:
+    """Trials may run on the head of a cluster of several nodes."""
+    heads = [node for node in facts.nodes if node.is_head and node.cpus > 0]
+    if heads and len(facts.nodes) > 1:
+        [head] = heads
+        yield Finding(
+            "head-runs-trials",
+            Severity.WARNING,
+            f"Ray may start trials on the head ({head.cpus:g} CPUs).",
+            "If they fill its memory, gcs_server or the driver dies, and with it the whole "
+            "cluster; a worker node that dies costs only its trials.",
+            f"{len(facts.nodes)} nodes; the head offers {head.cpus:g} CPUs.",
+            (Remedy("num-cpus", 0, is_start_argument=True, place=Place.HEAD),),
+            where=head.name,
+        )
+
+
+def keeps_records(facts: Facts) -> Iterator[Finding]:
+    """``gcs_server`` keeps, or will keep, much about tasks and actors that have ended."""
+    cap, interval = facts.head_setting(_TASKS), facts.head_setting(_REPORTS)
+    trials, rss = facts.plan.trials, facts.head.gcs_rss
+    kept = expected = 0
+    if trials is not None and interval != 0:
+        kept = trials if cap < 0 else min(trials, int(cap / TASKS_PER_TRIAL))
+        expected = kept * BYTES_PER_TRIAL
+    is_large = rss is not None and rss >= _MAX_GCS_BYTES
+    is_unlimited = cap < 0 and interval != 0
+    if not (expected >= _NOTED_BYTES or is_large or is_unlimited):
+        return
+    evidence = [f"{_TASKS} is {cap:,}"]
+    if rss is not None:
+        evidence.append(f"gcs_server has {size(rss)} now")
+    if expected:
+        evidence.append(
+            f"those of {kept:,} trials at {BYTES_PER_TRIAL / 1000:.0f} KB are {size(expected)}"
+        )
+    yield Finding(
+        "head-keeps-records",
+        Severity.WARNING
+        if is_large or is_unlimited or expected >= _MAX_GCS_BYTES
+        else Severity.NOTE,
+        "gcs_server keeps the events of every task, without a limit."
+        if is_unlimited
+        else f"gcs_server keeps the events of {cap:,.0f} tasks, and records of dead actors.",
+        f"They serve the dashboard and `ray summary` only; a trial is {TASKS_PER_TRIAL} tasks, or "
+        f"{BYTES_PER_TRIAL / 1000:.0f} KB.",
+        "; ".join(evidence) + ".",
+        tuple(
+            Remedy(name, value)
+            for name, value in (
+                (_TASKS, _FEWER_TASKS),
+                (_ACTORS, _FEWER_RECORDS),
+                (_WORKERS, _FEWER_RECORDS),
+            )
+            if BY_NAME[name].since <= facts.ray_version
+        ),
+    )
+
+
+def dashboard_on(facts: Facts) -> Iterator[Finding]:
+    """The dashboard runs beside a sweep of many trials."""
+    trials = facts.plan.trials
+    if facts.head.has_dashboard and trials is not None and trials >= _MANY_TRIALS:
+        yield Finding(
+            "dashboard-on",
+            Severity.NOTE,
+            "The dashboard runs on the head.",
+            "It keeps tables of actors, tasks and events in memory, which grow with the trials.",
+            f"{trials:,} trials are planned.",
+            (Remedy("include-dashboard", False, is_start_argument=True, place=Place.HEAD),),
+        )
+
+
+CHECKS = (runs_trials, keeps_records, dashboard_on)

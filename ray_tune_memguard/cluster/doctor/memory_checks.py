@@ -1,0 +1,164 @@
+"""Checks of the memory monitor, of limits that Ray does not see, and of the object store."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ray_tune_memguard.cluster.doctor.facts import Facts, NodeFacts
+from ray_tune_memguard.cluster.doctor.findings import Finding, Place, Remedy, Severity
+from ray_tune_memguard.cluster.settings import BY_NAME
+from ray_tune_memguard.report.sizes import size
+
+_REFRESH = "memory_monitor_refresh_ms"
+_THRESHOLD = "memory_usage_threshold"
+_BY_GROUP = "worker_killing_policy_by_group"
+
+#: Above this share the kernel is short of memory before the monitor acts.
+_LATE_THRESHOLD = 0.98
+#: What Ray gives the object store of the memory that it sees.
+_STORE_SHARE = 0.3
+#: Of the memory that is ours.
+_MAX_STORE_SHARE = 0.4
+_MAX_SWAP_SHARE = 0.1
+
+
+def monitor_off(facts: Facts) -> Iterator[Finding]:
+    """The memory monitor is off."""
+    nodes = [node for node in facts.nodes if facts.setting(_REFRESH, node) == 0]
+    if nodes:
+        yield Finding(
+            "memory-monitor-off",
+            Severity.WARNING,
+            "Ray's memory monitor is off.",
+            "When memory runs out, the kernel chooses whom to kill, which may be the raylet or the "
+            "driver, and nobody says why.",
+            f"{_REFRESH} is 0.",
+            (Remedy(_REFRESH, BY_NAME[_REFRESH].default),),
+            where=_names(facts, nodes),
+        )
+
+
+def monitor_late(facts: Facts) -> Iterator[Finding]:
+    """The memory monitor acts too late."""
+    for node in facts.nodes:
+        threshold = facts.setting(_THRESHOLD, node)
+        if threshold >= _LATE_THRESHOLD:
+            yield Finding(
+                "memory-monitor-late",
+                Severity.WARNING,
+                f"Ray's memory monitor acts at {threshold:.0%} of the memory.",
+                "That is too late: between two of its looks the kernel runs out of memory and "
+                "kills on its own.",
+                f"{_THRESHOLD} is {threshold:g}; Ray's default is {BY_NAME[_THRESHOLD].default}.",
+                (Remedy(_THRESHOLD, BY_NAME[_THRESHOLD].default),),
+                where=node.name,
+            )
+
+
+def limit_unseen(facts: Facts) -> Iterator[Finding]:
+    """A limit is tighter than the memory that Ray counts with."""
+    for node in facts.nodes:
+        seen, limit, by = node.machine.ray_total, *_limit(node)
+        if seen is None or limit is None or facts.setting(_REFRESH, node) == 0:
+            continue
+        threshold = facts.setting(_THRESHOLD, node)
+        if limit < threshold * seen:
+            yield Finding(
+                "memory-limit-unseen",
+                Severity.SEVERE,
+                f"Ray counts with {size(seen)}, but {by} allows {size(limit)}.",
+                "Ray looks only at the machine and at the top of /sys/fs/cgroup; its memory "
+                "monitor does not act before the limit kills.",
+                f"The monitor acts at {size(threshold * seen)}, above {size(limit)}.",
+                (
+                    Remedy(_THRESHOLD, _below(limit * BY_NAME[_THRESHOLD].default / seen)),
+                    Remedy(
+                        "object-store-memory",
+                        int(_STORE_SHARE * limit),
+                        is_start_argument=True,
+                        place=Place.NODE,
+                    ),
+                ),
+                where=node.name,
+            )
+
+
+def store_too_large(facts: Facts) -> Iterator[Finding]:
+    """The object store was sized for memory that is not ours."""
+    for node in facts.nodes:
+        limit, by = _limit(node)
+        store, seen = node.object_store, node.machine.ray_total
+        if store is None or limit is None or seen is None or limit >= seen:
+            continue
+        if store > _MAX_STORE_SHARE * limit:
+            yield Finding(
+                "object-store-too-large",
+                Severity.SEVERE if store > limit else Severity.WARNING,
+                f"The object store may take {size(store)} of the {size(limit)} that {by} allows.",
+                f"Ray gives it {_STORE_SHARE:.0%} of the memory that it sees, which is not all "
+                "ours; pages of the store count for the limit.",
+                f"Store {size(store)}, limit {size(limit)}, Ray sees {size(seen)}.",
+                (
+                    Remedy(
+                        "object-store-memory",
+                        int(_STORE_SHARE * limit),
+                        is_start_argument=True,
+                        place=Place.NODE,
+                    ),
+                ),
+                where=node.name,
+            )
+
+
+def old_policy(facts: Facts) -> Iterator[Finding]:
+    """The memory monitor uses the policy of Ray before 2.56."""
+    nodes = [node for node in facts.nodes if facts.setting(_BY_GROUP, node)]
+    if nodes and facts.ray_version >= BY_NAME[_BY_GROUP].since:
+        yield Finding(
+            "memory-monitor-old-policy",
+            Severity.NOTE,
+            "The memory monitor kills by the policy of Ray before 2.56.",
+            "It kills one worker at a time, and spares idle workers, which hold memory for nobody.",
+            f"{_BY_GROUP} is set.",
+            (Remedy(_BY_GROUP, False),),
+            where=_names(facts, nodes),
+        )
+
+
+def swaps(facts: Facts) -> Iterator[Finding]:
+    """The machine uses swap."""
+    for node in facts.nodes:
+        used, total = node.machine.swap_used, node.machine.ray_total
+        if total and used > _MAX_SWAP_SHARE * total:
+            yield Finding(
+                "swap-in-use",
+                Severity.WARNING,
+                f"The machine has {size(used)} in swap.",
+                "Ray's memory monitor counts RAM only, so that trials slow down by orders of "
+                "magnitude before it acts.",
+                f"Swap {size(used)} of {size(node.machine.swap_total)} used; memory {size(total)}.",
+                advice="Run fewer trials at once, or turn swap off (`swapoff -a`) on machines that "
+                "run trials only.",
+                where=node.name,
+            )
+
+
+CHECKS = (monitor_off, monitor_late, limit_unseen, store_too_large, old_policy, swaps)
+
+
+def _limit(node: NodeFacts) -> tuple[int | None, str]:
+    """The tightest limit that is not Ray's own view, and what sets it."""
+    machine = node.machine
+    by_slurm = node.slurm_memory
+    if by_slurm is not None and (machine.limit is None or by_slurm < machine.limit):
+        return by_slurm, "the Slurm job"
+    return machine.limit, machine.limit_from
+
+
+def _below(share: float) -> float:
+    """The share with two digits, rounded down, so that the limit still holds."""
+    return max(0.01, int(share * 100) / 100)
+
+
+def _names(facts: Facts, nodes: list[NodeFacts]) -> str:
+    return "" if len(nodes) == len(facts.nodes) else ", ".join(node.name for node in nodes)

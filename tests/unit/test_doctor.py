@@ -1,0 +1,283 @@
+"""The doctor's checks on facts, and the forms in which it prints settings."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from ray_tune_memguard.cluster.doctor import checks, plans
+from ray_tune_memguard.cluster.doctor.facts import (
+    Facts,
+    HeadFacts,
+    MemoryFacts,
+    NodeFacts,
+    PlanFacts,
+    WorkerFacts,
+)
+from ray_tune_memguard.cluster.doctor.findings import Finding, Place, Remedy, Severity
+from ray_tune_memguard.cluster.doctor.fixes import FORMS, Fix
+
+MIB, GIB = 2**20, 2**30
+IDLE = WorkerFacts(11, "ray::IDLE", rss=124 * MIB, anonymous=58 * MIB, cpu=0.005, owned_objects=0)
+MACHINE = MemoryFacts(ray_total=64 * GIB)
+
+
+def worker(**changes: Any) -> WorkerFacts:
+    return WorkerFacts(**{**vars(IDLE), **changes})
+
+
+def node(*workers: WorkerFacts, **changes: Any) -> NodeFacts:
+    given: dict[str, Any] = {
+        "name": "10.0.0.5",
+        "is_head": True,
+        "is_here": True,
+        "cpus": 2.0,
+        "object_store": 19 * GIB,
+        "workers": workers,
+        "machine": MACHINE,
+    }
+    return NodeFacts(**{**given, **changes})
+
+
+def facts(*nodes: NodeFacts, **changes: Any) -> Facts:
+    return Facts(nodes=nodes or (node(IDLE, IDLE),), **changes)
+
+
+def names(found: list[Finding]) -> list[str]:
+    return [finding.check for finding in found]
+
+
+def only(given: Facts, check: str) -> Finding:
+    [finding] = checks.examine(given)
+    assert finding.check == check
+    return finding
+
+
+def test_a_healthy_cluster_has_no_findings() -> None:
+    trials = WorkerFacts(12, "ray::ImplicitFunc.train", 9 * GIB, 8 * GIB, 1.0, 500)
+    head = HeadFacts(has_dashboard=True, gcs_rss=60 * MIB, environment={})
+    assert checks.examine(facts(node(IDLE, IDLE, trials), head=head)) == []
+    others = node(IDLE, is_head=False, name="10.0.0.6")
+    assert checks.examine(facts(node(cpus=0.0), others)) == []
+
+
+def test_interval_zero_means_never() -> None:
+    config: dict[str, object] = {"kill_idle_workers_interval_ms": 0}
+    found = only(facts(node(*[IDLE] * 7), system_config=config), "idle-workers-never-end")
+    assert found.evidence == "7 idle workers on 2 CPUs hold 406 MiB."
+    assert found.remedies == (Remedy("kill_idle_workers_interval_ms", 200),)
+    variable = node(environment={"kill_idle_workers_interval_ms": "0"})
+    assert only(facts(variable), "idle-workers-never-end").severity is Severity.WARNING
+    # The head's setting wins.
+    config = {"kill_idle_workers_interval_ms": 100}
+    assert checks.examine(facts(variable, system_config=config)) == []
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "check"),
+    [
+        ("kill_idle_workers_interval_ms", 10_000, "idle-workers-end-late"),
+        ("idle_worker_killing_time_threshold_ms", 10_000, "idle-workers-end-late"),
+        ("num_workers_soft_limit", 32, "idle-workers-limit"),
+        ("memory_monitor_refresh_ms", 0, "memory-monitor-off"),
+        ("memory_usage_threshold", 0.99, "memory-monitor-late"),
+        ("worker_killing_policy_by_group", True, "memory-monitor-old-policy"),
+        ("task_events_max_num_task_in_gcs", -1, "head-keeps-records"),
+    ],
+)
+def test_settings_that_cost_memory(setting: str, value: object, check: str) -> None:
+    found = only(facts(system_config={setting: value}), check)
+    mended = {setting: value, **{remedy.name: remedy.value for remedy in found.remedies}}
+    assert mended[setting] != value
+    assert checks.examine(facts(system_config=mended)) == []
+
+
+def test_an_idle_worker_that_owns_objects() -> None:
+    owner = worker(pid=7, owned_objects=3)
+    within = only(facts(node(owner)), "idle-workers-own-objects")
+    assert within.severity is Severity.NOTE
+    above = only(facts(node(owner, IDLE, IDLE)), "idle-workers-own-objects")
+    assert above.severity is Severity.WARNING
+    assert "pid 7 owns 3" in above.evidence
+
+
+def test_an_idle_worker_that_uses_cpu_time() -> None:
+    found = only(facts(node(IDLE, worker(pid=8, cpu=0.97))), "idle-workers-burn-cpu")
+    assert found.evidence == "pid 8 uses 97% of a CPU"
+
+
+def test_idle_workers_that_hold_memory() -> None:
+    found = only(facts(node(IDLE, worker(pid=9, anonymous=118 * MIB))), "idle-workers-hold-memory")
+    assert found.severity is Severity.NOTE
+    assert "pid 9 has 118 MiB" in found.evidence
+    many = facts(node(*[worker(anonymous=90 * MIB)] * 40, machine=MemoryFacts(ray_total=16 * GIB)))
+    found = only(many, "idle-workers-hold-memory")
+    assert found.severity is Severity.WARNING
+    assert found.remedies == (Remedy("num_workers_soft_limit", 0),)
+
+
+def test_workers_for_spilling_are_not_idle_workers() -> None:
+    spills = worker(title="ray::IDLE_SpillWorker", anonymous=GIB, cpu=1.0)
+    assert checks.examine(facts(node(spills))) == []
+
+
+def test_a_limit_that_ray_does_not_see() -> None:
+    machine = MemoryFacts(ray_total=64 * GIB, limit=16 * GIB, limit_from="the cgroup /job_7")
+    found = checks.examine(facts(node(IDLE, machine=machine)))
+    assert set(names(found)) == {"memory-limit-unseen", "object-store-too-large"}
+    unseen = next(finding for finding in found if finding.check == "memory-limit-unseen")
+    assert unseen.severity is Severity.SEVERE
+    assert "the cgroup /job_7 allows 16.0 GiB" in unseen.what
+    # 0.95 of the limit, as a share of what Ray sees.
+    assert unseen.remedies[0] == Remedy("memory_usage_threshold", 0.23)
+    mended = node(
+        IDLE,
+        machine=machine,
+        object_store=unseen.remedies[1].value,
+        environment={"memory_usage_threshold": "0.23"},
+    )
+    assert checks.examine(facts(mended)) == []
+
+
+def test_a_slurm_job_that_nothing_enforces() -> None:
+    found = checks.examine(facts(node(slurm_memory=8 * GIB)))
+    assert set(names(found)) == {"memory-limit-unseen", "object-store-too-large"}
+    assert all("the Slurm job" in finding.what for finding in found)
+    assert {finding.severity for finding in found} == {Severity.SEVERE}
+
+
+def test_swap_in_use() -> None:
+    machine = MemoryFacts(ray_total=16 * GIB, swap_total=8 * GIB, swap_used=4 * GIB)
+    assert only(facts(node(machine=machine, object_store=4 * GIB)), "swap-in-use")
+
+
+def test_a_head_that_runs_trials() -> None:
+    others = node(is_head=False, name="10.0.0.6")
+    found = only(facts(node(cpus=8.0), others), "head-runs-trials")
+    assert found.where == "10.0.0.5"
+    assert found.remedies == (Remedy("num-cpus", 0, is_start_argument=True, place=Place.HEAD),)
+
+
+def test_what_the_head_will_keep() -> None:
+    few = facts(plan=PlanFacts(trials=500))
+    assert checks.examine(few) == []
+    many = facts(plan=PlanFacts(trials=50_000))
+    found = only(many, "head-keeps-records")
+    assert found.severity is Severity.NOTE
+    assert "those of 20,000 trials at 16 KB are 305 MiB" in found.evidence
+    assert Remedy("maximum_gcs_dead_worker_cached_count", 10_000) in found.remedies
+    older = only(facts(plan=PlanFacts(trials=50_000), ray_version=(2, 50)), "head-keeps-records")
+    assert "maximum_gcs_dead_worker_cached_count" not in {one.name for one in older.remedies}
+    # With a cap, or without task events, it is well.
+    for name, value in (
+        ("task_events_max_num_task_in_gcs", 10_000),
+        ("task_events_report_interval_ms", 0),
+    ):
+        assert (
+            checks.examine(facts(plan=PlanFacts(trials=50_000), system_config={name: value})) == []
+        )
+    grown = facts(head=HeadFacts(gcs_rss=3 * GIB, environment={}))
+    assert only(grown, "head-keeps-records").severity is Severity.WARNING
+
+
+def test_a_dashboard_beside_many_trials() -> None:
+    given = facts(head=HeadFacts(has_dashboard=True), plan=PlanFacts(trials=20_000))
+    assert "dashboard-on" in names(checks.examine(given))
+
+
+@pytest.mark.parametrize(
+    ("version", "severity"), [((2, 60), Severity.SEVERE), ((2, 55), Severity.NOTE)]
+)
+def test_calls_that_name_an_owner(
+    version: tuple[int, int], severity: Severity, tmp_path: Path
+) -> None:
+    (tmp_path / "train.py").write_text(
+        "import ray\n\nray.put(1)\nref = ray.put(2, _owner=keeper)\n"
+    )
+    (tmp_path / "broken.py").write_text("def (")
+    plan = plans.plan(None, None, [str(tmp_path)])
+    found = only(facts(plan=plan, ray_version=version), "owner-removed")
+    assert found.severity is severity
+    assert found.evidence == f"{tmp_path / 'train.py'}:4"
+
+
+@pytest.mark.parametrize(
+    ("free", "expected"),
+    [(50_000, Severity.SEVERE), (100_000, Severity.WARNING), (10_000_000, None), (None, None)],
+)
+def test_inodes_for_the_planned_trials(free: int | None, expected: Severity | None) -> None:
+    plan = PlanFacts(trials=10_000, storage="/data", free_inodes=free)
+    config: dict[str, object] = {"task_events_report_interval_ms": 0}
+    found = checks.examine(facts(plan=plan, system_config=config))
+    assert [finding.severity for finding in found] == ([] if expected is None else [expected])
+
+
+def test_settings_and_versions_that_are_not_known() -> None:
+    given = facts(unknown_settings=("no_such_thing",), ray_version=(2, 99))
+    assert names(checks.examine(given)) == ["setting-unknown", "ray-version-unknown"]
+
+
+SETTINGS = (
+    Remedy("kill_idle_workers_interval_ms", 200),
+    Remedy("task_events_max_num_task_in_gcs", 10_000),
+    Remedy("worker_killing_policy_by_group", False),
+    Remedy("num-cpus", 0, is_start_argument=True, place=Place.HEAD),
+    Remedy("object-store-memory", GIB, is_start_argument=True, place=Place.NODE),
+)
+
+
+def fix(*remedies: Remedy) -> Fix:
+    return Fix([Finding("check", Severity.NOTE, "", "", "", remedies)])
+
+
+def test_variables_of_the_head_are_for_the_head() -> None:
+    text = fix(*SETTINGS).text("env")
+    head, nodes = text.split("# On every node")
+    assert "export RAY_task_events_max_num_task_in_gcs=10000" in head
+    assert "export RAY_kill_idle_workers_interval_ms=200" in nodes
+    assert "export RAY_worker_killing_policy_by_group=0" in nodes
+    assert "ray start --head --num-cpus=0" in text
+
+
+def test_a_system_config_is_for_the_head_only() -> None:
+    text = fix(*SETTINGS).text("system-config")
+    [head] = [line for line in text.splitlines() if line.startswith("ray start --head")]
+    assert json.loads(head.split("'")[1]) == {
+        "kill_idle_workers_interval_ms": 200,
+        "task_events_max_num_task_in_gcs": 10_000,
+        "worker_killing_policy_by_group": False,
+    }
+    assert head.endswith("--num-cpus=0")
+    assert f"\nray start --object-store-memory={GIB}" in text
+
+
+def test_kuberay_gets_yaml_with_a_quoted_system_config() -> None:
+    found = yaml.safe_load(fix(*SETTINGS).text("kuberay"))["spec"]
+    head = found["headGroupSpec"]["rayStartParams"]
+    assert head["num-cpus"] == "0"
+    # KubeRay writes it into a shell command as it is.
+    assert json.loads(head["system-config"].strip("'"))["kill_idle_workers_interval_ms"] == 200
+    [workers] = found["workerGroupSpecs"]
+    assert workers["rayStartParams"] == {"object-store-memory": str(GIB)}
+
+
+def test_slurm_gets_lines_of_a_batch_script() -> None:
+    text = fix(*SETTINGS).text("slurm")
+    [head] = [line for line in text.splitlines() if "--head" in line]
+    assert "env RAY_task_events_max_num_task_in_gcs=10000 ray start --head" in head
+    assert "export RAY_kill_idle_workers_interval_ms=200" in text
+    assert f"--object-store-memory={GIB}" in text.splitlines()[-1]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_nothing_to_set(form: str) -> None:
+    assert fix().text(form) == "# Nothing to set."
+
+
+def test_the_smaller_of_two_values_holds() -> None:
+    low, high = (Remedy("memory_usage_threshold", share) for share in (0.5, 0.95))
+    assert "RAY_memory_usage_threshold=0.5\n" in fix(high, low).text("env") + "\n"
