@@ -4,8 +4,8 @@
 also kept in ``benchmarks/results/NAME.txt``. ``--again`` runs nothing: it reads ``NAME.json``, and
 prints, judges and draws it anew.
 
-``hundred-thousand``, ``kills``, ``out-of-memory``, ``overhead``, ``planted``, ``ray-examples``,
-``restore`` and ``tracked`` have options of their own: see ``NAME --help``.
+``frames``, ``hundred-thousand``, ``kills``, ``out-of-memory``, ``overhead``, ``planted``,
+``ray-examples``, ``restore`` and ``tracked`` have options of their own: see ``NAME --help``.
 
 Prints one table per benchmark and writes ``NAME.json`` and ``NAME.png`` to ``benchmarks/results/``.
 Figures are medians over the runs, with the lowest and the highest in brackets; the ratio is the
@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from benchmarks import (
+    frames,
     hundred_thousand,
     kills,
     out_of_memory,
@@ -45,6 +46,7 @@ from benchmarks.suite import BENCHMARKS, Benchmark, Leg
 
 #: With command lines of their own.
 COMMANDS = {
+    "frames": frames.main,
     "hundred-thousand": hundred_thousand.main,
     "kills": kills.main,
     "out-of-memory": out_of_memory.main,

@@ -10,6 +10,7 @@ from ray_tune_memguard.callbacks.rss_reporter import RssReporter
 from ray_tune_memguard.callbacks.trial_pruner import TrialPruner
 from ray_tune_memguard.memguard import MemGuard
 from ray_tune_memguard.opening import install, open_experiment, uninstall
+from ray_tune_memguard.reading import iter_results, read_results
 from ray_tune_memguard.report.picture import plot_rss_series
 from ray_tune_memguard.report.series import read_rss_series
 
@@ -26,10 +27,12 @@ __all__ = [
     "RssReporter",
     "TrialPruner",
     "install",
+    "iter_results",
     "open_experiment",
     "plot_rss_series",
     "read_diagnosis",
     "read_growth",
+    "read_results",
     "read_rss_series",
     "uninstall",
 ]

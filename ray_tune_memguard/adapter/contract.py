@@ -190,7 +190,7 @@ NAMES: tuple[PrivateName, ...] = (
     *_of(_EXPERIMENT_ANALYSIS, LAZY_RESULTS, "_fetch_trial_dataframe(trial)"),
     *_of(_EXPERIMENT_ANALYSIS, LAZY_RESULTS, "_fetch_trial_dataframes()", "_trial_dataframes"),
     *_of(_EXPERIMENT_ANALYSIS, LAZY_RESULTS, "get_all_configs(prefix)", "_configs"),
-    *_of(_EXPERIMENT_ANALYSIS, LAZY_RESULTS, "dataframe(metric, mode)"),
+    *_of(_EXPERIMENT_ANALYSIS, LAZY_RESULTS, "dataframe(metric, mode)", "_delimiter()"),
     *_of(_EXPERIMENT_ANALYSIS, LAZY_RESULTS, "_retrieve_rows(metric, mode)"),
     *_of(_GRID, LAZY_RESULTS, "__init__(experiment_analysis)", "_trial_to_result(trial)"),
     *_of(_GRID, LAZY_RESULTS, "_experiment_analysis", "_results"),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sqlite3
 import time
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, cast
@@ -258,3 +258,15 @@ def open_experiment(
         default_mode=mode,
     )
     return ResultGrid(analysis)
+
+
+def results_of(
+    path: str, filesystem: FileSystem | None
+) -> Iterator[tuple[str | None, dict[str, object]]]:
+    """See :func:`ray_tune_memguard.reading.iter_results`."""
+    capabilities = contract.probe()
+    if contract.OPEN not in capabilities:
+        raise RuntimeError(capabilities.warning())
+    from ray_tune_memguard.adapter.analysis import result_stream
+
+    return result_stream.results_of(path, filesystem)

@@ -208,8 +208,8 @@ class TrialCache(Generic[TrialT]):
             trial = self.live.get(row.trial_id)
             return self.load_detached(row.trial_id) if trial is None else self.peek(trial)
 
-    def state_record(self, trial: TrialT) -> bytes | None:
-        """The state record of a ghost whose whole state is its record.
+    def state_record(self, trial: TrialT, version: int | None = None) -> bytes | None:
+        """The state record of a ghost whose whole state, as of a version, is its record.
 
         None for other trials, which are active or have a state of this process that may hold more.
 
@@ -217,12 +217,15 @@ class TrialCache(Generic[TrialT]):
             KeyError, sqlite3.Error: the store cannot return the record.
         """
         with self._lock:
-            if not is_ghost(trial):
+            if not self.is_unchanged(trial, version) or self.store.has_state(trial.trial_id):
                 return None
-            trial_id = trial.trial_id
-            if self._changed.get(trial_id, self._version) is not None:
-                return None
-            return self.store.state_record(trial_id) if self.store.state(trial_id) is None else None
+            return self.store.state_record(trial.trial_id)
+
+    def is_unchanged(self, trial: TrialT, version: int | None = None) -> bool:
+        """Whether the trial is a ghost whose row is its state as of a version, or now."""
+        with self._lock:
+            at = self._version if version is None else version
+            return is_ghost(trial) and self._changed.get(trial.trial_id, at) is None
 
     def _state(self, trial_id: str, version: int) -> dict[str, object]:
         raw = self._changed.get(trial_id, version)

@@ -70,6 +70,12 @@ class TrialRows(Protocol):
     def with_error(self) -> Sequence[TrialRow]:
         """Trials that ever failed, in order."""
 
+    def directory(self, trial_id: str) -> str | None:
+        """The name of the trial's directory. Raises KeyError without a row."""
+
+    def has_state(self, trial_id: str) -> bool:
+        """Whether :meth:`state` returns one. Raises KeyError without a row."""
+
     def state(self, trial_id: str) -> bytes | None:
         """The codec's dump; None if another process dumped it. Raises KeyError without a row."""
 

@@ -52,22 +52,36 @@ class TrialQueries:
         packed = self._value("state", trial_id) if self._has_states else None
         return None if packed is None else self._compressors.unpack("state", packed)
 
+    def has_state(self, trial_id: str) -> bool:
+        """Whether :meth:`state` returns one.
+
+        Raises:
+            KeyError: no such trial is in the store.
+        """
+        return self._has_states and bool(self._value("state IS NOT NULL", trial_id))
+
+    def directory(self, trial_id: str) -> str | None:
+        """The name of a spilled trial's directory; None if it has none.
+
+        Raises:
+            KeyError: no such trial is in the store.
+        """
+        name: str | None = self._value("directory", trial_id)
+        return name
+
     def state_record(self, trial_id: str) -> bytes:
         """The state record of a spilled trial, as in the experiment state file.
 
         Raises:
             KeyError: no such trial is in the store.
         """
-        packed = self._value("entry", trial_id)
-        assert packed is not None
-        return self._compressors.unpack("entry", packed)
+        return self._compressors.unpack("entry", self._value("entry", trial_id))
 
-    def _value(self, column: str, trial_id: str) -> bytes | None:
+    def _value(self, column: str, trial_id: str) -> Any:
         found = self._all(f"SELECT {column} FROM trial WHERE trial_id = ?", (trial_id,))
         if not found:
             raise KeyError(trial_id)
-        value: bytes | None = found[0][0]
-        return value
+        return found[0][0]
 
     # Some trials.
 

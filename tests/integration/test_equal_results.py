@@ -6,12 +6,17 @@ so that Ray alone gives the same twice.
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from ray import tune
+from ray.tune.analysis import ExperimentAnalysis
 from ray.tune.logger import LoggerCallback
 from ray.tune.schedulers import (
     AsyncHyperBandScheduler,
@@ -361,3 +366,40 @@ def both(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 @pytest.mark.parametrize("check", equality.CHECKS.values(), ids=equality.CHECKS)
 def test_equal(both: Both, check: Callable[[Both], None]) -> None:
     check(both)
+
+
+def test_result_files_of_every_kind(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """DataFrames, last results and configs of an opened experiment, whatever its files are like."""
+    both = equality.run_both(Case(sweeps.three_reports, samples=7), tmp_path_factory)
+    answers = []
+    for grid in both:
+        paths = [Path(result.path) for result in grid]
+        more = {**json.loads((paths[0] / "result.json").read_text().splitlines()[0]), "new": 2**70}
+        with (paths[0] / "result.json").open("a") as file:
+            file.write(json.dumps({**more, "score": math.inf, "": [2**70]}) + "\n")
+        (paths[1] / "result.json").unlink()  # CSV only.
+        for name in ("result.json", "progress.csv"):  # As without loggers.
+            (paths[2] / name).unlink()
+            (paths[3] / name).unlink()
+        (paths[4] / "result.json").write_text("")
+        (paths[5] / "result.json").write_text("not JSON\n")
+        answers.append(frames_by_trial(ExperimentAnalysis(grid.experiment_path)))
+    plain, guarded = answers
+    assert plain.keys() == guarded.keys()
+    for name, expected in plain.items():
+        # Ray opens its own experiment in an order of chance, and the columns follow the rows.
+        pd.testing.assert_frame_equal(guarded[name], expected, check_like=True, obj=name)
+
+
+def frames_by_trial(analysis: ExperimentAnalysis) -> dict[str, pd.DataFrame]:
+    """All DataFrames of an experiment, without what the clock decides."""
+    found = {
+        "last": analysis.dataframe().set_index("logdir"),
+        "max": analysis.dataframe("score", "max").set_index("logdir"),
+        "min": analysis.dataframe("info/loss", "min").set_index("logdir"),
+        "results": analysis.results_df,
+        "configs": pd.DataFrame(analysis.get_all_configs()).T,
+        "flat configs": pd.DataFrame(analysis.get_all_configs(prefix=True)).T,
+        **analysis.trial_dataframes,
+    }
+    return {name: sweeps.stable_frame(frame) for name, frame in found.items()}

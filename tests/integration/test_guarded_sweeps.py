@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
+import pandas as pd
 import pyarrow.fs
 import pytest
 import ray
@@ -33,7 +34,15 @@ from ray.tune.schedulers import (
 )
 from ray.tune.search import ConcurrencyLimiter
 
-from ray_tune_memguard import MemGuard, RssReporter, TrialPruner, open_experiment, read_rss_series
+from ray_tune_memguard import (
+    MemGuard,
+    RssReporter,
+    TrialPruner,
+    iter_results,
+    open_experiment,
+    read_results,
+    read_rss_series,
+)
 from ray_tune_memguard.lazy.cache import TrialCache
 from ray_tune_memguard.lazy.ghost import is_ghost
 from ray_tune_memguard.lazy.trial_list import SpilledTrials
@@ -365,6 +374,25 @@ def test_remote_storage(tmp_path: Path) -> None:
     assert not any(path.endswith(".sqlite") for path in files)
     analysis = ExperimentAnalysis("bucket/sweep", storage_filesystem=filesystem)
     assert len(analysis.trials) == 4
+
+
+def test_results_are_read_while_it_runs_and_afterwards(storage: Path) -> None:
+    seen: dict[str, list[Any]] = {}
+
+    def look(finished: int, trials: Any) -> None:
+        if finished >= 3 and not seen:
+            for result in iter_results(storage / "sweep", columns=["training_iteration"]):
+                steps = seen.setdefault(str(result["trial_id"]), [])
+                steps.append(result["training_iteration"])
+
+    grid = sweeps.fit(sweeps.three_reports, storage, [MemGuard(), Probe(look)], samples=6)
+    trials = grid._experiment_analysis.trials
+    # From the driver's files: nothing of this is uploaded yet.
+    assert [seen[trial.trial_id] for trial in trials[:3]] == [[1, 2, 3]] * 3
+    expected = pd.concat([result.metrics_dataframe for result in grid], ignore_index=True)
+    frame = read_results(grid.experiment_path)
+    pd.testing.assert_frame_equal(frame[expected.columns], expected, check_dtype=False)
+    assert list(frame["trial_id"]) == [trial.trial_id for trial in trials for _ in range(3)]
 
 
 def test_read_results_of_a_running_trial_are_let_go(storage: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import inspect
+import json
 import logging
 from pathlib import Path
 
@@ -32,7 +33,7 @@ MIB = 2**20
 
 @pytest.fixture
 def experiment(tmp_path: Path) -> Path:
-    """What two samples of a run leave: series, a diagnosis, and a state file without trials."""
+    """What two samples of a run leave: series, a diagnosis, results, and a state file."""
     path = tmp_path / "experiment"
     reports = path / ".memguard"
     reports.mkdir(parents=True)
@@ -48,6 +49,9 @@ def experiment(tmp_path: Path) -> Path:
     Diagnosis(1000, 1000, holders=[grows]).save(reports / f"diagnosis-{RUN}.json")
     state = '{"trial_data": [], "runner_data": {}, "stats": {}}'
     (path / f"experiment_state-{RUN}.json").write_text(state)
+    (path / "trial_1").mkdir()
+    lines = (json.dumps({"loss": loss, "trial_id": "1"}) + "\n" for loss in (0.5, 0.25))
+    (path / "trial_1" / "result.json").write_text("".join(lines))
     return path
 
 

@@ -13,9 +13,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from ray.tune import ExperimentAnalysis
 
-from ray_tune_memguard.adapter.analysis.result_rows import UnevenRecordsError, row_of
+from ray_tune_memguard.adapter.analysis.result_rows import UnevenRecordsError, frame_of, row_of
+from ray_tune_memguard.adapter.analysis.row_table import RowTable
 
-keys = st.sampled_from(["score", "loss", "info", "text", "deep", "n"])
+keys = st.sampled_from(["score", "loss", "info", "text", "deep", "n", ""])
 plain = (
     st.none()
     | st.booleans()
@@ -23,7 +24,7 @@ plain = (
     | st.integers(-3, 3)
     | st.floats(allow_nan=True, allow_infinity=True)
     | st.text(max_size=3)
-    | st.lists(st.integers(0, 3), max_size=2)
+    | st.lists(st.integers(0, 3) | st.just(2**70), max_size=2)
 )
 values = st.recursive(plain, lambda inner: st.dictionaries(keys, inner, max_size=3), max_leaves=4)
 records = st.dictionaries(keys, values, max_size=5)
@@ -73,6 +74,33 @@ def test_a_row_is_rays_or_left_to_ray(
     except UnevenRecordsError:
         return
     assert same(ours, rays_row(content, *asked))
+
+
+@settings(deadline=None, max_examples=200, derandomize=True)
+@given(st.lists(records, min_size=1, max_size=4))
+def test_a_trials_frame_is_rays(some: list[dict[str, Any]]) -> None:
+    content = "".join(json.dumps(record) + "\n" for record in some)
+    rays = pandas.json_normalize([json.loads(line) for line in content.splitlines()], sep="/")
+    pandas.testing.assert_frame_equal(frame_of(content.encode()), rays)
+
+
+@settings(deadline=None, max_examples=200, derandomize=True)
+@given(st.lists(st.dictionaries(keys, plain, max_size=4), min_size=1, max_size=5))
+def test_a_table_of_rows_is_the_frame_of_dictionaries(rows: list[dict[str, Any]]) -> None:
+    table = RowTable()
+    for row in rows:
+        table.add(row)
+    assert len(table) == len(rows)
+    pandas.testing.assert_frame_equal(table.frame(), pandas.DataFrame(rows))
+
+
+def test_a_table_with_an_index() -> None:
+    rows = [{"trial_id": "1", "loss": 0.5}, {"trial_id": "2", "text": "x", "loss": 1}]
+    table = RowTable()
+    for row in rows:
+        table.add(row)
+    expected = pandas.DataFrame.from_records(rows, index="trial_id")
+    pandas.testing.assert_frame_equal(table.frame(index="trial_id"), expected)
 
 
 @pytest.mark.parametrize(

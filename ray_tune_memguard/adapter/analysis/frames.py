@@ -1,27 +1,29 @@
-"""Builds the DataFrame of all trials in a twentieth of Ray's time, see ``result_rows``.
+"""Builds DataFrames, configs and last results of all trials without loading the trials.
 
-Ray's own code reads a trial only if its files are unusual or the trial was changed.
+Ray's own code reads a trial only if its files are unusual or the trial was changed. Each public
+function here replaces one of Ray's, which is its first argument (``patches``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import PurePosixPath
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, TypeGuard
 
-import pandas
 import tqdm
-from pyarrow.fs import FileSystem, LocalFileSystem
-from ray.air.constants import EXPR_RESULT_FILE
 from ray.tune.analysis.experiment_analysis import ExperimentAnalysis
 from ray.tune.experiment import Trial
 from ray.tune.result import CONFIG_PREFIX
 from ray.tune.utils import flatten_dict
 
 from ray_tune_memguard.adapter.analysis.result_rows import Record, row_of
-from ray_tune_memguard.adapter.serialization.trial_pickle import TrialStateCodec
+from ray_tune_memguard.adapter.analysis.row_table import RowTable
+from ray_tune_memguard.adapter.analysis.trial_reader import TrialReader
 from ray_tune_memguard.lazy.best import MODES
 from ray_tune_memguard.lazy.containers import LazyTrialDict
 from ray_tune_memguard.lazy.trial_list import SpilledTrials
+
+if TYPE_CHECKING:
+    import pandas
 
 _SHOW_PROGRESS_AFTER_S = 1.0
 
@@ -36,69 +38,97 @@ def dataframe(
     is_valid = mode is None or (mode in MODES and metric)
     if not (
         is_valid
-        and isinstance(trials, SpilledTrials)
+        and _spills(trials)
         and isinstance(frames, LazyTrialDict)
         and not frames.has_own_values()
     ):
         return original(analysis, metric, mode)
-    reader = _RowReader(trials, frames, metric, mode)
-    rows = []
-    for trial in tqdm.tqdm(
-        trials, desc="Reading results", unit="trial", delay=_SHOW_PROGRESS_AFTER_S, leave=False
-    ):
-        row, config = reader.read(trial)
+    rows = _RowReader(TrialReader(trials), frames, metric, mode)
+    table = RowTable()
+    for trial in _with_progress(trials):
+        row = rows.read(trial)
         if row is not None:
-            row.update(flatten_dict({CONFIG_PREFIX: config}))
-            # Ray has the trial's id there.
-            row["logdir"] = trial.trial_id
-            rows.append(row)
-    return pandas.DataFrame(rows)
+            table.add(row)
+    return table.frame()
+
+
+def results_df(
+    original: Callable[[ExperimentAnalysis], pandas.DataFrame], analysis: ExperimentAnalysis
+) -> pandas.DataFrame:
+    trials = analysis.trials
+    if not (_spills(trials) and trials):
+        return original(analysis)
+    reader, table = TrialReader(trials), RowTable()
+    delimiter = analysis._delimiter()
+    for trial in _with_progress(trials):
+        table.add(flatten_dict(reader.last_result(trial), delimiter=delimiter))
+    return table.frame(index="trial_id")
+
+
+def configs(trials: SpilledTrials[Trial], prefix: bool) -> dict[str, Record]:
+    """The configs of all trials by trial id, flattened with a prefix if that is asked for."""
+    reader = TrialReader(trials)
+    return {
+        trial.trial_id: flat_config(config) if prefix else config
+        for trial in _with_progress(trials)
+        for config in (reader.config(trial),)
+    }
+
+
+def flat_config(config: Record) -> Record:
+    """The config as Ray flattens it for a DataFrame."""
+    if any(isinstance(value, dict) for value in config.values()):
+        flat: Record = flatten_dict({CONFIG_PREFIX: config})
+        return flat
+    return {f"{CONFIG_PREFIX}/{key}": value for key, value in config.items()}
 
 
 class _RowReader:
-    """Reads the row and the config of one trial at a time."""
+    """Reads the row of one trial at a time."""
 
     def __init__(
         self,
-        trials: SpilledTrials[Trial],
+        reader: TrialReader,
         frames: dict[str, pandas.DataFrame],
         metric: str | None,
         mode: str | None,
     ) -> None:
-        self._cache = trials.cache
+        self._reader = reader
         self._frames = frames
         self._asked = metric, mode
+        self._has_read_without_history = False
 
-    def read(self, trial: Trial) -> tuple[Record | None, dict[str, object]]:
-        record, codec = self._cache.state_record(trial), self._cache.codec
-        if record is not None and isinstance(codec, TrialStateCodec):
-            found = codec.config_and_directory(record)
-            if found is not None:
-                config, directory = found
-                return self._row(trial, codec.filesystem, directory), config
-        whole = self._cache.peek(trial)
-        storage = whole.storage
-        assert storage is not None
-        row = self._row(trial, storage.storage_filesystem, storage.trial_fs_path)
-        return row, whole.config
-
-    def _row(self, trial: Trial, filesystem: FileSystem, directory: str) -> Record | None:
-        path = str(PurePosixPath(directory, EXPR_RESULT_FILE))
+    def read(self, trial: Trial) -> Record | None:
         try:
-            return row_of(_content(filesystem, path), *self._asked)
+            lines = self._reader.lines(trial)
+            row = self._rays_row(trial) if lines is None else row_of(lines, *self._asked)
         except (OSError, ValueError):
-            # A missing or unusual file: Ray's own code reads it, or reports what is wrong.
-            trial_id = trial.trial_id
-            of_one: ExperimentAnalysis = ExperimentAnalysis.__new__(ExperimentAnalysis)
-            of_one._trial_dataframes = {trial_id: self._frames[trial_id]}
-            rows: dict[str, Record] = of_one._retrieve_rows(*self._asked)
-            return rows.get(trial_id)
+            # An unusual file: Ray's own code reads it, or reports what is wrong.
+            row = self._rays_row(trial)
+        if row is not None:
+            row.update(flat_config(self._reader.config(trial)))
+            # Ray has the trial's id there.
+            row["logdir"] = trial.trial_id
+        return row
+
+    def _rays_row(self, trial: Trial) -> Record | None:
+        if not self._reader.has_history(trial):
+            # Ray's own code says so in the log, of the first such trial.
+            if self._has_read_without_history:
+                return None
+            self._has_read_without_history = True
+        trial_id = trial.trial_id
+        of_one: ExperimentAnalysis = ExperimentAnalysis.__new__(ExperimentAnalysis)
+        of_one._trial_dataframes = {trial_id: self._frames[trial_id]}
+        rows: dict[str, Record] = of_one._retrieve_rows(*self._asked)
+        return rows.get(trial_id)
 
 
-def _content(filesystem: FileSystem, path: str) -> bytes:
-    if isinstance(filesystem, LocalFileSystem):
-        with open(path, "rb") as file:
-            return file.read()
-    with filesystem.open_input_stream(path) as stream:
-        content: bytes = stream.readall()
-        return content
+def _with_progress(trials: SpilledTrials[Trial]) -> Iterable[Trial]:
+    return tqdm.tqdm(
+        trials, desc="Reading results", unit="trial", delay=_SHOW_PROGRESS_AFTER_S, leave=False
+    )
+
+
+def _spills(trials: object) -> TypeGuard[SpilledTrials[Trial]]:
+    return isinstance(trials, SpilledTrials)

@@ -58,6 +58,7 @@ def _of_lazy_results() -> tuple[Patch, ...]:
         _patch(ExperimentAnalysis, "_fetch_trial_dataframes", results.dataframes),
         _patch(ExperimentAnalysis, "get_all_configs", results.configs),
         _patch(ExperimentAnalysis, "dataframe", frames.dataframe),
+        _patch(ExperimentAnalysis, "results_df", frames.results_df),
         _patch(ResultGrid, "__init__", results.result_grid),
     )
 
@@ -162,8 +163,15 @@ def uninstall() -> None:
             setattr(patch.owner, patch.name, original)
 
 
-def _wrapper(patch: Patch) -> Callable[..., object]:
+def _wrapper(patch: Patch) -> object:
     original = getattr(patch.owner, patch.name)
+    if isinstance(original, property):
+        assert original.fget is not None
+        return property(_function(patch, original.fget), doc=original.__doc__)
+    return _function(patch, original)
+
+
+def _function(patch: Patch, original: Callable[..., object]) -> Callable[..., object]:
     stand_in = patch.entry.in_place_of(original)
 
     @functools.wraps(original)

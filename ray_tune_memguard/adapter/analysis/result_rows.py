@@ -1,4 +1,4 @@
-"""Reads a trial's row in the DataFrame of all trials without a DataFrame of its own.
+"""Turns a trial's results, one JSON object a line, into records, a row or a DataFrame.
 
 Ray builds a DataFrame of each trial's whole ``result.json`` and selects one of its rows, which
 takes 2 ms a trial. Here the lines of the file become dictionaries. The row is equal to Ray's,
@@ -8,14 +8,17 @@ For other files :func:`row_of` raises an error, and the caller uses Ray's own co
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
 
-import orjson
+from ray_tune_memguard.adapter.serialization.json_text import parse
+
+if TYPE_CHECKING:
+    import pandas
 
 Record = dict[str, object]
-# Larger integers have other types in pandas, and orjson turns them into floats.
+# Larger integers have other types in pandas.
 _MAX_INTEGER = 2.0**63
 _NUMBERS = (int, float)
 
@@ -39,16 +42,36 @@ def row_of(content: bytes, metric: str | None = None, mode: str | None = None) -
     Raises:
         UnevenRecordsError: only Ray's own code can read the row.
     """
-    lines = content.rstrip(b"\n")
-    if not lines:
+    records = records_of(content)
+    if not records:
         return None
-    records = [flatten(_parsed(line)) for line in lines.split(b"\n")]
     shape = _shape(records[0])
     if not (all(_shape(record) == shape for record in records[1:]) and _is_exact(records)):
         raise UnevenRecordsError("keys or types differ")
     if metric is None or mode is None or metric not in records[0]:
         return records[-1]
     return _best(records, metric, mode)
+
+
+def records_of(content: bytes) -> list[Record]:
+    """All results of a trial as flat dictionaries, nested keys joined by ``/``.
+
+    Raises:
+        UnevenRecordsError: a line is not a JSON object.
+    """
+    lines = content.rstrip(b"\n")
+    return [flatten(_parsed(line)) for line in lines.split(b"\n")] if lines else []
+
+
+def frame_of(content: bytes) -> pandas.DataFrame:
+    """The DataFrame that Ray makes of the content of a ``result.json``.
+
+    Raises:
+        UnevenRecordsError: a line is not a JSON object.
+    """
+    import pandas
+
+    return pandas.DataFrame(records_of(content))
 
 
 def flatten(record: Mapping[str, object]) -> Record:
@@ -64,19 +87,21 @@ def flatten(record: Mapping[str, object]) -> Record:
 def _leaves(nested: Mapping[str, object], prefix: str) -> Iterator[tuple[str, object]]:
     for key, value in nested.items():
         if type(value) is dict:
-            yield from _leaves(value, f"{prefix}/{key}")
+            yield from _leaves(value, f"{prefix}/{key}" if prefix else key)
         else:
-            yield f"{prefix}/{key}", value
+            yield f"{prefix}/{key}" if prefix else key, value
 
 
 def _parsed(line: bytes) -> Record:
+    """The JSON object of one line, as Python's own decoder reads it.
+
+    Raises:
+        UnevenRecordsError: the line is not a JSON object.
+    """
     try:
-        record = orjson.loads(line)
-    except orjson.JSONDecodeError:  # NaN and infinities, which are not JSON.
-        try:
-            record = json.loads(line.decode())
-        except ValueError as error:
-            raise UnevenRecordsError("not JSON") from error
+        record = parse(line)
+    except ValueError as error:
+        raise UnevenRecordsError("not JSON") from error
     if type(record) is not dict:
         raise UnevenRecordsError("not a JSON object")
     return record

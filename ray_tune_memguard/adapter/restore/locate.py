@@ -123,8 +123,17 @@ class StateFile:
 
     def pointer(self) -> Path | None:
         """The path of the trial store that the file points to; None without a pointer."""
+        path = self._pointers().get("store")
+        return Path(path) if path else None
+
+    def staging(self) -> str | None:
+        """The path of the run's staging directory; None without a pointer, or one to it."""
+        return self._pointers().get("staging")
+
+    def _pointers(self) -> dict[str, str]:
         found = re.findall(rb'"%s": (\{"store": .*?\})\}' % POINTER_KEY.encode(), self.end)
-        return Path(json.loads(found[-1])["store"]) if found else None
+        pointers: dict[str, str] = json.loads(found[-1]) if found else {}
+        return pointers
 
 
 @dataclass(frozen=True)

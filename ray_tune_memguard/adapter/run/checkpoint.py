@@ -105,7 +105,7 @@ class CheckpointWriter:
     def _publish(self, controller: Controller, text: str, staged: Path) -> None:
         is_uploaded = self._state_file.path == staged
         self._state_file.publish(
-            with_pointer(text[len(HEAD) :], self._store.path),
+            with_pointer(text[len(HEAD) :], self._store.path, self._staging.directory),
             keep_old=is_uploaded and self._is_uploading(),
         )
         if not is_uploaded:
@@ -117,7 +117,11 @@ class CheckpointWriter:
         return self._syncer is None or self._syncer.running > 0
 
 
-def with_pointer(tail: str, store: Path) -> str:
-    """Append a key with the path of the trial store to ``tail``; Ray ignores the key."""
-    pointer = json.dumps({"store": str(store)})
+def with_pointer(tail: str, store: Path, staging: Path | None = None) -> str:
+    """Append a key with the paths of the trial store and of the staging directory to ``tail``.
+
+    Ray ignores the key.
+    """
+    paths_of_run = {"store": store} if staging is None else {"store": store, "staging": staging}
+    pointer = json.dumps({name: str(path) for name, path in paths_of_run.items()})
     return f'{tail.rstrip().removesuffix("}")}, "{POINTER_KEY}": {pointer}}}'

@@ -22,6 +22,7 @@ _OPTIONS = (
     | orjson.OPT_PASSTHROUGH_SUBCLASS
 )
 # Subclasses of these may encode differently.
+_MAX_INTEGER = 2.0**63
 _WITH_OTHER_WAYS = (str, int, float, list, tuple, dict)
 
 
@@ -51,6 +52,32 @@ def encode(value: object, plain: bool = False) -> str:
 def decode(text: str) -> Any:
     """Decode the text of an experiment state file, or a part of it, as Ray does."""
     return json.loads(text, object_hook=_unpickled)
+
+
+def parse(text: str | bytes) -> Any:
+    """The value of a JSON text, as Python's own decoder reads it, in a fraction of its time.
+
+    Raises:
+        ValueError: the text is not JSON.
+    """
+    try:
+        value = orjson.loads(text)
+    except orjson.JSONDecodeError:  # NaN and infinities, which are not JSON.
+        pass
+    else:
+        # orjson reads an integer of more than 64 bits as a float.
+        if not _has_large_float(value):
+            return value
+    return json.loads(text.decode() if isinstance(text, bytes) else text)
+
+
+def _has_large_float(value: Any) -> bool:
+    kind = type(value)
+    if kind is float:
+        return not -_MAX_INTEGER < value < _MAX_INTEGER
+    if kind is dict:
+        return any(map(_has_large_float, value.values()))
+    return kind is list and any(map(_has_large_float, value))
 
 
 def _unpickled(value: dict[str, object]) -> object:

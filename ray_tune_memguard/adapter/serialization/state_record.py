@@ -7,7 +7,7 @@ from typing import cast
 
 import orjson
 
-from ray_tune_memguard.adapter.serialization.json_text import PICKLED, decode
+from ray_tune_memguard.adapter.serialization.json_text import PICKLED, decode, parse
 from ray_tune_memguard.store.trial_store import TrialRow
 
 Result = dict[str, object]
@@ -33,29 +33,29 @@ def row_of_record(state_json: str, metadata_json: str, record: str) -> TrialRow:
     )
 
 
-def config_and_directory_in_record(record: bytes) -> tuple[Result, str | None]:
-    """A trial's config, and the name of its directory if it has one."""
-    text = orjson.loads(record)[0]
-    try:
-        state = orjson.loads(text)
-    except orjson.JSONDecodeError:  # NaN and infinities, which are not JSON.
-        state = json.loads(text)
-    return _decoded(state, "config"), state.get("relative_logdir")
+def config_of_record(record: bytes) -> Result:
+    """A trial's config in its record."""
+    return _decoded(parse(orjson.loads(record)[0])["config"])
+
+
+def last_result_of_record(record: bytes) -> Result:
+    """The last result in a record; empty if the trial reported nothing."""
+    return _decoded(parse(orjson.loads(record)[1])["last_result"])
 
 
 def last_result_in_record(metadata_json: str) -> Result:
-    """The last result in a record."""
-    return _decoded(json.loads(metadata_json), "last_result")
+    """The last result in the second text of a record."""
+    return _decoded(json.loads(metadata_json)["last_result"])
 
 
 def reported_in_record(metadata_json: str) -> tuple[Result, dict[str, dict[str, float]]]:
     """The last result in a record, and each metric's summary."""
     metadata = json.loads(metadata_json)
-    summaries = cast("dict[str, dict[str, float]]", _decoded(metadata, "metric_analysis"))
-    return _decoded(metadata, "last_result"), summaries
+    summaries = cast("dict[str, dict[str, float]]", _decoded(metadata["metric_analysis"]))
+    return _decoded(metadata["last_result"]), summaries
 
 
-def _decoded(metadata: dict[str, Result], part: str) -> Result:
-    # The other parts of the metadata are not unpickled, which would take longer.
-    text = json.dumps(metadata[part])
-    return cast(Result, decode(text)) if PICKLED in text else metadata[part]
+def _decoded(part: Result) -> Result:
+    # The other parts of the record are not unpickled, which would take longer.
+    text = json.dumps(part)
+    return cast(Result, decode(text)) if PICKLED in text else part

@@ -33,7 +33,6 @@ from ray_tune_memguard.adapter.serialization.metric_queues import (
 )
 from ray_tune_memguard.adapter.serialization.plain_pickle import pickle_plainly
 from ray_tune_memguard.adapter.serialization.state_record import (
-    config_and_directory_in_record,
     state_record,
 )
 from ray_tune_memguard.adapter.serialization.templates import ValueTemplate
@@ -144,19 +143,16 @@ class TrialStateCodec:
         """Where the files of trials are."""
         return self._storage.storage_filesystem
 
-    def config_and_directory(self, record: bytes) -> tuple[dict[str, object], str] | None:
-        """The config of a trial, and the path of its directory in the storage.
-
-        None if the record alone does not contain them.
-        """
-        if self._prepare is not None:  # It may change the config.
-            return None
-        config, directory = config_and_directory_in_record(record)
-        if directory is None:
-            return None
+    @property
+    def experiment_path(self) -> str:
+        """The path of the experiment in :attr:`filesystem`."""
         storage = self._storage
-        path = PurePosixPath(storage.storage_fs_path, storage.experiment_dir_name, directory)
-        return config, str(path)
+        return str(PurePosixPath(storage.storage_fs_path, storage.experiment_dir_name))
+
+    @property
+    def reads_records_alone(self) -> bool:
+        """Whether a trial is what its record says: nothing prepares it, which may change it."""
+        return self._prepare is None
 
     def trial_of(self, state_json: str, metadata_json: str) -> Trial:
         """The trial that Ray creates from a state record, at the experiment's present location."""

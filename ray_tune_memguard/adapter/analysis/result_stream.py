@@ -1,0 +1,135 @@
+"""Streams all results of all trials of an experiment, also of one that is running or was killed.
+
+The trials are those of the experiment's trial store, in Ray's order. Trials that the store does not
+know, or all of them if it cannot be read because its run is not over, are found by their
+directories, in the order of their names.
+"""
+
+from __future__ import annotations
+
+import io
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+from pyarrow.fs import FileSystem
+from ray.train._internal.storage import get_fs_and_path
+
+from ray_tune_memguard.adapter.analysis.histories import FileHistories, Histories, histories_of
+from ray_tune_memguard.adapter.analysis.result_rows import Record, UnevenRecordsError, records_of
+from ray_tune_memguard.adapter.analysis.trial_reader import TrialReader
+from ray_tune_memguard.adapter.restore.locate import Experiment, StateFile, locate
+from ray_tune_memguard.adapter.restore.opened import open_trials
+from ray_tune_memguard.adapter.restore.verify import VerifiedStore, verify
+from ray_tune_memguard.notices import logger
+from ray_tune_memguard.store.errors import StoreError
+
+_NAMES_AT_ONCE = 500
+
+
+def results_of(path: str, filesystem: FileSystem | None) -> Iterator[tuple[str | None, Record]]:
+    """Each result of each trial: the trial's id, if it is known, and the flat result.
+
+    Raises:
+        ValueError: there is no experiment at ``path``.
+    """
+    filesystem, inner = get_fs_and_path(path, filesystem)
+    experiment = Experiment(filesystem, inner.rstrip("/"))
+    try:
+        state_file = StateFile.newest_of(experiment)
+    except OSError:  # It may be renamed at this moment; results are found without it.
+        state_file = None
+    if state_file is None and not FileHistories(filesystem, experiment.path).directories():
+        raise ValueError(f"There is no experiment at {path!r}.")
+    return _stream(experiment, state_file)
+
+
+def _stream(
+    experiment: Experiment, state_file: StateFile | None
+) -> Iterator[tuple[str | None, Record]]:
+    found = _store_of(experiment)
+    try:
+        yield from _results(experiment, state_file, found)
+    finally:
+        if found is not None:
+            found.close()
+
+
+def _store_of(experiment: Experiment) -> VerifiedStore | None:
+    """The store of the experiment; None if it cannot be read, or if Ray ran alone."""
+    try:
+        return verify(locate(experiment))
+    except (OSError, sqlite3.Error, StoreError) as error:
+        logger.debug("The trials of %s are found by directory: %s", experiment.path, error)
+        return None
+
+
+def _results(
+    experiment: Experiment, state_file: StateFile | None, found: VerifiedStore | None
+) -> Iterator[tuple[str | None, Record]]:
+    staging = _staging(state_file, found)
+    files = FileHistories(experiment.filesystem, experiment.path, staging)
+    in_memory: set[str | None] = set()
+    if found is not None:
+        trials = open_trials(found)
+        reader = TrialReader(trials)
+        histories = histories_of(trials, staging) or files
+        in_memory = {trial.relative_logdir for trial in trials.resident()}
+        for trial in trials:
+            directory = reader.directory(trial)
+            if directory is not None:
+                for record in _history(histories, trial.trial_id, directory):
+                    yield trial.trial_id, record
+    for directory in _unknown(files.directories(), found):
+        if directory not in in_memory:
+            for record in _history(files, None, directory):
+                yield None, record
+
+
+def _staging(state_file: StateFile | None, found: VerifiedStore | None) -> Path | None:
+    """The staging directory of the last run, if it is still there."""
+    name = found.store.get_metadata("staging") if found is not None else None
+    if name is None and state_file is not None:
+        name = state_file.staging()
+    return Path(name) if name and Path(name).is_dir() else None
+
+
+def _unknown(directories: list[str], found: VerifiedStore | None) -> Iterator[str]:
+    for start in range(0, len(directories), _NAMES_AT_ONCE):
+        some = directories[start : start + _NAMES_AT_ONCE]
+        known = found.store.known_directories(some) if found is not None else set()
+        yield from (name for name in some if name not in known)
+
+
+def _history(histories: Histories, trial_id: str | None, directory: str) -> list[Record]:
+    lines = histories.lines(trial_id or "", directory)
+    if lines is not None:
+        try:
+            return records_of(lines)
+        except UnevenRecordsError:
+            # The last line of a trial that is running, or was when its driver was killed.
+            return _readable(lines, directory)
+    text = histories.csv(directory)
+    return [] if not text else _records_of_csv(text)
+
+
+def _readable(lines: bytes, directory: str) -> list[Record]:
+    found: list[Record] = []
+    left_out = 0
+    whole, _, rest = lines.rpartition(b"\n")
+    for line in [*whole.split(b"\n"), rest]:
+        try:
+            found += records_of(line)
+        except UnevenRecordsError:
+            left_out += line is not rest
+    if left_out:
+        logger.warning("%d lines of %s are not JSON and are left out.", left_out, directory)
+    return found
+
+
+def _records_of_csv(text: bytes) -> list[Record]:
+    import pandas
+
+    frame = pandas.read_csv(io.BytesIO(text), dtype={"trial_id": str})
+    records: list[Record] = frame.to_dict("records")
+    return records
