@@ -51,6 +51,7 @@ TUNER_FILE = "tuner_file"
 SEARCHER_CATCH_UP = "searcher_catch_up"
 OPTUNA_STUDY = "optuna_study"
 RETENTION_SITES = "retention_sites"
+TRIAL_MEMORY = core_names.TRIAL_MEMORY
 
 #: What is different in a run without the capability.
 WITHOUT: dict[str, str] = {
@@ -173,7 +174,8 @@ NAMES: tuple[PrivateName, ...] = (
     # A trial, serialized and deserialized.
     *_of(_TRIALS, SPILL, "_Location", "_TemporaryTrialState"),
     *_of(_TRIAL, SPILL, "_default_result_or_future", "_state_json", "_nonjson_fields"),
-    *_of(_TRIAL, SPILL, "temporary_state", "run_metadata"),
+    *_of(_TRIAL, (SPILL, TRIAL_MEMORY), "temporary_state"),
+    *_of(_TRIAL, SPILL, "run_metadata"),
     *_of(_METADATA, SPILL, "_cached_json"),
     # The trainable of a run.
     *_of(_REGISTRY, TRAINABLES, "_global_registry", "TRAINABLE_CLASS"),

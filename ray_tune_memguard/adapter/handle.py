@@ -27,9 +27,11 @@ if TYPE_CHECKING:
     from ray_tune_memguard.adapter.run.spiller import Spiller
     from ray_tune_memguard.adapter.seam import Controller
     from ray_tune_memguard.cluster.probe import NodeProbes
+    from ray_tune_memguard.cluster.trial_memory import TrialMemories
 
-# By controller: the probes of its run, which its callbacks share.
+# By controller: what the callbacks of its run share.
 _probes: weakref.WeakKeyDictionary[Controller, NodeProbes] = weakref.WeakKeyDictionary()
+_memories: weakref.WeakKeyDictionary[Controller, TrialMemories] = weakref.WeakKeyDictionary()
 
 
 class RunHandle:
@@ -173,6 +175,24 @@ class RunHandle:
         if controller not in _probes:
             _probes[controller] = NodeProbes(Notices())
         return _probes[controller].take(user)
+
+    def trial_memory(self) -> TrialMemories:
+        """What the trials of the run use; empty unless a ``TrialMemoryReporter`` measures it."""
+        from ray_tune_memguard.cluster.trial_memory import TrialMemories
+
+        controller = self.controller
+        if controller is None:
+            return TrialMemories()
+        return _memories.setdefault(controller, TrialMemories())
+
+    def actor_id(self, trial: Trial) -> str | None:
+        """The id of the actor that runs a trial; None if there is none or Ray does not tell."""
+        actor = trial.temporary_state.ray_actor
+        if actor is None or contract.TRIAL_MEMORY not in self.capabilities:
+            return None
+        from ray_tune_memguard.cluster import gcs
+
+        return gcs.actor_id_of(actor)
 
     def retention_sites(self) -> ModuleType | None:
         """The module that finds retention sites; None if this Ray lacks a name that it needs."""

@@ -11,6 +11,7 @@ RAY_PROCESSES = "ray_processes"
 CLUSTER_STATE = "cluster_state"
 CLUSTER_BY_ADDRESS = "cluster_by_address"
 OBJECT_OWNERS = "object_owners"
+TRIAL_MEMORY = "trial_memory"
 
 #: What is different in a run without the capability.
 WITHOUT: dict[str, str] = {
@@ -18,20 +19,26 @@ WITHOUT: dict[str, str] = {
     CLUSTER_STATE: "nothing is read from Ray's control service, such as why a process ended",
     CLUSTER_BY_ADDRESS: "`memguard doctor` cannot look at a running cluster",
     OBJECT_OWNERS: "`memguard doctor` does not tell which idle workers own objects",
+    TRIAL_MEMORY: "the memory of trials is not measured",
 }
 
 _STATE = "ray._private.state:GlobalState"
 _ACCESSOR = "ray._raylet:GlobalStateAccessor"
 _MESSAGES = "ray.core.generated.gcs_pb2"
 
+_BOTH = (CLUSTER_STATE, TRIAL_MEMORY)
+
 NAMES: tuple[PrivateName, ...] = (
     *rows_of("ray._private.worker", RAY_PROCESSES, "_global_node"),
     # The control service (GCS). Older: 2.50 to 2.52.
-    *rows_of("ray._private.state", CLUSTER_STATE, "state"),
-    *rows_of(_STATE, CLUSTER_STATE, "_connect_and_get_accessor()", older="_check_connected"),
-    *rows_of(_ACCESSOR, CLUSTER_STATE, "get_actor_info", "get_worker_info", "get_worker_table"),
+    *rows_of("ray._private.state", _BOTH, "state"),
+    *rows_of(_STATE, _BOTH, "_connect_and_get_accessor()", older="_check_connected"),
+    *rows_of(_ACCESSOR, _BOTH, "get_actor_info"),
+    *rows_of(_ACCESSOR, CLUSTER_STATE, "get_worker_info", "get_worker_table"),
     *rows_of(_ACCESSOR, CLUSTER_STATE, "get_node_table", "get_system_config"),
-    *rows_of(_MESSAGES, CLUSTER_STATE, "ActorTableData", "WorkerTableData"),
+    *rows_of(_MESSAGES, _BOTH, "ActorTableData"),
+    *rows_of(_MESSAGES, CLUSTER_STATE, "WorkerTableData"),
+    *rows_of("ray.actor:ActorHandle", _BOTH, "_actor_id"),
     *rows_of("ray.core.generated.common_pb2", CLUSTER_STATE, "WorkerExitType"),
     *rows_of(_STATE, CLUSTER_BY_ADDRESS, "_initialize_global_state(gcs_options)", "disconnect()"),
     *rows_of("ray._raylet", CLUSTER_BY_ADDRESS, "GcsClientOptions"),

@@ -160,6 +160,17 @@ def actor_info(actor_id: str) -> ActorInfo | None:
         return None if raw is None else _actor(_messages().ActorTableData.FromString(raw))
 
 
+def actor_id_of(handle: object) -> str:
+    """The id of an actor of which this process has a handle.
+
+    Raises:
+        ClusterStateError: the handle has none.
+    """
+    with _failures_named("the actor's id"):
+        found: Any = handle
+        return str(found._actor_id.hex())
+
+
 def worker_info(worker_id: str) -> WorkerInfo | None:
     """One worker, alive or dead; None if the control service does not know it.
 

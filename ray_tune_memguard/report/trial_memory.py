@@ -1,0 +1,120 @@
+"""The memory of finished trials: the record of each, and how it is read."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING
+
+from ray_tune_memguard.report.records import SUFFIX, known_fields, read_records
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+#: The beginning of the files' names.
+KIND = "trial-memory"
+# Configurations are kept for reading: long values as text of this length.
+_MAX_TEXT = 200
+
+
+@dataclass(frozen=True)
+class TrialMemory:
+    """What one trial has used, all of its processes together.
+
+    Attributes:
+        trial_id: the trial.
+        end: ``completed``, ``error``, or ``unfinished`` if the run ended first.
+        peak_rss_bytes: the highest resident memory.
+        peak_anonymous_bytes: the highest anonymous memory: resident memory without shared memory
+            (such as Ray's object store) and files (such as libraries). What other processes cannot
+            use meanwhile.
+        last_rss_bytes, last_anonymous_bytes: the latest reading.
+        growth_bytes_per_s: the slope of the anonymous memory over the last 30 readings; NaN for a
+            short trial.
+        is_exact: whether the peak RSS is the kernel's own figure; otherwise it is the highest
+            reading, which can miss a short peak.
+        children: the highest number of descendants of its process.
+        is_reused: whether its process had run another trial before.
+        starts: how many times it was started: more than once after a failure or a pause.
+        node: the id of its node, the last one.
+        pid: its process there.
+        started, ended: seconds since the epoch.
+        config: its configuration.
+    """
+
+    trial_id: str
+    end: str
+    peak_rss_bytes: int
+    peak_anonymous_bytes: int
+    last_rss_bytes: int
+    last_anonymous_bytes: int
+    growth_bytes_per_s: float
+    is_exact: bool
+    children: int
+    is_reused: bool
+    starts: int
+    node: str
+    pid: int
+    started: float
+    ended: float
+    config: dict[str, object] = field(default_factory=dict)
+
+
+def plain_config(config: object, prefix: str = "") -> dict[str, object]:
+    """A configuration with keys such as ``model/layers``; other values than numbers as text."""
+    if not isinstance(config, dict):
+        return {}
+    found: dict[str, object] = {}
+    for key, value in config.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, dict) and value:
+            found.update(plain_config(value, f"{name}/"))
+        elif value is None or isinstance(value, (bool, int, float)):
+            found[name] = value
+        elif isinstance(value, (str, tuple, list)) and len(value) <= _MAX_TEXT:
+            found[name] = str(value)[:_MAX_TEXT]
+        else:
+            found[name] = f"<{type(value).__name__}>"
+    return found
+
+
+def read_trial_memory(path: str | os.PathLike[str]) -> pd.DataFrame:
+    """Read what the trials of an experiment have used, all of its runs.
+
+    Args:
+        path: the experiment's directory (``ResultGrid.experiment_path``, on a local disk), the
+            ``.memguard`` directory in it, or one ``trial-memory-*.jsonl`` file.
+
+    Returns:
+        A DataFrame with a row for each trial that was measured and has finished, or was running
+        when its run ended; the largest ``peak_rss_bytes`` first. The columns are the fields of
+        :class:`~ray_tune_memguard.report.trial_memory.TrialMemory` (sizes in bytes, times in
+        seconds since the epoch, growth in bytes per second), and ``config/<name>`` for each entry
+        of the configurations.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+
+    Example:
+        >>> from ray_tune_memguard import read_trial_memory
+        >>> memory = read_trial_memory(experiment)
+        >>> (memory["peak_rss_bytes"] / 2**20).tolist(), memory["config/layers"].tolist()
+        ([900.0, 300.0], [8, 2])
+    """
+    import pandas as pd
+
+    records = read_records(path, KIND, _build)
+    if not records:
+        raise FileNotFoundError(f"No memory of trials ({KIND}-*{SUFFIX}) at {path}")
+    names = [one.name for one in fields(TrialMemory) if one.name != "config"]
+    rows = [
+        {name: getattr(record, name) for name in names}
+        | {f"config/{name}": value for name, value in record.config.items()}
+        for record in records
+    ]
+    frame = pd.DataFrame(rows)
+    return frame.sort_values("peak_rss_bytes", ascending=False, kind="stable", ignore_index=True)
+
+
+def _build(row: dict[str, object]) -> TrialMemory:
+    return TrialMemory(**known_fields(TrialMemory, row))  # type: ignore[arg-type]

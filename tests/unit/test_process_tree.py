@@ -1,0 +1,127 @@
+"""The memory of processes as they see it themselves."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from ray_tune_memguard.system import process_tree
+from ray_tune_memguard.system.process_tree import (
+    ProcessKey,
+    TreeReading,
+    begin_reading,
+    process_key,
+    read_tree,
+    read_trees,
+)
+from tests.unit.worker_processes import MIB, WorkerProcess
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the processes read /proc")
+
+
+@pytest.fixture(autouse=True)
+def _search_at_every_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process_tree._Budget, "is_due", lambda self: True)
+
+
+@pytest.fixture
+def worker() -> Iterator[WorkerProcess]:
+    with WorkerProcess() as process:
+        yield process
+
+
+def key_of(worker: WorkerProcess) -> ProcessKey:
+    key = process_key(worker.pid)
+    assert key is not None
+    return key
+
+
+def look(worker: WorkerProcess) -> TreeReading:
+    [reading] = read_trees([key_of(worker)])
+    assert reading is not None
+    return reading
+
+
+def near(expected: int) -> object:
+    return pytest.approx(expected, abs=2 * MIB)
+
+
+def test_a_process_is_read_as_it_sees_itself(worker: WorkerProcess) -> None:
+    seen = worker.take(60)
+    reading = look(worker)
+    assert reading.rss == near(seen["VmRSS"])
+    assert reading.anonymous == near(seen["RssAnon"])
+    assert reading.root.highest_rss == near(seen["VmHWM"])
+    assert reading.children == ()
+
+
+def test_a_peak_between_two_looks_is_in_the_highest_rss(worker: WorkerProcess) -> None:
+    before = look(worker)
+    worker.take(60)
+    worker.free()
+    after = look(worker)
+    assert after.rss == near(before.rss)
+    assert after.root.highest_rss == near(before.rss + 60 * MIB)
+
+
+def test_the_highest_rss_can_count_from_now_on(worker: WorkerProcess) -> None:
+    worker.take(60)
+    worker.free()
+    reading = begin_reading(worker.pid, reset=True)
+    assert reading is not None
+    assert reading.root.highest_rss == near(reading.rss)
+
+
+def test_forked_children_count_and_what_they_share_counts_once(worker: WorkerProcess) -> None:
+    alone = worker.take(80)
+    child = worker.fork(40)
+    reading = look(worker)
+    assert len(reading.children) == 1
+    assert reading.rss == near(alone["VmRSS"] + child["VmRSS"])
+    assert reading.anonymous == near(alone["RssAnon"] + 40 * MIB)
+    worker.join()
+    assert look(worker).children == ()
+    assert look(worker).anonymous == near(alone["RssAnon"])
+
+
+def test_a_process_that_has_ended_is_none(worker: WorkerProcess) -> None:
+    key = key_of(worker)
+    worker.kill()
+    assert read_trees([key]) == [None]
+    assert read_tree(key) is None
+    assert begin_reading(key.pid, reset=False) is None
+
+
+def test_a_pid_that_is_used_again_is_none(worker: WorkerProcess) -> None:
+    earlier = key_of(worker)._replace(started=1.0)
+    assert read_tree(earlier) is None
+    assert read_trees([earlier]) == [None]
+
+
+def test_without_proc_psutil_reads(worker: WorkerProcess, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process_tree, "_HAS_PROC", False)
+    seen = worker.take(60)
+    child = worker.fork(20)
+    reading = look(worker)
+    assert reading.rss == near(seen["VmRSS"] + child["VmRSS"])
+    assert len(reading.children) == 1
+    key = key_of(worker)
+    worker.kill()
+    assert read_tree(key) is None
+
+
+def test_a_search_is_paid_by_what_it_took(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    now, cpu = [100.0], [0.0]
+    monkeypatch.setattr(process_tree.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(process_tree.time, "thread_time", lambda: cpu[0])
+    budget = process_tree._Budget(0.001)
+    assert budget.is_due()
+    cpu[0] = 0.002
+    budget.spend(0.0)
+    now[0] = 101.9
+    assert not budget.is_due()
+    now[0] = 102.1
+    assert budget.is_due()

@@ -1,0 +1,379 @@
+"""What trials use: peaks, actors that are reused, trials that pause, nodes that do not answer."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ray_tune_memguard.cluster import gcs, trial_memory
+from ray_tune_memguard.cluster.gcs import ActorInfo, ClusterStateError
+from ray_tune_memguard.cluster.probe import Answer
+from ray_tune_memguard.cluster.trial_memory import FinishedPeaks, TreePeaks, TrialMemories
+from ray_tune_memguard.report.records import RecordFile
+from ray_tune_memguard.report.trial_memory import TrialMemory, plain_config, read_trial_memory
+from ray_tune_memguard.system import process_tree
+from ray_tune_memguard.system.process_tree import ProcessKey, ProcessReading, TreeReading
+from tests.unit.worker_processes import MIB, WorkerProcess
+
+on_linux = pytest.mark.skipif(sys.platform != "linux", reason="the processes read /proc")
+
+
+class Probes:
+    """Asks this machine. Nodes named ``far`` answer when the test wants it."""
+
+    def __init__(self) -> None:
+        self.far: list[tuple[Answer[Any], Callable[[], Any]]] = []
+
+    def ask(self, node: str, function: Callable[..., Any], *args: object) -> Answer[Any]:
+        answer: Answer[Any] = Answer(node)
+        if node == "far":
+            self.far.append((answer, lambda: function(*args)))
+        else:
+            answer.resolve(function(*args))
+        return answer
+
+    def arrive(self) -> None:
+        for answer, call in self.far:
+            answer.resolve(call())
+        self.far.clear()
+
+
+@pytest.fixture
+def actors(monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple[int, str]]:
+    """By actor id: pid and node."""
+    known: dict[str, tuple[int, str]] = {}
+
+    def actor_info(actor_id: str) -> ActorInfo | None:
+        if actor_id not in known:
+            raise ClusterStateError("planned")
+        pid, node = known[actor_id]
+        return ActorInfo(actor_id, pid, node, "w", "ALIVE")
+
+    monkeypatch.setattr(gcs, "actor_info", actor_info)
+    monkeypatch.setattr(process_tree._Budget, "is_due", lambda self: True)
+    return known
+
+
+@pytest.fixture
+def worker() -> Iterator[WorkerProcess]:
+    with WorkerProcess() as process:
+        yield process
+
+
+@pytest.fixture
+def memories() -> TrialMemories:
+    found = TrialMemories()
+    found.measure_with(Probes())  # type: ignore[arg-type]
+    return found
+
+
+def near(expected: int) -> object:
+    return pytest.approx(expected, abs=2 * MIB)
+
+
+def record(memories: TrialMemories) -> TrialMemory:
+    [found] = memories.take_records()
+    return found
+
+
+@on_linux
+def test_a_trial_from_start_to_end(
+    memories: TrialMemories, worker: WorkerProcess, actors: dict[str, tuple[int, str]]
+) -> None:
+    actors["a"] = worker.pid, "near"
+    assert memories.start("t1", "a", {"x": 1})
+    assert memories.of("t1") is None
+    memories.look()
+    worker.take(50)
+    seen = worker.free()
+    memories.look()
+    [use] = memories.running()
+    assert use == memories.of("t1")
+    assert memories.running("near") == [use]
+    assert memories.running("other") == []
+    assert use.peak_rss == near(seen["VmHWM"])
+    assert use.rss == near(seen["VmRSS"])
+    # And a peak after the last look.
+    seen = worker.take(90)
+    worker.free()
+    memories.end("t1", "completed")
+    assert memories.running() == []
+    assert memories.of("t1") is None
+    found = record(memories)
+    assert found.peak_rss_bytes == near(seen["VmHWM"])
+    assert found.peak_anonymous_bytes == near(seen["RssAnon"])
+    assert found.is_exact
+    assert (found.trial_id, found.end, found.pid, found.node) == (
+        "t1",
+        "completed",
+        worker.pid,
+        "near",
+    )
+    assert memories.finished.quantile(0.5, "rss") == found.peak_rss_bytes
+    assert memories.heaviest() == [(found.peak_rss_bytes, "t1", {"x": 1})]
+
+
+@on_linux
+def test_a_trial_that_ends_before_the_first_look(
+    memories: TrialMemories, worker: WorkerProcess, actors: dict[str, tuple[int, str]]
+) -> None:
+    actors["a"] = worker.pid, "near"
+    memories.start("t1", "a", {})
+    seen = worker.take(40)
+    memories.end("t1", "completed")
+    assert memories.take_records() == []
+    memories.look()
+    assert record(memories).peak_rss_bytes == near(seen["VmHWM"])
+
+
+@on_linux
+def test_a_reused_actor_does_not_hand_its_peak_on(
+    memories: TrialMemories, worker: WorkerProcess, actors: dict[str, tuple[int, str]]
+) -> None:
+    actors["a"] = worker.pid, "near"
+    memories.start("t1", "a", {})
+    memories.look()
+    high = worker.take(80)["VmHWM"]
+    worker.free()
+    memories.end("t1", "completed")
+    assert not memories.start("t2", "a", {})
+    low = worker.take(20)["VmRSS"]
+    memories.end("t2", "completed")
+    first, second = memories.take_records()
+    assert first.peak_rss_bytes == near(high)
+    assert second.peak_rss_bytes == near(low)
+    assert (first.is_reused, second.is_reused) == (False, True)
+    assert second.is_exact
+
+
+@on_linux
+def test_where_the_peak_cannot_be_reset_it_is_sampled(
+    memories: TrialMemories,
+    worker: WorkerProcess,
+    actors: dict[str, tuple[int, str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(process_tree, "reset_highest_rss", lambda pid: False)
+    actors["a"] = worker.pid, "near"
+    memories.start("t1", "a", {})
+    memories.look()
+    worker.take(80)
+    worker.free()
+    memories.end("t1", "completed")
+    memories.start("t2", "a", {})
+    low = worker.take(20)["VmRSS"]
+    memories.look()
+    memories.end("t2", "completed")
+    second = memories.take_records()[1]
+    assert second.peak_rss_bytes == near(low)
+    assert not second.is_exact
+
+
+@on_linux
+def test_a_killed_process_leaves_what_was_seen_last(
+    memories: TrialMemories, worker: WorkerProcess, actors: dict[str, tuple[int, str]]
+) -> None:
+    actors["a"] = worker.pid, "near"
+    memories.start("t1", "a", {})
+    seen = worker.take(40)
+    memories.look()
+    worker.kill()
+    memories.look()
+    assert memories.of("t1") is not None
+    memories.end("t1", "error")
+    found = record(memories)
+    assert found.peak_rss_bytes == near(seen["VmHWM"])
+    assert found.end == "error"
+    assert not found.is_exact
+
+
+@on_linux
+def test_a_trial_that_pauses_keeps_its_peak(
+    memories: TrialMemories, actors: dict[str, tuple[int, str]]
+) -> None:
+    with WorkerProcess() as first, WorkerProcess() as second:
+        actors.update(a=(first.pid, "near"), b=(second.pid, "near"))
+        memories.start("t1", "a", {})
+        seen = first.take(60)
+        memories.look()
+        memories.pause("t1")
+        assert memories.running() == []
+        memories.start("t1", "b", {})
+        memories.look()
+        assert [use.pid for use in memories.running()] == [second.pid]
+        memories.end("t1", "completed")
+        found = record(memories)
+    assert found.peak_rss_bytes == near(seen["VmHWM"])
+    assert (found.starts, found.is_exact, found.pid) == (2, False, second.pid)
+
+
+@on_linux
+def test_another_trial_in_the_actor_of_a_paused_one(
+    memories: TrialMemories, worker: WorkerProcess, actors: dict[str, tuple[int, str]]
+) -> None:
+    actors["a"] = worker.pid, "near"
+    memories.start("t1", "a", {})
+    memories.look()
+    memories.start("t2", "a", {})
+    assert [use.trial_id for use in memories.running()] == ["t2"]
+
+
+@on_linux
+def test_a_far_node_is_not_waited_for(
+    worker: WorkerProcess, actors: dict[str, tuple[int, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memories, probes = TrialMemories(), Probes()
+    memories.measure_with(probes)  # type: ignore[arg-type]
+    actors["a"] = worker.pid, "far"
+    memories.start("t1", "a", {})
+    memories.look()
+    memories.look()
+    assert len(probes.far) == 1
+    probes.arrive()
+    memories.look()
+    assert memories.of("t1") is not None
+    for _ in range(5):
+        memories.look()
+    assert len(probes.far) == 1
+    worker.take(30)
+    probes.arrive()
+    seen = worker.take(30)
+    memories.end("t1", "completed")
+    assert memories.take_records() == []
+    probes.arrive()
+    memories.look()
+    found = record(memories)
+    assert found.peak_rss_bytes == near(seen["VmHWM"])
+    assert found.is_exact
+
+
+@on_linux
+def test_a_lost_node_leaves_what_was_seen_last(
+    worker: WorkerProcess, actors: dict[str, tuple[int, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memories, probes = TrialMemories(), Probes()
+    memories.measure_with(probes)  # type: ignore[arg-type]
+    actors["a"] = worker.pid, "far"
+    memories.start("t1", "a", {})
+    memories.look()
+    seen = worker.take(30)
+    probes.arrive()
+    memories.look()
+    memories.end("t1", "error")
+    memories.end_all(timeout_s=0.01)
+    found = record(memories)
+    assert found.peak_rss_bytes == near(seen["VmHWM"])
+    assert not found.is_exact
+
+
+def test_a_trial_without_a_process_leaves_no_record(
+    memories: TrialMemories, actors: dict[str, tuple[int, str]]
+) -> None:
+    memories.start("t1", "unknown", {})
+    memories.look()
+    memories.end("t1", "completed")
+    memories.start("t2", "unknown", {})
+    memories.end_all(timeout_s=0.01)
+    assert memories.take_records() == []
+    assert memories.finished.count == 0
+
+
+@on_linux
+def test_trials_that_run_when_the_run_ends_are_unfinished(
+    memories: TrialMemories, worker: WorkerProcess, actors: dict[str, tuple[int, str]]
+) -> None:
+    actors["a"] = worker.pid, "near"
+    memories.start("t1", "a", {})
+    memories.end_all(timeout_s=1)
+    assert record(memories).end == "unfinished"
+
+
+def test_nothing_is_kept_of_finished_trials(
+    memories: TrialMemories, actors: dict[str, tuple[int, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    readings = iter(range(1, 10**6))
+    monkeypatch.setattr(
+        trial_memory, "begin_reading", lambda pid, reset: reading(next(readings), pid=pid)
+    )
+    monkeypatch.setattr(trial_memory, "read_tree", lambda key: reading(1))
+    for number in range(1000):
+        actors[f"a{number % 3000}"] = number + 1, "near"
+        memories.start(f"t{number}", f"a{number % 3000}", {"x": number})
+        memories.look()
+        memories.end(f"t{number}", "completed")
+        memories.take_records()
+    assert memories.finished.count == 1000
+    assert len(memories.heaviest()) == trial_memory.MAX_HEAVIEST
+    assert memories._tracked == {}
+    assert memories._awaited == []
+
+
+def reading(
+    rss: int, highest: int = 0, pid: int = 1, at: float = 0.0, children: tuple[int, ...] = ()
+) -> TreeReading:
+    """Sizes in MiB; a third of it is shared."""
+
+    def process(pid: int, rss: int, highest: int) -> ProcessReading:
+        sizes = rss * MIB, rss * MIB * 2 // 3, max(rss, highest) * MIB
+        return ProcessReading(ProcessKey(pid, 0.0), *sizes)
+
+    others = tuple(process(100 + number, size, 0) for number, size in enumerate(children))
+    return TreeReading(process(pid, rss, highest), others, at)
+
+
+def test_a_rise_of_the_highest_rss_counts_on_top_of_the_others() -> None:
+    peaks = TreePeaks()
+    peaks.begin(reading(90, children=(30,)), is_fresh=True)
+    peaks.add(reading(90, highest=150, children=(30,)))
+    assert peaks.rss == 180 * MIB
+    # It is not counted once more when the child has grown.
+    peaks.add(reading(90, highest=150, children=(60,)))
+    assert peaks.rss == 180 * MIB
+    assert peaks.children == 1
+
+
+def test_growth_is_the_slope_of_the_last_looks() -> None:
+    peaks = TreePeaks()
+    assert math.isnan(peaks.growth())
+    for second in range(100):
+        size = 300 if second < 60 else 300 + 3 * (second - 60)
+        peaks.add(reading(size, at=float(second)))
+    assert peaks.growth() == pytest.approx(2 * MIB, rel=0.01)
+
+
+def test_quantiles_are_of_the_latest_trials_and_the_highest_of_all() -> None:
+    peaks = FinishedPeaks()
+    assert peaks.quantile(0.5) is None
+    peaks.add(10**9, 10**8)
+    for size in range(1000):
+        peaks.add(2 * size, size)
+    assert peaks.quantile(1.0) == 10**8
+    assert peaks.quantile(1.0, "rss") == 10**9
+    assert peaks.quantile(0.5) == 744 + 128
+    assert peaks.quantile(0.0, "rss") == 2 * 744
+    assert peaks.count == 1001
+
+
+def test_records_are_read_as_a_table(tmp_path: Path) -> None:
+    file = RecordFile(tmp_path / ".memguard" / "trial-memory-2026-11-22_10-00-00.jsonl")
+    for number, peak in enumerate((3, 9)):
+        config = plain_config({"lr": 0.1, "model": {"layers": (number, 8), "f": print}})
+        file.add(
+            TrialMemory(
+                f"t{number}", "completed", peak, peak, 1, 1, math.nan, True, 0, False, 1, "n", 7,
+                1.0, 2.0, config,
+            )
+        )  # fmt: skip
+    frame = read_trial_memory(tmp_path)
+    assert frame["trial_id"].tolist() == ["t1", "t0"]
+    assert frame["peak_rss_bytes"].tolist() == [9, 3]
+    assert frame["config/lr"].tolist() == [0.1, 0.1]
+    assert frame["config/model/layers"].tolist() == ["(1, 8)", "(0, 8)"]
+    assert frame["config/model/f"].tolist() == ["<builtin_function_or_method>"] * 2
+    with pytest.raises(FileNotFoundError, match=r"trial-memory-\*\.jsonl"):
+        read_trial_memory(tmp_path / "nowhere")
