@@ -4,7 +4,7 @@
 also kept in ``benchmarks/results/NAME.txt``. ``--again`` runs nothing: it reads ``NAME.json``, and
 prints, judges and draws it anew.
 
-``frames``, ``hundred-thousand``, ``kills``, ``out-of-memory``, ``overhead``, ``planted``,
+``deaths``, ``frames``, ``hundred-thousand``, ``kills``, ``out-of-memory``, ``overhead``, ``planted``,
 ``ray-examples``, ``restore`` and ``tracked`` have options of their own: see ``NAME --help``.
 
 Prints one table per benchmark and writes ``NAME.json`` and ``NAME.png`` to ``benchmarks/results/``.
@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from benchmarks import (
+    deaths,
     frames,
     hundred_thousand,
     kills,
@@ -46,6 +47,7 @@ from benchmarks.suite import BENCHMARKS, Benchmark, Leg
 
 #: With command lines of their own.
 COMMANDS = {
+    "deaths": deaths.main,
     "frames": frames.main,
     "hundred-thousand": hundred_thousand.main,
     "kills": kills.main,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from ray_tune_memguard.callbacks.object_growth_tracker import ObjectGrowthTracker
 from ray_tune_memguard.callbacks.oom_survival import OomSurvival
 from ray_tune_memguard.callbacks.rss_reporter import RssReporter
+from ray_tune_memguard.callbacks.trial_death_reporter import TrialDeathReporter
 from ray_tune_memguard.callbacks.trial_pruner import TrialPruner
 from ray_tune_memguard.memguard import MemGuard
 from ray_tune_memguard.opening import install, open_experiment, uninstall
@@ -15,6 +16,7 @@ from ray_tune_memguard.report.picture import plot_rss_series
 from ray_tune_memguard.report.series import read_rss_series
 
 if TYPE_CHECKING:
+    from ray_tune_memguard.diagnostics.deaths.record import read_deaths
     from ray_tune_memguard.diagnostics.diagnosis import read_diagnosis
     from ray_tune_memguard.diagnostics.growth import read_growth
 
@@ -25,11 +27,13 @@ __all__ = [
     "ObjectGrowthTracker",
     "OomSurvival",
     "RssReporter",
+    "TrialDeathReporter",
     "TrialPruner",
     "install",
     "iter_results",
     "open_experiment",
     "plot_rss_series",
+    "read_deaths",
     "read_diagnosis",
     "read_growth",
     "read_results",
@@ -51,4 +55,8 @@ def __getattr__(name: str) -> object:
         from ray_tune_memguard.diagnostics.growth import read_growth
 
         return read_growth
+    if name == "read_deaths":
+        from ray_tune_memguard.diagnostics.deaths.record import read_deaths
+
+        return read_deaths
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

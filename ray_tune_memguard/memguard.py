@@ -11,6 +11,7 @@ from ray_tune_memguard.callbacks.base import GuardCallback, guarded
 from ray_tune_memguard.callbacks.object_growth_tracker import ObjectGrowthTracker
 from ray_tune_memguard.callbacks.oom_survival import OomSurvival
 from ray_tune_memguard.callbacks.rss_reporter import RssReporter
+from ray_tune_memguard.callbacks.trial_death_reporter import TrialDeathReporter
 from ray_tune_memguard.callbacks.trial_pruner import TrialPruner
 
 if TYPE_CHECKING:
@@ -26,8 +27,9 @@ class MemGuard(GuardCallback):
         tune.Tuner(train_fn, run_config=tune.RunConfig(callbacks=[MemGuard()]))
 
     or, without a change of code, ``RAY_TUNE_CALLBACKS=ray_tune_memguard.MemGuard``. It combines a
-    :class:`TrialPruner`, a :class:`RssReporter`, an :class:`ObjectGrowthTracker` and an
-    :class:`OomSurvival`, whose pages describe the arguments and their environment variables.
+    :class:`TrialPruner`, a :class:`RssReporter`, an :class:`ObjectGrowthTracker`, an
+    :class:`OomSurvival` and a :class:`TrialDeathReporter`, whose pages describe the arguments and
+    their environment variables.
 
     Args:
         every_trials: finished trials between two RSS lines (:class:`RssReporter`).
@@ -38,6 +40,7 @@ class MemGuard(GuardCallback):
         sample_every_trials: finished trials between two samples (:class:`ObjectGrowthTracker`).
         growth_budget: share of the wall-clock time for samples (:class:`ObjectGrowthTracker`).
         survive_oom: whether the run survives Ray's memory monitor (:class:`OomSurvival`).
+        report_deaths: whether deaths of trials are reported (:class:`TrialDeathReporter`).
 
     Raises:
         ValueError, TypeError: an argument, or its environment variable, is not allowed.
@@ -62,6 +65,7 @@ class MemGuard(GuardCallback):
         sample_every_trials: int | opt.Unset = opt.UNSET,
         growth_budget: float | opt.Unset = opt.UNSET,
         survive_oom: bool | opt.Unset = opt.UNSET,
+        report_deaths: bool | opt.Unset = opt.UNSET,
     ) -> None:
         self.pruner = TrialPruner(
             spill_dir=spill_dir, trim_every_trials=trim_every_trials, trim_slack_mib=trim_slack_mib
@@ -71,12 +75,14 @@ class MemGuard(GuardCallback):
             sample_every_trials=sample_every_trials, growth_budget=growth_budget
         )
         self.survival = OomSurvival(survive_oom=survive_oom)
+        self.deaths = TrialDeathReporter(report_deaths=report_deaths)
         # The order matters: RSS is reported after spilling.
         self._parts: tuple[GuardCallback, ...] = (
             self.pruner,
             self.reporter,
             self.tracker,
             self.survival,
+            self.deaths,
         )
         self._forget_run()
         self.options = {name: value for part in self._parts for name, value in part.options.items()}
@@ -121,6 +127,7 @@ class MemGuard(GuardCallback):
         if is_time:
             self._measure_at = now + _MEASURE_EVERY_S
             self.tracker.on_step_end(iteration=iteration, trials=trials, **info)
+            self.deaths.on_step_end(iteration=iteration, trials=trials, **info)
 
     @guarded
     def on_trial_result(

@@ -29,6 +29,7 @@ UPLOADS = "uploads"
 TRAINABLES = "trainables"
 CHOOSE_TRIAL = "choose_trial"
 SURVIVE_OOM = "survive_oom"
+TRIAL_DEATHS = "trial_deaths"
 RELEASE_FUTURES = "release_futures"
 RELEASE_ORPHANED_TASKS = "release_orphaned_tasks"
 RELEASE_LIVE_TRIALS = "release_live_trials"
@@ -59,6 +60,7 @@ WITHOUT: dict[str, str] = {
     UPLOADS: "each upload copies the whole staging directory, as Ray does",
     TRAINABLES: "Ray fetches the trainable again for each trial",
     SURVIVE_OOM: "a trial that Ray's memory monitor kills ends the whole run",
+    TRIAL_DEATHS: "deaths of trials are not reported",
     CHOOSE_TRIAL: "schedulers search all trials to choose the next one",
     RELEASE_FUTURES: "results of a running trial stay in memory until it ends",
     RELEASE_ORPHANED_TASKS: "tasks of actors that never started stay in memory",
@@ -153,6 +155,8 @@ NAMES: tuple[PrivateName, ...] = (
     *_of(CONTROLLER, RESUME, "_requeue_restored_trials(trials, resume_config)"),
     *_of(CONTROLLER, (RELEASE_FUTURES, RELEASE_ORPHANED_TASKS), "_actor_manager"),
     *_of(CONTROLLER, SURVIVE_OOM, "_actor_manager"),
+    *_of(CONTROLLER, TRIAL_DEATHS, "_process_trial_failure(trial, exception)"),
+    *_of(CONTROLLER, TRIAL_DEATHS, "_trial_to_actor"),
     *_of(CONTROLLER, RETENTION_SITES, "_actor_manager", "_reuse_actors"),
     *_of(_CALLBACKS, (SPILL, RETENTION_SITES), "_callbacks"),
     *_of(_CHECKPOINTS, UPLOADS, "_storage"),
@@ -174,7 +178,7 @@ NAMES: tuple[PrivateName, ...] = (
     # A trial, serialized and deserialized.
     *_of(_TRIALS, SPILL, "_Location", "_TemporaryTrialState"),
     *_of(_TRIAL, SPILL, "_default_result_or_future", "_state_json", "_nonjson_fields"),
-    *_of(_TRIAL, (SPILL, TRIAL_MEMORY), "temporary_state"),
+    *_of(_TRIAL, (SPILL, TRIAL_MEMORY, TRIAL_DEATHS), "temporary_state"),
     *_of(_TRIAL, SPILL, "run_metadata"),
     *_of(_METADATA, SPILL, "_cached_json"),
     # The trainable of a run.

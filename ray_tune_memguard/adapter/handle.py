@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from ray.tune import ResultGrid
     from ray.tune.experiment import Trial
 
+    from ray_tune_memguard.adapter.run.failures import FailureObserver
     from ray_tune_memguard.adapter.run.spiller import Spiller
     from ray_tune_memguard.adapter.seam import Controller
     from ray_tune_memguard.cluster.probe import NodeProbes
@@ -157,6 +158,27 @@ class RunHandle:
             from ray_tune_memguard.adapter.run.actor_manager import tolerate_out_of_memory
 
             tolerate_out_of_memory(controller)
+
+    def observe_failures(self, observer: FailureObserver) -> None:
+        """Tell ``observer`` of each failure of a trial, with its error, if this Ray allows."""
+        controller = self.controller
+        if controller is not None and contract.TRIAL_DEATHS in self.capabilities:
+            from ray_tune_memguard.adapter.run.failures import observe_failures
+
+            observe_failures(controller, observer)
+
+    def trials_by_pid(self, node_id: str | None) -> dict[int, tuple[str, str]]:
+        """Id and name of the trials that run on a node, by their processes.
+
+        Args:
+            node_id: the node; None for all nodes.
+        """
+        controller = self.controller
+        if controller is None or contract.TRIAL_DEATHS not in self.capabilities:
+            return {}
+        from ray_tune_memguard.adapter.run.failures import trials_by_pid
+
+        return trials_by_pid(controller, node_id, core_names.CLUSTER_STATE in self.capabilities)
 
     def node_probes(self, user: object) -> NodeProbes | None:
         """What asks the nodes of the cluster; the callbacks of a run share it.

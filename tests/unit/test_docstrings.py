@@ -12,9 +12,11 @@ import pytest
 
 import ray_tune_memguard
 from ray_tune_memguard.adapter.handle import RunHandle
+from ray_tune_memguard.diagnostics.deaths.record import Death, MemoryUser
 from ray_tune_memguard.diagnostics.diagnosis import Diagnosis
 from ray_tune_memguard.diagnostics.findings import GrowingSite
 from ray_tune_memguard.diagnostics.growth import GrowthRow
+from ray_tune_memguard.report.records import RecordFile
 from ray_tune_memguard.report.series import RssPoint
 from ray_tune_memguard.report.series_file import SeriesFile
 from ray_tune_memguard.system.node_memory import MemoryLimits, MonitorSettings
@@ -47,6 +49,17 @@ def experiment(tmp_path: Path) -> Path:
     )
     grows = GrowingSite("MyCallback.history", "python", 2048.0, 1.0, bytes=2048000.0)
     Diagnosis(1000, 1000, holders=[grows]).save(reports / f"diagnosis-{RUN}.json")
+    RecordFile(reports / f"deaths-{RUN}.jsonl").add(
+        Death(
+            0.0,
+            "00001",
+            "train_00001",
+            "ray_memory_monitor",
+            "certain",
+            size_bytes=110 * MIB,
+            culprit=MemoryUser(7, 890 * MIB, "train_00000", "00000"),
+        )
+    )
     state = '{"trial_data": [], "runner_data": {}, "stats": {}}'
     (path / f"experiment_state-{RUN}.json").write_text(state)
     (path / "trial_1").mkdir()

@@ -74,6 +74,7 @@ def test_an_argument_wins_over_the_environment(
     monkeypatch.setenv("TUNE_MEMGUARD_SPILL_DIR", str(tmp_path / "spill"))
     monkeypatch.setenv("TUNE_MEMGUARD_GROWTH_BUDGET", "0.5")
     monkeypatch.setenv("TUNE_MEMGUARD_SURVIVE_OOM", "0")
+    monkeypatch.setenv("TUNE_MEMGUARD_REPORT_DEATHS", "0")
     guard = MemGuard(every_trials=3)
     assert guard.options == {
         "every_trials": 3,
@@ -84,6 +85,7 @@ def test_an_argument_wins_over_the_environment(
         "sample_every_trials": 25,
         "growth_budget": 0.5,
         "survive_oom": False,
+        "report_deaths": False,
     }
 
 

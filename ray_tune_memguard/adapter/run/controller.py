@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from ray_tune_memguard.notices import Notices
 
 _RUN = "_memguard_run"
+_OF_EACH_CLASS = ("__dict__", "__weakref__")
 _RAYS_SCHEDULERS = "ray.tune.schedulers."
 
 
@@ -56,19 +57,45 @@ def override_methods(controller: Controller, run: SpillingRun) -> Callable[[obje
     namespace: dict[str, object] = {
         # On the class, because Ray writes the attributes of the instance to the experiment state.
         _RUN: run,
-        "__module__": plain.__module__,
         "experiment_state_file_name": property(_state_file_name.in_place_of(state_file_name)),
     }
     for name, entry in _METHODS.items():
         if name == "get_trials" and contract.CHOOSE_TRIAL not in run.capabilities:
             continue
         namespace[name] = entry.in_place_of(getattr(plain, name))
-    controller.__class__ = type(plain.__name__, (plain,), namespace)
+    return add_methods(controller, namespace)
 
-    def restore_class(overridden: object) -> None:
-        overridden.__class__ = plain
 
-    return restore_class
+def add_methods(controller: Controller, namespace: dict[str, object]) -> Callable[[object], None]:
+    """Give this one controller a class of its own, derived from the class that it has.
+
+    Args:
+        controller: the controller.
+        namespace: the attributes of the new class.
+
+    Returns:
+        A function that takes this class away from a controller. Classes that were derived from it
+        in the meantime stay.
+    """
+    plain = type(controller)
+    layer = type(plain.__name__, (plain,), {"__module__": plain.__module__, **namespace})
+    controller.__class__ = layer
+
+    def take_away(overridden: object) -> None:
+        overridden.__class__ = _without(layer, type(overridden))
+
+    return take_away
+
+
+def _without(layer: type, kind: type) -> type:
+    """The class ``kind``, as if it did not derive from ``layer``."""
+    if kind is layer:
+        return layer.__bases__[0]
+    if layer not in kind.__mro__:
+        return kind
+    base = _without(layer, kind.__bases__[0])
+    own = {name: value for name, value in vars(kind).items() if name not in _OF_EACH_CLASS}
+    return type(kind.__name__, (base,), own)
 
 
 def run_of(controller: Controller) -> SpillingRun | None:

@@ -1,0 +1,136 @@
+"""Are verdicts about deaths right? ``python -m benchmarks deaths``.
+
+Trials die in eleven ways, and one fails with an ordinary error. Each verdict is right, wrong, or
+"cannot be told". A SIGKILL and ``os._exit`` look the same to Ray, so the right verdict names both.
+Then a trial takes memory until Ray's memory monitor kills, beside an innocent one, ``--hogs``
+times; the culprit must be named, whoever was killed. Beside each verdict stands what Ray's own
+error says. Ends with 1 if a verdict or a culprit was wrong.
+
+``--python``: of an environment with another Ray (more than one may be named). The kernel's OOM
+killer needs root and cgroups of version 1; the case is left out elsewhere, and that is said.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.machine import describe_machine
+from benchmarks.out_of_memory import ray_of
+from tests.integration.deaths import CAUSES, DETAILS, can_limit
+
+ROOT = Path(__file__).resolve().parents[1]
+TIMEOUT_S = 900
+#: These need a cluster of their own.
+ALONE = ("monitor", "node")
+#: What Ray's own error says of each cause, in a few words, if it names one.
+RAYS_WORDS = {
+    "low on memory": "low on memory",
+    "receives a SIGTERM": "SIGTERM",
+    "exit code": "an exit code",
+    "killed by the OOM killer": "OOM killer, ray stop or SIGSEGV",
+    "SIGKILL by OOM killer": "OOM killer, ray stop or SIGSEGV",
+    "node died": "node died",
+    "has died": "died",
+    "MemoryError": "MemoryError",
+    "CUDA out of memory": "CUDA out of memory",
+}
+
+
+def sweeps(python: str, causes: Sequence[str], repeats: int = 1) -> list[dict[str, Any]]:
+    """What the sweeps of one process say; an empty list if it failed, and why is printed."""
+    with tempfile.TemporaryDirectory(prefix="tmp-") as folder:
+        command = [python, "-m", "tests.integration.deaths", folder, ",".join(causes)]
+        try:
+            done = subprocess.run(
+                [*command, str(repeats)],
+                cwd=ROOT,
+                capture_output=True,
+                text=True,
+                timeout=TIMEOUT_S,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            print(f"    {', '.join(causes)}: not over after {TIMEOUT_S} s", flush=True)
+            return []
+    if done.returncode:
+        print(f"    {', '.join(causes)}: {done.stderr[-800:]}", flush=True)
+        return []
+    said: list[dict[str, Any]] = json.loads(done.stdout.strip().splitlines()[-1])
+    return said
+
+
+def judge(cause: str, said: list[dict[str, Any]]) -> dict[str, Any]:
+    """Whether the verdict about one cause is right."""
+    deaths = [death for sweep in said for death in sweep["deaths"] if death["provoked"] == cause]
+    right = CAUSES[cause]
+    if right is None:
+        return {"cause": cause, "outcome": "right" if not deaths else "wrong", "verdict": "none"}
+    if not deaths:
+        ran = any(cause in sweep["trials"] for sweep in said)
+        return {"cause": cause, "outcome": "wrong" if ran else "not run", "verdict": "none"}
+    death = deaths[-1]
+    is_right = death["cause"] == right and death["detail"] == DETAILS.get(cause, death["detail"])
+    cannot = death["cause"] == "unknown"
+    return {
+        "cause": cause,
+        "outcome": "right" if is_right else "cannot be told" if cannot else "wrong",
+        "verdict": f"{death['cause']} {death['detail']}".strip(),
+        "certainty": death["certainty"],
+        "evidence": death["evidence"],
+        "absent": death["absent"],
+        "rays": next((name for text, name in RAYS_WORDS.items() if text in death["error"]), "-"),
+        "summary": death["summary"],
+    }
+
+
+def culprits(said: list[dict[str, Any]]) -> list[bool]:
+    """For each death beside a hog: whether the hog was named."""
+    return [death["culprit_provoked"] == "monitor" for sweep in said for death in sweep["deaths"]]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the causes on each Ray; print a row for each cause."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks deaths", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--python", nargs="+", default=[sys.executable])
+    parser.add_argument("--hogs", type=int, default=20, help="sweeps with a hog, on each Ray")
+    parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results")
+    arguments = parser.parse_args(argv)
+    machine = describe_machine()
+    print(", ".join(f"{key} {value}" for key, value in machine.items()))
+    rows, is_good = [], True
+    for python in arguments.python:
+        version = ray_of(python)
+        together = [cause for cause in CAUSES if cause not in ALONE]
+        if not can_limit():
+            together.remove("kernel")
+            print("    kernel: needs root and cgroups of version 1; not run")
+        said = sweeps(python, together)
+        hogs = sweeps(python, ["monitor"], arguments.hogs)
+        said += hogs + sweeps(python, ["node"])
+        outcomes = [judge(cause, said) for cause in CAUSES]
+        named = culprits(hogs)
+        for row in outcomes:
+            print(
+                f"Ray {version:<8} {row['cause']:<13} {row['outcome']:<15} {row['verdict']:<22} "
+                f"{row.get('certainty', ''):<8} Ray alone: {row.get('rays', '-')}",
+                flush=True,
+            )
+        print(
+            f"Ray {version:<8} hog beside an innocent trial: culprit named in {sum(named)} of "
+            f"{len(named)} deaths, {len(hogs)} sweeps",
+            flush=True,
+        )
+        rows.append({"ray": version, "outcomes": outcomes, "culprits": named, "sweeps": len(hogs)})
+        is_good = is_good and all(named) and bool(named)
+        is_good = is_good and all(row["outcome"] != "wrong" for row in outcomes)
+    text = json.dumps({"machine": machine, "rows": rows}, indent=1)
+    (arguments.results / "deaths.json").write_text(text + "\n")
+    return 0 if is_good else 1

@@ -1,0 +1,94 @@
+"""Tells a callback of each failure of a trial, with the error: hooks get the trial only.
+
+The error comes to the controller's ``_process_trial_failure``, which is overridden for one run. The
+callback is asked before Ray handles the failure, while the trial still knows its actor, and told
+afterwards, when Ray has decided whether the trial runs again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
+
+from ray.exceptions import RayActorError
+
+from ray_tune_memguard.adapter import boundary
+from ray_tune_memguard.adapter.boundary import Policy, RaysOwn
+from ray_tune_memguard.adapter.run.controller import add_methods
+from ray_tune_memguard.cluster import gcs
+
+if TYPE_CHECKING:
+    from ray.tune.experiment import Trial
+
+    from ray_tune_memguard.adapter.seam import Controller
+
+#: So many trials are looked up in Ray's control service for one death, 0.3 ms each.
+MAX_LOOK_UPS = 40
+
+_OBSERVER = "_memguard_failures"
+
+
+class FailureObserver(Protocol):
+    """Who is told. Its methods may raise; the run continues then."""
+
+    def before_failure(self, trial: Trial, exception: Exception) -> str | None:
+        """The trial has failed, and Ray does not know it yet.
+
+        Returns:
+            A text that is added to the error, and so to the trial's ``Result.error``, to its error
+            file and to the console; None for no text.
+        """
+
+    def after_failure(self, trial: Trial, is_retried: bool) -> None:
+        """Ray has handled the failure."""
+
+
+def observe_failures(controller: Controller, observer: FailureObserver) -> Callable[[object], None]:
+    """Tell ``observer`` of each failure of a trial.
+
+    Returns:
+        A function that ends this for the controller that it gets.
+    """
+    rays = type(controller)._process_trial_failure  # type: ignore[attr-defined]
+    return add_methods(
+        controller,
+        {_OBSERVER: observer, "_process_trial_failure": _process_trial_failure.in_place_of(rays)},
+    )
+
+
+@boundary.entry("TuneController._process_trial_failure", Policy.CALL_RAY)
+def _process_trial_failure(
+    rays: RaysOwn, controller: Controller, trial: Trial, exception: Exception
+) -> None:
+    observer: FailureObserver = getattr(type(controller), _OBSERVER)
+    text = observer.before_failure(trial, exception)
+    if text and isinstance(exception, RayActorError):
+        exception.error_msg = f"{exception.error_msg.rstrip()}\n\n{text}"
+    rays(controller, trial, exception)
+    observer.after_failure(trial, trial.status != "ERROR")
+
+
+def trials_by_pid(
+    controller: Controller, node_id: str | None, asks_ray: bool
+) -> dict[int, tuple[str, str]]:
+    """Id and name of the trials that have an actor on a node, by the actor's process.
+
+    Args:
+        controller: the run's controller.
+        node_id: the node; None for all nodes.
+        asks_ray: whether the control service can be asked. Otherwise, and for more than 40 trials,
+            the process is the one in the trial's last result.
+    """
+    found = {}
+    for number, trial in enumerate(controller._trial_to_actor):
+        pid = (trial.last_result or {}).get("pid")
+        handle = trial.temporary_state.ray_actor if number < MAX_LOOK_UPS else None
+        actor_id = gcs.actor_id_of(handle) if asks_ray and handle is not None else None
+        with contextlib.suppress(gcs.ClusterStateError):
+            actor = gcs.actor_info(actor_id) if actor_id else None
+            if actor is not None:
+                pid = actor.pid if node_id in (None, "", actor.node_id) else None
+        if pid:
+            found[int(pid)] = (trial.trial_id, str(trial))
+    return found

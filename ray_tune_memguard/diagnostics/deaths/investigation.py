@@ -1,0 +1,193 @@
+"""From a trial's failure to the record of its death."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from ray_tune_memguard.adapter.handle import RunHandle
+from ray_tune_memguard.cluster import core_names
+from ray_tune_memguard.cluster.probe import Answer, NoAnswerError
+from ray_tune_memguard.diagnostics.deaths import evidence
+from ray_tune_memguard.diagnostics.deaths.evidence import NodeEvidence, Place
+from ray_tune_memguard.diagnostics.deaths.record import UNKNOWN_CAUSE, Death, MemoryUser
+from ray_tune_memguard.diagnostics.deaths.report import MAX_LARGEST, Sizes, make_record
+from ray_tune_memguard.diagnostics.deaths.verdict import DeathFacts, judge
+from ray_tune_memguard.system.kernel_log import KernelWatch
+from ray_tune_memguard.system.largest import largest_processes
+from ray_tune_memguard.system.node_memory import NodeMemoryReader
+
+if TYPE_CHECKING:
+    from ray.tune.experiment import Trial
+
+#: Processes of trials that died lately: Ray's monitor names them in later messages, too.
+MAX_DEAD = 100
+#: Another node that has not answered after this time counts as not asked. Its probe may have to
+#: start first.
+MAX_ANSWER_S = 10.0
+
+
+@dataclass
+class Inquiry:
+    """A death, and what its node was asked.
+
+    Attributes:
+        death: the record as far as it is known.
+        facts, sizes: what it follows from.
+        answer: what the node says; None if there is nothing to wait for.
+        until: when the wait ends, by ``time.monotonic()``.
+    """
+
+    death: Death
+    facts: DeathFacts
+    sizes: Sizes
+    trial_of: dict[int, tuple[str, str]]
+    answer: Answer[NodeEvidence] | None = None
+    until: float = 0.0
+
+    def is_over(self) -> bool:
+        """Whether the answer is there, or the wait has ended."""
+        return self.answer is None or self.answer.is_ready() or time.monotonic() >= self.until
+
+    def conclusion(self) -> Death:
+        """The record, with what the node has said."""
+        if self.answer is None:
+            return self.death
+        try:
+            told = self.answer.get()
+        except NoAnswerError as error:
+            absent = (*self.facts.absent, f"its node ({error})")
+            return replace(self.death, absent=absent)
+        facts = replace(
+            self.facts,
+            kernel=told.kernel,
+            stderr_tail=told.stderr_tail,
+            absent=tuple(name for name in self.facts.absent if name != evidence.OTHER_KERNEL)
+            + told.kernel.absent,
+        )
+        verdict = judge(facts)
+        if verdict is None:
+            return self.death
+        return make_record(self.death, facts, verdict, self.sizes, self.trial_of)
+
+
+class Investigation:
+    """Investigates the failures of one run.
+
+    Args:
+        run: the run.
+        watch: the watch over this machine's kernel, since the run began.
+        sizes_of_trials: what the running trials used when they were last measured.
+        user: the callback, for the probes of other nodes.
+    """
+
+    def __init__(
+        self,
+        run: RunHandle,
+        watch: KernelWatch,
+        sizes_of_trials: Callable[[], Sequence[MemoryUser]],
+        user: object,
+    ) -> None:
+        self._run = run
+        self._watch = watch
+        self._sizes_of_trials = sizes_of_trials
+        self._user = user
+        self._place = Place.of_driver()
+        self._dead: deque[tuple[int, str, str]] = deque(maxlen=MAX_DEAD)
+        self._uses_probes = False
+
+    def investigate(self, trial: Trial, exception: Exception) -> Inquiry | None:
+        """What is known of a failure, while the trial still knows its actor.
+
+        Returns:
+            The death; None for an ordinary error.
+        """
+        facts = evidence.facts_of(
+            exception,
+            self._run.actor_id(trial),
+            self._place,
+            self._watch,
+            core_names.CLUSTER_STATE in self._run.capabilities,
+        )
+        if judge(facts) is None:
+            return None
+        sizes = self._sizes(trial, facts)
+        facts = _with_size(facts, sizes)
+        verdict = judge(facts)
+        assert verdict is not None
+        self._watch.rewind()
+        trial_of = self._trials_by_pid(facts)
+        death = make_record(
+            Death(time.time(), trial.trial_id, str(trial), verdict.cause, verdict.certainty),
+            facts,
+            verdict,
+            sizes,
+            trial_of,
+        )
+        if facts.pid:
+            self._dead.append((facts.pid, trial.trial_id, str(trial)))
+        inquiry = Inquiry(death, facts, sizes, trial_of)
+        if verdict.cause == UNKNOWN_CAUSE and facts.kernel is None:
+            self._ask_node(inquiry)
+        return inquiry
+
+    def end(self) -> None:
+        """Give back the probes of other nodes."""
+        if self._uses_probes:
+            probes = self._run.node_probes(self._user)
+            if probes is not None:
+                probes.give_back(self._user)
+
+    def _ask_node(self, inquiry: Inquiry) -> None:
+        actor, worker, node = inquiry.facts.actor, inquiry.facts.worker, inquiry.facts.node
+        if actor is None or worker is None or node is None or not node.is_alive:
+            return
+        probes = self._run.node_probes(self._user)
+        if probes is None:
+            return
+        self._uses_probes = True
+        inquiry.answer = probes.ask(
+            node.node_id,
+            evidence.of_this_node,
+            worker.worker_id,
+            self._place.job_id,
+            worker.pid,
+        )
+        inquiry.until = time.monotonic() + MAX_ANSWER_S
+
+    def _sizes(self, trial: Trial, facts: DeathFacts) -> Sizes:
+        """What was measured: of trials by another callback, of processes now."""
+        trials = list(self._sizes_of_trials())
+        victim = next((user for user in trials if user.trial_id == trial.trial_id), None)
+        others = tuple(user for user in trials if user is not victim)
+        if facts.kernel is None:
+            return Sizes(victim, others)
+        memory = NodeMemoryReader().read().tightest
+        return Sizes(
+            victim,
+            others,
+            tuple(
+                MemoryUser(size.pid, size.rss_bytes, size.command)
+                for size in largest_processes(MAX_LARGEST)
+            ),
+            memory.used_bytes if memory else None,
+            memory.total_bytes if memory else None,
+        )
+
+    def _trials_by_pid(self, facts: DeathFacts) -> dict[int, tuple[str, str]]:
+        """Id and name of the trials on the node of a death, by their processes."""
+        found = {pid: (trial_id, name) for pid, trial_id, name in self._dead}
+        found.update(self._run.trials_by_pid(facts.actor.node_id if facts.actor else None))
+        return found
+
+
+def _with_size(facts: DeathFacts, sizes: Sizes) -> DeathFacts:
+    """The facts with the last known size of the process, and whether it was the largest."""
+    if sizes.victim is None:
+        return facts
+    size = sizes.victim.bytes
+    others = [user.bytes for user in (*sizes.trials, *sizes.processes) if user.pid != facts.pid]
+    return replace(facts, size_bytes=size, is_largest=size >= max(others, default=0))

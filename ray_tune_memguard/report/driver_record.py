@@ -1,0 +1,79 @@
+"""Records of a run's driver: when it began and ended, so that a later run knows how it ended."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ray_tune_memguard.report.records import known_fields, read_records
+from ray_tune_memguard.system.kernel_log import boot_id, oom_kills_of_machine
+
+#: The kind of the records; their files are ``.memguard/driver-<run>.jsonl``.
+KIND = "driver"
+BEGIN, END = "begin", "end"
+
+
+@dataclass(frozen=True)
+class DriverRecord:
+    """The begin or the end of a run.
+
+    Attributes:
+        event: ``begin`` or ``end``.
+        time: seconds since the epoch.
+        pid: the driver's process.
+        host: the name of its machine.
+        boot_id: identifies the time since the machine started.
+        kernel_time_s: seconds since the machine started, by the clock of the kernel's log.
+        oom_kills: the machine's number of OOM kills until then; None if it cannot be read.
+    """
+
+    event: str
+    time: float
+    pid: int
+    host: str
+    boot_id: str
+    kernel_time_s: float
+    oom_kills: int | None
+
+    @classmethod
+    def now(cls, event: str, kernel_time_s: float) -> DriverRecord:
+        """A record of this process.
+
+        Args:
+            event: ``begin`` or ``end``.
+            kernel_time_s: see :class:`DriverRecord`.
+        """
+        return cls(
+            event,
+            time.time(),
+            os.getpid(),
+            socket.gethostname(),
+            boot_id(),
+            kernel_time_s,
+            oom_kills_of_machine(),
+        )
+
+
+def interrupted_run(directory: Path, own: Path | None) -> tuple[DriverRecord, Path] | None:
+    """The begin of the last earlier run, and its file, if that run has not recorded its end.
+
+    Args:
+        directory: the directory of the runs' records.
+        own: this run's file.
+    """
+    files = sorted(file for file in directory.glob(f"{KIND}-*.jsonl") if file != own)
+    if not files:
+        return None
+    records = read_records(files[-1], KIND, _record)
+    if not records or records[-1].event == END:
+        return None
+    return records[-1], files[-1]
+
+
+def _record(row: dict[str, Any]) -> DriverRecord:
+    values: dict[str, Any] = known_fields(DriverRecord, row)
+    return DriverRecord(**values)

@@ -1,0 +1,185 @@
+"""The record of a death: who used the memory, what to do, and how it is read again."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from ray_tune_memguard import read_deaths
+from ray_tune_memguard.cluster.gcs import ActorInfo
+from ray_tune_memguard.diagnostics.deaths import driver
+from ray_tune_memguard.diagnostics.deaths.advice import advise
+from ray_tune_memguard.diagnostics.deaths.record import Death, MemoryUser
+from ray_tune_memguard.diagnostics.deaths.report import Sizes, make_record, summarize
+from ray_tune_memguard.diagnostics.deaths.verdict import DeathFacts, judge
+from ray_tune_memguard.report.driver_record import BEGIN, END, DriverRecord, interrupted_run
+from ray_tune_memguard.report.records import RecordFile
+from ray_tune_memguard.report.series import RssPoint
+from ray_tune_memguard.report.series_file import SeriesFile
+from ray_tune_memguard.system.kernel_log import KernelEvidence, OomKill
+
+GIB = 2**30
+VICTIM, HOG = 101, 102
+TEXT = (
+    "Task was killed due to the node running low on memory.\nMemory on the node (IP: 1, ID: 2) "
+    "where the lease (lease ID: 3, name=A, pid=101, memory used=0.50GB) was running was 9.00GB / "
+    "10.00GB (0.9), which exceeds the memory usage threshold of 0.9. Top 10 memory users:\n"
+    "PID\tMEM(GB)\tCOMMAND\n102\t6.00\tray::ImplicitFunc.train\n101\t0.50\tray::ImplicitFunc\n"
+    "7\t0.40\tpython driver.py\nRefer to the documentation"
+)
+TRIALS = {VICTIM: ("v", "train_v"), HOG: ("h", "train_h")}
+NEW = Death(1.0, "v", "train_v", "unknown", "unknown")
+
+
+def record(facts: DeathFacts, sizes: Sizes | None = None) -> Death:
+    verdict = judge(facts)
+    assert verdict is not None
+    return make_record(NEW, facts, verdict, sizes or Sizes(), TRIALS)
+
+
+def test_the_victim_is_not_the_culprit() -> None:
+    death = record(DeathFacts(TEXT, pid=VICTIM, actor=ActorInfo("a", VICTIM, "n", "w", "DEAD")))
+    assert (death.pid, death.node_id, death.size_bytes) == (VICTIM, "n", GIB // 2)
+    assert death.culprit == MemoryUser(HOG, 6 * GIB, "train_h", "h")
+    assert not death.is_culprit
+    assert [user.name for user in death.largest] == ["train_h", "train_v", "python driver.py"]
+    assert death.summary.startswith(
+        "Trial train_v was killed by Ray's memory monitor (certain: Ray's error says "
+    )
+    assert "It used 512 MiB." in death.summary
+    assert "Most on its node was used by trial train_h (process 102): 6.0 GiB." in death.summary
+    assert "The limit is 9.0 GiB." in death.summary
+    # 2.5 GiB are used by others.
+    assert death.advice == (
+        "One trial of 6.0 GiB does not fit into the 6.5 GiB that are left for trials: make it "
+        "smaller, or use a node with more memory."
+    )
+
+
+def test_growth_is_named_if_it_was_measured() -> None:
+    sizes = Sizes(
+        MemoryUser(VICTIM, GIB // 3, "v", "v"),
+        (MemoryUser(HOG, 5 * GIB, "train_h", "h", growth=0.3 * GIB),),
+    )
+    death = record(DeathFacts(TEXT, pid=VICTIM), sizes)
+    assert death.culprit is not None
+    assert death.culprit.growth == 0.3 * GIB
+    assert "6.0 GiB, growing by 307 MiB/s." in death.summary
+
+
+def test_of_a_cgroup_its_trials_count() -> None:
+    kill = OomKill(1.0, VICTIM, "ray::Im", GIB, "/job", 2 * GIB)
+    facts = DeathFacts("…", pid=VICTIM, kernel=KernelEvidence((kill,)))
+    sizes = Sizes(processes=(MemoryUser(9, 50 * GIB, "database"),), limit_bytes=99 * GIB)
+    death = record(facts, sizes)
+    assert (death.size_bytes, death.size_source) == (GIB, "the kernel's log")
+    assert death.is_culprit
+    assert (death.used_bytes, death.limit_bytes) == (2 * GIB, 2 * GIB)
+    assert "at the limit of cgroup /job" in death.summary
+
+
+def test_a_sigkill_has_no_culprit() -> None:
+    kernel = KernelEvidence(counter_rise=0)
+    text = "Worker exit detail: … End of file."
+    facts = DeathFacts(text, pid=VICTIM, kernel=kernel, stderr_tail="")
+    death = record(facts, Sizes(processes=(MemoryUser(9, GIB, "database"),)))
+    assert death.cause == "sigkill_or_exit"
+    assert death.culprit is None
+    assert "OOM" not in death.summary.partition("kernel's log has no")[0]
+
+
+@pytest.mark.parametrize(
+    ("count", "each", "limit", "used", "expected"),
+    [
+        (8, 3.25, 23.5, 26.0, "8 such trials of 3.2 GiB need 26.0 GiB of 23.5 GiB: run at most 6"),
+        (2, 1.0, 9.0, 9.0, "2 such trials of 1.0 GiB need 2.0 GiB of 2.0 GiB: run at most 1 "),
+        (1, 1.0, 9.0, 9.0, "One trial of 1.0 GiB does not fit into the 1.0 GiB that are left"),
+        (2, 1.0, 9.0, 6.0, "2 such trials of 1.0 GiB would have fitted into 5.0 GiB"),
+        (0, 1.0, 9.0, 6.0, "Run fewer trials at once"),
+    ],
+)
+def test_the_advice_has_numbers(
+    count: int, each: float, limit: float, used: float, expected: str
+) -> None:
+    death = replace(
+        NEW,
+        cause="ray_memory_monitor",
+        limit_bytes=int(limit * GIB),
+        used_bytes=int(used * GIB),
+    )
+    trials = [MemoryUser(n, int(each * GIB), str(n), str(n)) for n in range(count)]
+    assert advise(death, trials).startswith(expected)
+
+
+def test_what_is_written_is_read(tmp_path: Path) -> None:
+    user = MemoryUser(3, 4, "five", "six", 7.0)
+    later = replace(
+        NEW, time=2.0, culprit=user, largest=(user, user), evidence=("a",), absent=("b",)
+    )
+    RecordFile(tmp_path / ".memguard" / "deaths-2.jsonl").add(NEW)
+    RecordFile(tmp_path / ".memguard" / "deaths-1.jsonl").add(later)
+    assert read_deaths(tmp_path) == [NEW, later]
+    (tmp_path / "empty").mkdir()
+    assert read_deaths(tmp_path / "empty") == []
+    with pytest.raises(FileNotFoundError, match="no experiment at"):
+        read_deaths(tmp_path / "nothing")
+
+
+def test_the_line_at_the_end() -> None:
+    line = summarize({"crash": 1, "kernel_oom": 3}, Path("/results/sweep/.memguard/deaths-1.jsonl"))
+    assert line == (
+        "Deaths of trials in this run: 4 (3 by the kernel's OOM killer, 1 by a crash). "
+        "ray_tune_memguard.read_deaths('/results/sweep') has them."
+    )
+
+
+@pytest.fixture
+def ended() -> DriverRecord:
+    """A driver that was killed on this machine, as it recorded its begin."""
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    os.kill(child.pid, signal.SIGKILL)
+    child.communicate()
+    return replace(DriverRecord.now(BEGIN, 100.0), pid=child.pid)
+
+
+def test_the_last_driver_was_killed_by_the_kernel(
+    ended: DriverRecord, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "driver-2026-11-26_10-00-00.jsonl"
+    RecordFile(file).add(ended)
+    points = [RssPoint(n, 100 * n, 100 * n, 0, n * GIB) for n in (1, 2)]
+    SeriesFile(tmp_path / "rss-2026-11-26_10-00-00.csv", RssPoint).add(points)
+    assert interrupted_run(tmp_path, None) == (ended, file)
+    assert interrupted_run(tmp_path, file) is None
+    kills = [OomKill(99.0, 1, "x", 1), OomKill(101.0, ended.pid, "python", 21 * GIB)]
+    monkeypatch.setattr(driver, "kills_of_log", lambda: tuple(kills))
+    assert driver.what_ended_it(ended, file) == (
+        f"The kernel's OOM killer killed the driver of the last run (process {ended.pid}), when it "
+        "used 21.0 GiB (certain: the kernel's log). Its last report: trial#200  RSS 2048 MiB  "
+        "(+10485.8 KiB/trial over the last 100)."
+    )
+    # Another kill, another time, another boot, or a run that recorded its end.
+    assert driver.what_ended_it(replace(ended, pid=2), file) is None
+    assert driver.what_ended_it(replace(ended, kernel_time_s=103.0), file) is None
+    assert driver.what_ended_it(replace(ended, boot_id="another"), file) is None
+    RecordFile(file).add(replace(ended, event=END))
+    assert interrupted_run(tmp_path, None) is None
+
+
+def test_without_the_log_only_the_counter_tells(
+    ended: DriverRecord, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse() -> tuple[OomKill, ...]:
+        raise driver.KernelLogError("/dev/kmsg: Operation not permitted")
+
+    monkeypatch.setattr(driver, "kills_of_log", refuse)
+    monkeypatch.setattr(driver, "oom_kills_of_machine", lambda: 3)
+    assert driver.what_ended_it(replace(ended, oom_kills=3), tmp_path / "driver-1.jsonl") is None
+    sentence = driver.what_ended_it(replace(ended, oom_kills=2), tmp_path / "driver-1.jsonl")
+    assert "cannot be told (/dev/kmsg: Operation not permitted)" in (sentence or "")
