@@ -4,8 +4,9 @@
 also kept in ``benchmarks/results/NAME.txt``. ``--again`` runs nothing: it reads ``NAME.json``, and
 prints, judges and draws it anew.
 
-``deaths``, ``frames``, ``hundred-thousand``, ``kills``, ``out-of-memory``, ``overhead``, ``planted``,
-``ray-examples``, ``restore`` and ``tracked`` have options of their own: see ``NAME --help``.
+``deaths``, ``frames``, ``hundred-thousand``, ``kills``, ``out-of-memory``, ``overhead``,
+``planted``, ``ray-examples``, ``restore`` and ``tracked`` have options of their own: see
+``NAME --help``.
 
 Prints one table per benchmark and writes ``NAME.json`` and ``NAME.png`` to ``benchmarks/results/``.
 Figures are medians over the runs, with the lowest and the highest in brackets; the ratio is the

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ray.tune.experiment import Trial
 
     from ray_tune_memguard.diagnostics.deaths.investigation import Inquiry, Investigation
-    from ray_tune_memguard.diagnostics.deaths.record import Death, MemoryUser
+    from ray_tune_memguard.diagnostics.deaths.record import Death
 
 
 class TrialDeathReporter(GuardCallback):
@@ -48,8 +48,6 @@ class TrialDeathReporter(GuardCallback):
     def __init__(self, report_deaths: bool | opt.Unset = opt.UNSET) -> None:
         self.report_deaths = opt.resolve("report_deaths", report_deaths, True, opt.flag)
         self.options = {"report_deaths": self.report_deaths}
-        #: Returns what the trials used when they were last measured; another callback may set it.
-        self.sizes_of_trials: Callable[[], Sequence[MemoryUser]] = tuple
 
     def begin(self) -> None:
         self._investigation: Investigation | None = None
@@ -117,9 +115,7 @@ class TrialDeathReporter(GuardCallback):
         if not is_about_a_process(exception):
             return None
         if self._investigation is None:
-            self._investigation = Investigation(
-                self.run, self._watch, lambda: self.sizes_of_trials(), self
-            )
+            self._investigation = Investigation(self.run, self._watch, self)
         inquiry = self._investigation.investigate(trial, exception)
         if inquiry is None:
             return None

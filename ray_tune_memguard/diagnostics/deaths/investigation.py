@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ray_tune_memguard.adapter.handle import RunHandle
 from ray_tune_memguard.cluster import core_names
+from ray_tune_memguard.cluster.gcs import ClusterStateError
 from ray_tune_memguard.cluster.probe import Answer, NoAnswerError
+from ray_tune_memguard.cluster.trial_memory import TrialUse
 from ray_tune_memguard.diagnostics.deaths import evidence
 from ray_tune_memguard.diagnostics.deaths.evidence import NodeEvidence, Place
 from ray_tune_memguard.diagnostics.deaths.record import UNKNOWN_CAUSE, Death, MemoryUser
@@ -80,20 +83,12 @@ class Investigation:
     Args:
         run: the run.
         watch: the watch over this machine's kernel, since the run began.
-        sizes_of_trials: what the running trials used when they were last measured.
         user: the callback, for the probes of other nodes.
     """
 
-    def __init__(
-        self,
-        run: RunHandle,
-        watch: KernelWatch,
-        sizes_of_trials: Callable[[], Sequence[MemoryUser]],
-        user: object,
-    ) -> None:
+    def __init__(self, run: RunHandle, watch: KernelWatch, user: object) -> None:
         self._run = run
         self._watch = watch
-        self._sizes_of_trials = sizes_of_trials
         self._user = user
         self._place = Place.of_driver()
         self._dead: deque[tuple[int, str, str]] = deque(maxlen=MAX_DEAD)
@@ -105,9 +100,12 @@ class Investigation:
         Returns:
             The death; None for an ordinary error.
         """
+        actor_id = None
+        with contextlib.suppress(ClusterStateError):
+            actor_id = self._run.actor_id(trial)
         facts = evidence.facts_of(
             exception,
-            self._run.actor_id(trial),
+            actor_id,
             self._place,
             self._watch,
             core_names.CLUSTER_STATE in self._run.capabilities,
@@ -160,9 +158,13 @@ class Investigation:
 
     def _sizes(self, trial: Trial, facts: DeathFacts) -> Sizes:
         """What was measured: of trials by another callback, of processes now."""
-        trials = list(self._sizes_of_trials())
-        victim = next((user for user in trials if user.trial_id == trial.trial_id), None)
-        others = tuple(user for user in trials if user is not victim)
+        memories = self._run.trial_memory()
+        use = memories.of(trial.trial_id)
+        victim = None if use is None else _user(use)
+        node = facts.actor.node_id if facts.actor else None
+        others = tuple(
+            _user(use) for use in memories.running(node) if use.trial_id != trial.trial_id
+        )
         if facts.kernel is None:
             return Sizes(victim, others)
         memory = NodeMemoryReader().read().tightest
@@ -179,9 +181,15 @@ class Investigation:
 
     def _trials_by_pid(self, facts: DeathFacts) -> dict[int, tuple[str, str]]:
         """Id and name of the trials on the node of a death, by their processes."""
+        # Another process may have got the number of a dead one since.
         found = {pid: (trial_id, name) for pid, trial_id, name in self._dead}
         found.update(self._run.trials_by_pid(facts.actor.node_id if facts.actor else None))
         return found
+
+
+def _user(use: TrialUse) -> MemoryUser:
+    growth = None if math.isnan(use.growth) else use.growth
+    return MemoryUser(use.pid, use.rss, use.trial_id, use.trial_id, growth)
 
 
 def _with_size(facts: DeathFacts, sizes: Sizes) -> DeathFacts:
