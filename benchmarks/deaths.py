@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -128,7 +129,22 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"{len(named)} deaths, {len(hogs)} sweeps",
             flush=True,
         )
-        rows.append({"ray": version, "outcomes": outcomes, "culprits": named, "sweeps": len(hogs)})
+        took = [time for sweep in said for time in sweep["milliseconds"]]
+        if took:
+            print(
+                f"Ray {version:<8} a death takes the driver {statistics.median(took):.0f} ms "
+                f"(median of {len(took)}; at most {max(took):.0f} ms, with the imports)",
+                flush=True,
+            )
+        rows.append(
+            {
+                "milliseconds": took,
+                "ray": version,
+                "outcomes": outcomes,
+                "culprits": named,
+                "sweeps": len(hogs),
+            }
+        )
         is_good = is_good and all(named) and bool(named)
         is_good = is_good and all(row["outcome"] != "wrong" for row in outcomes)
     text = json.dumps({"machine": machine, "rows": rows}, indent=1)

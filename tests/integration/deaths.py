@@ -145,7 +145,7 @@ def sweep(
     """One sweep; what its deaths and results say, by the causes of its trials."""
     from ray import tune
 
-    from ray_tune_memguard import MemGuard, read_deaths
+    from ray_tune_memguard import MemGuard, TrialDeathReporter, read_deaths
 
     cause_of: dict[str, str | None] = {}
 
@@ -153,6 +153,17 @@ def sweep(
         def on_trial_start(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
             cause_of[trial.trial_id] = trial.config["cause"]
 
+    took: list[float] = []
+    find_out = TrialDeathReporter.before_failure
+
+    def timed(reporter: TrialDeathReporter, trial: Any, exception: Exception) -> str | None:
+        started = time.perf_counter()
+        try:
+            return find_out(reporter, trial, exception)
+        finally:
+            took.append((time.perf_counter() - started) * 1000)
+
+    TrialDeathReporter.before_failure = timed  # type: ignore[method-assign]
     began = time.monotonic()
     grid = tune.Tuner(
         trainable,
@@ -164,7 +175,9 @@ def sweep(
             failure_config=tune.FailureConfig(**run_options),
         ),
     ).fit()
+    TrialDeathReporter.before_failure = find_out  # type: ignore[method-assign]
     return {
+        "milliseconds": took,
         "trials": list(cause_of.values()),
         "deaths": [
             dataclasses.asdict(death)

@@ -175,6 +175,16 @@ def test_the_verdict(case: str) -> None:
     assert "{" not in verdict.phrase()
 
 
+def test_a_crash_is_placed() -> None:
+    stack = "Fatal Python error: Segmentation fault\n\nStack (most recent call first):\n"
+    verdict = judge(gone(CALM, f'{stack}  File "train.py", line 16 in step\n  File "ray.py"\n'))
+    assert verdict is not None
+    assert verdict.evidence == (
+        "its error stream ends with the stack of the crash "
+        '(innermost: File "train.py", line 16 in step)',
+    )
+
+
 def test_a_plain_sigkill_is_never_out_of_memory() -> None:
     for facts, _ in TABLE.values():
         verdict = judge(facts)

@@ -42,6 +42,8 @@ _GPU = re.compile(
 )
 _PYTHON = re.compile(r"^(?:[\w.]*\.)?_?(?:Array)?MemoryError\b", re.MULTILINE)
 _SIGNAL = re.compile(r"\*\*\* (?P<signal>SIG[A-Z]+) received at time")
+# Python writes the stack of the thread that crashed first, of which this is the innermost frame.
+_FRAME = re.compile(r"(?:Current thread .*|Stack) \(most recent call first\):\n(.*)")
 _FATAL = {
     "Fatal Python error: Segmentation fault": "SIGSEGV",
     "Fatal Python error: Aborted": "SIGABRT",
@@ -227,7 +229,9 @@ def _by_signal(facts: DeathFacts) -> Verdict | None:
     signal = found[-1] if found else next((_FATAL[line] for line in _FATAL if line in tail), "")
     if not signal or signal == "SIGTERM":
         return None
-    evidence = "its error stream ends with the stack of the crash"
+    frames = _FRAME.findall(tail)
+    where = f" (innermost: {frames[-1].strip()})" if frames else ""
+    evidence = f"its error stream ends with the stack of the crash{where}"
     return Verdict(of.CRASH, CERTAIN, (evidence,), detail=signal)
 
 
