@@ -1,0 +1,1 @@
+"""What the project's own build uses: the documentation site and the release."""

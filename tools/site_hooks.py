@@ -1,0 +1,74 @@
+"""Hooks of the documentation site (``mkdocs.yml``).
+
+Pages in ``docs/`` can also be read where they are: a link to a file elsewhere in the repository is
+an ordinary relative one. On the site it leads to the page made of that file, to a copy of the
+picture, or, with ``REPOSITORY_URL`` in the environment, to the file in the repository.
+"""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import re
+from typing import TYPE_CHECKING
+
+from benchmark_tables import RESULTS, ROOT, sections
+
+if TYPE_CHECKING:
+    from mkdocs.config.defaults import MkDocsConfig
+    from mkdocs.structure.files import Files
+    from mkdocs.structure.pages import Page
+
+#: Files of the repository that are pages of the site.
+PAGES = {
+    "CHANGELOG.md": "changelog.md",
+    "CONTRIBUTING.md": "contributing.md",
+    "SECURITY.md": "security.md",
+    "CODE_OF_CONDUCT.md": "code-of-conduct.md",
+}
+_TABLES_HERE = "<!-- benchmark tables -->"
+_LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s#]+)(#[^)\s]*)?\)")
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Add the pages that are files elsewhere, and the pictures of the benchmarks."""
+    from mkdocs.structure.files import File
+
+    for source, page in PAGES.items():
+        files.append(File.generated(config, page, abs_src_path=str(ROOT / source)))
+    for picture in RESULTS.rglob("*.png"):
+        name = picture.relative_to(ROOT).as_posix()
+        files.append(File.generated(config, name, abs_src_path=str(picture)))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Fill in the tables, and let links that leave ``docs/`` lead somewhere."""
+    if _TABLES_HERE in markdown:
+        markdown = markdown.replace(_TABLES_HERE, sections())
+    at = page.file.src_uri
+    # A page made of a file elsewhere has that file's links.
+    of = next((f"../{source}" for source, name in PAGES.items() if name == at), at)
+    folder = posixpath.dirname(posixpath.join("docs", of))
+    here = posixpath.dirname(at)
+
+    def lead(match: re.Match[str]) -> str:
+        mark, text, target, anchor = match.group(1), match.group(2), match.group(3), match.group(4)
+        if "://" in target or target.startswith("mailto:"):
+            return match.group(0)
+        path = posixpath.normpath(posixpath.join(folder, target))
+        if path.startswith("docs/"):
+            on_site = path.removeprefix("docs/")
+        elif path in PAGES:
+            on_site = PAGES[path]
+        elif files.get_file_from_path(path) is not None:
+            on_site = path
+        elif not (ROOT / path).exists():
+            return match.group(0)  # The build says that it leads nowhere.
+        elif url := os.environ.get("REPOSITORY_URL"):
+            return f"{mark}[{text}]({url}/tree/HEAD/{path})"
+        else:
+            return f"`{path}`" if text.strip("`") == path else f"{text} (`{path}`)"
+        return f"{mark}[{text}]({posixpath.relpath(on_site, here or '.')}{anchor or ''})"
+
+    return _LINK.sub(lead, markdown)
