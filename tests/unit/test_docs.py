@@ -1,0 +1,101 @@
+"""README and the pages in docs/ are complete, and true where a test can say so."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+
+import ray_tune_memguard
+from ray_tune_memguard.adapter import contract
+from tools import benchmark_tables, repository_links
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+LINK = re.compile(r"\]\((?!\w+:|#)([^)\s#]+)[^)]*\)")
+FIGURE = re.compile(r"\d[\d,.]*\d|\d")
+
+
+def readme_figures() -> list[tuple[str, list[str], str]]:
+    """Of each row of README's table: its name, its figures, and the text of its results."""
+    table = (ROOT / "README.md").read_text(encoding="utf-8").partition("## Figures")[2]
+    found = []
+    for line in table.partition("\n## ")[0].splitlines():
+        files = LINK.findall(line)
+        if line.startswith("|") and files:
+            name, rays, ours = line.split("|")[1:4]
+            results = "\n".join((ROOT / file).read_text(encoding="utf-8") for file in files)
+            found.append((name.strip(), FIGURE.findall(rays + ours), results))
+    return found
+
+
+@pytest.mark.parametrize(("name", "figures", "results"), readme_figures())
+def test_figures_in_readme_are_those_of_the_results(
+    name: str, figures: list[str], results: str
+) -> None:
+    there = {figure.replace(",", "") for figure in FIGURE.findall(results)}
+    assert figures, name
+    assert [figure for figure in figures if figure.replace(",", "") not in there] == []
+
+
+def test_readme_has_few_figures() -> None:
+    assert 1 <= len(readme_figures()) <= 6
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])
+def test_links_lead_to_files(page: str) -> None:
+    links = LINK.findall((ROOT / page).read_text(encoding="utf-8"))
+    assert links
+    assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+def test_published_links_are_absolute() -> None:
+    published = repository_links.absolute(
+        (ROOT / "README.md").read_text(encoding="utf-8"), "https://example.org/it", "v1"
+    )
+    assert LINK.findall(published) == []
+    assert "](https://example.org/it/raw/v1/benchmarks/results/reused.png)" in published
+    assert "](https://example.org/it/blob/v1/docs/options.md)" in published
+
+
+def test_published_metadata_has_the_repository() -> None:
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    published = repository_links.with_urls(project, "https://example.org/it", "v1")
+    assert '[project.urls]\nSource = "https://example.org/it"\n' in published
+
+
+def test_the_api_page_has_every_public_name() -> None:
+    listed = (DOCS / "api.md").read_text(encoding="utf-8")
+    missing = [
+        name
+        for name in ray_tune_memguard.__all__
+        if f"::: ray_tune_memguard.{name}\n" not in listed
+    ]
+    assert missing == []
+
+
+def test_the_options_page_has_every_option() -> None:
+    listed = (DOCS / "options.md").read_text(encoding="utf-8")
+    options = inspect.signature(ray_tune_memguard.MemGuard).parameters
+    rows = [f"| `{name}` | `TUNE_MEMGUARD_{name.upper()}` |" for name in options]
+    assert [row for row in rows if row not in listed] == []
+
+
+def test_the_page_of_ray_issues_has_every_releaser() -> None:
+    listed = (DOCS / "ray-issues.md").read_text(encoding="utf-8")
+    releasers = [name for name in contract.WITHOUT if name.startswith("release_")]
+    assert [name for name in releasers if f"`{name}`" not in listed] == []
+
+
+def test_results_become_tables() -> None:
+    text = ["", "name      Ray alone", "--------  ---------", "fit()     10 s", "   alone  9 s"]
+    table = "\n".join(benchmark_tables._from_text(text))
+    assert "| name | Ray alone |" in table
+    assert "| fit() | 10 s |\n| &emsp;alone | 9 s |" in table
+
+
+def test_every_result_says_its_commit() -> None:
+    for name in ("reused", "overhead", "foundation/reused"):
+        assert re.search(r"Commit: \w{7}", benchmark_tables.section(name)), name
