@@ -1,4 +1,6 @@
-"""Makes README's links absolute and adds the project's URLs: ``repository_links.py URL [REVISION]``.
+"""Makes README's links absolute and adds the project's URLs.
+
+Usage: ``repository_links.py URL [REVISION [DIRECTORY]]``.
 
 PyPI shows README without the repository around it. `make dist` runs this on a copy of the
 repository, because only whoever publishes knows its address.

@@ -42,7 +42,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     return files
 
 
-def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+def on_page_markdown(markdown: str, page: Page, files: Files, **_: object) -> str:
     """Fill in the tables, and let links that leave ``docs/`` lead somewhere."""
     if _TABLES_HERE in markdown:
         markdown = markdown.replace(_TABLES_HERE, sections())
