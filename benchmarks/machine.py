@@ -6,6 +6,7 @@ import functools
 import os
 import platform
 import subprocess
+from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
 
@@ -41,6 +42,7 @@ def describe_machine() -> dict[str, str]:
     prefixes = ("MALLOC_", "GLIBC_TUNABLES", "LD_PRELOAD")
     allocator = {name: os.environ[name] for name in os.environ if name.startswith(prefixes)}
     return {
+        "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
         "cores": str(os.cpu_count()),
         "memory": f"{psutil.virtual_memory().total / 2**30:.1f} GiB",
         "load, 1 min": f"{psutil.getloadavg()[0]:.1f}",

@@ -18,6 +18,7 @@ from typing import Any
 import ray
 from ray import tune
 
+from benchmarks.machine import describe_machine
 from benchmarks.problem import METRIC, MODE, make_trainable, search_space
 from ray_tune_memguard import MemGuard
 from ray_tune_memguard.report.line import fit_line
@@ -50,6 +51,8 @@ class Sampler(tune.Callback):
 def main() -> None:
     """Run the sweep and print the slopes."""
     trials = int(sys.argv[1]) if len(sys.argv) > 1 else 300
+    print("native: what stays of fresh actors with MemGuard")
+    print(", ".join(f"{key} {value}" for key, value in describe_machine().items()), flush=True)
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = "4"
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)

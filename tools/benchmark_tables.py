@@ -85,7 +85,7 @@ def _from_text(lines: list[str]) -> Iterator[str]:
                 rows.append(lines[at])
                 at += 1
             yield from _table([[_cell(row[a:b]) for a, b in spans] for row in rows])
-        elif lines[at].startswith("cores "):
+        elif lines[at].startswith(("cores ", "date ")):
             yield from ("", f"*{lines[at]}*", "")
             at += 1
         elif lines[at].startswith(("kills, run", "Ray 2", "    ")):
