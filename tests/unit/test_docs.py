@@ -100,3 +100,23 @@ def test_results_become_tables() -> None:
 def test_every_result_says_its_commit() -> None:
     for name in ("reused", "overhead", "foundation/reused"):
         assert re.search(r"Commit: \w{7}", benchmark_tables.section(name)), name
+
+
+def test_named_tests_exist() -> None:
+    named = re.findall(r"`(test_\w+\.py)`", (DOCS / "compatibility.md").read_text(encoding="utf-8"))
+    assert named
+    assert [name for name in named if not (ROOT / "tests" / "integration" / name).exists()] == []
+
+
+def python_blocks() -> list[tuple[str, str]]:
+    pages = [ROOT / "README.md", *DOCS.rglob("*.md")]
+    return [
+        (page.name, block)
+        for page in pages
+        for block in re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    ]
+
+
+@pytest.mark.parametrize(("page", "block"), python_blocks())
+def test_examples_are_python(page: str, block: str) -> None:
+    compile(block, page, "exec")
