@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,8 +14,11 @@ import pytest
 
 from ray_tune_memguard import read_deaths
 from ray_tune_memguard.cluster.gcs import ActorInfo
-from ray_tune_memguard.diagnostics.deaths import driver
+from ray_tune_memguard.cluster.probe import Answer
+from ray_tune_memguard.diagnostics.deaths import driver, evidence
 from ray_tune_memguard.diagnostics.deaths.advice import advise
+from ray_tune_memguard.diagnostics.deaths.evidence import NodeEvidence
+from ray_tune_memguard.diagnostics.deaths.investigation import Inquiry
 from ray_tune_memguard.diagnostics.deaths.record import Death, MemoryUser
 from ray_tune_memguard.diagnostics.deaths.report import Sizes, make_record, summarize
 from ray_tune_memguard.diagnostics.deaths.verdict import DeathFacts, judge
@@ -129,6 +133,34 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     assert read_deaths(tmp_path / "empty") == []
     with pytest.raises(FileNotFoundError, match="no experiment at"):
         read_deaths(tmp_path / "nothing")
+
+
+def inquiry(answer: Answer[NodeEvidence] | None) -> Inquiry:
+    """Of a trial on another node, whose process is gone without a word."""
+    facts = DeathFacts(
+        "Worker exit detail: … End of file.", pid=VICTIM, absent=(evidence.OTHER_KERNEL,)
+    )
+    return Inquiry(record(facts), facts, Sizes(), TRIALS, answer, time.monotonic() + 60)
+
+
+def test_another_node_is_asked_and_not_waited_for() -> None:
+    answer: Answer[NodeEvidence] = Answer("n")
+    asked = inquiry(answer)
+    assert not asked.is_over()
+    kill = OomKill(1.0, VICTIM, "ray::Im", GIB)
+    answer.resolve(NodeEvidence(KernelEvidence((kill,)), ""))
+    assert asked.is_over()
+    death = asked.conclusion()
+    assert (death.cause, death.certainty, death.absent) == ("kernel_oom", "certain", ())
+
+
+def test_a_node_that_does_not_answer_is_named() -> None:
+    asked = inquiry(Answer("n"))
+    asked.until = 0.0
+    assert asked.is_over()
+    death = asked.conclusion()
+    assert (death.cause, death.certainty) == ("unknown", "unknown")
+    assert death.absent == (evidence.OTHER_KERNEL, "its node (Node n has not answered yet.)")
 
 
 def test_the_line_at_the_end() -> None:

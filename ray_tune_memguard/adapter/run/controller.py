@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from ray_tune_memguard.notices import Notices
 
 _RUN = "_memguard_run"
+_LAYER = "_memguard_layer"
 _OF_EACH_CLASS = ("__dict__", "__weakref__")
 _RAYS_SCHEDULERS = "ray.tune.schedulers."
 
@@ -78,24 +79,29 @@ def add_methods(controller: Controller, namespace: dict[str, object]) -> Callabl
         in the meantime stay.
     """
     plain = type(controller)
-    layer = type(plain.__name__, (plain,), {"__module__": plain.__module__, **namespace})
-    controller.__class__ = layer
+    key = object()
+    own = {"__module__": plain.__module__, **namespace, _LAYER: key}
+    controller.__class__ = type(plain.__name__, (plain,), own)
 
     def take_away(overridden: object) -> None:
-        overridden.__class__ = _without(layer, type(overridden))
+        overridden.__class__ = _without(key, type(overridden))
 
     return take_away
 
 
-def _without(layer: type, kind: type) -> type:
-    """The class ``kind``, as if it did not derive from ``layer``."""
-    if kind is layer:
-        return layer.__bases__[0]
-    if layer not in kind.__mro__:
+def _without(key: object, kind: type) -> type:
+    """The class ``kind`` without the layer of this key, which may be a base of it."""
+    own = dict(vars(kind))
+    if _LAYER not in own:
         return kind
-    base = _without(layer, kind.__bases__[0])
-    own = {name: value for name, value in vars(kind).items() if name not in _OF_EACH_CLASS}
-    return type(kind.__name__, (base,), own)
+    base = kind.__bases__[0]
+    if own[_LAYER] is key:
+        return base
+    below = _without(key, base)
+    if below is base:
+        return kind
+    copied = {name: value for name, value in own.items() if name not in _OF_EACH_CLASS}
+    return type(kind.__name__, (below,), copied)
 
 
 def run_of(controller: Controller) -> SpillingRun | None:

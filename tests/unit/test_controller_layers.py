@@ -1,0 +1,83 @@
+"""Several parts override methods of one controller, and each can be taken away alone."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+from ray.exceptions import RayActorError
+
+from ray_tune_memguard.adapter.run.controller import add_methods
+from ray_tune_memguard.adapter.run.failures import observe_failures
+
+
+class Plain:
+    def __init__(self) -> None:
+        self.handled: list[str] = []
+
+    def _process_trial_failure(self, trial: Any, exception: Exception) -> None:
+        self.handled.append(str(exception))
+        trial.status = "ERROR"
+
+    def name(self) -> str:
+        return "plain"
+
+
+class Observer:
+    def __init__(self) -> None:
+        self.after: list[bool] = []
+
+    def before_failure(self, trial: Any, exception: Exception) -> str | None:
+        return f"seen {trial.status}"
+
+    def after_failure(self, trial: Any, is_retried: bool) -> None:
+        self.after.append(is_retried)
+
+
+def layer(controller: Any, **methods: object) -> Any:
+    return add_methods(controller, methods)
+
+
+def test_layers_are_taken_away_in_any_order() -> None:
+    for order in ((0, 1), (1, 0)):
+        controller: Any = Plain()
+        take_away = [
+            layer(controller, first=lambda self: 1),
+            layer(controller, name=lambda self: ""),
+        ]
+        assert (controller.first(), controller.name()) == (1, "")
+        take_away[order[0]](controller)
+        assert hasattr(controller, "first") == (order[0] == 1)
+        assert controller.name() == ("plain" if order[0] == 1 else "")
+        take_away[order[1]](controller)
+        assert type(controller) is Plain
+        take_away[order[1]](controller)
+        assert type(controller) is Plain
+
+
+def test_an_observer_is_told_before_and_after_ray_and_stays_when_another_layer_goes() -> None:
+    controller: Any = Plain()
+    take_away = layer(controller, name=lambda self: "spilling")
+    observer = Observer()
+    observe_failures(controller, observer)
+    take_away(controller)
+    assert controller.name() == "plain"
+    trial = SimpleNamespace(status="RUNNING")
+    controller._process_trial_failure(trial, exception=RayActorError(error_msg="It died.\n"))
+    assert controller.handled == ["It died.\n\nseen RUNNING"]
+    assert observer.after == [False]
+
+
+def test_an_error_of_the_observer_is_not_the_runs() -> None:
+    class Broken(Observer):
+        def before_failure(self, trial: Any, exception: Exception) -> str | None:
+            raise RuntimeError("ours")
+
+        def after_failure(self, trial: Any, is_retried: bool) -> None:
+            raise RuntimeError("ours, too")
+
+    controller: Any = Plain()
+    observe_failures(controller, Broken())
+    trial = SimpleNamespace(status="RUNNING")
+    controller._process_trial_failure(trial, RayActorError(error_msg="It died."))
+    assert controller.handled == ["It died."]
