@@ -50,6 +50,7 @@ class Controller(Protocol):
     _storage: StorageContext
     _session_str: str
     _trial_to_actor: dict[Trial, object]
+    _actor_to_trial: dict[object, Trial]
     _stop_queue: list[Trial]
     _callbacks: CallbackList
     _search_alg: SearchAlgorithm

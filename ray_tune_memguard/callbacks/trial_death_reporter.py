@@ -104,7 +104,9 @@ class TrialDeathReporter(GuardCallback):
 
             logger.warning(summarize(self._number_by_cause, self._records.path))
 
-    def before_failure(self, trial: Trial, exception: Exception) -> str | None:
+    def before_failure(
+        self, trial: Trial, exception: Exception, actor_id: str | None
+    ) -> str | None:
         """Find out what happened, before Ray handles the failure."""
         if not self.active:
             return None
@@ -116,7 +118,7 @@ class TrialDeathReporter(GuardCallback):
             return None
         if self._investigation is None:
             self._investigation = Investigation(self.run, self._watch, self)
-        inquiry = self._investigation.investigate(trial, exception)
+        inquiry = self._investigation.investigate(trial, exception, actor_id)
         if inquiry is None:
             return None
         self._handled[trial.trial_id] = inquiry

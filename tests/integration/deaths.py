@@ -156,10 +156,10 @@ def sweep(
     took: list[float] = []
     find_out = TrialDeathReporter.before_failure
 
-    def timed(reporter: TrialDeathReporter, trial: Any, exception: Exception) -> str | None:
+    def timed(reporter: TrialDeathReporter, *args: Any) -> str | None:
         started = time.perf_counter()
         try:
-            return find_out(reporter, trial, exception)
+            return find_out(reporter, *args)
         finally:
             took.append((time.perf_counter() - started) * 1000)
 
@@ -255,8 +255,45 @@ def on_one_node(folder: Path, causes: list[str], repeats: int) -> list[dict[str,
     return said
 
 
+def as_driver(folder: Path, is_restored: bool) -> list[dict[str, Any]]:
+    """A run whose driver the kernel kills, or the run that is restored from it."""
+    import ray
+    from ray import tune
+
+    from ray_tune_memguard import MemGuard
+
+    class Grow(tune.Callback):
+        """Takes more than the group of the driver's process allows."""
+
+        def on_trial_result(
+            self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **info: Any
+        ) -> None:
+            if result["step"] == 3:
+                (group / "cgroup.procs").write_text(str(os.getpid()))
+                self.held = [bytearray(b"1") * (60 * MIB) for _ in range(20)]
+
+    ray.init(address="local", num_cpus=1, include_dashboard=False, logging_level="ERROR")
+    if is_restored:
+        tune.Tuner.restore(str(folder / "sweep"), dies).fit()
+        return []
+    with limited_group() as group:
+        tune.Tuner(
+            dies,
+            param_space={"cause": None},
+            run_config=tune.RunConfig(
+                name="sweep", storage_path=str(folder), callbacks=[MemGuard(), Grow()]
+            ),
+        ).fit()
+    return []
+
+
 if __name__ == "__main__":
     given = sys.argv[2].split(",")
     path, number = Path(sys.argv[1]), int(sys.argv[3]) if len(sys.argv) > 3 else 1
-    said = [on_two_nodes(path)] if given == ["node"] else on_one_node(path, given, number)
+    if given in (["driver"], ["restored"]):
+        said = as_driver(path, given == ["restored"])
+    elif given == ["node"]:
+        said = [on_two_nodes(path)]
+    else:
+        said = on_one_node(path, given, number)
     print(json.dumps(said))

@@ -45,6 +45,7 @@ ELSEWHERE = {
     "MemGuard.on_trial_error",
     "RayActorManager._actor_start_failed",
     "RayActorManager._actor_task_failed",
+    "TuneController._actor_failed",
     "TuneController._process_trial_failure",
     "TuneController.get_trial",
     "TuneReporterBase._progress_str",

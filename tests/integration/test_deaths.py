@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,13 +12,13 @@ from typing import Any
 
 import pytest
 
-from tests.integration.deaths import CAUSES, DETAILS, can_limit
+from tests.integration.deaths import CAUSES, CGROUP, DETAILS, can_limit
 
 ROOT = Path(__file__).parents[2]
 
 
-def run(folder: Path, causes: list[str]) -> list[dict[str, Any]]:
-    done = subprocess.run(
+def start(folder: Path, causes: list[str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
         [sys.executable, "-m", "tests.integration.deaths", str(folder), ",".join(causes)],
         cwd=ROOT,
         env=dict(os.environ),
@@ -26,6 +27,10 @@ def run(folder: Path, causes: list[str]) -> list[dict[str, Any]]:
         timeout=280,
         check=False,
     )
+
+
+def run(folder: Path, causes: list[str]) -> list[dict[str, Any]]:
+    done = start(folder, causes)
     assert done.returncode == 0, done.stderr[-4000:]
     said: list[dict[str, Any]] = json.loads(done.stdout.strip().splitlines()[-1])
     return said
@@ -75,3 +80,17 @@ def test_a_trial_dies_with_its_node(tmp_path: Path) -> None:
         "node_died",
         "certain",
     )
+
+
+@pytest.mark.latest_only
+@pytest.mark.skipif(not can_limit(), reason="needs root and cgroups of version 1")
+def test_a_restore_says_that_the_kernel_killed_the_driver(tmp_path: Path) -> None:
+    killed = start(tmp_path, ["driver"])
+    assert killed.returncode == -signal.SIGKILL, killed.stderr[-2000:]
+    for group in CGROUP.glob("memguard_*"):
+        if not (group / "cgroup.procs").read_text():
+            group.rmdir()
+    restored = start(tmp_path, ["restored"])
+    assert restored.returncode == 0, restored.stderr[-2000:]
+    assert "The kernel's OOM killer killed the driver of the last run" in restored.stderr
+    assert "at the limit of cgroup /memguard_" in restored.stderr

@@ -14,10 +14,14 @@ from ray_tune_memguard.adapter.run.failures import observe_failures
 class Plain:
     def __init__(self) -> None:
         self.handled: list[str] = []
+        self._actor_to_trial: dict[str, Any] = {}
 
     def _process_trial_failure(self, trial: Any, exception: Exception) -> None:
         self.handled.append(str(exception))
         trial.status = "ERROR"
+
+    def _actor_failed(self, tracked_actor: Any, exception: Exception) -> None:
+        self._actor_to_trial.pop(tracked_actor).temporary_state.ray_actor = None
 
     def name(self) -> str:
         return "plain"
@@ -27,11 +31,18 @@ class Observer:
     def __init__(self) -> None:
         self.after: list[bool] = []
 
-    def before_failure(self, trial: Any, exception: Exception) -> str | None:
+    def before_failure(self, trial: Any, exception: Exception, actor_id: str | None) -> str | None:
+        self.actor_id = actor_id
         return f"seen {trial.status}"
 
     def after_failure(self, trial: Any, is_retried: bool) -> None:
         self.after.append(is_retried)
+
+
+def make_trial() -> Any:
+    actor = SimpleNamespace(_actor_id=bytes.fromhex("abcd"))
+    state = SimpleNamespace(ray_actor=actor)
+    return SimpleNamespace(status="RUNNING", trial_id="t", temporary_state=state)
 
 
 def layer(controller: Any, **methods: object) -> Any:
@@ -62,15 +73,21 @@ def test_an_observer_is_told_before_and_after_ray_and_stays_when_another_layer_g
     observe_failures(controller, observer)
     take_away(controller)
     assert controller.name() == "plain"
-    trial = SimpleNamespace(status="RUNNING")
+    trial = make_trial()
+    controller._actor_to_trial["tracked"] = trial
+    controller._actor_failed("tracked", RayActorError())
+    assert trial.temporary_state.ray_actor is None
     controller._process_trial_failure(trial, exception=RayActorError(error_msg="It died.\n"))
     assert controller.handled == ["It died.\n\nseen RUNNING"]
     assert observer.after == [False]
+    assert observer.actor_id == "abcd"
 
 
 def test_an_error_of_the_observer_is_not_the_runs() -> None:
     class Broken(Observer):
-        def before_failure(self, trial: Any, exception: Exception) -> str | None:
+        def before_failure(
+            self, trial: Any, exception: Exception, actor_id: str | None
+        ) -> str | None:
             raise RuntimeError("ours")
 
         def after_failure(self, trial: Any, is_retried: bool) -> None:
@@ -78,6 +95,6 @@ def test_an_error_of_the_observer_is_not_the_runs() -> None:
 
     controller: Any = Plain()
     observe_failures(controller, Broken())
-    trial = SimpleNamespace(status="RUNNING")
+    trial = make_trial()
     controller._process_trial_failure(trial, RayActorError(error_msg="It died."))
     assert controller.handled == ["It died."]

@@ -1,15 +1,16 @@
 """Tells a callback of each failure of a trial, with the error: hooks get the trial only.
 
 The error comes to the controller's ``_process_trial_failure``, which is overridden for one run. The
-callback is asked before Ray handles the failure, while the trial still knows its actor, and told
-afterwards, when Ray has decided whether the trial runs again.
+callback is asked before Ray handles the failure, and told afterwards, when Ray has decided whether
+the trial runs again. If the actor died, the trial does not know it any more by then, so
+``_actor_failed``, which comes before, is overridden as well.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ray.exceptions import RayActorError
 
@@ -27,13 +28,21 @@ if TYPE_CHECKING:
 MAX_LOOK_UPS = 40
 
 _OBSERVER = "_memguard_failures"
+_LAST_ACTOR = "_memguard_last_actor"
 
 
 class FailureObserver(Protocol):
     """Who is told. Its methods may raise; the run continues then."""
 
-    def before_failure(self, trial: Trial, exception: Exception) -> str | None:
+    def before_failure(
+        self, trial: Trial, exception: Exception, actor_id: str | None
+    ) -> str | None:
         """The trial has failed, and Ray does not know it yet.
+
+        Args:
+            trial: the trial.
+            exception: what Ray got.
+            actor_id: the trial's actor, dead or alive; None if it is not known.
 
         Returns:
             A text that is added to the error, and so to the trial's ``Result.error``, to its error
@@ -50,11 +59,25 @@ def observe_failures(controller: Controller, observer: FailureObserver) -> Calla
     Returns:
         A function that ends this for the controller that it gets.
     """
-    rays = type(controller)._process_trial_failure  # type: ignore[attr-defined]
-    return add_methods(
-        controller,
-        {_OBSERVER: observer, "_process_trial_failure": _process_trial_failure.in_place_of(rays)},
-    )
+    plain: Any = type(controller)
+    methods = {
+        "_actor_failed": _actor_failed.in_place_of(plain._actor_failed),
+        "_process_trial_failure": _process_trial_failure.in_place_of(plain._process_trial_failure),
+    }
+    # On the class, because Ray writes the attributes of the instance to the experiment state.
+    return add_methods(controller, {_OBSERVER: observer, _LAST_ACTOR: {}, **methods})
+
+
+@boundary.entry("TuneController._actor_failed", Policy.CALL_RAY)
+def _actor_failed(
+    rays: RaysOwn, controller: Controller, tracked_actor: object, exception: Exception
+) -> None:
+    last: dict[str, str] = getattr(type(controller), _LAST_ACTOR)
+    last.clear()
+    trial = controller._actor_to_trial.get(tracked_actor)
+    if trial is not None and (actor_id := _actor_id(trial)) is not None:
+        last[trial.trial_id] = actor_id
+    rays(controller, tracked_actor, exception)
 
 
 @boundary.entry("TuneController._process_trial_failure", Policy.CALL_RAY)
@@ -62,11 +85,21 @@ def _process_trial_failure(
     rays: RaysOwn, controller: Controller, trial: Trial, exception: Exception
 ) -> None:
     observer: FailureObserver = getattr(type(controller), _OBSERVER)
-    text = observer.before_failure(trial, exception)
+    last: dict[str, str] = getattr(type(controller), _LAST_ACTOR)
+    actor_id = last.pop(trial.trial_id, None) or _actor_id(trial)
+    text = observer.before_failure(trial, exception, actor_id)
     if text and isinstance(exception, RayActorError):
         exception.error_msg = f"{exception.error_msg.rstrip()}\n\n{text}"
     rays(controller, trial, exception)
     observer.after_failure(trial, trial.status != "ERROR")
+
+
+def _actor_id(trial: Trial) -> str | None:
+    handle = trial.temporary_state.ray_actor
+    try:
+        return None if handle is None else gcs.actor_id_of(handle)
+    except gcs.ClusterStateError:
+        return None
 
 
 def trials_by_pid(
@@ -83,8 +116,7 @@ def trials_by_pid(
     found = {}
     for number, trial in enumerate(controller._trial_to_actor):
         pid = (trial.last_result or {}).get("pid")
-        handle = trial.temporary_state.ray_actor if number < MAX_LOOK_UPS else None
-        actor_id = gcs.actor_id_of(handle) if asks_ray and handle is not None else None
+        actor_id = _actor_id(trial) if asks_ray and number < MAX_LOOK_UPS else None
         with contextlib.suppress(gcs.ClusterStateError):
             actor = gcs.actor_info(actor_id) if actor_id else None
             if actor is not None:

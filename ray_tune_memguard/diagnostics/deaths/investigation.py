@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import time
 from collections import deque
@@ -11,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from ray_tune_memguard.adapter.handle import RunHandle
 from ray_tune_memguard.cluster import core_names
-from ray_tune_memguard.cluster.gcs import ClusterStateError
 from ray_tune_memguard.cluster.probe import Answer, NoAnswerError
 from ray_tune_memguard.cluster.trial_memory import TrialUse
 from ray_tune_memguard.diagnostics.deaths import evidence
@@ -94,15 +92,19 @@ class Investigation:
         self._dead: deque[tuple[int, str, str]] = deque(maxlen=MAX_DEAD)
         self._uses_probes = False
 
-    def investigate(self, trial: Trial, exception: Exception) -> Inquiry | None:
-        """What is known of a failure, while the trial still knows its actor.
+    def investigate(
+        self, trial: Trial, exception: Exception, actor_id: str | None
+    ) -> Inquiry | None:
+        """What is known of a failure.
+
+        Args:
+            trial: the trial.
+            exception: what Ray got.
+            actor_id: the trial's actor; None if it is not known.
 
         Returns:
             The death; None for an ordinary error.
         """
-        actor_id = None
-        with contextlib.suppress(ClusterStateError):
-            actor_id = self._run.actor_id(trial)
         facts = evidence.facts_of(
             exception,
             actor_id,
