@@ -150,8 +150,8 @@ def sweep(
     cause_of: dict[str, str | None] = {}
 
     class Remember(tune.Callback):
-        def on_trial_start(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-            cause_of[trial.trial_id] = trial.config["cause"]
+        def on_step_begin(self, iteration: int, trials: Any, **info: Any) -> None:
+            cause_of.update((trial.trial_id, trial.config["cause"]) for trial in trials)
 
     took: list[float] = []
     find_out = TrialDeathReporter.before_failure
