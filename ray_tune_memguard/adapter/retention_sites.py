@@ -63,6 +63,8 @@ class RetentionSite:
     role: str
     #: The owner of the code that has it: ``user``, ``ray``, or ``library``.
     owner: str
+    #: Whether its size varies although it does not grow.
+    is_noisy: bool = False
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,9 @@ def retention_sites_of(
     """
     parts = _parts(controller)
     barriers = {id(part.value) for part in parts}
-    yield RetentionSite(TRIALS, controller._trials, "controller", "ray")
+    # After a spill it consists of the trials that wait for the next one, and of active ghosts.
+    is_spilled = isinstance(controller._trials, SpilledTrials)
+    yield RetentionSite(TRIALS, controller._trials, "controller", "ray", is_noisy=is_spilled)
     users: dict[int, tuple[type, _Part]] = {}
     # Ray's own first.
     for part in sorted(parts, key=lambda part: _is_users(type(part.value))):
@@ -150,7 +154,9 @@ def retention_sites_of(
     for module, name in (*_KNOWN_GLOBALS, *discovered):
         if module not in modules and name in (namespace := _namespace(module)):
             yield RetentionSite(f"{module}.{name}", namespace[name], "module", "library")
-    yield RetentionSite(THREADS, threading._active, "module", "library")  # type: ignore[attr-defined]
+    threads = threading._active  # type: ignore[attr-defined]
+    # Its size includes their stacks.
+    yield RetentionSite(THREADS, threads, "module", "library", is_noisy=True)
 
 
 class GrowingGlobals:

@@ -64,7 +64,7 @@ class KnownSite:
     owner: str
     #: The category of RSS that most of its memory is in.
     category: str
-    #: Whether its size has noise, because it includes the stacks of threads.
+    #: Whether its size varies although it does not grow.
     is_noisy: bool = False
 
 

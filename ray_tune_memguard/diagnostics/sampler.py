@@ -156,9 +156,7 @@ class GrowthSampler:
             sample.values["entries", name] = float(entries)
         if name in self.known or len(self.known) < _MAX_KNOWN_SITES:
             category = "native" if 2 * size.native > size.total else "python"
-            assert self._adapter is not None
-            is_noisy = name == self._adapter.THREADS
-            self.known[name] = KnownSite(site.role, site.owner, category, is_noisy)
+            self.known[name] = KnownSite(site.role, site.owner, category, site.is_noisy)
 
     def _add_categories(
         self, sample: Sample, found: MemoryBreakdown, measured: Size, complete: bool

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 import pickle
@@ -71,6 +72,13 @@ def test_the_fastest_comes_first() -> None:
 def test_nothing_is_named_of_a_clean_sweep() -> None:
     assert names(series()) == []
     assert names(series(Mine_kept=10.0)) == []
+
+
+def test_a_site_that_varies_must_grow_by_more() -> None:
+    noisy = {name: dataclasses.replace(site, is_noisy=True) for name, site in HOLDERS.items()}
+    for by, named in ((500.0, []), (1500.0, ["Mine.kept"])):
+        found = rank(series(Mine_kept=by), noisy, Circumstances())
+        assert [holder.name for holder in found.holders] == named
 
 
 def test_nothing_is_named_too_early() -> None:
