@@ -18,8 +18,9 @@ import psutil
 MIB = 2**20
 #: How much more than now may be in use before the monitor kills.
 HEADROOM = 1200 * MIB
-# The trial that takes too much takes it in such steps, and stops at this size if nothing kills it.
-STEP, MAX_SIZE = 150 * MIB, 6000 * MIB
+# The trial that takes too much takes it in such steps up to this size, and then waits for so long:
+# on a busy machine the monitor is slow, and kills others first.
+STEP, MAX_SIZE, MAX_STEPS = 150 * MIB, 6000 * MIB, 600
 
 
 def set_up_monitor() -> None:
@@ -37,8 +38,8 @@ def grows(config: dict[str, Any]) -> None:
     from ray import tune
 
     held = []
-    for step in range(MAX_SIZE // STEP if config["hog"] else 10):
-        if config["hog"]:
+    for step in range(MAX_STEPS if config["hog"] else 10):
+        if config["hog"] and step < MAX_SIZE // STEP:
             held.append(bytearray(os.urandom(1)) * STEP)
         time.sleep(0.1)
         tune.report({"step": step})
