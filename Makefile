@@ -9,7 +9,7 @@ VENV := .venv
 .PHONY: help demo test test-all check unit integration compat lint types bench lock clean
 
 help:  ## What there is to make
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 demo: $(VENV)/.ready  ## A real sweep without and with MemGuard, side by side (under five minutes)
 	$(VENV)/bin/python -m examples.demo

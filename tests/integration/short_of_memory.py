@@ -18,16 +18,20 @@ import psutil
 MIB = 2**20
 #: How much more than now may be in use before the monitor kills.
 HEADROOM = 1200 * MIB
-# The trial that takes too much takes it in such steps up to this size, and then waits for so long:
-# on a busy machine the monitor is slow, and kills others first.
-STEP, MAX_SIZE, MAX_STEPS = 150 * MIB, 6000 * MIB, 600
+# The trial that takes too much does so in such steps until so much more than allowed is in use, and
+# waits: on a busy machine others free memory, and the monitor is slow and kills others first.
+STEP, EXCESS, MAX_STEPS = 150 * MIB, 600 * MIB, 600
+
+
+def share_in_use(more: int) -> float:
+    """The share of the machine's memory that would be in use with so many bytes more."""
+    memory = psutil.virtual_memory()
+    return (memory.total - memory.available + more) / memory.total
 
 
 def set_up_monitor() -> None:
-    memory = psutil.virtual_memory()
-    used = memory.total - memory.available
     os.environ.update(
-        RAY_memory_usage_threshold=f"{(used + HEADROOM) / memory.total:.4f}",
+        RAY_memory_usage_threshold=f"{share_in_use(HEADROOM):.4f}",
         RAY_memory_monitor_refresh_ms="100",
         # Otherwise it frees 5 % of the machine at a time, and kills innocent trials, too.
         RAY_max_kill_memory_buffer_bytes=str(50 * MIB),
@@ -38,8 +42,9 @@ def grows(config: dict[str, Any]) -> None:
     from ray import tune
 
     held = []
+    threshold = float(os.environ["RAY_memory_usage_threshold"])  # noqa: SIM112 (Ray's spelling)
     for step in range(MAX_STEPS if config["hog"] else 10):
-        if config["hog"] and step < MAX_SIZE // STEP:
+        if config["hog"] and share_in_use(-EXCESS) < threshold:
             held.append(bytearray(os.urandom(1)) * STEP)
         time.sleep(0.1)
         tune.report({"step": step})

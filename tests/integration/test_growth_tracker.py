@@ -25,6 +25,7 @@ from ray_tune_memguard import (
     read_growth,
 )
 from ray_tune_memguard.adapter import contract
+from ray_tune_memguard.diagnostics import references, sampler, type_growth
 from ray_tune_memguard.diagnostics.deep_size import DeepSizer
 from ray_tune_memguard.diagnostics.diagnosis import Diagnosis
 from ray_tune_memguard.lazy.cache import TrialCache
@@ -143,6 +144,10 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Guarded:
     asks = Asks(guard.tracker)
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(TrialCache, "activate", note)
+        # On a busy machine a sample is partial otherwise, and two differ.
+        for module in (sampler, references, type_growth):
+            for limit in ("MAX_SAMPLE_S", *(name for name in vars(module) if "_SECONDS" in name)):
+                patched.setattr(module, limit, 60.0, raising=False)
         patched.setenv("TUNE_WARN_SLOW_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S", "100")
         thresholds, frozen = gc.get_threshold(), gc.get_freeze_count()
         grid = run(tmp_path_factory.mktemp("guarded"), [Leaky(), asks, guard])
