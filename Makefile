@@ -24,6 +24,7 @@ lint: $(VENV)/.ready
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/lint-imports
+	$(MKDOCS) --quiet
 
 types: $(VENV)/.ready
 	$(VENV)/bin/mypy
@@ -55,8 +56,8 @@ lock:  ## Pin anew what is installed (needs uv)
 	      --output-file requirements/dev-ray-$$version.txt pyproject.toml ; \
 	done
 
-clean:  ## Remove the environments and what the demo wrote
-	rm -rf .venv .venv-ray-* demo-output
+clean:  ## Remove the environments and what the demo, the site and dist wrote
+	rm -rf .venv .venv-* demo-output site build dist
 
 $(VENV)/.ready: requirements/dev-ray-$(LATEST).txt pyproject.toml
 	$(call make-venv,$(VENV),$<)
@@ -74,3 +75,41 @@ define make-venv
 	@$(1)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 endef
+
+# The address of the repository, which only whoever publishes it knows; links on PyPI and on the site need it.
+REPOSITORY_URL ?=
+REVISION ?= HEAD
+export REPOSITORY_URL
+# mkdocs-material announces the next mkdocs at each build.
+MKDOCS := NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict
+PYTHONS := 3.10 3.12 3.13
+
+.PHONY: docs coverage pythons lowest dist
+
+docs: $(VENV)/.ready  ## The documentation site, in site/
+	$(MKDOCS)
+
+coverage: $(VENV)/.ready  ## Which lines the unit tests run; fails below the floor in pyproject.toml
+	$(VENV)/bin/pytest -q --numprocesses 2 --dist loadfile --cov --cov-report term tests/unit
+
+pythons: $(PYTHONS:%=python-%)  ## The unit tests on the other Pythons (needs uv)
+
+python-%:
+	uv venv --quiet --clear --python $* .venv-python-$*
+	uv pip install --quiet --python .venv-python-$* --only-binary :all: --requirement requirements/dev-ray-$(LATEST).txt
+	.venv-python-$*/bin/python -m pytest -q --numprocesses 2 --dist loadfile tests/unit
+
+lowest:  ## The unit tests with the lowest version of each dependency, on Python 3.10 (needs uv)
+	uv venv --quiet --clear --python 3.10 .venv-lowest
+	uv pip install --quiet --python .venv-lowest --only-binary :all: --resolution lowest-direct \
+	  --requirement pyproject.toml --extra plot --extra cli --extra objects
+	uv pip install --quiet --python .venv-lowest pytest pytest-timeout pytest-xdist hypothesis pympler tomli
+	.venv-lowest/bin/python -m pytest -q --numprocesses 2 --dist loadfile tests/unit
+
+dist:  ## Wheel and sdist of the last commit, checked, in dist/ (needs uv; REPOSITORY_URL makes links absolute)
+	rm -rf build/source dist
+	mkdir -p build/source
+	git archive HEAD | tar --extract --directory build/source
+	$(if $(REPOSITORY_URL),$(PYTHON) tools/repository_links.py $(REPOSITORY_URL) $(REVISION) build/source)
+	uvx --from build pyproject-build --installer uv --outdir dist build/source
+	uvx twine check --strict dist/*
