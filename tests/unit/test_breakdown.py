@@ -210,8 +210,10 @@ def test_without_pymalloc_there_is_nothing_to_tell() -> None:
 
 def test_a_closed_stderr_does_no_harm() -> None:
     code = (
-        "import os; os.close(2)\n"
+        "import os\n"
         "from ray_tune_memguard.system.pymalloc import pymalloc_use\n"
+        # Not before the imports: a file that one of them opens would get its number.
+        "os.close(2)\n"
         "for _ in range(3): pymalloc_use()\n"
         "try: os.fstat(2)\n"
         "except OSError: print('still closed')\n"
