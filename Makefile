@@ -102,7 +102,7 @@ python-%:
 lowest:  ## The unit tests with the lowest version of each dependency, on Python 3.10 (needs uv)
 	uv venv --quiet --clear --python 3.10 .venv-lowest
 	uv pip install --quiet --python .venv-lowest --only-binary :all: --resolution lowest-direct \
-	  --requirement pyproject.toml --extra plot --extra cli --extra objects
+	  --requirement pyproject.toml --extra all
 	uv pip install --quiet --python .venv-lowest pytest pytest-timeout pytest-xdist hypothesis pympler tomli
 	.venv-lowest/bin/python -m pytest -q --numprocesses 2 --dist loadfile tests/unit
 
