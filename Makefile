@@ -95,12 +95,12 @@ coverage: $(VENV)/.ready  ## Which lines the unit tests run; fails below the flo
 pythons: $(PYTHONS:%=python-%)  ## The unit tests on the other Pythons (needs uv)
 
 python-%:
-	uv venv --quiet --clear --python $* .venv-python-$*
+	PYENV_VERSION=$* uv venv --quiet --clear --python $* .venv-python-$*
 	uv pip install --quiet --python .venv-python-$* --only-binary :all: --requirement requirements/dev-ray-$(LATEST).txt
 	.venv-python-$*/bin/python -m pytest -q --numprocesses 2 --dist loadfile tests/unit
 
 lowest:  ## The unit tests with the lowest version of each dependency, on Python 3.10 (needs uv)
-	uv venv --quiet --clear --python 3.10 .venv-lowest
+	PYENV_VERSION=3.10 uv venv --quiet --clear --python 3.10 .venv-lowest
 	uv pip install --quiet --python .venv-lowest --only-binary :all: --resolution lowest-direct \
 	  --requirement pyproject.toml --extra all
 	uv pip install --quiet --python .venv-lowest pytest pytest-timeout pytest-xdist hypothesis pympler tomli
