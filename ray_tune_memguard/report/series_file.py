@@ -48,7 +48,7 @@ class SeriesFile(Generic[Row]):
 
 def report_files(path: str | os.PathLike[str], pattern: str) -> list[Path]:
     """The files in an experiment's directory or its ``.memguard`` directory; or the file itself."""
-    place = Path(path)
+    place = Path(path).expanduser()
     if place.is_file():
         return [place]
     return sorted([*place.glob(pattern), *place.glob(f"*/{pattern}")])

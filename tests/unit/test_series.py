@@ -91,6 +91,15 @@ def test_all_runs_of_an_experiment_are_read_in_order(tmp_path: Path) -> None:
     assert list(read_rss_series(later.path).errored) == [2]
 
 
+def test_a_path_may_begin_with_the_home_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    point = RssPoint(0.0, 5, 5, 0, MIB)
+    RssSeries(tmp_path / "sweep" / ".memguard" / "rss-a.csv").add(point)
+    assert len(read_rss_series("~/sweep")) == 1
+
+
 def test_no_series_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="No RSS series"):
         read_rss_series(tmp_path)
