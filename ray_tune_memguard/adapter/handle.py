@@ -112,10 +112,10 @@ class RunHandle:
 
     def store_directory(self) -> Path:
         """The default directory of the run's trial store."""
-        from ray_tune_memguard.adapter import paths
+        from ray_tune_memguard.adapter.location import RunLocation
 
         assert self.controller is not None
-        return paths.store_directory(self.controller)
+        return RunLocation.of(self.controller).store_directory
 
     def open_spiller(self, directory: Path, notices: Notices) -> Spiller:
         """Begin to spill the run's finished trials.
@@ -246,10 +246,10 @@ class RunHandle:
         """
         controller = self.controller
         if controller is not None and contract.SPILL in self.capabilities:
-            from ray_tune_memguard.adapter import paths
+            from ray_tune_memguard.adapter.location import RunLocation
 
-            session = paths.session_name(controller)
-            return paths.report_directory(controller) / f"{kind}-{session}{suffix}"
+            location = RunLocation.of(controller)
+            return location.report_directory / f"{kind}-{location.session}{suffix}"
         experiment = getattr(trials[0], "local_experiment_path", None) if trials else None
         name = time.strftime(f"{kind}-%Y-%m-%d_%H-%M-%S{suffix}")
         return Path(experiment, ".memguard", name) if experiment else None

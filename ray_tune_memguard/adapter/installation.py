@@ -22,6 +22,7 @@ from ray.tune.utils import unflattened_lookup
 
 from ray_tune_memguard.adapter import contract, paths
 from ray_tune_memguard.adapter.contract import Capabilities
+from ray_tune_memguard.adapter.location import RunLocation
 from ray_tune_memguard.adapter.run import releasers
 from ray_tune_memguard.adapter.run.checkpoint import CheckpointWriter
 from ray_tune_memguard.adapter.run.controller import override_methods, run_of
@@ -51,35 +52,31 @@ def new_summary_index() -> TrialSummaryIndex:
 class RunFiles:
     """The files of a run: the trial store, and the experiment state file that it extends."""
 
+    location: RunLocation
     store: TrialStore
     state_file: ExperimentStateFile
 
     @classmethod
-    def create(cls, controller: Controller, directory: Path) -> RunFiles:
+    def create(cls, location: RunLocation, directory: Path) -> RunFiles:
         """Create empty files.
 
         Args:
-            controller: the run's controller.
+            location: where the run's files go.
             directory: the directory for the trial store.
 
         Raises:
             OSError, sqlite3.OperationalError: a file cannot be created. None is left behind.
         """
-        paths.name_after_earlier_runs(controller)
-        store = TrialStore.create(directory, paths.store_name(paths.session_name(controller)))
+        store = TrialStore.create(directory, paths.store_name(location.session))
         try:
-            storage = controller._storage
-            store.set_metadata(
-                experiment=str(storage.experiment_fs_path),
-                staging=str(storage.experiment_driver_staging_path),
-            )
-            save_copy(storage, store)
-            state_file = ExperimentStateFile(*paths.state_file_and_work_directory(controller))
+            store.set_metadata(experiment=location.experiment.path, staging=str(location.staging))
+            save_copy(location.experiment, store)
+            state_file = ExperimentStateFile(*location.state_file_and_work_directory())
         except BaseException:
             store.close()
             remove(store.path)
             raise
-        return cls(store, state_file)
+        return cls(location, store, state_file)
 
     def discard(self) -> None:
         """Remove the store and the unpublished parts of the state file."""
@@ -115,7 +112,7 @@ class Installation:
         self.syncer: IncrementalSyncer | None = None
         self.exit_hooks: releasers.TensorboardExitHooks | None = None
         self._forget_trainables: Callable[[], object] = lambda: None
-        self._staging = paths.StagingListing(controller, files.store.known_directories)
+        self._staging = files.location.listing(files.store.known_directories)
         with ExitStack() as undo:
             self._put_in_place(controller, undo)
             self.writer = CheckpointWriter(
@@ -228,7 +225,9 @@ def install(
     if process is not None and process.is_running:
         # The store could not be created at once, and Ray's upload would overwrite our files.
         raise OSError("Ray is uploading the experiment at the moment")
-    files = RunFiles.create(controller, directory)
+    location = RunLocation.of(controller).after_earlier_runs()
+    controller._session_str = location.session
+    files = RunFiles.create(location, directory)
     try:
         codec = TrialStateCodec(controller._storage)
         cache = TrialCache(files.store, codec)

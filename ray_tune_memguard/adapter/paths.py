@@ -1,4 +1,7 @@
-"""Where the files of a run are, and how a callback finds the run's controller."""
+"""The names of a run's files, and how a callback finds the run's controller.
+
+:mod:`~ray_tune_memguard.adapter.location` says where a run puts them.
+"""
 
 from __future__ import annotations
 
@@ -11,17 +14,16 @@ import posixpath
 import re
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path, PurePosixPath
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from pyarrow.fs import FileSelector, FileSystem, LocalFileSystem
 from ray.tune.execution.tune_controller import TuneController
 
 from ray_tune_memguard.notices import logger
 from ray_tune_memguard.store.files import SUFFIX
-from ray_tune_memguard.store.state_file import can_take_turns, remove_spares
 from ray_tune_memguard.store.state_reader import is_complete
 
 #: The directory of MemGuard's files in an experiment. Hidden, because many scripts take every other
@@ -79,54 +81,27 @@ def calling_controller() -> TuneController | None:
     return calling(TuneController)
 
 
-def session_name(controller: Any) -> str:
-    """Ray's name for this run of the experiment: the time at which the run began."""
-    return str(controller._session_str)
-
-
 def directories_in(experiment: str | Path) -> list[Path]:
     """The directories that may hold MemGuard's files of an experiment, the current name first."""
     return [Path(experiment, name) for name in (DIRECTORY, _FORMER_DIRECTORY)]
 
 
-def name_after_earlier_runs(controller: Any) -> None:
-    """Give a new run a later name than every earlier run of its experiment has.
-
-    Ray names a run by the time at which it begins, and restores the run with the latest name. If
-    the clock was set back in the meantime, that would be an earlier run.
-    """
-    storage = controller._storage
-    experiment = str(storage.experiment_fs_path)
-    state_file = newest_state_file(storage.storage_filesystem, experiment)
-    names = [run_of_store(path)[0] for path in stores_in(store_directory(controller))]
-    if state_file is not None:
-        names.append(Path(state_file).stem.removeprefix(STATE_FILE_PREFIX))
-    latest = max(filter(_SESSION.fullmatch, names), default="")
-    if session_name(controller) < latest:
-        with contextlib.suppress(ValueError):  # Its digits are no date.
-            later = datetime.strptime(latest, _SESSION_FORMAT) + timedelta(seconds=1)
-            controller._session_str = later.strftime(_SESSION_FORMAT)
+def latest_run(names: Iterable[str]) -> str:
+    """The name of the latest of these runs; empty if none has a name of Ray's."""
+    return max(filter(_SESSION.fullmatch, names), default="")
 
 
-def report_directory(controller: Any) -> Path:
-    """The directory for reports about the run; they end up in the experiment's storage."""
-    storage = controller._storage
-    if isinstance(storage.storage_filesystem, LocalFileSystem):
-        return Path(storage.experiment_fs_path, DIRECTORY)
-    # Ray uploads this directory to the storage at every experiment checkpoint.
-    return Path(storage.experiment_driver_staging_path, DIRECTORY)
+def next_run(session: str) -> str | None:
+    """The name of a run that begins a second later; None if the digits are no date."""
+    with contextlib.suppress(ValueError):
+        later = datetime.strptime(session, _SESSION_FORMAT) + timedelta(seconds=1)
+        return later.strftime(_SESSION_FORMAT)
+    return None
 
 
-def store_directory(controller: Any) -> Path:
-    """The directory for the trial store: in the experiment's directory if that is a local path.
-
-    Otherwise beside Ray's staging directory. Not in it: Ray uploads that directory, and a copy made
-    while a database is written is damaged.
-    """
-    storage = controller._storage
-    if isinstance(storage.storage_filesystem, LocalFileSystem):
-        return Path(storage.experiment_fs_path, DIRECTORY)
-    return work_directory(controller)
+def run_of_state_file(path: str) -> str:
+    """The name of the run that wrote an experiment state file."""
+    return PurePosixPath(path).stem.removeprefix(STATE_FILE_PREFIX)
 
 
 def store_name(session: str) -> str:
@@ -149,13 +124,18 @@ def run_of_store(path: Path) -> tuple[str, int]:
     return session, int(number or 0)
 
 
-def work_directory(controller: Any) -> Path:
-    """The directory for files that only this process needs."""
-    return Path(controller._storage.experiment_driver_staging_path).with_name(DIRECTORY)
+def work_directory(staging: Path) -> Path:
+    """The directory for files that only this process needs, beside Ray's staging directory."""
+    return staging.with_name(DIRECTORY)
 
 
 # By staging directory: the state files that this process writes elsewhere.
 _published_of_staging: dict[str, Path] = {}
+
+
+def is_published_at(state_file: Path, staging: Path) -> None:
+    """Note that a run of this process writes its state file outside its staging directory."""
+    _published_of_staging[str(staging)] = state_file
 
 
 def state_file_of_staging(directory: str) -> str | None:
@@ -169,27 +149,6 @@ def state_file_of_staging(directory: str) -> str | None:
     """
     published = _published_of_staging.get(os.path.normpath(directory))
     return str(published) if published is not None and published.is_file() else None
-
-
-def state_file_and_work_directory(controller: Any) -> tuple[Path, Path]:
-    """The path of the experiment state file, and the directory of its spare on the same disk.
-
-    The run writes it directly to the experiment's directory if two files there can replace each
-    other, which saves an upload of 700 MB at each experiment checkpoint of 100,000 trials.
-    Otherwise the run writes it where Ray does, and Ray uploads it.
-    """
-    name = Path(controller.experiment_state_path).name
-    storage = controller._storage
-    if isinstance(storage.storage_filesystem, LocalFileSystem):
-        work = Path(storage.experiment_fs_path, DIRECTORY)
-        work.mkdir(parents=True, exist_ok=True)
-        if can_take_turns(work, Path(storage.experiment_fs_path)):
-            for directory in directories_in(storage.experiment_fs_path):
-                remove_spares(directory)
-            published = Path(storage.experiment_fs_path, name)
-            _published_of_staging[str(storage.experiment_driver_staging_path)] = published
-            return published, work
-    return Path(controller.experiment_state_path), work_directory(controller)
 
 
 def newest_state_file(filesystem: FileSystem, experiment: str) -> str | None:
@@ -248,16 +207,22 @@ class StagingListing:
     as long as is needed to keep listings below a given share of the time, and for 60 s at most.
 
     Args:
-        controller: the run's controller.
+        directory: the staging directory.
+        session: the name of the run.
+        state_file: the name of the run's experiment state file.
         known_directories: returns those of the given names that are directories of spilled trials.
     """
 
     def __init__(
-        self, controller: Any, known_directories: Callable[[Sequence[str]], set[str]]
+        self,
+        directory: Path,
+        session: str,
+        state_file: str,
+        known_directories: Callable[[Sequence[str]], set[str]],
     ) -> None:
-        self.directory = Path(controller._storage.experiment_driver_staging_path)
-        self._session = session_name(controller)
-        self._state_file = Path(controller.experiment_state_path).name
+        self.directory = directory
+        self._session = session
+        self._state_file = state_file
         self._known_directories = known_directories
         self._names: frozenset[str] = frozenset()
         self._listed_at = self._took = -math.inf

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from ray.train._internal.storage import StorageContext
-    from ray.tune import Callback
+    from ray.tune import Callback, ResumeConfig
+    from ray.tune.execution.tune_controller import TuneController
     from ray.tune.experiment import Trial
     from ray.tune.schedulers import TrialScheduler
     from ray.tune.search import SearchAlgorithm
@@ -36,11 +37,17 @@ class CallbackList(Protocol):
 
     _callbacks: list[Callback]
 
+    def can_restore(self, checkpoint_dir: str) -> bool: ...
+
+    def restore_from_dir(self, checkpoint_dir: str) -> None: ...
+
 
 class CheckpointManager(Protocol):
     """Decides when to write a checkpoint, and uploads it."""
 
     _storage: StorageContext
+
+    def sync_down_experiment_state(self) -> None: ...
 
 
 class Controller(Protocol):
@@ -70,6 +77,21 @@ class Controller(Protocol):
     @property
     def experiment_state_file_name(self) -> str: ...
 
+    #: Functions that put values into the configs of trials.
+    _placeholder_resolvers: dict[tuple[object, ...], object] | None
+
     def save_to_dir(self) -> None: ...
+
+    def add_trial(self, trial: Trial) -> None: ...
+
+    def _restore_trials(self, experiment_state: dict[str, object]) -> list[Trial]: ...
+
+    def _requeue_restored_trials(
+        self, trials: list[Trial], resume_config: ResumeConfig
+    ) -> None: ...
+
+    def _wrapped(self) -> TuneController: ...
+
+    def __setstate__(self, state: dict[str, object]) -> None: ...
 
     def __getstate__(self) -> dict[str, object]: ...

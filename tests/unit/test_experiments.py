@@ -7,7 +7,8 @@ from pathlib import Path
 
 from pyarrow.fs import LocalFileSystem
 
-from ray_tune_memguard.adapter.restore.locate import Experiment, locate
+from ray_tune_memguard.adapter.location import Experiment
+from ray_tune_memguard.adapter.restore.locate import locate
 from ray_tune_memguard.adapter.restore.verify import verify
 from ray_tune_memguard.store.snapshot import Snapshot
 from ray_tune_memguard.store.trial_store import TrialStore

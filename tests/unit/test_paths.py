@@ -9,6 +9,7 @@ from pyarrow.fs import LocalFileSystem, SubTreeFileSystem
 from ray.tune.execution.experiment_state import _find_newest_experiment_checkpoint
 
 from ray_tune_memguard.adapter import paths
+from ray_tune_memguard.adapter.location import RunLocation
 
 STATE = '{"trial_data": [["{}", "{}"]], "runner_data": {}, "stats": {"start_time": 1.0}}'
 
@@ -80,13 +81,9 @@ def _listing(tmp_path: Path) -> tuple[paths.StagingListing, list[int]]:
         looks.append(len(names))
         return {name for name in names if name.startswith("trial")}
 
-    storage = SimpleNamespace(experiment_driver_staging_path=str(tmp_path / "staging"))
-    controller = SimpleNamespace(
-        _storage=storage,
-        _session_str="2026-11-22_10-40-37",
-        experiment_state_path="experiment_state-2026-11-22_10-40-37.json",
-    )
-    return paths.StagingListing(controller, known), looks
+    session = "2026-11-22_10-40-37"
+    staging = tmp_path / "staging"
+    return paths.StagingListing(staging, session, f"experiment_state-{session}.json", known), looks
 
 
 def test_what_is_beside_the_trials_directories(tmp_path: Path) -> None:
@@ -164,9 +161,14 @@ def test_a_run_is_named_after_earlier_ones_though_the_clock_was_set_back(tmp_pat
         storage = SimpleNamespace(
             storage_filesystem=LocalFileSystem(), experiment_fs_path=str(tmp_path / "sweep")
         )
-        controller = SimpleNamespace(_storage=storage, _session_str=clock)
-        paths.name_after_earlier_runs(controller)
-        return paths.session_name(controller)
+        controller: Any = SimpleNamespace(
+            _storage=storage,
+            _session_str=clock,
+            experiment_state_path=f"/staging/experiment_state-{clock}.json",
+        )
+        location = RunLocation.of(controller).after_earlier_runs()
+        assert location.state_file_name == f"experiment_state-{location.session}.json"
+        return location.session
 
     assert name_of_a_run_at("2026-11-22_10-00-00") == "2026-11-22_10-00-00"
     stores = tmp_path / "sweep" / paths.DIRECTORY

@@ -17,7 +17,8 @@ from pathlib import Path
 import pytest
 from pyarrow.fs import LocalFileSystem
 
-from ray_tune_memguard.adapter.restore.locate import Experiment, locate
+from ray_tune_memguard.adapter.location import Experiment
+from ray_tune_memguard.adapter.restore.locate import locate
 from ray_tune_memguard.adapter.restore.rebuild import verify_or_rebuild
 from ray_tune_memguard.adapter.restore.verify import verify
 from ray_tune_memguard.adapter.run.checkpoint import with_pointer

@@ -10,7 +10,7 @@ from pyarrow.fs import LocalFileSystem
 from ray.tune import ResumeConfig
 from ray.tune.experiment import Trial
 
-from ray_tune_memguard.adapter.restore.locate import Experiment
+from ray_tune_memguard.adapter.location import Experiment
 from ray_tune_memguard.adapter.restore.plan import RestoreEntry, RestorePlan, plan
 from ray_tune_memguard.adapter.restore.verify import VerifiedStore
 from ray_tune_memguard.store.snapshot import Snapshot

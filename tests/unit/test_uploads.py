@@ -31,19 +31,14 @@ def make_syncer(staging: Path, *live: str | None) -> IncrementalSyncer:
         names = [name for name in names if name.isprintable()]
         return SPILLED & set(names)
 
-    storage = SimpleNamespace(experiment_driver_staging_path=str(staging))
-    controller = SimpleNamespace(
-        _storage=storage, _session_str="now", experiment_state_path="experiment_state-now.json"
-    )
     trials: Any = SimpleNamespace(
         resident=lambda: [SimpleNamespace(relative_logdir=name) for name in live]
     )
     original: Any = SimpleNamespace(
         storage_filesystem=LocalFileSystem(), sync_period=1, sync_timeout=1
     )
-    return IncrementalSyncer(
-        original, trials, lambda: iter(()), paths.StagingListing(controller, known)
-    )
+    listing = paths.StagingListing(staging, "now", "experiment_state-now.json", known)
+    return IncrementalSyncer(original, trials, lambda: iter(()), listing)
 
 
 def upload(syncer: IncrementalSyncer, places: tuple[Path, Path]) -> None:

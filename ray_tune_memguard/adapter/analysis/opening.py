@@ -20,12 +20,14 @@ from ray.tune.impl.tuner_internal import TunerInternal
 
 from ray_tune_memguard.adapter import contract, paths
 from ray_tune_memguard.adapter.installation import installation_of
+from ray_tune_memguard.adapter.location import Experiment
 from ray_tune_memguard.adapter.restore import resume as restoring
-from ray_tune_memguard.adapter.restore.locate import Experiment, locate
+from ray_tune_memguard.adapter.restore.locate import locate
+from ray_tune_memguard.adapter.restore.new_run import NewRun
 from ray_tune_memguard.adapter.restore.opened import open_trials
 from ray_tune_memguard.adapter.restore.verify import VerifiedStore, verify
 from ray_tune_memguard.lazy.trial_list import SpilledTrials
-from ray_tune_memguard.notices import Notices, logger
+from ray_tune_memguard.notices import logger
 from ray_tune_memguard.store.errors import is_locked
 from ray_tune_memguard.store.snapshot import Snapshot
 from ray_tune_memguard.store.trial_store import TrialStore
@@ -78,16 +80,15 @@ def resume(
     pruners = [getattr(callback, "prunes", None) for callback in controller._callbacks._callbacks]
     pruner = next((pruner for pruner in pruners if pruner is not None), None)
     capabilities = contract.probe(controller)
-    if (
-        pruner is None
-        or contract.RESUME not in capabilities
-        or not restoring.resume(
-            controller, resume_config, pruner.spill_dir, capabilities, Notices()
-        )
-    ):
+    if pruner is None or contract.RESUME not in capabilities:
         original(controller, resume_config)
         return
-    installation = installation_of(cast("Controller", controller))
+    typed = cast("Controller", controller)
+    run = NewRun.of(typed, resume_config, pruner.spill_dir, capabilities)
+    if not restoring.resume(run, typed):
+        original(controller, resume_config)
+        return
+    installation = installation_of(typed)
     tuner = paths.calling(TunerInternal)
     if installation is not None and tuner is not None:
         _release_loaded_trials(tuner, installation.replaces)

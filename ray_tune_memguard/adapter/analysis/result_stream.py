@@ -18,7 +18,8 @@ from ray.train._internal.storage import get_fs_and_path
 from ray_tune_memguard.adapter.analysis.histories import FileHistories, Histories, histories_of
 from ray_tune_memguard.adapter.analysis.result_rows import Record, UnevenRecordsError, records_of
 from ray_tune_memguard.adapter.analysis.trial_reader import TrialReader
-from ray_tune_memguard.adapter.restore.locate import Experiment, StateFile, locate
+from ray_tune_memguard.adapter.location import Experiment
+from ray_tune_memguard.adapter.restore.locate import StateFile, locate
 from ray_tune_memguard.adapter.restore.opened import open_trials
 from ray_tune_memguard.adapter.restore.verify import VerifiedStore, verify
 from ray_tune_memguard.notices import logger

@@ -7,80 +7,23 @@ A restore uses the store of the newest run, which the names of the files tell;
 from __future__ import annotations
 
 import json
-import os
 import re
 import sqlite3
 import zlib
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
-
-from pyarrow.fs import FileSystem, LocalFileSystem
 
 from ray_tune_memguard.adapter import paths
+from ray_tune_memguard.adapter.location import Experiment
 from ray_tune_memguard.adapter.run.checkpoint import POINTER_KEY
 from ray_tune_memguard.store.errors import StoreError, is_locked
 from ray_tune_memguard.store.state_file import HEAD
 from ray_tune_memguard.store.state_reader import is_complete
 from ray_tune_memguard.store.trial_store import TrialStore
 
-if TYPE_CHECKING:
-    from ray.tune.execution.tune_controller import TuneController
-
 # Enough of the file's end to hold the pointer to the store, and to tell one state from another.
 _END_BYTES = 64 * 1024
-
-
-@dataclass(frozen=True)
-class Experiment:
-    """The location of an experiment: ``path`` is its directory in ``filesystem``."""
-
-    filesystem: FileSystem
-    path: str
-
-    @classmethod
-    def of(cls, controller: TuneController) -> Experiment:
-        storage = controller._storage
-        assert storage is not None
-        return cls(storage.storage_filesystem, str(storage.experiment_fs_path))
-
-    # A trial's storage context gets these values, because the experiment may have been moved.
-    @property
-    def storage_filesystem(self) -> FileSystem:
-        return self.filesystem
-
-    @property
-    def storage_fs_path(self) -> str:
-        return str(PurePosixPath(self.path).parent)
-
-    @property
-    def experiment_dir_name(self) -> str:
-        return PurePosixPath(self.path).name
-
-    #: Trials that are only read upload nothing.
-    syncer = None
-
-    def newest_state_file(self) -> str | None:
-        """The path of the newest run's complete experiment state file."""
-        return paths.newest_state_file(self.filesystem, self.path)
-
-    def is_at(self, path: str | None) -> bool:
-        """Whether ``path`` is the path of this experiment, in any spelling."""
-        if path is None or path == self.path:
-            return path is not None
-        # Through a symbolic link, or with a slash at the end.
-        local = isinstance(self.filesystem, LocalFileSystem)
-        return local and os.path.realpath(path) == os.path.realpath(self.path)
-
-    def store_directory(self) -> Path | None:
-        """The default directory for new trial stores; None without a local disk."""
-        return next(iter(self.store_directories()), None)
-
-    def store_directories(self) -> list[Path]:
-        """The directories that hold its trial stores by default, the current one first."""
-        is_local = isinstance(self.filesystem, LocalFileSystem)
-        return paths.directories_in(self.path) if is_local else []
 
 
 @dataclass(frozen=True)
@@ -114,7 +57,7 @@ class StateFile:
     @property
     def run(self) -> str:
         """The name of the run that wrote it."""
-        return PurePosixPath(self.path).stem.removeprefix(paths.STATE_FILE_PREFIX)
+        return paths.run_of_state_file(self.path)
 
     @property
     def version(self) -> str:

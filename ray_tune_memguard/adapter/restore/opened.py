@@ -9,7 +9,8 @@ from ray.train._internal.storage import get_fs_and_path
 from ray.tune.experiment import Trial
 
 from ray_tune_memguard.adapter.installation import new_summary_index
-from ray_tune_memguard.adapter.restore.locate import Experiment, locate
+from ray_tune_memguard.adapter.location import Experiment
+from ray_tune_memguard.adapter.restore.locate import locate
 from ray_tune_memguard.adapter.restore.plan import unfinished_records, unsnapshotted_trials
 from ray_tune_memguard.adapter.restore.rebuild import verify_or_rebuild
 from ray_tune_memguard.adapter.restore.verify import VerifiedStore

@@ -103,6 +103,17 @@ class RestorePlan:
         """The records of trials that return to memory, in order."""
         return [entry.state_record for entry in self.entries if entry.state_record is not None]
 
+    def first_record(self, store: TrialStore) -> list[str]:
+        """The state record of the first trial that returns to memory, or else of the first one.
+
+        Args:
+            store: the store that has the trials that stay on disk.
+        """
+        returning = self.returning()
+        return (
+            returning[0] if returning else json.loads(store.state_record(self.entries[0].trial_id))
+        )
+
     def staying(self) -> list[tuple[int, RestoreEntry]]:
         """The trials that stay on disk, with their new positions."""
         return [

@@ -18,7 +18,8 @@ import tqdm
 
 from ray_tune_memguard.adapter import paths
 from ray_tune_memguard.adapter.installation import new_summary_index
-from ray_tune_memguard.adapter.restore.locate import Experiment, StateFile, StoreRef
+from ray_tune_memguard.adapter.location import Experiment
+from ray_tune_memguard.adapter.restore.locate import StateFile, StoreRef
 from ray_tune_memguard.adapter.restore.verify import (
     BUILT_FROM,
     Damage,

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ray.tune.execution.tune_controller import TuneController
 from ray.tune.search import (
     BasicVariantGenerator,
     ConcurrencyLimiter,
@@ -24,9 +23,12 @@ from ray_tune_memguard.adapter.restore.optuna_study import PersistentStudy
 from ray_tune_memguard.adapter.restore.plan import UnsnapshottedTrial
 from ray_tune_memguard.notices import logger
 
+if TYPE_CHECKING:
+    from ray_tune_memguard.adapter.seam import Controller
+
 
 def catch_up(
-    controller: TuneController, unsnapshotted: Sequence[UnsnapshottedTrial], creation_count: int
+    controller: Controller, unsnapshotted: Sequence[UnsnapshottedTrial], creation_count: int
 ) -> None:
     """Bring the searcher to the state that it had when the last of these trials finished.
 
@@ -98,7 +100,7 @@ def _find_recorded(
 
 
 def _create_variants_again(
-    controller: TuneController,
+    controller: Controller,
     search: BasicVariantGenerator,
     awaited: dict[str, UnsnapshottedTrial],
 ) -> None:
@@ -149,7 +151,7 @@ def _complete(
         search.on_trial_complete(known_as, result=trial.result())
 
 
-def _create_again(controller: TuneController, search: SearchGenerator) -> None:
+def _create_again(controller: Controller, search: SearchGenerator) -> None:
     created = search.next_trial()
     if created is not None:
         controller.add_trial(created)

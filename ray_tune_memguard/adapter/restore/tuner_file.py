@@ -15,7 +15,8 @@ from pathlib import Path, PurePosixPath
 from pyarrow.fs import FileSystem
 from ray.train._internal.storage import get_fs_and_path
 
-from ray_tune_memguard.adapter.restore.locate import Experiment, locate
+from ray_tune_memguard.adapter.location import Experiment
+from ray_tune_memguard.adapter.restore.locate import locate
 from ray_tune_memguard.adapter.run.tuner_copy import TUNER_FILE, load_copy, read_file
 from ray_tune_memguard.notices import logger, show_lines
 from ray_tune_memguard.store.errors import StoreError

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ray_tune_memguard.adapter.restore.locate import Experiment, StoreRef
+from ray_tune_memguard.adapter.location import Experiment
+from ray_tune_memguard.adapter.restore.locate import StoreRef
 from ray_tune_memguard.store.errors import EmptyStoreError, StoreError, UnsupportedVersionError
 from ray_tune_memguard.store.snapshot import Snapshot
 from ray_tune_memguard.store.trial_store import TrialStore

@@ -72,7 +72,7 @@ class CheckpointWriter:
             UnknownLayoutError: Ray's state cannot be joined to spilled trials.
         """
         staged = Path(controller.experiment_state_path)
-        partial = paths.work_directory(controller) / f"{staged.name}.partial"
+        partial = paths.work_directory(self._staging.directory) / f"{staged.name}.partial"
         partial.parent.mkdir(parents=True, exist_ok=True)
         self._partial = partial
         try:

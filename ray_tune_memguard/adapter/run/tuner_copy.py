@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import PurePosixPath
 
 from pyarrow.fs import FileSystem
-from ray.train._internal.storage import StorageContext
 
+from ray_tune_memguard.adapter.location import Experiment
 from ray_tune_memguard.store.trial_store import TrialStore
 
 TUNER_FILE = "tuner.pkl"
@@ -14,11 +14,11 @@ TUNER_FILE = "tuner.pkl"
 _MAX_BYTES = 16 << 20
 
 
-def save_copy(storage: StorageContext, store: TrialStore) -> None:
+def save_copy(experiment: Experiment, store: TrialStore) -> None:
     """Copy the file of the experiment, if it has one, into the store of its new run."""
-    path = PurePosixPath(storage.experiment_fs_path, TUNER_FILE).as_posix()
+    path = PurePosixPath(experiment.path, TUNER_FILE).as_posix()
     try:
-        content = read_file(storage.storage_filesystem, path)
+        content = read_file(experiment.filesystem, path)
     except OSError:  # `tune.run` writes no such file.
         return
     if 0 < len(content) <= _MAX_BYTES:
