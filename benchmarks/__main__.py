@@ -4,9 +4,9 @@
 also kept in ``benchmarks/results/NAME.txt``. ``--again`` runs nothing: it reads ``NAME.json``, and
 prints, judges and draws it anew.
 
-``deaths``, ``frames``, ``hundred-thousand``, ``kills``, ``out-of-memory``, ``overhead``,
-``planted``, ``ray-examples``, ``restore`` and ``tracked`` have options of their own: see
-``NAME --help``.
+``deaths``, ``frames``, ``histories``, ``hundred-thousand``, ``kills``, ``out-of-memory``,
+``overhead``, ``planted``, ``ray-examples``, ``restore`` and ``tracked`` have options of their own:
+see ``NAME --help``.
 
 Prints one table per benchmark and writes ``NAME.json`` and ``NAME.png`` to ``benchmarks/results/``.
 Figures are medians over the runs, with the lowest and the highest in brackets; the ratio is the
@@ -28,6 +28,7 @@ from typing import Any, TextIO
 from benchmarks import (
     deaths,
     frames,
+    histories,
     hundred_thousand,
     kills,
     out_of_memory,
@@ -50,6 +51,7 @@ from benchmarks.suite import BENCHMARKS, Benchmark, Leg
 COMMANDS = {
     "deaths": deaths.main,
     "frames": frames.main,
+    "histories": histories.main,
     "hundred-thousand": hundred_thousand.main,
     "kills": kills.main,
     "out-of-memory": out_of_memory.main,

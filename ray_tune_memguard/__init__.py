@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING
 
 from ray_tune_memguard.callbacks.object_growth_tracker import ObjectGrowthTracker
 from ray_tune_memguard.callbacks.oom_survival import OomSurvival
+from ray_tune_memguard.callbacks.result_histories import ResultHistories
 from ray_tune_memguard.callbacks.rss_reporter import RssReporter
 from ray_tune_memguard.callbacks.trial_death_reporter import TrialDeathReporter
 from ray_tune_memguard.callbacks.trial_pruner import TrialPruner
+from ray_tune_memguard.exporting import export_results
 from ray_tune_memguard.memguard import MemGuard
 from ray_tune_memguard.opening import install, open_experiment, uninstall
 from ray_tune_memguard.reading import iter_results, read_results
@@ -26,9 +28,11 @@ __all__ = [
     "MemGuard",
     "ObjectGrowthTracker",
     "OomSurvival",
+    "ResultHistories",
     "RssReporter",
     "TrialDeathReporter",
     "TrialPruner",
+    "export_results",
     "install",
     "iter_results",
     "open_experiment",

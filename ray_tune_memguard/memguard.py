@@ -10,6 +10,7 @@ from ray_tune_memguard import options as opt
 from ray_tune_memguard.callbacks.base import GuardCallback, guarded
 from ray_tune_memguard.callbacks.object_growth_tracker import ObjectGrowthTracker
 from ray_tune_memguard.callbacks.oom_survival import OomSurvival
+from ray_tune_memguard.callbacks.result_histories import ResultHistories
 from ray_tune_memguard.callbacks.rss_reporter import RssReporter
 from ray_tune_memguard.callbacks.trial_death_reporter import TrialDeathReporter
 from ray_tune_memguard.callbacks.trial_pruner import TrialPruner
@@ -28,8 +29,8 @@ class MemGuard(GuardCallback):
 
     or, without a change of code, ``RAY_TUNE_CALLBACKS=ray_tune_memguard.MemGuard``. It combines a
     :class:`TrialPruner`, a :class:`RssReporter`, an :class:`ObjectGrowthTracker`, an
-    :class:`OomSurvival` and a :class:`TrialDeathReporter`, whose pages describe the arguments and
-    their environment variables.
+    :class:`OomSurvival`, a :class:`TrialDeathReporter` and a :class:`ResultHistories`, whose pages
+    describe the arguments and their environment variables.
 
     Args:
         every_trials: finished trials between two RSS lines (:class:`RssReporter`).
@@ -41,6 +42,7 @@ class MemGuard(GuardCallback):
         growth_budget: share of the wall-clock time for samples (:class:`ObjectGrowthTracker`).
         survive_oom: whether the run survives Ray's memory monitor (:class:`OomSurvival`).
         report_deaths: whether deaths of trials are reported (:class:`TrialDeathReporter`).
+        histories: where the results of all trials are kept (:class:`ResultHistories`).
 
     Raises:
         ValueError, TypeError: an argument, or its environment variable, is not allowed.
@@ -66,6 +68,7 @@ class MemGuard(GuardCallback):
         growth_budget: float | opt.Unset = opt.UNSET,
         survive_oom: bool | opt.Unset = opt.UNSET,
         report_deaths: bool | opt.Unset = opt.UNSET,
+        histories: str | opt.Unset = opt.UNSET,
     ) -> None:
         self.pruner = TrialPruner(
             spill_dir=spill_dir, trim_every_trials=trim_every_trials, trim_slack_mib=trim_slack_mib
@@ -76,8 +79,10 @@ class MemGuard(GuardCallback):
         )
         self.survival = OomSurvival(survive_oom=survive_oom)
         self.deaths = TrialDeathReporter(report_deaths=report_deaths)
-        # The order matters: RSS is reported after spilling.
+        self.histories = ResultHistories(histories=histories)
+        # The order matters: results are committed before a spill, RSS is reported after it.
         self._parts: tuple[GuardCallback, ...] = (
+            self.histories,
             self.pruner,
             self.reporter,
             self.tracker,
@@ -100,6 +105,7 @@ class MemGuard(GuardCallback):
         super().disable(error)
         for part in self._parts:
             part.active = False
+        self.histories.give_back()
         if hasattr(self, "run"):
             self.run.take_out()
 
@@ -117,7 +123,9 @@ class MemGuard(GuardCallback):
 
     @guarded
     def on_step_end(self, iteration: int, trials: list[Trial], **info: object) -> None:
-        self.pruner.on_step_end(iteration=iteration, trials=trials, **info)
+        # A trial that is spilled has finished, so its results must be in the store by then.
+        if not self.histories.active or self.histories.commit(self.pruner.may_spill()):
+            self.pruner.on_step_end(iteration=iteration, trials=trials, **info)
         # Most steps end no trial, and come too soon for another report or sample.
         now = time.monotonic()
         is_time = now >= self._measure_at

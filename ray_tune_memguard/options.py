@@ -81,6 +81,20 @@ def flag(name: str, value: object) -> bool:
     return bool(value)
 
 
+def one_of(*allowed: str) -> Callable[[str, object], str]:
+    """One of a few texts."""
+
+    def parse(name: str, value: object) -> str:
+        choices = " or ".join(map(repr, allowed))
+        if not isinstance(value, str):
+            raise TypeError(f"{name} must be {choices}; got {value!r}")
+        if value not in allowed:
+            raise ValueError(f"{name} must be {choices}; got {value!r}")
+        return value
+
+    return parse
+
+
 def share(name: str, value: object) -> float:
     """A number from 0 to 1."""
     return _real(name, value, "a number from 0 to 1", lambda given: 0 <= given <= 1)

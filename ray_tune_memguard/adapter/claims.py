@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 #: The job of the callback that spills trials.
 SPILLING = "spilling"
+#: The job of the callback that keeps the results of all trials.
+HISTORIES = "histories"
 # By controller and job; weakly, because a callback refers to the controller.
 _jobs: weakref.WeakKeyDictionary[Controller, dict[str, weakref.ref[object]]] = (
     weakref.WeakKeyDictionary()
@@ -39,24 +41,24 @@ def end_abandoned_runs(experiment_path: str) -> None:
     """End the runs of an experiment that were left without their last hook.
 
     A ``KeyboardInterrupt``, for example from a second Ctrl+C, can leave such a run in a process
-    that continues, such as a notebook. Its trial store stays locked, and no restore can read it.
+    that continues, such as a notebook. Its stores stay locked, and no restore can read them.
 
     Args:
         experiment_path: the experiment's path in its file system.
     """
     for controller, jobs in list(_jobs.items()):
         storage = controller._storage
-        owner = jobs[SPILLING]() if SPILLING in jobs else None
         if (
-            owner is None
-            or storage is None
+            storage is None
             or str(storage.experiment_fs_path) != experiment_path
             or _is_being_run(controller)
         ):
             continue
-        end = getattr(owner, "on_experiment_end", None)
-        if callable(end):
-            end(trials=controller._trials)
+        for job in (HISTORIES, SPILLING):
+            owner = jobs[job]() if job in jobs else None
+            end = getattr(owner, "on_experiment_end", None)
+            if callable(end):
+                end(trials=controller._trials)
 
 
 def _is_being_run(controller: object) -> bool:

@@ -53,6 +53,8 @@ SEARCHER_CATCH_UP = "searcher_catch_up"
 OPTUNA_STUDY = "optuna_study"
 RETENTION_SITES = "retention_sites"
 TRIAL_MEMORY = core_names.TRIAL_MEMORY
+HISTORIES = "histories"
+EXPORT = "export"
 
 #: What is different in a run without the capability.
 WITHOUT: dict[str, str] = {
@@ -84,6 +86,8 @@ WITHOUT: dict[str, str] = {
     SEARCHER_CATCH_UP: "a restored searcher lacks the results of the trials that finished last",
     OPTUNA_STUDY: "after a crash a persistent Optuna study may receive a trial's result twice",
     RETENTION_SITES: "the memory of the run's parts is not measured",
+    HISTORIES: "results are kept in files for each trial, as Ray does",
+    EXPORT: "results that are in a store are not exported to the files of Ray's loggers",
     **core_names.WITHOUT,
 }
 _BUILDS_ON: dict[str, tuple[str, ...]] = {
@@ -124,8 +128,9 @@ _OLD_REPORTER = "ray.tune.progress_reporter:TrialProgressCallback"
 
 NAMES: tuple[PrivateName, ...] = (
     # The controller of a run.
-    *_of(CONTROLLER, SPILL, "_trials", "_storage", "_session_str", "_trial_to_actor"),
-    *_of(CONTROLLER, SPILL, "_stop_queue", "_callbacks", "_search_alg", "_checkpoint_manager"),
+    *_of(CONTROLLER, (SPILL, HISTORIES), "_trials", "_storage", "_callbacks"),
+    *_of(CONTROLLER, SPILL, "_session_str", "_trial_to_actor"),
+    *_of(CONTROLLER, SPILL, "_stop_queue", "_search_alg", "_checkpoint_manager"),
     *_of(CONTROLLER, SPILL, "_scheduler_alg", "save_to_dir()", "get_trial(tid)", "is_finished()"),
     *_of(CONTROLLER, SPILL, "_get_trial_checkpoints()", "checkpoint(force, wait)"),
     *_of(CONTROLLER, SPILL, "experiment_state_file_name", "experiment_state_path"),
@@ -159,7 +164,7 @@ NAMES: tuple[PrivateName, ...] = (
     *_of(CONTROLLER, TRIAL_DEATHS, "_actor_failed(tracked_actor, exception)"),
     *_of(CONTROLLER, TRIAL_DEATHS, "_trial_to_actor", "_actor_to_trial"),
     *_of(CONTROLLER, RETENTION_SITES, "_actor_manager", "_reuse_actors"),
-    *_of(_CALLBACKS, (SPILL, RETENTION_SITES), "_callbacks"),
+    *_of(_CALLBACKS, (SPILL, RETENTION_SITES, HISTORIES), "_callbacks"),
     *_of(_CHECKPOINTS, UPLOADS, "_storage"),
     *_of(_CHECKPOINTS, RESUME, "sync_down_experiment_state()"),
     # Its actors.
@@ -194,7 +199,7 @@ NAMES: tuple[PrivateName, ...] = (
     *_of(f"{_OLD_OUTPUT}:TuneReporterBase", PROGRESS, "_sort_by_metric", "_inferred_metrics"),
     *_of(f"{_OLD_OUTPUT}:JupyterNotebookReporter", PROGRESS, "_progress_html(trials)"),
     # Results.
-    *_of(_EXPERIMENT_ANALYSIS, LAZY_RESULTS, "_fetch_trial_dataframe(trial)"),
+    *_of(_EXPERIMENT_ANALYSIS, (LAZY_RESULTS, HISTORIES), "_fetch_trial_dataframe(trial)"),
     *_of(_EXPERIMENT_ANALYSIS, LAZY_RESULTS, "_fetch_trial_dataframes()", "_trial_dataframes"),
     *_of(_EXPERIMENT_ANALYSIS, LAZY_RESULTS, "get_all_configs(prefix)", "_configs"),
     *_of(_EXPERIMENT_ANALYSIS, LAZY_RESULTS, "dataframe(metric, mode)", "_delimiter()"),
@@ -219,6 +224,16 @@ NAMES: tuple[PrivateName, ...] = (
     *_of(_TUNER, TUNER_FILE, "_restore_from_path_or_uri(path_or_uri, trainable)"),
     *_of(_GENERATOR, SEARCHER_CATCH_UP, "_counter"),
     *_of(_OPTUNA, OPTUNA_STUDY, STUDY_OF_OPTUNA, "_ot_trials", "_completed_trials", optional=True),
+    # Results in the place of files.
+    *_of(CONTROLLER, HISTORIES, "_resumed"),
+    *_of("ray.tune.utils.callback", HISTORIES, "DEFAULT_CALLBACK_CLASSES"),
+    *_of("ray.tune.tune", HISTORIES, "_create_default_callbacks(callbacks)"),
+    *_of(
+        "ray.tune.logger.tensorboardx:TBXLoggerCallback",
+        EXPORT,
+        "_summary_writer_cls",
+        "_trial_writer",
+    ),
     # What else keeps finished trials.
     *_of(
         "ray.tune.logger.json:JsonLoggerCallback",

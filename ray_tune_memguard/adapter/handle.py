@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from ray.tune import ResultGrid
     from ray.tune.experiment import Trial
 
+    from ray_tune_memguard.adapter.histories.logger import HistoryLogger
     from ray_tune_memguard.adapter.run.failures import FailureObserver
     from ray_tune_memguard.adapter.run.spiller import Spiller
     from ray_tune_memguard.adapter.seam import Controller
@@ -139,6 +140,35 @@ class RunHandle:
         if installation is None:
             installation = install(controller, directory, self.capabilities, notices)
         return Spiller(controller, installation, notices)
+
+    def continues_histories(self) -> bool:
+        """Whether the run resumes an experiment whose results are in a store."""
+        controller = self.controller
+        if controller is None or contract.HISTORIES not in self.capabilities:
+            return False
+        from ray_tune_memguard.adapter.histories import places
+
+        return bool(controller._resumed) and places.has_histories(controller)
+
+    def record_histories(self, notices: Notices) -> HistoryLogger | None:
+        """Keep the run's results in a store, and leave out Ray's automatic loggers.
+
+        Args:
+            notices: the log of the run's warnings.
+
+        Returns:
+            What records them; None if this Ray does not allow it.
+
+        Raises:
+            OSError, sqlite3.Error, StoreError: the store cannot be opened.
+        """
+        controller = self.controller
+        if controller is None or contract.HISTORIES not in self.capabilities:
+            notices.warn("histories", f"Without a store, {contract.WITHOUT[contract.HISTORIES]}.")
+            return None
+        from ray_tune_memguard.adapter.histories.logger import install
+
+        return install(controller, notices)
 
     def take_out(self) -> None:
         """Remove what is installed in the run, which then continues with Ray alone."""
@@ -300,6 +330,16 @@ def open_experiment(
         default_mode=mode,
     )
     return ResultGrid(analysis)
+
+
+def export_files(path: str, filesystem: FileSystem | None, destination: Path | None) -> None:
+    """See :func:`ray_tune_memguard.exporting.export_results`."""
+    capabilities = contract.probe()
+    if not {contract.OPEN, contract.HISTORIES, contract.EXPORT} <= capabilities.on:
+        raise RuntimeError(capabilities.warning())
+    from ray_tune_memguard.adapter.histories.export_experiment import export_files
+
+    export_files(path, filesystem, destination)
 
 
 def results_of(

@@ -56,6 +56,7 @@ class Controller(Protocol):
     _trials: list[Trial]
     _storage: StorageContext
     _session_str: str
+    _resumed: bool
     _trial_to_actor: dict[Trial, object]
     _actor_to_trial: dict[object, Trial]
     _stop_queue: list[Trial]

@@ -149,6 +149,10 @@ class TrialPruner(GuardCallback):
         self.active = False
         self._state = _PrunerState()
 
+    def may_spill(self) -> bool:
+        """Whether the end of this step may spill trials."""
+        return self.active and self._is_time_to_spill()
+
     def _is_time_to_spill(self) -> bool:
         now = time.monotonic()
         if now < self._state.retry_at:

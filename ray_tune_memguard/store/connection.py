@@ -10,6 +10,7 @@ read there.
 
 from __future__ import annotations
 
+import os
 import shutil
 import sqlite3
 from pathlib import Path
@@ -22,6 +23,8 @@ _CACHE_KIB = 1024
 # 32 MiB. Snapshots sync the log before it grows to this length, so that no spill has to.
 _LOG_PAGES = 8192
 _LOCK_WAIT_S = 2.0
+# Of a process that was forked from the one that opened them.
+_inherited: list[sqlite3.Connection] = []
 
 
 def connect(path: Path, wait_s: float = _LOCK_WAIT_S, mode: str = "rw") -> sqlite3.Connection:
@@ -30,7 +33,7 @@ def connect(path: Path, wait_s: float = _LOCK_WAIT_S, mode: str = "rw") -> sqlit
     Args:
         path: the file.
         wait_s: seconds to wait for a lock.
-        mode: SQLite's ``rw`` or ``ro``.
+        mode: SQLite's ``rw`` or ``ro``, or ``rwc`` to create a missing file.
     """
     # The store's lock protects each use, so any thread may use the connection.
     return sqlite3.connect(
@@ -40,6 +43,15 @@ def connect(path: Path, wait_s: float = _LOCK_WAIT_S, mode: str = "rw") -> sqlit
         check_same_thread=False,
         timeout=wait_s,
     )
+
+
+def close(connection: sqlite3.Connection, opened_by: int) -> None:
+    """Close a connection, if this process is the one that opened it."""
+    if os.getpid() == opened_by:
+        connection.close()
+    else:
+        # SQLite would take the lock for its own, and delete the log that the run goes on writing.
+        _inherited.append(connection)
 
 
 def prepare_to_write(connection: sqlite3.Connection) -> None:

@@ -116,6 +116,11 @@ def write_seal(path: Path) -> None:
     _seal_path(path).write_text(_checksum_file(path))
 
 
+def remove_seal(path: Path) -> None:
+    """Remove the checksum of a store that is going to change."""
+    _seal_path(path).unlink(missing_ok=True)
+
+
 def has_valid_seal(path: Path) -> bool:
     """Whether every byte of the file is as its run has left it."""
     try:

@@ -34,6 +34,7 @@ from pathlib import Path
 from ray_tune_memguard.store import files, integrity, rows
 from ray_tune_memguard.store.compression import pack, unpack
 from ray_tune_memguard.store.connection import (
+    close,
     connect,
     connect_to_read,
     fold_log,
@@ -49,18 +50,6 @@ from ray_tune_memguard.store.rows import TrialRow
 from ray_tune_memguard.store.schema import COVERED, check_kind, create_tables
 
 __all__ = ["SpilledRow", "TrialRow", "TrialStore"]
-
-
-# Of a process that was forked from the one that opened them.
-_inherited: list[sqlite3.Connection] = []
-
-
-def _close(connection: sqlite3.Connection, opened_by: int) -> None:
-    if os.getpid() == opened_by:
-        connection.close()
-    else:
-        # SQLite would take the lock for its own, and delete the log that the run goes on writing.
-        _inherited.append(connection)
 
 
 class TrialStore(TrialQueries):
@@ -82,7 +71,7 @@ class TrialStore(TrialQueries):
         self.path = path
         # Whether the connection reads a copy of the file and its log.
         self._is_copy = is_copy
-        self._finalizer = weakref.finalize(self, _close, connection, os.getpid())
+        self._finalizer = weakref.finalize(self, close, connection, os.getpid())
 
     @classmethod
     def create(cls, directory: Path, name: str) -> TrialStore:

@@ -43,6 +43,10 @@ ELSEWHERE = {
     "CountingCallback.on_trial_error",
     "JupyterNotebookReporter._progress_html",
     "MemGuard.on_trial_error",
+    # Called by Ray for trials that are not spilled.
+    "ExperimentAnalysis._fetch_trial_dataframe",
+    # MemGuard commits results itself.
+    "ResultHistories.on_step_end",
     "RayActorManager._actor_start_failed",
     "RayActorManager._actor_task_failed",
     "TuneController._actor_failed",
@@ -55,6 +59,15 @@ ELSEWHERE = {
     "ray.tune.execution.tune_controller._find_newest_experiment_checkpoint",
     "ray.tune.progress_reporter._get_trials_by_state",
     "tensorboardX at exit",
+}
+
+#: Called with results in a store only.
+OF_HISTORIES = {
+    "HistoryLogger.commit",
+    "HistoryLogger.log_trial_end",
+    "HistoryLogger.log_trial_result",
+    "HistoryLogger.log_trial_start",
+    "ResultHistories.on_experiment_end",
 }
 
 for _module in pkgutil.walk_packages(ray_tune_memguard.__path__, "ray_tune_memguard."):
@@ -137,8 +150,16 @@ def calls(tmp_path_factory: pytest.TempPathFactory) -> Counter[str]:
     with pytest.MonkeyPatch.context() as patch, install_simulated_actors():
         for entry in ENTRIES.values():
             patch.setattr(entry, "ours", counting(entry))
-        outcome(tmp_path_factory.mktemp("counted"), [MemGuard()])
-    return counted
+        outcome(tmp_path_factory.mktemp("counted"), guards_for(""))
+        first = counted.copy()
+        counted.clear()
+        outcome(tmp_path_factory.mktemp("counted"), guards_for(*OF_HISTORIES))
+    return first + Counter({name: counted[name] - first[name] for name in OF_HISTORIES})
+
+
+def guards_for(name: str, *_: str) -> list[tune.Callback]:
+    """The callbacks of a sweep that goes through an entry."""
+    return [MemGuard(histories="store" if name in OF_HISTORIES else "files")]
 
 
 def test_the_sweep_goes_through_every_entry_but_a_few(calls: Counter[str]) -> None:
@@ -177,7 +198,7 @@ def test_an_unexpected_error_changes_nothing(
     entry = ENTRIES[name]
     monkeypatch.setattr(entry, "ours", breaking(entry, at))
     with caplog.at_level(logging.INFO, logger="ray_tune_memguard"):
-        found = outcome(tmp_path, [MemGuard()])
+        found = outcome(tmp_path, guards_for(name))
     assert found == by_ray_alone
     told = [r.getMessage() for r in caplog.records if "a bug of ours" in r.getMessage()]
     # How often hooks that measure are called is up to the clock.

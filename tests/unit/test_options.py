@@ -75,6 +75,7 @@ def test_an_argument_wins_over_the_environment(
     monkeypatch.setenv("TUNE_MEMGUARD_GROWTH_BUDGET", "0.5")
     monkeypatch.setenv("TUNE_MEMGUARD_SURVIVE_OOM", "0")
     monkeypatch.setenv("TUNE_MEMGUARD_REPORT_DEATHS", "0")
+    monkeypatch.setenv("TUNE_MEMGUARD_HISTORIES", "store")
     guard = MemGuard(every_trials=3)
     assert guard.options == {
         "every_trials": 3,
@@ -86,6 +87,7 @@ def test_an_argument_wins_over_the_environment(
         "growth_budget": 0.5,
         "survive_oom": False,
         "report_deaths": False,
+        "histories": "store",
     }
 
 

@@ -1,13 +1,15 @@
 """Where the history of a trial is read from: all results that it reported, in order.
 
-:class:`Histories` is what readers need. :class:`FileHistories` reads the files of Ray's loggers.
-:func:`histories_of` decides which one an experiment has.
+:class:`Histories` is what readers need. :class:`FileHistories` reads the files of Ray's loggers,
+:class:`StoredHistories` the file in which a run has kept all results instead. :func:`histories_of`
+decides which one an experiment has.
 """
 
 from __future__ import annotations
 
 import os
 import posixpath
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
@@ -15,6 +17,7 @@ from typing import Protocol
 from pyarrow.fs import FileSystem, LocalFileSystem
 from ray.air.constants import EXPR_PROGRESS_FILE, EXPR_RESULT_FILE
 
+from ray_tune_memguard.adapter.histories import places, reading
 from ray_tune_memguard.adapter.serialization.trial_pickle import TrialStateCodec
 from ray_tune_memguard.lazy.interfaces import TrialT
 from ray_tune_memguard.lazy.trial_list import SpilledTrials
@@ -103,6 +106,51 @@ class FileHistories:
         return sorted(name for name in found if not name.startswith("."))
 
 
+class StoredHistories:
+    """Reads the histories that a run has kept in one file, see ``adapter/histories``.
+
+    It looks the file up each time, because a run of this process may resume the experiment.
+
+    Args:
+        filesystem: the experiment's file system.
+        experiment: the path of the experiment in it.
+        files: reads the files that a user's own loggers may have written.
+    """
+
+    def __init__(self, filesystem: FileSystem, experiment: str, files: FileHistories) -> None:
+        self._place = filesystem, experiment.rstrip("/")
+        # In remote storage the answer that a trial has no file takes too long.
+        self._files = files if isinstance(filesystem, LocalFileSystem) else None
+
+    def lines(self, trial_id: str, directory: str) -> bytes | None:
+        in_file = None if self._files is None else self._files.lines(trial_id, directory)
+        store = places.find(*self._place)
+        return in_file if store is None else reading.lines(store, trial_id, in_file)
+
+    def csv(self, directory: str) -> bytes | None:
+        return None if self._files is None else self._files.csv(directory)
+
+    def knows(self, trial_id: str) -> bool:
+        """Whether the trial has reported."""
+        store = places.find(*self._place)
+        return store is not None and store.count(trial_id) > 0
+
+    def other_trials(self, is_known: Callable[[str], bool]) -> Iterator[str]:
+        """The ids of trials that have reported, and are not known otherwise."""
+        store = places.find(*self._place)
+        return iter(()) if store is None else (i for i in store.trial_ids() if not is_known(i))
+
+
+def histories_at(
+    filesystem: FileSystem, experiment: str, staging: Path | None = None
+) -> FileHistories | StoredHistories:
+    """What the histories of an experiment are read from; see :class:`FileHistories`."""
+    files = FileHistories(filesystem, experiment, staging)
+    if places.find(filesystem, experiment.rstrip("/")) is None:
+        return files
+    return StoredHistories(filesystem, experiment, files)
+
+
 def histories_of(trials: SpilledTrials[TrialT], staging: Path | None = None) -> Histories | None:
     """What the histories of these trials are read from; None if only Ray's own code knows.
 
@@ -113,7 +161,7 @@ def histories_of(trials: SpilledTrials[TrialT], staging: Path | None = None) -> 
     codec = trials.cache.codec
     if not isinstance(codec, TrialStateCodec):
         return None
-    return FileHistories(codec.filesystem, codec.experiment_path, staging)
+    return histories_at(codec.filesystem, codec.experiment_path, staging)
 
 
 def _content(path: str) -> bytes:

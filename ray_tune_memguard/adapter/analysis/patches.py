@@ -104,6 +104,24 @@ def _of_tuner_file() -> tuple[Patch, ...]:
     return (_patch(TunerInternal, "_restore_from_path_or_uri", tuner_file.restore_tuner),)
 
 
+def _of_histories() -> tuple[Patch, ...]:
+    import importlib
+
+    from ray.tune import ExperimentAnalysis
+
+    from ray_tune_memguard.adapter.histories import logger, reading
+
+    return (
+        _patch(
+            # `ray.tune` has a function of this name as well.
+            importlib.import_module("ray.tune.tune"),
+            "_create_default_callbacks",
+            logger.default_callbacks,
+        ),
+        _patch(ExperimentAnalysis, "_fetch_trial_dataframe", reading.trial_dataframe),
+    )
+
+
 #: The patches by capability. Their modules are imported only if the capability is on.
 PATCHES: dict[str, Callable[[], tuple[Patch, ...]]] = {
     contract.PROGRESS: _of_progress,
@@ -112,6 +130,7 @@ PATCHES: dict[str, Callable[[], tuple[Patch, ...]]] = {
     contract.OPEN: _of_opening,
     contract.RESUME: _of_resuming,
     contract.TUNER_FILE: _of_tuner_file,
+    contract.HISTORIES: _of_histories,
 }
 
 _ABSENT = object()

@@ -15,9 +15,16 @@ from pathlib import Path
 from pyarrow.fs import FileSystem
 from ray.train._internal.storage import get_fs_and_path
 
-from ray_tune_memguard.adapter.analysis.histories import FileHistories, Histories, histories_of
+from ray_tune_memguard.adapter.analysis.histories import (
+    FileHistories,
+    Histories,
+    StoredHistories,
+    histories_at,
+    histories_of,
+)
 from ray_tune_memguard.adapter.analysis.result_rows import Record, UnevenRecordsError, records_of
 from ray_tune_memguard.adapter.analysis.trial_reader import TrialReader
+from ray_tune_memguard.adapter.histories import places
 from ray_tune_memguard.adapter.location import Experiment
 from ray_tune_memguard.adapter.restore.locate import StateFile, locate
 from ray_tune_memguard.adapter.restore.opened import open_trials
@@ -40,7 +47,11 @@ def results_of(path: str, filesystem: FileSystem | None) -> Iterator[tuple[str |
         state_file = StateFile.newest_of(experiment)
     except OSError:  # It may be renamed at this moment; results are found without it.
         state_file = None
-    if state_file is None and not FileHistories(filesystem, experiment.path).directories():
+    if (
+        state_file is None
+        and not FileHistories(filesystem, experiment.path).directories()
+        and places.find(filesystem, experiment.path) is None
+    ):
         raise ValueError(f"There is no experiment at {path!r}.")
     return _stream(experiment, state_file)
 
@@ -71,20 +82,33 @@ def _results(
     staging = _staging(state_file, found)
     files = FileHistories(experiment.filesystem, experiment.path, staging)
     in_memory: set[str | None] = set()
+    seen: set[str] = set()
     if found is not None:
         trials = open_trials(found)
         reader = TrialReader(trials)
         histories = histories_of(trials, staging) or files
         in_memory = {trial.relative_logdir for trial in trials.resident()}
+        seen = {trial.trial_id for trial in trials.resident()}
         for trial in trials:
             directory = reader.directory(trial)
             if directory is not None:
                 for record in _history(histories, trial.trial_id, directory):
                     yield trial.trial_id, record
+    stored = histories_at(experiment.filesystem, experiment.path, staging)
+    if isinstance(stored, StoredHistories):
+        for trial_id in stored.other_trials(lambda id_: id_ in seen or _knows(found, id_)):
+            yield from ((trial_id, record) for record in _history(stored, trial_id, ""))
     for directory in _unknown(files.directories(), found):
         if directory not in in_memory:
-            for record in _history(files, None, directory):
-                yield None, record
+            records = _history(files, None, directory)
+            # A user's own logger has written what the run has kept in its histories as well.
+            if not _is_stored(stored, records):
+                yield from ((None, record) for record in records)
+
+
+def _is_stored(histories: Histories, records: list[Record]) -> bool:
+    trial_id = records[0].get("trial_id") if records else None
+    return isinstance(histories, StoredHistories) and histories.knows(str(trial_id))
 
 
 def _staging(state_file: StateFile | None, found: VerifiedStore | None) -> Path | None:
@@ -93,6 +117,10 @@ def _staging(state_file: StateFile | None, found: VerifiedStore | None) -> Path 
     if name is None and state_file is not None:
         name = state_file.staging()
     return Path(name) if name and Path(name).is_dir() else None
+
+
+def _knows(found: VerifiedStore | None, trial_id: str) -> bool:
+    return found is not None and found.store.row(trial_id) is not None
 
 
 def _unknown(directories: list[str], found: VerifiedStore | None) -> Iterator[str]:

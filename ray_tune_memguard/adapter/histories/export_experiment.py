@@ -1,0 +1,132 @@
+"""Exports the histories of an experiment to the files of Ray's loggers."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+
+import tqdm
+from pyarrow.fs import FileSystem, LocalFileSystem
+from ray.air.constants import EXPR_RESULT_FILE
+from ray.train._internal.storage import get_fs_and_path
+from ray.tune.experiment import Trial
+
+from ray_tune_memguard.adapter import paths
+from ray_tune_memguard.adapter.histories import places, reading
+from ray_tune_memguard.adapter.histories.export import EVENT_FILES, write_files
+from ray_tune_memguard.adapter.restore.opened import trials_of
+from ray_tune_memguard.adapter.run.releasers import TensorboardExitHooks, tensorboard_exit_hooks
+from ray_tune_memguard.store.histories import History, HistoryStore
+
+_SHOW_PROGRESS_AFTER_S = 1.0
+_RELEASE_EVERY_TRIALS = 50
+_COPY_BYTES = 1 << 20
+
+
+def export_files(path: str, filesystem: FileSystem | None, destination: Path | None) -> None:
+    """See :func:`ray_tune_memguard.exporting.export_results`."""
+    inner_filesystem, inner = get_fs_and_path(path, filesystem)
+    experiment = inner.rstrip("/")
+    if paths.newest_state_file(inner_filesystem, experiment) is None:
+        raise ValueError(f"There is no experiment at {path!r}.")
+    store = places.find(inner_filesystem, experiment)
+    if store is None:
+        if places.has_file(inner_filesystem, experiment):
+            raise RuntimeError(f"The histories of {path} cannot be read now.")
+        return  # Its results are in files.
+    trials = trials_of(path, filesystem)
+    if trials is None:
+        raise RuntimeError(f"The trials of {path} cannot be read; its run may not be over.")
+    bar = tqdm.tqdm(
+        trials, desc="Writing files", unit="trial", delay=_SHOW_PROGRESS_AFTER_S, leave=False
+    )
+    with _closed_writers_released() as hooks, _scratch(inner_filesystem, experiment) as scratch:
+        for number, listed in enumerate(bar):
+            trial = trials.cache.peek(listed)
+            target = None if destination is None else destination / (trial.relative_logdir or "")
+            _export(trial, store, scratch, target)
+            if hooks is not None and number % _RELEASE_EVERY_TRIALS == 0:
+                hooks.release_closed()
+
+
+def _export(trial: Trial, store: HistoryStore, scratch: Path, target: Path | None) -> None:
+    storage = trial.storage
+    # Without a directory it has not begun.
+    if storage is None or not trial.relative_logdir or trial.status == Trial.PENDING:
+        return
+    path = PurePosixPath(storage.trial_fs_path, EXPR_RESULT_FILE)
+    in_file = reading.content_of(storage.storage_filesystem, str(path))
+    history = _joined(reading.history(store, trial.trial_id), in_file)
+    if history is None and target is None:
+        return
+    folder = scratch / trial.trial_id
+    folder.mkdir()
+    try:
+        write_files(trial, history or History([]), folder, has_ended=trial.is_finished())
+        if target is not None:
+            _move(folder, target)
+        elif isinstance(storage.storage_filesystem, LocalFileSystem):
+            _move(folder, Path(storage.trial_fs_path))
+        else:
+            _upload(folder, storage.storage_filesystem, storage.trial_fs_path)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _joined(stored: History, in_file: bytes | None) -> History | None:
+    """The whole history of a trial; None if its file has all of it."""
+    if in_file is None or not in_file.strip():
+        return stored
+    lines = reading.as_lines(stored.results)
+    whole = reading.joined(lines, in_file)
+    if whole == in_file:
+        return None
+    if whole == lines:
+        return stored
+    later = [json.loads(line) for line in in_file.splitlines() if line.strip()]
+    count = len(stored.results)
+    return History([*stored.results, *later], False, (*stored.starts, count))
+
+
+def _move(folder: Path, target: Path) -> None:
+    """Put the files in place of those of an earlier export; each is whole under its name."""
+    target.mkdir(parents=True, exist_ok=True)
+    for path in target.glob(EVENT_FILES):
+        path.unlink()
+    for path in folder.iterdir():
+        os.replace(path, target / path.name)
+
+
+def _upload(folder: Path, filesystem: FileSystem, target: str) -> None:
+    filesystem.create_dir(target, recursive=True)
+    for path in folder.iterdir():
+        with (
+            path.open("rb") as source,
+            filesystem.open_output_stream(str(PurePosixPath(target, path.name))) as output,
+        ):
+            shutil.copyfileobj(source, output, _COPY_BYTES)
+
+
+@contextmanager
+def _scratch(filesystem: FileSystem, experiment: str) -> Iterator[Path]:
+    """A directory for files that are being written, on the disk where they go."""
+    is_local = isinstance(filesystem, LocalFileSystem)
+    parent = Path(experiment, paths.DIRECTORY) if is_local else None
+    with tempfile.TemporaryDirectory(prefix="export-", dir=parent) as directory:
+        yield Path(directory)
+
+
+@contextmanager
+def _closed_writers_released() -> Iterator[TensorboardExitHooks | None]:
+    """Let closed writers of event files be freed, of which tensorboardX keeps each."""
+    hooks = tensorboard_exit_hooks()
+    try:
+        yield hooks
+    finally:
+        if hooks is not None:
+            hooks.release_closed()

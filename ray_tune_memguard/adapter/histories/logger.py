@@ -1,0 +1,184 @@
+"""The logger that records results in the histories, in the place of Ray's automatic loggers.
+
+Ray adds a CSV, a JSON and a TensorBoard logger to the user's callbacks. This one stands where they
+stood, after the user's callbacks, which may change a result before it is logged. A user's own
+loggers stay.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ray.tune import Callback
+from ray.tune.logger import LoggerCallback
+from ray.tune.utils.callback import DEFAULT_CALLBACK_CLASSES
+
+from ray_tune_memguard.adapter import boundary
+from ray_tune_memguard.adapter.boundary import Policy
+from ray_tune_memguard.adapter.histories import export, places
+from ray_tune_memguard.adapter.histories.recorder import HistoryRecorder
+from ray_tune_memguard.notices import Notices, logger
+
+if TYPE_CHECKING:
+    from ray.tune.experiment import Trial
+
+    from ray_tune_memguard.adapter.seam import Controller
+
+# Loggers that users gave, not those that Ray added; see `default_callbacks`.
+_given: weakref.WeakSet[Callback] = weakref.WeakSet()
+
+
+class HistoryLogger(LoggerCallback):
+    """Records the results of a run.
+
+    Args:
+        recorder: writes the results.
+        replaced: Ray's loggers, which are put back if the recorder fails.
+        controller: the run's controller.
+    """
+
+    def __init__(
+        self, recorder: HistoryRecorder, replaced: Sequence[Callback], controller: Controller
+    ) -> None:
+        self.recorder = recorder
+        self._replaced = list(replaced)
+        self._controller = weakref.ref(controller)
+        #: Whether results are recorded; False once Ray's loggers are back.
+        self.is_in_place = True
+
+    def log_trial_start(self, trial: Trial) -> None:
+        _BEGIN(self, trial)
+
+    def log_trial_result(self, iteration: int, trial: Trial, result: dict[str, Any]) -> None:
+        _ADD(self, iteration, trial, result)
+
+    def log_trial_end(self, trial: Trial, failed: bool = False) -> None:
+        _END(self, trial)
+
+    def commit(self, now: bool) -> bool:
+        """See :meth:`HistoryRecorder.commit_if_due`; True if nothing is recorded any more."""
+        return bool(_COMMIT(self, now)) or not self.is_in_place
+
+    def close(self) -> None:
+        """End the run, and leave the callbacks as the user gave them.
+
+        Raises:
+            OSError, sqlite3.Error: see :meth:`HistoryRecorder.close`.
+        """
+        callbacks, at = self._place()
+        if at is not None:
+            del callbacks[at]
+        if self.is_in_place:
+            self.is_in_place = False
+            self.recorder.close()
+
+    def give_back(self) -> None:
+        """Let Ray's loggers write the results from now on, and what is recorded of live trials."""
+        if not self.is_in_place:
+            return
+        self.is_in_place = False
+        callbacks, at = self._place()
+        if at is not None:
+            # Behind this logger, so that they get what it has just failed at.
+            callbacks[at + 1 : at + 1] = self._replaced
+        controller = self._controller()
+        try:
+            self.recorder.commit()
+            for trial in controller._trials if controller is not None else []:
+                if not trial.is_finished() and trial.local_path is not None:
+                    history = self.recorder.store.history(trial.trial_id)
+                    export.write_files(trial, history, Path(trial.local_path), has_ended=False)
+        finally:
+            self.recorder.store.finalize()
+            places.forget_live(self.recorder.experiment)
+
+    def _place(self) -> tuple[list[Callback], int | None]:
+        """The run's callbacks, and the index of this one."""
+        controller = self._controller()
+        callbacks = [] if controller is None else controller._callbacks._callbacks
+        found = (index for index, callback in enumerate(callbacks) if callback is self)
+        return callbacks, next(found, None)
+
+    def __reduce__(self) -> Any:
+        # Ray pickles callbacks with the tuner; a restored run makes its own.
+        return Callback, ()
+
+
+def install(controller: Controller, notices: Notices) -> HistoryLogger:
+    """Record the results of a run, and leave out Ray's automatic loggers.
+
+    Raises:
+        OSError, sqlite3.Error, StoreError: the histories cannot be opened. Nothing was changed.
+    """
+    recorder = HistoryRecorder(places.open_for_run(controller), controller, notices)
+    callbacks = controller._callbacks._callbacks
+    replaced = automatic_loggers(callbacks)
+    made = HistoryLogger(recorder, replaced, controller)
+    left_out = set(map(id, replaced))
+    kept = [
+        callback
+        for callback in callbacks
+        if id(callback) not in left_out and not isinstance(callback, HistoryLogger)
+    ]
+    # In place: Ray has this list as well, and is walking along it.
+    callbacks[:] = [*kept, made]
+    return made
+
+
+def automatic_loggers(callbacks: Sequence[Callback]) -> list[Callback]:
+    """The loggers that Ray has added to the user's callbacks, behind all others."""
+    found: list[Callback] = []
+    for callback in reversed(callbacks):
+        if type(callback) not in DEFAULT_CALLBACK_CLASSES or callback in _given:
+            break
+        found.insert(0, callback)
+    return found
+
+
+def default_callbacks(
+    original: Any, callbacks: list[Callback] | None = None, **options: Any
+) -> list[Callback]:
+    """Stands in for Ray's function that adds its loggers, and remembers which are the user's."""
+    _given.update(one for one in callbacks or () if type(one) in DEFAULT_CALLBACK_CLASSES)
+    found: list[Callback] = original(callbacks, **options)
+    return found
+
+
+def _give_back(made: HistoryLogger, error: Exception) -> None:
+    logger.warning(
+        "Results are no longer kept in %s, because of an unexpected error: %r. Ray's loggers write "
+        "them to files from now on.",
+        made.recorder.store.path,
+        error,
+    )
+    made.give_back()
+
+
+@boundary.entry("HistoryLogger.log_trial_start", Policy.TAKE_OUT, _give_back)
+def _begin(made: HistoryLogger, trial: Trial) -> None:
+    if made.is_in_place:
+        made.recorder.begin(trial)
+
+
+@boundary.entry("HistoryLogger.log_trial_result", Policy.TAKE_OUT, _give_back)
+def _add(made: HistoryLogger, _iteration: int, trial: Trial, result: dict[str, Any]) -> None:
+    if made.is_in_place:
+        made.recorder.add(trial, result)
+
+
+@boundary.entry("HistoryLogger.log_trial_end", Policy.TAKE_OUT, _give_back)
+def _end(made: HistoryLogger, trial: Trial) -> None:
+    if made.is_in_place:
+        made.recorder.end(trial)
+
+
+@boundary.entry("HistoryLogger.commit", Policy.TAKE_OUT, _give_back)
+def _commit(made: HistoryLogger, now: bool) -> bool:
+    return not made.is_in_place or made.recorder.commit_if_due(now)
+
+
+_BEGIN, _ADD = _begin.on_its_own(), _add.on_its_own()
+_END, _COMMIT = _end.on_its_own(), _commit.on_its_own()

@@ -1,0 +1,253 @@
+"""Where the histories of an experiment are, and how they are opened.
+
+On a local disk they are in the experiment's ``.memguard/``. Elsewhere a run writes them beside
+Ray's local staging directory, and copies them to the experiment's ``.memguard/`` when it ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import posixpath
+import shutil
+import sqlite3
+import tempfile
+import threading
+import weakref
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pyarrow.fs import FileSystem, FileType, LocalFileSystem
+
+from ray_tune_memguard.adapter import paths
+from ray_tune_memguard.adapter.claims import end_abandoned_runs
+from ray_tune_memguard.notices import logger
+from ray_tune_memguard.store.errors import StoreError, is_locked
+from ray_tune_memguard.store.histories import FILE_NAME, HistoryStore, salvage
+
+if TYPE_CHECKING:
+    from ray_tune_memguard.adapter.seam import Controller
+
+# Experiments whose histories are open for reading in this process.
+_MAX_OPEN = 4
+_COPY_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """The location of an experiment.
+
+    Attributes:
+        filesystem: of the experiment's storage.
+        path: the experiment's directory in it.
+        staging: the run's local staging directory, by which callbacks may open the experiment.
+    """
+
+    filesystem: FileSystem
+    path: str
+    staging: str | None = None
+
+    @classmethod
+    def of_run(cls, controller: Controller) -> Experiment:
+        storage = controller._storage
+        return cls(
+            storage.storage_filesystem,
+            str(storage.experiment_fs_path),
+            str(storage.experiment_driver_staging_path),
+        )
+
+    @property
+    def is_local(self) -> bool:
+        return isinstance(self.filesystem, LocalFileSystem)
+
+    @property
+    def file(self) -> str:
+        """The path of the histories in the experiment's file system."""
+        return posixpath.join(self.path, paths.DIRECTORY, FILE_NAME)
+
+
+def local_file(controller: Controller) -> Path:
+    """The file that a run writes."""
+    experiment = Experiment.of_run(controller)
+    if experiment.is_local:
+        return Path(experiment.file)
+    return paths.work_directory(controller) / FILE_NAME
+
+
+def open_for_run(controller: Controller) -> HistoryStore:
+    """Open the histories of a run's experiment to continue them, or create them.
+
+    Damaged histories are replaced by new ones with the intact results.
+
+    Raises:
+        OSError, sqlite3.Error: the file cannot be written, or another run is writing it.
+        StoreError: another version of this package wrote it.
+    """
+    experiment, path = Experiment.of_run(controller), local_file(controller)
+    end_abandoned_runs(experiment.path)
+    if not experiment.is_local and not path.exists():
+        _fetch(experiment, path)
+    _close_opened(str(path))
+    try:
+        store = HistoryStore.open_to_write(path)
+    except StoreError as error:
+        if type(error) is not StoreError:
+            raise
+        logger.warning(
+            "The histories in %s are damaged (%s). They are replaced by their intact results; the "
+            "damaged file is kept beside them.",
+            path,
+            error,
+        )
+        salvage(path)
+        store = HistoryStore.open_to_write(path)
+    for key in _keys(experiment):
+        _live[key] = store
+    return store
+
+
+def has_histories(controller: Controller) -> bool:
+    """Whether an earlier run of the experiment has left histories."""
+    experiment = Experiment.of_run(controller)
+    return local_file(controller).exists() or (
+        not experiment.is_local and _size_of(experiment) is not None
+    )
+
+
+def has_file(filesystem: FileSystem, path: str) -> bool:
+    """Whether an experiment has histories, whether or not they can be read now."""
+    return _version_of(Experiment(filesystem, path)) is not None
+
+
+def publish(experiment: Experiment, path: Path) -> None:
+    """Copy the histories of a run that has ended to the experiment's storage.
+
+    Raises:
+        OSError: they could not be copied.
+    """
+    if experiment.is_local:
+        return
+    experiment.filesystem.create_dir(posixpath.dirname(experiment.file), recursive=True)
+    with (
+        path.open("rb") as source,
+        experiment.filesystem.open_output_stream(experiment.file) as target,
+    ):
+        shutil.copyfileobj(source, target, _COPY_BYTES)
+
+
+def _fetch(experiment: Experiment, path: Path) -> None:
+    """Copy the published histories of an experiment to a local file, if there are any."""
+    if _size_of(experiment) is None:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.part")
+    with (
+        experiment.filesystem.open_input_stream(experiment.file) as source,
+        part.open("wb") as target,
+    ):
+        shutil.copyfileobj(source, target, _COPY_BYTES)
+    part.replace(path)
+
+
+def _size_of(experiment: Experiment) -> tuple[int, object] | None:
+    """The size and the time of the published file; None if there is none."""
+    info = experiment.filesystem.get_file_info(experiment.file)
+    return None if info.type != FileType.File else (info.size, info.mtime_ns)
+
+
+# Stores in this process.
+
+#: Of runs that go on, by the path of the experiment and of its staging directory.
+_live: weakref.WeakValueDictionary[str, HistoryStore] = weakref.WeakValueDictionary()
+#: Opened for reading, by the path of the file, with what the file was then. The latest is last.
+_opened: dict[str, tuple[Any, HistoryStore]] = {}
+_lock = threading.RLock()
+_warned: set[str] = set()
+
+
+def forget_live(experiment: Experiment) -> None:
+    """Let a store be opened again when it is read, because its run has ended."""
+    for key in _keys(experiment):
+        _live.pop(key, None)
+
+
+def _keys(experiment: Experiment) -> list[str]:
+    staged = [] if experiment.staging is None else [f"local:{experiment.staging}"]
+    kind = "local" if experiment.is_local else str(experiment.filesystem.type_name)
+    return [f"{kind}:{experiment.path.rstrip('/')}", *staged]
+
+
+def find(filesystem: FileSystem, path: str) -> HistoryStore | None:
+    """The histories of an experiment, opened for reading.
+
+    Args:
+        filesystem: of the experiment's storage.
+        path: the experiment's directory in it.
+
+    Returns:
+        The histories; None if the experiment has none, or they cannot be read now. The second is
+        logged once.
+    """
+    experiment = Experiment(filesystem, path)
+    live = _live.get(_keys(experiment)[0])
+    if live is not None:
+        return live
+    with _lock:
+        try:
+            return _open(experiment)
+        except (OSError, sqlite3.Error, StoreError) as error:
+            if experiment.file not in _warned:
+                _warned.add(experiment.file)
+                is_live = isinstance(error, sqlite3.Error) and is_locked(error)
+                logger.warning(
+                    "The histories in %s cannot be read %s (%s).",
+                    experiment.file,
+                    "while the run goes on" if is_live else "now",
+                    error,
+                )
+            return None
+
+
+def _open(experiment: Experiment) -> HistoryStore | None:
+    key = f"{_keys(experiment)[0]}/{FILE_NAME}"
+    version = _version_of(experiment)
+    known = _opened.pop(key, None)
+    if known is not None and known[0] == version:
+        _opened[key] = known
+        return known[1]
+    if version is None:
+        return None
+    if experiment.is_local:
+        store = HistoryStore.open(Path(experiment.file))
+    else:
+        directory = Path(tempfile.mkdtemp(prefix="memguard-"))
+        try:
+            copy = directory / FILE_NAME
+            _fetch(experiment, copy)
+            store = HistoryStore.open(copy)
+        finally:
+            # The copy stays readable while it is open.
+            shutil.rmtree(directory, ignore_errors=True)
+    _opened[key] = version, store
+    while len(_opened) > _MAX_OPEN:
+        _opened.pop(next(iter(_opened)))
+    return store
+
+
+def _version_of(experiment: Experiment) -> object | None:
+    """What changes with the content of the file; None if there is no file."""
+    if not experiment.is_local:
+        return _size_of(experiment)
+    found = []
+    for suffix in ("", "-wal"):
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            status = Path(experiment.file + suffix).stat()
+            found.append((status.st_ino, status.st_size, status.st_mtime_ns))
+    return tuple(found) or None
+
+
+def _close_opened(path: str) -> None:
+    """Close what this process has opened for reading, for a reader would refuse the lock."""
+    with _lock:
+        for key in [key for key, (_, store) in _opened.items() if str(store.path) == path]:
+            _opened.pop(key)[1].close()

@@ -1,0 +1,197 @@
+"""Records the results of one run in the histories of its experiment.
+
+It takes the place of Ray's JSON logger, and continues or begins a trial's history when that logger
+would continue or begin the trial's ``result.json``. In contrast to it, a trial that resumes from a
+checkpoint keeps all results that were committed, and not only those that were uploaded.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import time
+from contextlib import suppress
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+from pyarrow.fs import LocalFileSystem
+from ray.air._internal.json import SafeFallbackEncoder
+from ray.air.constants import EXPR_RESULT_FILE
+
+from ray_tune_memguard.adapter.histories import places
+from ray_tune_memguard.adapter.histories.reading import content_of
+from ray_tune_memguard.notices import Notices
+from ray_tune_memguard.store.histories import HistoryStore
+from ray_tune_memguard.store.result_values import ResultEncoder
+
+if TYPE_CHECKING:
+    from ray.tune.experiment import Trial
+
+    from ray_tune_memguard.adapter.seam import Controller
+
+#: Results wait no longer than this for others to be committed with. A step of Ray's takes up to
+#: 0.1 s, so a result is committed less than 0.2 s after it was reported.
+COMMIT_EVERY_S = 0.08
+_SYNC_EVERY_S = 10.0
+_FIRST_RETRY_S = 1.0
+_MAX_RETRY_S = 30.0
+_STAGING = "staging"
+
+
+class HistoryRecorder:
+    """Collects results, and commits them to the store.
+
+    Args:
+        store: the histories of the experiment, locked for this run.
+        controller: the run's controller; it is not kept.
+        notices: the log of the run's warnings.
+    """
+
+    def __init__(self, store: HistoryStore, controller: Controller, notices: Notices) -> None:
+        self.store = store
+        self.experiment = places.Experiment.of_run(controller)
+        self._notices = notices
+        staging = str(controller._storage.experiment_driver_staging_path)
+        self._continues_staging = store.get_metadata(_STAGING) == staging
+        store.set_metadata(**{_STAGING: staging})
+        self._encoder = ResultEncoder(replace=SafeFallbackEncoder().default)
+        # Trials that have begun in this run and not ended.
+        self._begun: set[str] = set()
+        # Not committed yet.
+        self._results: dict[str, list[bytes]] = {}
+        self._ended: dict[str, Trial] = {}
+        self._commit_at = self._sync_at = 0.0
+        self._retry_after = _FIRST_RETRY_S
+
+    # Called by the logger.
+
+    def begin(self, trial: Trial) -> None:
+        """Record that a trial begins, or continues after a pause or a failure."""
+        if trial.trial_id in self._begun:
+            return
+        self._begun.add(trial.trial_id)
+        if not self.store.count(trial.trial_id):
+            self._take_over_file(trial)
+        elif trial.checkpoint or self._continues_staging:
+            self.store.continue_in_new_run(trial.trial_id)
+        else:
+            self.store.clear(trial.trial_id)
+
+    def add(self, trial: Trial, result: dict[str, Any]) -> None:
+        """Record a result."""
+        if trial.trial_id not in self._begun:
+            self.begin(trial)
+        self._results.setdefault(trial.trial_id, []).append(self._encoded(result))
+
+    def end(self, trial: Trial) -> None:
+        """Record that a trial has ended."""
+        self._begun.discard(trial.trial_id)
+        self._ended[trial.trial_id] = trial
+
+    def _encoded(self, result: dict[str, Any]) -> bytes:
+        try:
+            return self._encoder.encode(result)
+        except (ValueError, TypeError, OverflowError):
+            return self._encoder.encode(json.loads(json.dumps(result, cls=SafeFallbackEncoder)))
+
+    def _take_over_file(self, trial: Trial) -> None:
+        """Begin the history with the results that Ray's logger wrote in an earlier run."""
+        lines = (_earlier_file(trial) or b"").splitlines()
+        rows = [self._encoder.encode(json.loads(line)) for line in lines if line.strip()]
+        if rows:
+            self.store.append({trial.trial_id: rows})
+            self.store.continue_in_new_run(trial.trial_id)
+
+    # Called after each step.
+
+    def commit_if_due(self, now: bool) -> bool:
+        """Commit the results if it is time to.
+
+        Args:
+            now: whether results that wait for others are to be committed as well.
+
+        Returns:
+            Whether all results are in the store.
+        """
+        if not self._results and not self._ended:
+            return True
+        time_now = time.monotonic()
+        if time_now < self._commit_at and not (now and self._retry_after == _FIRST_RETRY_S):
+            return False
+        try:
+            self.commit()
+        except (sqlite3.Error, OSError) as error:
+            self._notices.warn(
+                "histories",
+                f"Results cannot be written to {self.store.path} ({error}). They stay in memory; "
+                "writing is retried until it succeeds.",
+            )
+            self._commit_at = time_now + self._retry_after
+            self._retry_after = min(2 * self._retry_after, _MAX_RETRY_S)
+            return False
+        self._retry_after = _FIRST_RETRY_S
+        self._notices.again("histories")
+        self._commit_at = time.monotonic() + COMMIT_EVERY_S
+        if time_now >= self._sync_at:
+            self._sync_at = time_now + _SYNC_EVERY_S
+            self.store.sync()
+        return True
+
+    def commit(self) -> None:
+        """Commit all results.
+
+        Raises:
+            sqlite3.Error: none was committed; they stay in memory.
+        """
+        self.store.append(self._results, self._ended)
+        ended, self._ended, self._results = self._ended, {}, {}
+        for trial in ended.values():
+            _remove_if_empty(trial)
+
+    def close(self) -> None:
+        """End the run: let other processes read the histories, and publish them.
+
+        Raises:
+            OSError, sqlite3.Error: for example, the disk is full. What was committed stays readable
+                for the next run.
+        """
+        try:
+            self.commit()
+        finally:
+            self.store.finalize()
+            places.forget_live(self.experiment)
+        places.publish(self.experiment, self.store.path)
+
+
+def _earlier_file(trial: Trial) -> bytes | None:
+    """The ``result.json`` that Ray's logger would append to; None if it would begin one."""
+    storage = trial.storage
+    if storage is None or trial.local_path is None:
+        return None
+    if trial.checkpoint:
+        path = PurePosixPath(storage.trial_fs_path, EXPR_RESULT_FILE)
+        return content_of(storage.storage_filesystem, str(path))
+    return content_of(LocalFileSystem(), os.path.join(trial.local_path, EXPR_RESULT_FILE))
+
+
+def _remove_if_empty(trial: Trial) -> None:
+    """Remove the directories that Ray makes for each trial, unless something is in them.
+
+    Ray takes a name for free if the directory in its staging directory is missing, so that one
+    stays as long as the trial has anything in the storage.
+    """
+    storage, local = trial.storage, trial.local_path
+    if storage is None or local is None or trial.checkpoint:
+        return
+    if isinstance(storage.storage_filesystem, LocalFileSystem):
+        try:
+            os.rmdir(storage.trial_fs_path)
+        except FileNotFoundError:
+            pass
+        except OSError:
+            return
+    elif storage.sync_config.sync_artifacts:
+        return
+    with suppress(OSError):
+        os.rmdir(local)

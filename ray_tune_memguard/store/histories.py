@@ -1,0 +1,442 @@
+"""The histories of an experiment: one SQLite file that holds every result of every trial.
+
+It takes the place of a ``result.json``, a ``progress.csv`` and an event file for each trial. Runs
+of an experiment share it: a resumed run continues it, as Ray continues a trial's ``result.json``.
+
+A *chunk* is a row with some successive results of one trial. Results are committed in small chunks
+soon after they are reported. When a trial has many of them, or has ended, they are merged into one
+chunk, which is smaller (``result_columns``). This module does not interpret results.
+
+Durability:
+
+- Results that :meth:`HistoryStore.append` was given are in the store when it returns; if it raises,
+  none of them is. From then on they survive the end of the process, also by SIGKILL. A power cut
+  may lose those that were committed since the last :meth:`HistoryStore.sync`.
+- A chunk and what it replaces change in one transaction.
+- Each chunk has a checksum; a damaged one is left out when it is read, and said to be missing.
+
+A *start* is a result with which a resumed run continued a trial. Loggers of that run would have
+begun anew with it, and files are exported in the same pieces.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+import weakref
+import zlib
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ray_tune_memguard.store import connection as connections
+from ray_tune_memguard.store import files, result_columns
+from ray_tune_memguard.store.errors import (
+    EmptyStoreError,
+    StoreError,
+    UnsupportedVersionError,
+    damage_as_store_error,
+    raise_if_unread,
+)
+from ray_tune_memguard.store.result_values import Result
+from ray_tune_memguard.store.rows import Compressors
+from ray_tune_memguard.store.schema import pragma
+
+#: "RTMH", see ``schema.APPLICATION_ID``.
+APPLICATION_ID = 0x52544D48
+HISTORY_VERSION = 1
+#: The name of the file, beside the trial stores.
+FILE_NAME = f"histories{files.SUFFIX}"
+
+# A trial with so many results, or bytes of them, in small chunks gets them merged.
+_MAX_SMALL_RESULTS = 1024
+_MAX_SMALL_BYTES = 1 << 20
+_KIND = "result"
+
+_TABLES = """
+CREATE TABLE meta (key TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE chunk (
+    id INTEGER PRIMARY KEY,
+    trial_id TEXT NOT NULL,
+    -- The number of the trial's results before it, and in it.
+    number INTEGER NOT NULL,
+    count INTEGER NOT NULL,
+    content BLOB NOT NULL,
+    -- The checksum of all columns above except the id.
+    checksum INTEGER NOT NULL
+);
+CREATE UNIQUE INDEX chunk_of_trial ON chunk (trial_id, number);
+CREATE TABLE start (
+    trial_id TEXT NOT NULL,
+    number INTEGER NOT NULL,
+    PRIMARY KEY (trial_id, number)
+) WITHOUT ROWID;
+"""
+
+
+@dataclass(frozen=True)
+class History:
+    """The results of one trial.
+
+    Attributes:
+        results: as they were reported.
+        is_plain: whether a JSON file would hold them without change.
+        starts: the numbers of results with which a resumed run continued it.
+        missing: the number of results that are damaged.
+    """
+
+    results: list[Result]
+    is_plain: bool = True
+    starts: tuple[int, ...] = ()
+    missing: int = 0
+
+
+@dataclass(frozen=True)
+class _Tail:
+    """The small chunks at the end of an unfinished trial's history.
+
+    Attributes:
+        end: the number of the trial's results.
+        begin: the number of results before the small chunks.
+        chunks, size: the number of small chunks, and of bytes in their results.
+    """
+
+    end: int
+    begin: int
+    chunks: int = 0
+    size: int = 0
+
+
+class HistoryStore:
+    """The histories of the trials of one experiment; the module docstring has the durability.
+
+    What it keeps in memory is a few numbers for each trial that has reported and not ended.
+    """
+
+    def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
+        self.path = path
+        self._connection = connection
+        self._lock = threading.RLock()
+        self._compressors = Compressors()
+        self._compressors.read(connection)
+        self._tails: dict[str, _Tail] = {}
+        self._finalizer = weakref.finalize(self, connections.close, connection, os.getpid())
+
+    @classmethod
+    def open_to_write(cls, path: Path) -> HistoryStore:
+        """Open the store of an experiment, or create it. It is locked until :meth:`finalize`.
+
+        Raises:
+            OSError, sqlite3.OperationalError: it cannot be written, or a run is writing it.
+            StoreError: it is damaged, or of another version.
+        """
+        path.parent.mkdir(parents=True, exist_ok=True)
+        is_new = not path.exists() or not path.stat().st_size
+        connection = connections.connect(path, mode="rwc")
+        try:
+            with damage_as_store_error():
+                connections.prepare_to_write(connection)
+                if is_new or connection.execute("SELECT 1 FROM sqlite_master").fetchone() is None:
+                    _create_tables(connection)
+                else:
+                    _check_kind(connection)
+                    if not files.has_valid_seal(path):
+                        _check_pages(connection)
+                # What is written from now on does not fit the seal.
+                files.remove_seal(path)
+                return cls(path, connection)
+        except BaseException:
+            connection.close()
+            raise
+
+    @classmethod
+    def open(cls, path: Path) -> HistoryStore:
+        """Open a store for reading. Nothing on disk is changed.
+
+        Raises:
+            OSError: there is no such file, or it cannot be read.
+            sqlite3.OperationalError: a run is writing it, or it cannot be read.
+            StoreError: it is not such a store, damaged, or of another version.
+        """
+        if not path.stat().st_size:
+            raise EmptyStoreError("it is empty")
+        with damage_as_store_error():
+            connection, _ = connections.connect_to_read(path)
+            try:
+                _check_kind(connection)
+                return cls(path, connection)
+            except BaseException:
+                connection.close()
+                raise
+
+    # Writing.
+
+    def append(self, results: Mapping[str, Sequence[bytes]], ended: Collection[str] = ()) -> None:
+        """Add results to the ends of histories, and commit them.
+
+        Args:
+            results: encoded results by trial id, each list in order and not empty.
+            ended: ids of trials that report no more; their small chunks are merged.
+
+        Raises:
+            sqlite3.Error: nothing was added.
+        """
+        with self._transaction():
+            changed: dict[str, _Tail] = {}
+            for trial_id, rows in results.items():
+                tail = self._tail(trial_id)
+                size = tail.size + sum(map(len, rows))
+                is_full = (
+                    tail.end + len(rows) - tail.begin >= _MAX_SMALL_RESULTS
+                    or size >= _MAX_SMALL_BYTES
+                )
+                if is_full or trial_id in ended:
+                    changed[trial_id] = self._merge(trial_id, tail, rows)
+                else:
+                    self._insert(trial_id, tail.end, rows)
+                    end, chunks = tail.end + len(rows), tail.chunks + 1
+                    changed[trial_id] = replace(tail, end=end, chunks=chunks, size=size)
+            for trial_id in ended:
+                tail = self._tails.get(trial_id, _Tail(0, 0))
+                if trial_id not in results and tail.chunks > 1:
+                    self._merge(trial_id, tail, [])
+        self._tails.update(changed)
+        for trial_id in ended:
+            self._tails.pop(trial_id, None)
+
+    def continue_in_new_run(self, trial_id: str) -> None:
+        """Note that a resumed run continues a trial with its next result.
+
+        Raises:
+            sqlite3.Error: it was not noted.
+        """
+        with self._transaction():
+            tail = self._tail(trial_id)
+            if tail.end:
+                self._connection.execute(
+                    "INSERT OR IGNORE INTO start VALUES (?, ?)", (trial_id, tail.end)
+                )
+
+    def clear(self, trial_id: str) -> None:
+        """Remove the history of a trial that begins from scratch.
+
+        Raises:
+            sqlite3.Error: nothing was removed.
+        """
+        with self._transaction():
+            for table in ("chunk", "start"):
+                self._connection.execute(f"DELETE FROM {table} WHERE trial_id = ?", (trial_id,))
+        self._tails.pop(trial_id, None)
+
+    def set_metadata(self, **values: str) -> None:
+        """Store texts by name; they replace earlier ones of the same names."""
+        with self._lock:
+            self._connection.executemany(
+                "INSERT OR REPLACE INTO meta VALUES (?, ?)", values.items()
+            )
+
+    def sync(self) -> None:
+        """Sync all commits to the disk, so that they survive a power cut."""
+        with self._lock:
+            self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+
+    def finalize(self) -> None:
+        """Move the write-ahead log into the file and let other processes read it.
+
+        Raises:
+            sqlite3.OperationalError: for example, the disk is full. All content is as durable as
+                before.
+        """
+        with self._lock:
+            if any(tail.chunks > 1 for tail in self._tails.values()):
+                self.append({}, list(self._tails))
+            connections.fold_log(self._connection)
+            with suppress(OSError):  # Without it, opening to write checks all pages.
+                files.write_seal(self.path)
+
+    def close(self) -> None:
+        self._finalizer()
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        with self._lock:
+            mark = self._compressors.mark()
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._connection.execute("COMMIT")
+            except BaseException:
+                # SQLite may have rolled back by itself (a full disk does that).
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
+                self._compressors.rewind(mark)
+                raise
+
+    def _tail(self, trial_id: str) -> _Tail:
+        known = self._tails.get(trial_id)
+        if known is None:
+            # Of an earlier run: its chunks stay as they are.
+            end = self.count(trial_id)
+            known = _Tail(end, end)
+        return known
+
+    def _merge(self, trial_id: str, tail: _Tail, rows: Sequence[bytes]) -> _Tail:
+        """Write the results of the small chunks, and these, as one chunk."""
+        end = tail.end + len(rows)
+        merged, number = list(rows), tail.end
+        with suppress(ValueError):  # Damaged chunks stay as they are.
+            merged, number = [*self._small_rows(trial_id, tail), *rows], tail.begin
+            self._connection.execute(
+                "DELETE FROM chunk WHERE trial_id = ? AND number >= ?", (trial_id, number)
+            )
+        if merged:
+            self._insert(trial_id, number, merged)
+        return _Tail(end, end)
+
+    def _small_rows(self, trial_id: str, tail: _Tail) -> Iterator[bytes]:
+        query = "SELECT content FROM chunk WHERE trial_id = ? AND number >= ? ORDER BY number"
+        for (content,) in self._connection.execute(query, (trial_id, tail.begin)).fetchall():
+            yield from result_columns.encoded_rows(content, self._decompress)
+
+    def _insert(self, trial_id: str, number: int, rows: Sequence[bytes]) -> None:
+        self._compressors.ensure(_KIND, rows[0], self._connection)
+        content = result_columns.pack(rows, self._compress)
+        checksum = _checksum(trial_id, number, len(rows), content)
+        self._connection.execute(
+            "INSERT INTO chunk (trial_id, number, count, content, checksum) VALUES (?, ?, ?, ?, ?)",
+            (trial_id, number, len(rows), content, checksum),
+        )
+
+    def _compress(self, raw: bytes) -> bytes:
+        return self._compressors.pack(_KIND, raw)
+
+    def _decompress(self, packed: bytes) -> bytes:
+        try:
+            return self._compressors.unpack(_KIND, packed)
+        except KeyError as error:
+            raise ValueError("the dictionary is missing") from error
+
+    # Reading. All methods raise `sqlite3.Error` if the store cannot be read now.
+
+    def get_metadata(self, name: str) -> str | None:
+        """The text of this name; None if there is none."""
+        found = self._all("SELECT value FROM meta WHERE key = ?", (name,))
+        return found[0][0] if found else None
+
+    def count(self, trial_id: str) -> int:
+        """The number of results of a trial; 0 if it is unknown."""
+        query = "SELECT number + count FROM chunk WHERE trial_id = ? ORDER BY number DESC LIMIT 1"
+        found = self._all(query, (trial_id,))
+        return int(found[0][0]) if found else 0
+
+    def history(self, trial_id: str) -> History:
+        """All results of a trial, in order; none if it is unknown."""
+        columns = "number, count, content, checksum"
+        query = f"SELECT {columns} FROM chunk WHERE trial_id = ? ORDER BY number"
+        results: list[Result] = []
+        is_plain = True
+        missing = 0
+        for number, count, content, checksum in self._all(query, (trial_id,)):
+            missing += max(0, number - len(results) - missing)
+            try:
+                if _checksum(trial_id, number, count, content) != checksum:
+                    raise ValueError("another checksum")
+                found, plain = result_columns.unpack(content, self._decompress)
+            except (ValueError, TypeError):
+                missing += count
+                continue
+            results += found
+            is_plain = is_plain and plain
+        query = "SELECT number FROM start WHERE trial_id = ? ORDER BY number"
+        starts = tuple(number for (number,) in self._all(query, (trial_id,)))
+        return History(results, is_plain, starts, missing)
+
+    def trial_ids(self) -> Iterator[str]:
+        """The ids of all trials that have reported, in the order of their ids."""
+        last = ""
+        query = "SELECT DISTINCT trial_id FROM chunk WHERE trial_id > ? ORDER BY trial_id LIMIT 512"
+        while found := self._all(query, (last,)):
+            yield from (trial_id for (trial_id,) in found)
+            last = found[-1][0]
+
+    def _all(self, query: str, values: Sequence[object]) -> list[tuple[Any, ...]]:
+        with self._lock:
+            return self._connection.execute(query, tuple(values)).fetchall()
+
+
+def salvage(damaged: Path) -> None:
+    """Replace a damaged store by a new one with its intact chunks.
+
+    The damaged file is kept, under a name that ends in ``.damaged``.
+
+    Raises:
+        OSError, sqlite3.Error: the new store cannot be written. The damaged one keeps its name.
+    """
+    fresh = damaged.with_name(f"{damaged.stem}-rebuilt{files.SUFFIX}")
+    files.remove(fresh)
+    target = HistoryStore.open_to_write(fresh)
+    try:
+        with suppress(StoreError):
+            source = HistoryStore.open(damaged)
+            _copy_intact(source, target)
+            source.close()
+        target.finalize()
+    finally:
+        target.close()
+    files.set_aside(damaged)
+    fresh.rename(damaged)
+    files.remove(fresh)
+
+
+def _copy_intact(source: HistoryStore, target: HistoryStore) -> None:
+    columns = "trial_id, number, count, content, checksum"
+    with target._transaction():
+        target._compressors.ensure_like(source._compressors, _KIND, target._connection)
+        # From both ends, since reading stops at a damaged page.
+        for order in ("ASC", "DESC"):
+            with suppress(StoreError), damage_as_store_error():
+                for row in source._connection.execute(
+                    f"SELECT {columns} FROM chunk ORDER BY id {order}"
+                ):
+                    with suppress(TypeError, AttributeError):
+                        if _checksum(*row[:-1]) == row[-1]:
+                            target._connection.execute(
+                                f"INSERT OR IGNORE INTO chunk ({columns}) VALUES (?, ?, ?, ?, ?)",
+                                row,
+                            )
+        with suppress(StoreError), damage_as_store_error():
+            starts = source._connection.execute("SELECT * FROM start").fetchall()
+            target._connection.executemany("INSERT OR IGNORE INTO start VALUES (?, ?)", starts)
+
+
+def _create_tables(connection: sqlite3.Connection) -> None:
+    connection.executescript(
+        f"BEGIN IMMEDIATE; PRAGMA application_id={APPLICATION_ID}; "
+        f"PRAGMA user_version={HISTORY_VERSION}; {_TABLES} COMMIT;"
+    )
+
+
+def _check_kind(connection: sqlite3.Connection) -> None:
+    if connection.execute("SELECT 1 FROM sqlite_master").fetchone() is None:
+        raise EmptyStoreError("it is empty")
+    if pragma(connection, "application_id") != APPLICATION_ID:
+        raise StoreError("it holds no histories, or its first bytes are damaged")
+    version = int(pragma(connection, "user_version") or 0)
+    if version != HISTORY_VERSION:
+        raise UnsupportedVersionError(
+            f"its schema version is {version}; this package reads version {HISTORY_VERSION}"
+        )
+
+
+def _check_pages(connection: sqlite3.Connection) -> None:
+    found = str(pragma(connection, "quick_check(1)"))
+    if found != "ok":
+        raise_if_unread(found)
+        raise StoreError(found)
+
+
+def _checksum(trial_id: str, number: int, count: int, content: bytes) -> int:
+    return zlib.crc32(content, zlib.crc32(f"{trial_id} {number} {count}".encode()))
