@@ -71,7 +71,8 @@ def local_file(controller: Controller) -> Path:
     experiment = Experiment.of_run(controller)
     if experiment.is_local:
         return Path(experiment.file)
-    return paths.work_directory(controller) / FILE_NAME
+    staging = Path(controller._storage.experiment_driver_staging_path)
+    return paths.work_directory(staging) / FILE_NAME
 
 
 def open_for_run(controller: Controller) -> HistoryStore:
