@@ -30,6 +30,15 @@ _TABLES_HERE = "<!-- benchmark tables -->"
 _LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s#]+)(#[^)\s]*)?\)")
 
 
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    """Let a page in ``docs/`` that the navigation does not name be the last of the guides."""
+    named = _names(config.nav)
+    guides = next(entry["Guides"] for entry in config.nav or [] if "Guides" in entry)
+    pages = sorted(page.name for page in (ROOT / "docs").glob("*.md"))
+    guides.extend(page for page in pages if page not in named)
+    return config
+
+
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the pages that are files elsewhere, and the pictures of the benchmarks."""
     from mkdocs.structure.files import File
@@ -72,3 +81,12 @@ def on_page_markdown(markdown: str, page: Page, files: Files, **_: object) -> st
         return f"{mark}[{text}]({posixpath.relpath(on_site, here or '.')}{anchor or ''})"
 
     return _LINK.sub(lead, markdown)
+
+
+def _names(nav: object) -> set[str]:
+    """All pages in a navigation, which is made of lists, dicts with one entry, and names."""
+    if isinstance(nav, str):
+        return {nav}
+    if isinstance(nav, dict):
+        nav = list(nav.values())
+    return set().union(*map(_names, nav)) if isinstance(nav, list) else set()
