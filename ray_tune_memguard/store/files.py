@@ -111,6 +111,19 @@ def copy_privately(path: Path) -> Path:
     raise refused
 
 
+def copy_to(path: Path, target: Path) -> None:
+    """Copy a store that no run writes, with its log, to another path.
+
+    Raises:
+        OSError: a file cannot be read or written.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    present = [path, *(file for file in _logs(path) if file.exists())]
+    # The log first: without it, the file under its name would be incomplete.
+    for file in reversed(present):
+        shutil.copyfile(file, target.with_name(target.name + file.name.removeprefix(path.name)))
+
+
 def write_seal(path: Path) -> None:
     """Write the size and the checksum of a complete store to a file beside it."""
     _seal_path(path).write_text(_checksum_file(path))

@@ -91,6 +91,7 @@ def outcome(storage: Path, guards: list[tune.Callback]) -> dict[str, Any]:
     resumed = tune.Tuner.restore(grid.experiment_path, trainable=make_trainable(1, 0))
     return {
         "fit": seen(grid),
+        "results": len(analysis.results_df),
         "opened": sorted((trial.trial_id, trial.status) for trial in analysis.trials),
         "restored": seen(resumed.get_results()),
         "resumed": seen(resumed.fit()),

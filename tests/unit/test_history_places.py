@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -30,8 +31,11 @@ def run(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
         experiment_fs_path=path,
         experiment_driver_staging_path=f"{tmp_path}/session/sweep/driver_artifacts",
     )
-    yield SimpleNamespace(_storage=storage)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(places, "_LOOK_AGAIN_AFTER_S", 0.0)
+        yield SimpleNamespace(_storage=storage)
     places._opened.clear()
+    places._look_again_at.clear()
 
 
 def report(store: HistoryStore, step: int) -> None:
@@ -77,6 +81,25 @@ def test_a_later_run_goes_on_with_the_file(run: Any) -> None:
     assert found(run) == [{"step": 1}, {"step": 2}]
     end(run, second)
     assert found(run) == [{"step": 1}, {"step": 2}]
+
+
+def test_a_killed_run_has_left_its_file_on_this_machine(run: Any) -> None:
+    storage = run._storage
+    store = places.open_for_run(run)
+    report(store, 1)
+    # Only the state file is in the storage; it says where the trial store was.
+    pointer = json.dumps({"store": str(store.path.with_name("trials-x.sqlite"))})
+    path = f"{storage.experiment_fs_path}/experiment_state-2026-01-01_00-00-00.json"
+    with storage.storage_filesystem.open_output_stream(path) as file:
+        file.write(f'{{"trial_data": [], "memguard": {pointer}}}'.encode())
+    places.forget_live(places.Experiment.of_run(run))
+    store.close()  # Without publishing it.
+    assert found(run) == [{"step": 1}]
+    storage.experiment_driver_staging_path += "/../../other/sweep/driver_artifacts"
+    again = places.open_for_run(run)
+    report(again, 2)
+    assert found(run) == [{"step": 1}, {"step": 2}]
+    end(run, again)
 
 
 def test_what_another_process_writes_is_not_read(

@@ -12,16 +12,19 @@ import shutil
 import sqlite3
 import tempfile
 import threading
+import time
 import weakref
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pyarrow.fs import FileSystem, FileType, LocalFileSystem
+from pyarrow.fs import FileSystem, FileType
 
-from ray_tune_memguard.adapter import paths
+from ray_tune_memguard.adapter import location, paths
 from ray_tune_memguard.adapter.claims import end_abandoned_runs
+from ray_tune_memguard.adapter.restore.locate import StateFile
 from ray_tune_memguard.notices import logger
+from ray_tune_memguard.store import files
 from ray_tune_memguard.store.errors import StoreError, is_locked
 from ray_tune_memguard.store.histories import FILE_NAME, HistoryStore, salvage
 
@@ -31,20 +34,17 @@ if TYPE_CHECKING:
 # Experiments whose histories are open for reading in this process.
 _MAX_OPEN = 4
 _COPY_BYTES = 1 << 20
+_LOOK_AGAIN_AFTER_S = 5.0
 
 
 @dataclass(frozen=True)
-class Experiment:
+class Experiment(location.Experiment):
     """The location of an experiment.
 
     Attributes:
-        filesystem: of the experiment's storage.
-        path: the experiment's directory in it.
         staging: the run's local staging directory, by which callbacks may open the experiment.
     """
 
-    filesystem: FileSystem
-    path: str
     staging: str | None = None
 
     @classmethod
@@ -55,10 +55,6 @@ class Experiment:
             str(storage.experiment_fs_path),
             str(storage.experiment_driver_staging_path),
         )
-
-    @property
-    def is_local(self) -> bool:
-        return isinstance(self.filesystem, LocalFileSystem)
 
     @property
     def file(self) -> str:
@@ -87,7 +83,11 @@ def open_for_run(controller: Controller) -> HistoryStore:
     experiment, path = Experiment.of_run(controller), local_file(controller)
     end_abandoned_runs(experiment.path)
     if not experiment.is_local and not path.exists():
-        _fetch(experiment, path)
+        left = _left_behind(experiment)
+        if left is None:
+            _fetch(experiment, path)
+        else:
+            files.copy_to(left, path)
     _close_opened(str(path))
     try:
         store = HistoryStore.open_to_write(path)
@@ -150,10 +150,29 @@ def _fetch(experiment: Experiment, path: Path) -> None:
     part.replace(path)
 
 
-def _size_of(experiment: Experiment) -> tuple[int, object] | None:
-    """The size and the time of the published file; None if there is none."""
+def _size_of(experiment: Experiment) -> tuple[int, int] | None:
+    """The size and the time (ns) of the published file; None if there is none."""
     info = experiment.filesystem.get_file_info(experiment.file)
-    return None if info.type != FileType.File else (info.size, info.mtime_ns)
+    return None if info.type != FileType.File else (info.size, info.mtime_ns or 0)
+
+
+def _left_behind(experiment: Experiment) -> Path | None:
+    """The file of a run on this machine that was killed; None if what is published is newer.
+
+    It is beside the trial store, whose path is in the experiment state file.
+    """
+    try:
+        state_file = StateFile.newest_of(experiment)
+    except OSError:
+        return None
+    pointer = None if state_file is None else state_file.pointer()
+    if pointer is None:
+        return None
+    found = [pointer.with_name(FILE_NAME), pointer.with_name(f"{FILE_NAME}-wal")]
+    times = [path.stat().st_mtime_ns for path in found if path.is_file()]
+    published = _size_of(experiment)
+    is_newer = bool(times) and (published is None or max(times) > published[1])
+    return found[0] if is_newer and found[0].is_file() else None
 
 
 # Stores in this process.
@@ -162,6 +181,8 @@ def _size_of(experiment: Experiment) -> tuple[int, object] | None:
 _live: weakref.WeakValueDictionary[str, HistoryStore] = weakref.WeakValueDictionary()
 #: Opened for reading, by the path of the file, with what the file was then. The latest is last.
 _opened: dict[str, tuple[Any, HistoryStore]] = {}
+#: When to look at remote storage again, by ``time.monotonic()``.
+_look_again_at: dict[str, float] = {}
 _lock = threading.RLock()
 _warned: set[str] = set()
 
@@ -170,6 +191,7 @@ def forget_live(experiment: Experiment) -> None:
     """Let a store be opened again when it is read, because its run has ended."""
     for key in _keys(experiment):
         _live.pop(key, None)
+        _look_again_at.pop(f"{key}/{FILE_NAME}", None)
 
 
 def _keys(experiment: Experiment) -> list[str]:
@@ -211,15 +233,22 @@ def find(filesystem: FileSystem, path: str) -> HistoryStore | None:
 
 def _open(experiment: Experiment) -> HistoryStore | None:
     key = f"{_keys(experiment)[0]}/{FILE_NAME}"
+    known = _opened.get(key)
+    if not experiment.is_local:
+        # Each look at remote storage takes its time, and there may be one for each trial.
+        now = time.monotonic()
+        if now < _look_again_at.get(key, 0.0):
+            return None if known is None else known[1]
+        _look_again_at[key] = now + _LOOK_AGAIN_AFTER_S
     version = _version_of(experiment)
-    known = _opened.pop(key, None)
     if known is not None and known[0] == version:
-        _opened[key] = known
         return known[1]
+    _opened.pop(key, None)
     if version is None:
         return None
-    if experiment.is_local:
-        store = HistoryStore.open(Path(experiment.file))
+    left = None if experiment.is_local else _left_behind(experiment)
+    if experiment.is_local or left is not None:
+        store = HistoryStore.open(left or Path(experiment.file))
     else:
         directory = Path(tempfile.mkdtemp(prefix="memguard-"))
         try:
@@ -237,12 +266,16 @@ def _open(experiment: Experiment) -> HistoryStore | None:
 
 def _version_of(experiment: Experiment) -> object | None:
     """What changes with the content of the file; None if there is no file."""
+    file = experiment.file
     if not experiment.is_local:
-        return _size_of(experiment)
+        left = _left_behind(experiment)
+        if left is None:
+            return _size_of(experiment)
+        file = str(left)
     found = []
     for suffix in ("", "-wal"):
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-            status = Path(experiment.file + suffix).stat()
+            status = Path(file + suffix).stat()
             found.append((status.st_ino, status.st_size, status.st_mtime_ns))
     return tuple(found) or None
 
