@@ -5,8 +5,8 @@ also kept in ``benchmarks/results/NAME.txt``. ``--again`` runs nothing: it reads
 prints, judges and draws it anew.
 
 ``deaths``, ``frames``, ``histories``, ``hundred-thousand``, ``kills``, ``out-of-memory``,
-``overhead``, ``planted``, ``ray-examples``, ``restore`` and ``tracked`` have options of their own:
-see ``NAME --help``.
+``overhead``, ``planted``, ``ray-examples``, ``restore``, ``tracked`` and ``trial-memory`` have
+options of their own: see ``NAME --help``.
 
 Prints one table per benchmark and writes ``NAME.json`` and ``NAME.png`` to ``benchmarks/results/``.
 Figures are medians over the runs, with the lowest and the highest in brackets; the ratio is the
@@ -37,6 +37,7 @@ from benchmarks import (
     ray_examples,
     restore,
     tracked,
+    trial_memory,
 )
 from benchmarks.machine import describe_machine
 from benchmarks.picture import draw, if_possible
@@ -60,6 +61,7 @@ COMMANDS = {
     "ray-examples": ray_examples.main,
     "restore": restore.main,
     "tracked": tracked.main,
+    "trial-memory": trial_memory.main,
 }
 RESULTS_DIRECTORY = Path(__file__).resolve().parent / "results"
 

@@ -9,6 +9,7 @@ from ray_tune_memguard.callbacks.oom_survival import OomSurvival
 from ray_tune_memguard.callbacks.result_histories import ResultHistories
 from ray_tune_memguard.callbacks.rss_reporter import RssReporter
 from ray_tune_memguard.callbacks.trial_death_reporter import TrialDeathReporter
+from ray_tune_memguard.callbacks.trial_memory_reporter import TrialMemoryReporter
 from ray_tune_memguard.callbacks.trial_pruner import TrialPruner
 from ray_tune_memguard.exporting import export_results
 from ray_tune_memguard.memguard import MemGuard
@@ -16,6 +17,7 @@ from ray_tune_memguard.opening import install, open_experiment, uninstall
 from ray_tune_memguard.reading import iter_results, read_results
 from ray_tune_memguard.report.picture import plot_rss_series
 from ray_tune_memguard.report.series import read_rss_series
+from ray_tune_memguard.report.trial_memory import read_trial_memory
 
 if TYPE_CHECKING:
     from ray_tune_memguard.diagnostics.deaths.record import read_deaths
@@ -31,6 +33,7 @@ __all__ = [
     "ResultHistories",
     "RssReporter",
     "TrialDeathReporter",
+    "TrialMemoryReporter",
     "TrialPruner",
     "export_results",
     "install",
@@ -42,6 +45,7 @@ __all__ = [
     "read_growth",
     "read_results",
     "read_rss_series",
+    "read_trial_memory",
     "uninstall",
 ]
 

@@ -13,6 +13,7 @@ from ray_tune_memguard.callbacks.oom_survival import OomSurvival
 from ray_tune_memguard.callbacks.result_histories import ResultHistories
 from ray_tune_memguard.callbacks.rss_reporter import RssReporter
 from ray_tune_memguard.callbacks.trial_death_reporter import TrialDeathReporter
+from ray_tune_memguard.callbacks.trial_memory_reporter import TrialMemoryReporter
 from ray_tune_memguard.callbacks.trial_pruner import TrialPruner
 
 if TYPE_CHECKING:
@@ -29,8 +30,9 @@ class MemGuard(GuardCallback):
 
     or, without a change of code, ``RAY_TUNE_CALLBACKS=ray_tune_memguard.MemGuard``. It combines a
     :class:`TrialPruner`, a :class:`RssReporter`, an :class:`ObjectGrowthTracker`, an
-    :class:`OomSurvival`, a :class:`TrialDeathReporter` and a :class:`ResultHistories`, whose pages
-    describe the arguments and their environment variables.
+    :class:`OomSurvival`, a :class:`TrialDeathReporter`, a :class:`ResultHistories` and a
+    :class:`TrialMemoryReporter`, whose pages describe the arguments and their environment
+    variables.
 
     Args:
         every_trials: finished trials between two RSS lines (:class:`RssReporter`).
@@ -43,6 +45,8 @@ class MemGuard(GuardCallback):
         survive_oom: whether the run survives Ray's memory monitor (:class:`OomSurvival`).
         report_deaths: whether deaths of trials are reported (:class:`TrialDeathReporter`).
         histories: where the results of all trials are kept (:class:`ResultHistories`).
+        trial_memory_every_seconds: seconds between two looks at the running trials
+            (:class:`TrialMemoryReporter`).
 
     Raises:
         ValueError, TypeError: an argument, or its environment variable, is not allowed.
@@ -69,6 +73,7 @@ class MemGuard(GuardCallback):
         survive_oom: bool | opt.Unset = opt.UNSET,
         report_deaths: bool | opt.Unset = opt.UNSET,
         histories: str | opt.Unset = opt.UNSET,
+        trial_memory_every_seconds: float | opt.Unset | None = opt.UNSET,
     ) -> None:
         self.pruner = TrialPruner(
             spill_dir=spill_dir, trim_every_trials=trim_every_trials, trim_slack_mib=trim_slack_mib
@@ -80,6 +85,7 @@ class MemGuard(GuardCallback):
         self.survival = OomSurvival(survive_oom=survive_oom)
         self.deaths = TrialDeathReporter(report_deaths=report_deaths)
         self.histories = ResultHistories(histories=histories)
+        self.memory = TrialMemoryReporter(trial_memory_every_seconds=trial_memory_every_seconds)
         # The order matters: results are committed before a spill, RSS is reported after it.
         self._parts: tuple[GuardCallback, ...] = (
             self.histories,
@@ -88,6 +94,7 @@ class MemGuard(GuardCallback):
             self.tracker,
             self.survival,
             self.deaths,
+            self.memory,
         )
         self._forget_run()
         self.options = {name: value for part in self._parts for name, value in part.options.items()}
@@ -136,6 +143,13 @@ class MemGuard(GuardCallback):
             self._measure_at = now + _MEASURE_EVERY_S
             self.tracker.on_step_end(iteration=iteration, trials=trials, **info)
             self.deaths.on_step_end(iteration=iteration, trials=trials, **info)
+            self.memory.on_step_end(iteration=iteration, trials=trials, **info)
+
+    @guarded
+    def on_trial_start(
+        self, iteration: int, trials: list[Trial], trial: Trial, **info: object
+    ) -> None:
+        self.memory.on_trial_start(iteration, trials, trial, **info)
 
     @guarded
     def on_trial_result(
@@ -156,6 +170,7 @@ class MemGuard(GuardCallback):
     ) -> None:
         # The pruner reads finished trials from the controller.
         self._has_news = True
+        self.memory.on_trial_complete(iteration, trials, trial, **info)
         self.reporter.on_trial_complete(iteration, trials, trial, **info)
         self.tracker.on_trial_complete(iteration, trials, trial, **info)
 
@@ -164,6 +179,7 @@ class MemGuard(GuardCallback):
         self, iteration: int, trials: list[Trial], trial: Trial, **info: object
     ) -> None:
         self._has_news = True
+        self.memory.on_trial_error(iteration, trials, trial, **info)
         self.reporter.on_trial_error(iteration, trials, trial, **info)
         self.tracker.on_trial_error(iteration, trials, trial, **info)
 

@@ -42,6 +42,7 @@ class RssReporter(CountingCallback):
 
         trial#400  RSS 231 MiB  (+0.1 KiB/trial over the last 300)
 
+    Where a :class:`TrialMemoryReporter` measures, the line names the running trials that use most.
     The number counts completed and errored trials, also those of earlier runs of the experiment.
     The slope is the least-squares slope over the latest points. The experiment's directory keeps
     the whole series; :func:`ray_tune_memguard.read_rss_series` reads it.
@@ -128,4 +129,5 @@ class RssReporter(CountingCallback):
                 f"RssReporter cannot write {state.series.path} ({error}). It continues to log; "
                 "points are missing from the file until it can be written again.",
             )
-        logger.info(state.series.line())
+        users = self.run.trial_memory().running_text()
+        logger.info(f"{state.series.line()}  {users}" if users else state.series.line())

@@ -22,6 +22,7 @@ from typing import Any, Literal
 from ray_tune_memguard.cluster import gcs
 from ray_tune_memguard.cluster.probe import Answer, NoAnswerError, NodeProbes
 from ray_tune_memguard.report.line import fit_line
+from ray_tune_memguard.report.sizes import size as size_text
 from ray_tune_memguard.report.trial_memory import TrialMemory
 from ray_tune_memguard.system.process_tree import (
     ProcessKey,
@@ -38,9 +39,13 @@ MAX_FINISHED = 256
 #: So many of the trials that used most are remembered.
 MAX_HEAVIEST = 3
 # Actors of which it is known that they have run a trial before.
-_MAX_ACTORS = 1024
-#: The last reading of a trial on another node is expected within this time.
-LAST_READING_S = 5.0
+_MAX_ACTORS = 256
+#: A reading of another node is expected within this time; the first one may start a probe.
+MAX_WAIT_S = 5.0
+MAX_FIRST_WAIT_S = 60.0
+_MAX_CONFIG_TEXT = 120
+# As many characters of a node's id as tell nodes apart.
+_SHORT_NODE = 8
 #: A difference of so many bytes is not distinguished.
 MAX_HIDDEN = 2 * 2**20
 
@@ -108,7 +113,7 @@ class TreePeaks:
 
     def add(self, reading: TreeReading) -> None:
         """One more reading."""
-        processes = (reading.root, *reading.children)
+        processes = (reading.root, *reading.children) if reading.children else (reading.root,)
         # What one process had more than now at some time since the last reading.
         more = max(
             process.highest_rss - process.rss
@@ -217,6 +222,7 @@ class TrialMemories:
         self.finished = FinishedPeaks()
         self._lock = threading.RLock()
         self._probes: NodeProbes | None = None
+        self._max_actors = _MAX_ACTORS
         self._tracked: dict[str, _Tracked] = {}
         self._to_locate: deque[_Tracked] = deque()
         # By actor: its node and process. The actors that were used last.
@@ -263,11 +269,46 @@ class TrialMemories:
         with self._lock:
             return sorted(self._heaviest, key=lambda one: -one[0])
 
+    def running_text(self) -> str:
+        """What the running trials use, and the ones that use most; empty if none was measured."""
+        uses = self.running()
+        if not uses:
+            return ""
+        several = len({use.node for use in uses}) > 1
+        most = ", ".join(
+            f"{use.trial_id} {size_text(use.anonymous)}"
+            + (f" on {use.node[:_SHORT_NODE]}" if several else "")
+            for use in uses[:MAX_HEAVIEST]
+        )
+        total = size_text(sum(use.anonymous for use in uses))
+        return f"trials {total}: {most}" + (", …" if len(uses) > MAX_HEAVIEST else "")
+
+    def summary(self) -> str:
+        """The trials of the run that used most; empty if none was measured."""
+        median = self.finished.quantile(0.5, "rss")
+        if median is None:
+            return ""
+        most = "; ".join(
+            f"{size_text(peak)} by {trial_id}" + (f" ({_config_text(config)})" if config else "")
+            for peak, trial_id, config in self.heaviest()
+        )
+        count = self.finished.count
+        return (
+            f"Memory of {count} trial{'s' if count > 1 else ''}: the median of their peaks is "
+            f"{size_text(median)} RSS; the highest are {most}."
+        )
+
     # What measures.
 
-    def measure_with(self, probes: NodeProbes | None) -> None:
-        """Begin to measure, or end it with None."""
+    def measure_with(self, probes: NodeProbes | None, keeps_actors: bool = True) -> None:
+        """Begin to measure, or end it.
+
+        Args:
+            probes: what asks the nodes; None to end.
+            keeps_actors: whether an actor may run several trials.
+        """
         self._probes = probes
+        self._max_actors = _MAX_ACTORS if keeps_actors else 0
 
     def start(self, trial_id: str, actor_id: str, config: dict[str, object]) -> bool:
         """A trial starts to run, or runs again, in an actor.
@@ -279,7 +320,7 @@ class TrialMemories:
             tracked = self._tracked.get(trial_id)
             if tracked is None or tracked.ending:
                 tracked = self._tracked[trial_id] = _Tracked(trial_id, config, time.time())
-            tracked.actor_id = actor_id
+            tracked.actor_id, tracked.config = actor_id, config
             # What its last process used at its end is not known.
             tracked.is_exact = tracked.starts == 0
             tracked.starts += 1
@@ -325,7 +366,7 @@ class TrialMemories:
         """The run ends: so do all trials. Waits for the last readings of other nodes."""
         with self._lock:
             left = list(self._tracked)
-        self._locate()
+        self.locate()
         for trial_id in left:
             self.end(trial_id, "unfinished")
         until = time.monotonic() + timeout_s
@@ -335,7 +376,7 @@ class TrialMemories:
 
     def look(self) -> None:
         """Read all running trials. Called at intervals, by one thread."""
-        self._locate()
+        self.locate()
         self._collect()
         with self._lock:
             by_node: dict[str, list[tuple[_Tracked, ProcessKey]]] = {}
@@ -371,7 +412,7 @@ class TrialMemories:
             else:
                 tracked.peaks.add(reading)
 
-    def _locate(self) -> None:
+    def locate(self) -> None:
         """Find the processes of trials that have started."""
         while True:
             with self._lock:
@@ -388,7 +429,7 @@ class TrialMemories:
                 continue
             with self._lock:
                 self._actors[actor_id] = actor.node_id, actor.pid
-                while len(self._actors) > _MAX_ACTORS:
+                while len(self._actors) > self._max_actors:
                     self._actors.popitem(last=False)
             self._begin(tracked, actor.node_id, actor.pid)
 
@@ -400,7 +441,7 @@ class TrialMemories:
             if tracked.actor_id == actor_id:
                 self._begun(tracked, reading)
 
-        self._ask(node, begin_reading, (pid, is_reused), receive)
+        self._ask(node, begin_reading, (pid, is_reused), receive, MAX_FIRST_WAIT_S)
 
     def _begun(self, tracked: _Tracked, reading: TreeReading | None) -> None:
         with self._lock:
@@ -448,10 +489,11 @@ class TrialMemories:
         function: Callable[..., Any],
         args: tuple[object, ...],
         then: Callable[[Any], None],
+        wait_s: float = MAX_WAIT_S,
     ) -> None:
         """Ask a node, and call ``then`` with the answer: now on this node, otherwise later.
 
-        ``then`` gets None if there is no answer.
+        ``then`` gets None if there is no answer within ``wait_s`` seconds.
         """
         if self._probes is None:
             then(None)
@@ -461,7 +503,7 @@ class TrialMemories:
             then(_value_of(answer))
         else:
             with self._lock:
-                self._awaited.append(_Awaited(answer, then, time.monotonic() + LAST_READING_S))
+                self._awaited.append(_Awaited(answer, then, time.monotonic() + wait_s))
 
     def _collect(self, is_last: bool = False) -> None:
         """Use the answers that have come; give up those that are late."""
@@ -474,6 +516,14 @@ class TrialMemories:
             else:
                 with self._lock:
                     self._awaited.append(one)
+
+
+def _config_text(config: dict[str, object]) -> str:
+    text = ", ".join(
+        f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value}"
+        for name, value in config.items()
+    )
+    return text if len(text) <= _MAX_CONFIG_TEXT else f"{text[:_MAX_CONFIG_TEXT]}…"
 
 
 def _value_of(answer: Answer[Any]) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING
 
 from ray_tune_memguard.report.records import SUFFIX, known_fields, read_records
@@ -106,6 +106,7 @@ def read_trial_memory(path: str | os.PathLike[str]) -> pd.DataFrame:
     records = read_records(path, KIND, _build)
     if not records:
         raise FileNotFoundError(f"No memory of trials ({KIND}-*{SUFFIX}) at {path}")
+    records = _one_for_each_trial(records)
     names = [one.name for one in fields(TrialMemory) if one.name != "config"]
     rows = [
         {name: getattr(record, name) for name in names}
@@ -114,6 +115,25 @@ def read_trial_memory(path: str | os.PathLike[str]) -> pd.DataFrame:
     ]
     frame = pd.DataFrame(rows)
     return frame.sort_values("peak_rss_bytes", ascending=False, kind="stable", ignore_index=True)
+
+
+def _one_for_each_trial(records: list[TrialMemory]) -> list[TrialMemory]:
+    """A trial that a later run continued keeps its highest peaks."""
+    found: dict[str, TrialMemory] = {}
+    for record in records:
+        earlier = found.get(record.trial_id)
+        if earlier is not None:
+            record = replace(
+                record,
+                peak_rss_bytes=max(record.peak_rss_bytes, earlier.peak_rss_bytes),
+                peak_anonymous_bytes=max(record.peak_anonymous_bytes, earlier.peak_anonymous_bytes),
+                children=max(record.children, earlier.children),
+                starts=record.starts + earlier.starts,
+                is_exact=record.is_exact and earlier.is_exact,
+                started=earlier.started,
+            )
+        found[record.trial_id] = record
+    return list(found.values())
 
 
 def _build(row: dict[str, object]) -> TrialMemory:

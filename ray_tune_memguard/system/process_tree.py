@@ -4,8 +4,8 @@ Three figures of a process, all in bytes:
 
 - *RSS*: what is in memory and mapped by the process, shared pages included.
 - *anonymous memory*: RSS without shared memory and files (RSS - SHR of ``/proc/<pid>/statm``). With
-  descendants the pages that a fork shares count once, not once for each process: each process's
-  share of them is read (``Pss_Anon``), as often as that is cheap.
+  descendants the pages that a fork shares count once, not once for each process: how many there
+  are is read (``smaps_rollup``) as often as that is cheap.
 - *highest RSS*: the highest RSS that the process has ever had, as the kernel keeps it (``VmHWM``).
 
 Where there is no ``/proc``, ``psutil`` reads what the system has.
@@ -20,9 +20,10 @@ from typing import NamedTuple
 
 import psutil
 
-# Searching children reads the whole process table; both may take this share of one core.
-MAX_SEARCH_SHARE = 0.001
-MAX_PSS_SHARE = 0.002
+# Searching children reads the whole process table, if there is a new process or thread in it.
+MAX_SEARCH_SHARE = 0.002
+# For this the kernel walks all pages of each descendant.
+MAX_PAGES_SHARE = 0.01
 _HAS_PROC = os.path.exists("/proc/self/statm")
 
 
@@ -103,8 +104,8 @@ def read_tree(root: ProcessKey) -> TreeReading | None:
 def read_trees(roots: Sequence[ProcessKey]) -> list[TreeReading | None]:
     """Read processes and their descendants.
 
-    New descendants are found by a search, as often as it takes 0.1 % of a core: every 1.5 s where
-    there are 150 processes.
+    New descendants are found by a search, unless no process has started since the last one. A
+    search may take 0.2 % of a core: where there are 200 processes, there is one each second.
 
     Args:
         roots: the processes.
@@ -113,7 +114,7 @@ def read_trees(roots: Sequence[ProcessKey]) -> list[TreeReading | None]:
         A reading for each; None for a process that has ended.
     """
     _descendants.update(roots)
-    _shares.update(roots)
+    _common.update(roots)
     return [_read_tree(root) for root in roots]
 
 
@@ -142,8 +143,17 @@ def _read_tree(root: ProcessKey) -> TreeReading | None:
     reading = _read(root)
     if reading is None or _descendants.are_without(root):
         return None
-    children = filter(None, map(_read, _descendants.of(root.pid)))
+    children = [child for key in _descendants.of(root.pid) if (child := _read(key)) is not None]
+    # What a child shares counts in its parent. A new child shares all until more is known.
+    children = [
+        _without_common(child, _common.of(child.key, child.anonymous)) for child in children
+    ]
     return TreeReading(reading, tuple(children), time.time())
+
+
+def _without_common(reading: ProcessReading, common: int) -> ProcessReading:
+    own = max(0, reading.anonymous - common)
+    return ProcessReading(reading.key, reading.rss, own, reading.highest_rss)
 
 
 def _read(key: ProcessKey) -> ProcessReading | None:
@@ -159,7 +169,7 @@ def _read(key: ProcessKey) -> ProcessReading | None:
         return None
     _, found, rest = status.partition(b"VmHWM:")
     highest = int(rest.split(None, 1)[0]) * 1024 if found else 0
-    return ProcessReading(key, rss, int((rss - shared) * _shares.of(key)), max(highest, rss))
+    return ProcessReading(key, rss, rss - shared, max(highest, rss))
 
 
 def _read_by_psutil(key: ProcessKey) -> ProcessReading | None:
@@ -169,6 +179,15 @@ def _read_by_psutil(key: ProcessKey) -> ProcessReading | None:
         return None
     shared = getattr(memory, "shared", 0)
     return ProcessReading(key, memory.rss, memory.rss - shared, getattr(memory, "peak_wset", 0))
+
+
+def _last_pid() -> bytes:
+    """The number of the process or thread that was started last; empty if unknown."""
+    try:
+        with open("/proc/loadavg", "rb", buffering=0) as file:
+            return file.read().split()[-1]
+    except (OSError, IndexError):
+        return b""
 
 
 def _text_of(pid: int, name: str) -> bytes:
@@ -214,6 +233,8 @@ class _Descendants:
         self._budget = _Budget(MAX_SEARCH_SHARE)
         self._known: dict[int, list[ProcessKey]] = {}
         self._ended: set[ProcessKey] = set()
+        self._searched: set[ProcessKey] = set()
+        self._last_pid = b""
 
     def of(self, pid: int) -> list[ProcessKey]:
         return self._known.get(pid, [])
@@ -223,9 +244,14 @@ class _Descendants:
         return root in self._ended
 
     def update(self, roots: Sequence[ProcessKey]) -> None:
-        """Search, if it is time."""
-        if not self._budget.is_due():
+        """Search, if it is time, and if there can be others than at the last search."""
+        last_pid = _last_pid()
+        has_news = (
+            not last_pid or last_pid != self._last_pid or not self._searched.issuperset(roots)
+        )
+        if not has_news or not self._budget.is_due():
             return
+        self._last_pid = last_pid
         began = time.thread_time()
         children: dict[int, list[ProcessKey]] = {}
         started: dict[int, float] = {}
@@ -234,26 +260,29 @@ class _Descendants:
             if found is not None:
                 started[pid] = found[1]
                 children.setdefault(found[0], []).append(ProcessKey(pid, found[1]))
+        # Another run of this process asks for others in turn.
+        self._searched.update(roots)
+        self._ended = {root for root in self._searched if started.get(root.pid) != root.started}
+        self._searched -= self._ended
         self._known = {}
-        for root in roots:
+        for root in self._searched:
             below = list(children.get(root.pid, ()))
             for key in below:  # Which grows meanwhile.
                 below.extend(children.get(key.pid, ()))
             if below:
                 self._known[root.pid] = below
-        self._ended = {root for root in roots if started.get(root.pid) != root.started}
         self._budget.spend(began)
 
 
-class _Shares:
-    """Which share of its anonymous memory a process of a tree has for itself."""
+class _Common:
+    """How many bytes of its anonymous memory a descendant shares."""
 
     def __init__(self) -> None:
-        self._budget = _Budget(MAX_PSS_SHARE)
-        self._known: dict[ProcessKey, float] = {}
+        self._budget = _Budget(MAX_PAGES_SHARE)
+        self._known: dict[ProcessKey, int] = {}
 
-    def of(self, key: ProcessKey) -> float:
-        return self._known.get(key, 1.0)
+    def of(self, key: ProcessKey, default: int) -> int:
+        return self._known.get(key, default)
 
     def update(self, roots: Sequence[ProcessKey]) -> None:
         """Read them of all trees with descendants, if it is time."""
@@ -262,29 +291,25 @@ class _Shares:
         began = time.thread_time()
         known = {}
         for root in roots:
-            if below := _descendants.of(root.pid):
-                for key in (root, *below):
-                    share = _proportional_share(key.pid)
-                    if share is not None:
-                        known[key] = share
+            for key in _descendants.of(root.pid):
+                known[key] = _shared_anonymous(key.pid)
         self._known = known
         self._budget.spend(began)
 
 
-def _proportional_share(pid: int) -> float | None:
-    """``Pss_Anon`` as a share of the anonymous memory, from 0 to 1; None if unknown."""
+def _shared_anonymous(pid: int) -> int:
+    """Bytes of anonymous memory that the process has not for itself; 0 if unknown."""
     try:
         amounts = {
             words[0]: int(words[1])
             for line in _text_of(pid, "smaps_rollup").splitlines()[1:]
             if len(words := line.split()) > 1
         }
-        mine, all_of_it = amounts[b"Pss_Anon:"], amounts[b"Anonymous:"]
+        return max(0, amounts[b"Anonymous:"] - amounts[b"Private_Dirty:"]) * 1024
     except (OSError, KeyError, ValueError):  # No permission, no such kernel, or it has ended.
-        return None
-    return min(1.0, mine / all_of_it) if all_of_it else 1.0
+        return 0
 
 
 _PAGE = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
 _descendants = _Descendants()
-_shares = _Shares()
+_common = _Common()

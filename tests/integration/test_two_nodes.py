@@ -54,3 +54,17 @@ def test_a_probe_that_cannot_start_is_one_line(probes: dict[str, Any]) -> None:
     assert "probe on node" in line
     assert "ModuleNotFoundError" in line
     assert probes["closed"] == "NoAnswerError"
+
+
+@pytest.mark.latest_only
+def test_trials_are_measured_on_both_nodes_and_one_may_die(tmp_path: Path) -> None:
+    said = run("trials", str(tmp_path))
+    assert said["nodes"] == 2
+    # On the other node the last reading can come too late.
+    assert set(said["exact"]) == {True}
+    assert max(said["off_by_mib"]) < 5
+    # Those of the lost node ran again, on the other one.
+    assert said["killed"]
+    assert said["started_again"] == said["killed"]
+    assert said["errors"] == 0
+    assert max(said["off_by_mib_after"]) < 5

@@ -15,11 +15,14 @@ from contextlib import contextmanager
 from typing import Any
 
 import ray
+from ray import tune
 from ray.cluster_utils import Cluster
 
+from ray_tune_memguard import TrialMemoryReporter, read_trial_memory
 from ray_tune_memguard.cluster import probe
 from ray_tune_memguard.cluster.probe import Answer, NoAnswerError, NodeProbes
 from ray_tune_memguard.notices import Notices, logger
+from tests.integration.memory_users import uses_memory
 
 MIB = 2**20
 
@@ -111,7 +114,111 @@ def ask_a_node_that_dies() -> dict[str, Any]:
         }
 
 
-PARTS = {"probes": ask_a_node_that_dies}
+class Timed(TrialMemoryReporter):
+    """Notes how long its hooks keep a step waiting."""
+
+    longest_s = 0.0
+
+    def _timed(self, hook: Callable[..., None], *args: Any, **info: Any) -> None:
+        began = time.perf_counter()
+        hook(*args, **info)
+        Timed.longest_s = max(Timed.longest_s, time.perf_counter() - began)
+
+    def on_trial_start(self, *args: Any, **info: Any) -> None:
+        self._timed(super().on_trial_start, *args, **info)
+
+    def on_step_end(self, *args: Any, **info: Any) -> None:
+        self._timed(super().on_step_end, *args, **info)
+
+    def on_trial_complete(self, *args: Any, **info: Any) -> None:
+        self._timed(super().on_trial_complete, *args, **info)
+
+    def on_trial_error(self, *args: Any, **info: Any) -> None:
+        self._timed(super().on_trial_error, *args, **info)
+
+
+class WaitForProbes(tune.Callback):
+    """Lets trials start when all nodes answer: on a busy machine a probe takes long to start."""
+
+    def __init__(self, reporter: TrialMemoryReporter) -> None:
+        self._reporter = reporter
+
+    def setup(self, **info: Any) -> None:
+        probes = self._reporter.run.node_probes(self)
+        assert probes is not None
+        for answer in probes.ask_all(os.getpid).values():
+            assert answer.is_ready(150)
+        probes.give_back(self)
+
+
+class Kill(tune.Callback):
+    """Kills the second node once trials on it have been looked at."""
+
+    def __init__(self, cluster: Cluster, second: Any, reporter: TrialMemoryReporter) -> None:
+        self.killed: list[str] = []
+        self._kill = lambda: cluster.remove_node(second, allow_graceful=False)
+        self._reporter = reporter
+
+    def __reduce__(self) -> Any:  # The cluster does not pickle.
+        return tune.Callback, ()
+
+    def on_step_end(self, **info: Any) -> None:
+        own = ray.get_runtime_context().get_node_id()
+        if not self.killed:
+            uses = self._reporter.run.trial_memory().running()
+            self.killed = [use.trial_id for use in uses if use.node != own]
+            if self.killed:
+                self._kill()
+
+
+def measure_trials_on_both(folder: str) -> dict[str, Any]:
+    def fit(name: str, kind: str, callbacks: list[Any]) -> tuple[Any, Any]:
+        tuner = tune.Tuner(
+            uses_memory,
+            param_space={"size": tune.grid_search([20, 60, 100, 140]), "kind": kind},
+            run_config=tune.RunConfig(
+                name=name,
+                storage_path=folder,
+                verbose=0,
+                callbacks=callbacks,
+                failure_config=tune.FailureConfig(max_failures=3),
+            ),
+        )
+        return tuner.fit(), read_trial_memory(f"{folder}/{name}")
+
+    def off_by(grid: Any, memory: Any) -> list[float]:
+        """How far each peak is from what its trial saw, in MiB."""
+        truth = {result.metrics["trial_id"]: result.metrics["rss"] for result in grid}
+        return [abs(row.peak_rss_bytes - truth[row.trial_id]) / MIB for row in memory.itertuples()]
+
+    with two_nodes() as (cluster, second):
+        own = ray.get_runtime_context().get_node_id()
+        reporter = Timed()
+        grid, memory = fit("whole", "short", [reporter, WaitForProbes(reporter)])
+        said = {
+            "nodes": memory["node"].nunique(),
+            "exact": memory[memory["node"] == own]["is_exact"].tolist(),
+            "off_by_mib": off_by(grid, memory),
+            "longest_hook_ms": Timed.longest_s * 1000,
+        }
+        Timed.longest_s = 0.0
+        reporter = Timed()
+        kill = Kill(cluster, second, reporter)
+        grid, memory = fit("lost", "level", [reporter, WaitForProbes(reporter), kill])
+        again = memory[memory["starts"] > 1]
+        return said | {
+            "killed": sorted(kill.killed),
+            "started_again": sorted(again["trial_id"]),
+            "errors": grid.num_errors,
+            "off_by_mib_after": off_by(grid, memory),
+            "longest_hook_ms_lost_node": Timed.longest_s * 1000,
+        }
+
+
+PARTS: dict[str, Callable[..., dict[str, Any]]] = {
+    "probes": ask_a_node_that_dies,
+    "trials": measure_trials_on_both,
+}
 
 if __name__ == "__main__":
-    print(json.dumps(PARTS[sys.argv[1]]()))
+    print(json.dumps(PARTS[sys.argv[1]](*sys.argv[2:])))

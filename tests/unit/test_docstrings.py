@@ -12,6 +12,7 @@ import pytest
 
 import ray_tune_memguard
 from ray_tune_memguard.adapter.handle import RunHandle
+from ray_tune_memguard.cluster.trial_memory import TrialMemories
 from ray_tune_memguard.diagnostics.deaths.record import Death, MemoryUser
 from ray_tune_memguard.diagnostics.diagnosis import Diagnosis
 from ray_tune_memguard.diagnostics.findings import GrowingSite
@@ -19,6 +20,7 @@ from ray_tune_memguard.diagnostics.growth import GrowthRow
 from ray_tune_memguard.report.records import RecordFile
 from ray_tune_memguard.report.series import RssPoint
 from ray_tune_memguard.report.series_file import SeriesFile
+from ray_tune_memguard.report.trial_memory import KIND, TrialMemory
 from ray_tune_memguard.system.node_memory import MemoryLimits, MonitorSettings
 
 PUBLIC = {name: getattr(ray_tune_memguard, name) for name in ray_tune_memguard.__all__}
@@ -28,6 +30,7 @@ DOCUMENTED = {
     "MemoryLimits": MemoryLimits,
     "MonitorSettings": MonitorSettings,
     "RunHandle": RunHandle,
+    "TrialMemories": TrialMemories,
 }
 RUN = "2026-11-22_10-00-00"
 MIB = 2**20
@@ -60,6 +63,24 @@ def experiment(tmp_path: Path) -> Path:
             culprit=MemoryUser(7, 890 * MIB, "train_00000", "00000"),
         )
     )
+    memory = RecordFile(reports / f"{KIND}-{RUN}.jsonl")
+    for number, peak in enumerate((300 * MIB, 900 * MIB)):
+        sizes, config = (peak, peak, peak, peak, 0.0), {"layers": 2 + 6 * number}
+        flags = {"is_exact": True, "is_reused": False}
+        counts = {"children": 0, "starts": 1, "pid": 1}
+        times = {"started": 0.0, "ended": 1.0}
+        memory.add(
+            TrialMemory(
+                str(number),
+                "completed",
+                *sizes,
+                **flags,
+                **counts,
+                **times,
+                node="n",
+                config=config,
+            )
+        )
     state = '{"trial_data": [], "runner_data": {}, "stats": {}}'
     (path / f"experiment_state-{RUN}.json").write_text(state)
     (path / "trial_1").mkdir()

@@ -14,6 +14,7 @@ from ray_tune_memguard import (
     ObjectGrowthTracker,
     OomSurvival,
     RssReporter,
+    TrialMemoryReporter,
     TrialPruner,
 )
 from ray_tune_memguard.callbacks.base import reopen
@@ -31,6 +32,8 @@ BAD: list[tuple[str, Any, type[Exception]]] = [
     ("trim_slack_mib", -1, ValueError),
     ("survive_oom", "perhaps", TypeError),
     ("survive_oom", 2, ValueError),
+    ("trial_memory_every_seconds", 0, ValueError),
+    ("trial_memory_every_seconds", "often", TypeError),
     ("spill_dir", 7, TypeError),
     ("spill_dir", "/dev/null", ValueError),
     ("spill_dir", "/dev/null/below", ValueError),
@@ -57,6 +60,7 @@ def test_bad_arguments(option: str, value: Any, error: type[Exception]) -> None:
         ("GROWTH_BUDGET", "1.5"),
         ("SURVIVE_OOM", "perhaps"),
         ("SURVIVE_OOM", "2"),
+        ("TRIAL_MEMORY_EVERY_SECONDS", "-1"),
     ],
 )
 def test_bad_environment(monkeypatch: pytest.MonkeyPatch, variable: str, text: str) -> None:
@@ -76,6 +80,7 @@ def test_an_argument_wins_over_the_environment(
     monkeypatch.setenv("TUNE_MEMGUARD_SURVIVE_OOM", "0")
     monkeypatch.setenv("TUNE_MEMGUARD_REPORT_DEATHS", "0")
     monkeypatch.setenv("TUNE_MEMGUARD_HISTORIES", "store")
+    monkeypatch.setenv("TUNE_MEMGUARD_TRIAL_MEMORY_EVERY_SECONDS", "none")
     guard = MemGuard(every_trials=3)
     assert guard.options == {
         "every_trials": 3,
@@ -88,6 +93,7 @@ def test_an_argument_wins_over_the_environment(
         "survive_oom": False,
         "report_deaths": False,
         "histories": "store",
+        "trial_memory_every_seconds": None,
     }
 
 
@@ -99,6 +105,7 @@ def test_an_argument_wins_over_the_environment(
         ObjectGrowthTracker(growth_budget=0.5),
         OomSurvival(survive_oom=False),
         RssReporter(every_seconds=9),
+        TrialMemoryReporter(trial_memory_every_seconds=9),
         TrialPruner(trim_every_trials=9),
     ],
     ids=lambda callback: type(callback).__name__,

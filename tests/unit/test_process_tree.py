@@ -74,13 +74,16 @@ def test_the_highest_rss_can_count_from_now_on(worker: WorkerProcess) -> None:
     assert reading.root.highest_rss == near(reading.rss)
 
 
-def test_forked_children_count_and_what_they_share_counts_once(worker: WorkerProcess) -> None:
+def test_forked_children_count_and_what_they_share_counts_once(
+    worker: WorkerProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
     alone = worker.take(80)
     child = worker.fork(40)
     reading = look(worker)
     assert len(reading.children) == 1
     assert reading.rss == near(alone["VmRSS"] + child["VmRSS"])
     assert reading.anonymous == near(alone["RssAnon"] + 40 * MIB)
+    monkeypatch.setattr(process_tree._common, "update", lambda roots: None)
     worker.join()
     assert look(worker).children == ()
     assert look(worker).anonymous == near(alone["RssAnon"])
@@ -125,3 +128,40 @@ def test_a_search_is_paid_by_what_it_took(monkeypatch: pytest.MonkeyPatch) -> No
     assert not budget.is_due()
     now[0] = 102.1
     assert budget.is_due()
+
+
+def test_there_is_no_search_while_no_process_starts(
+    worker: WorkerProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    last_pid = [b"1"]
+    monkeypatch.setattr(process_tree, "_last_pid", lambda: last_pid[0])
+    descendants = process_tree._Descendants()
+    root = key_of(worker)
+    descendants.update([root])
+    worker.fork(1)
+    descendants.update([root])
+    assert descendants.of(root.pid) == []
+    last_pid[0] = b"2"
+    descendants.update([root])
+    assert len(descendants.of(root.pid)) == 1
+
+
+def test_two_runs_of_a_process_do_not_hide_each_others_children(worker: WorkerProcess) -> None:
+    descendants = process_tree._Descendants()
+    root = key_of(worker)
+    worker.fork(1)
+    descendants.update([root])
+    with WorkerProcess() as other:
+        descendants.update([key_of(other)])
+        assert len(descendants.of(root.pid)) == 1
+
+
+def test_what_a_child_takes_after_the_last_reading_of_shared_pages_counts(
+    worker: WorkerProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = worker.take(80)
+    worker.fork(0)
+    look(worker)
+    monkeypatch.setattr(process_tree._common, "update", lambda roots: None)
+    worker.take(40)
+    assert look(worker).anonymous == near(alone["RssAnon"] + 40 * MIB)

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from ray_tune_memguard import TrialMemoryReporter
+from ray_tune_memguard.adapter import boundary, contract
+from ray_tune_memguard.adapter.contract import Capabilities
+from ray_tune_memguard.adapter.handle import RunHandle
 from ray_tune_memguard.cluster import gcs, trial_memory
 from ray_tune_memguard.cluster.gcs import ActorInfo, ClusterStateError
 from ray_tune_memguard.cluster.probe import Answer
@@ -36,6 +42,9 @@ class Probes:
         else:
             answer.resolve(function(*args))
         return answer
+
+    def ask_all(self, function: Callable[..., Any]) -> dict[str, Answer[Any]]:
+        return {}
 
     def arrive(self) -> None:
         for answer, call in self.far:
@@ -359,16 +368,31 @@ def test_quantiles_are_of_the_latest_trials_and_the_highest_of_all() -> None:
     assert peaks.count == 1001
 
 
+def a_record(trial_id: str, peak: int, **other: Any) -> TrialMemory:
+    values: dict[str, Any] = {
+        "end": "completed",
+        "peak_rss_bytes": peak,
+        "peak_anonymous_bytes": peak // 2,
+        "last_rss_bytes": 1,
+        "last_anonymous_bytes": 1,
+        "growth_bytes_per_s": math.nan,
+        "is_exact": True,
+        "children": 0,
+        "is_reused": False,
+        "starts": 1,
+        "node": "n",
+        "pid": 7,
+        "started": 1.0,
+        "ended": 2.0,
+    }
+    return TrialMemory(trial_id, **{**values, **other})
+
+
 def test_records_are_read_as_a_table(tmp_path: Path) -> None:
     file = RecordFile(tmp_path / ".memguard" / "trial-memory-2026-11-22_10-00-00.jsonl")
     for number, peak in enumerate((3, 9)):
         config = plain_config({"lr": 0.1, "model": {"layers": (number, 8), "f": print}})
-        file.add(
-            TrialMemory(
-                f"t{number}", "completed", peak, peak, 1, 1, math.nan, True, 0, False, 1, "n", 7,
-                1.0, 2.0, config,
-            )
-        )  # fmt: skip
+        file.add(a_record(f"t{number}", peak, config=config))
     frame = read_trial_memory(tmp_path)
     assert frame["trial_id"].tolist() == ["t1", "t0"]
     assert frame["peak_rss_bytes"].tolist() == [9, 3]
@@ -377,3 +401,127 @@ def test_records_are_read_as_a_table(tmp_path: Path) -> None:
     assert frame["config/model/f"].tolist() == ["<builtin_function_or_method>"] * 2
     with pytest.raises(FileNotFoundError, match=r"trial-memory-\*\.jsonl"):
         read_trial_memory(tmp_path / "nowhere")
+
+
+def test_a_trial_of_two_runs_is_one_row_with_its_highest_peak(tmp_path: Path) -> None:
+    for day, peak, end in ((22, 9, "unfinished"), (23, 4, "completed")):
+        file = RecordFile(tmp_path / f"trial-memory-2026-11-{day}_10-00-00.jsonl")
+        file.add(a_record("t1", peak, end=end, started=float(day), pid=day))
+    [row] = read_trial_memory(tmp_path).itertuples()
+    assert (row.peak_rss_bytes, row.end, row.starts) == (9, "completed", 2)
+    assert (row.started, row.pid) == (22.0, 23)
+
+
+class RunController:
+    """As much of a controller as a callback needs to begin."""
+
+
+@pytest.fixture
+def reporter(
+    tmp_path: Path, memories: TrialMemories, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[TrialMemoryReporter]:
+    """A reporter in a run without Ray, whose probes ask this machine."""
+    controller = RunController()
+    run = RunHandle(controller, Capabilities(frozenset({contract.TRIAL_MEMORY})))  # type: ignore[arg-type]
+    monkeypatch.setattr(run, "trial_memory", lambda: memories)
+    monkeypatch.setattr(run, "node_probes", lambda user: Probes())
+    monkeypatch.setattr(run, "actor_id", lambda trial: trial.actor_id)
+    monkeypatch.setattr(Probes, "give_back", lambda self, user: None, raising=False)
+    found = TrialMemoryReporter(trial_memory_every_seconds=0.02)
+    found.begin_run(run)
+    yield found
+    found.on_experiment_end([])
+
+
+class RunningTrial:
+    def __init__(self, trial_id: str, actor_id: str, experiment: Path) -> None:
+        self.trial_id, self.actor_id = trial_id, actor_id
+        self.config = {"lr": 0.5}
+        self.status = "RUNNING"
+        self.local_experiment_path = str(experiment)
+
+
+def wait_until(is_so: Callable[[], bool]) -> None:
+    for _ in range(500):
+        if is_so():
+            return
+        time.sleep(0.02)
+    raise AssertionError("not within 10 s")
+
+
+@on_linux
+def test_the_reporter_looks_by_itself_and_writes_a_record(
+    reporter: TrialMemoryReporter,
+    worker: WorkerProcess,
+    actors: dict[str, tuple[int, str]],
+    memories: TrialMemories,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    actors["a"] = worker.pid, "near"
+    trials: list[Any] = [RunningTrial("t1", "a", tmp_path)]
+    reporter.on_trial_start(1, trials, trials[0])
+    wait_until(lambda: memories.of("t1") is not None)
+    assert "trials " in memories.running_text()
+    assert "t1" in memories.running_text()
+    seen = worker.take(40)
+    reporter.on_trial_complete(1, trials, trials[0])
+    wait_until(lambda: bool(list(tmp_path.glob(".memguard/*"))))
+    with caplog.at_level(logging.INFO, logger="ray_tune_memguard"):
+        reporter.on_experiment_end(trials)
+    [row] = read_trial_memory(tmp_path).to_dict("records")
+    assert row["peak_rss_bytes"] == near(seen["VmHWM"])
+    assert row["config/lr"] == 0.5
+    [line] = [record.getMessage() for record in caplog.records]
+    assert line.startswith("Memory of 1 trial: ")
+    assert line.endswith(" by t1 (lr=0.5).")
+
+
+@on_linux
+def test_a_paused_trial_does_not_run(
+    reporter: TrialMemoryReporter,
+    worker: WorkerProcess,
+    actors: dict[str, tuple[int, str]],
+    memories: TrialMemories,
+    tmp_path: Path,
+) -> None:
+    actors["a"] = worker.pid, "near"
+    trials: list[Any] = [RunningTrial("t1", "a", tmp_path)]
+    reporter.on_trial_start(1, trials, trials[0])
+    wait_until(lambda: bool(memories.running()))
+    trials[0].status = "PAUSED"
+    reporter.on_step_end(2, trials)
+    assert memories.running() == []
+
+
+@on_linux
+def test_an_error_of_ours_is_one_warning_and_the_thread_goes_on(
+    reporter: TrialMemoryReporter,
+    worker: WorkerProcess,
+    actors: dict[str, tuple[int, str]],
+    memories: TrialMemories,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    calls = []
+
+    def fail(roots: list[ProcessKey]) -> list[TreeReading | None]:
+        calls.append(roots)
+        raise MemoryError("planned")
+
+    boundary.begin_run()
+    monkeypatch.setattr(memories, "look", lambda: fail([]))
+    trials: list[Any] = [RunningTrial("t1", "a", tmp_path)]
+    with caplog.at_level(logging.WARNING, logger="ray_tune_memguard"):
+        reporter.on_trial_start(1, trials, trials[0])
+        wait_until(lambda: len(calls) > 3)
+    assert ["planned" in record.getMessage() for record in caplog.records] == [True]
+
+
+def test_without_a_controller_it_does_nothing() -> None:
+    found = TrialMemoryReporter()
+    found.setup()
+    assert not found.active
+    found.on_trial_start(1, [], None)  # type: ignore[arg-type]
+    found.on_experiment_end([])
