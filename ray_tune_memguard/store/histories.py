@@ -22,6 +22,7 @@ begun anew with it, and files are exported in the same pieces.
 from __future__ import annotations
 
 import os
+import shutil
 import sqlite3
 import threading
 import weakref
@@ -55,6 +56,9 @@ FILE_NAME = f"histories{files.SUFFIX}"
 _MAX_SMALL_RESULTS = 1024
 _MAX_SMALL_BYTES = 1 << 20
 _KIND = "result"
+_MAX_COPIES = 3
+# SQLite changes it when it begins a log anew, see https://www.sqlite.org/fileformat.html#walformat
+_LOG_HEADER_BYTES = 32
 
 _TABLES = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
@@ -171,6 +175,26 @@ class HistoryStore:
             except BaseException:
                 connection.close()
                 raise
+
+    @classmethod
+    def open_copy(cls, path: Path) -> HistoryStore:
+        """Open a copy of a store that a run of another process is writing, as of this moment.
+
+        Raises:
+            OSError: it cannot be copied.
+            sqlite3.OperationalError: the run moves its log into the file just now.
+            StoreError: it is not such a store, or of another version.
+        """
+        for _ in range(_MAX_COPIES):
+            before = _state_of(path)
+            copy = files.copy_privately(path)
+            try:
+                if _state_of(path) == before:
+                    return cls.open(copy)
+            finally:
+                # The copy stays readable while it is open.
+                shutil.rmtree(copy.parent, ignore_errors=True)
+        raise sqlite3.OperationalError("database is locked")
 
     # Writing.
 
@@ -436,6 +460,15 @@ def _check_pages(connection: sqlite3.Connection) -> None:
     if found != "ok":
         raise_if_unread(found)
         raise StoreError(found)
+
+
+def _state_of(path: Path) -> tuple[int, int, bytes]:
+    """What changes when SQLite moves the log into the file; not when it appends to the log."""
+    status = path.stat()
+    header = b""
+    with suppress(FileNotFoundError), path.with_name(f"{path.name}-wal").open("rb") as log:
+        header = log.read(_LOG_HEADER_BYTES)
+    return status.st_size, status.st_mtime_ns, header
 
 
 def _checksum(trial_id: str, number: int, count: int, content: bytes) -> int:

@@ -181,7 +181,7 @@ def _left_behind(experiment: Experiment) -> Path | None:
 _live: weakref.WeakValueDictionary[str, HistoryStore] = weakref.WeakValueDictionary()
 #: Opened for reading, by the path of the file, with what the file was then. The latest is last.
 _opened: dict[str, tuple[Any, HistoryStore]] = {}
-#: When to look at remote storage again, by ``time.monotonic()``.
+#: When to look again, by ``time.monotonic()``.
 _look_again_at: dict[str, float] = {}
 _lock = threading.RLock()
 _warned: set[str] = set()
@@ -221,25 +221,19 @@ def find(filesystem: FileSystem, path: str) -> HistoryStore | None:
         except (OSError, sqlite3.Error, StoreError) as error:
             if experiment.file not in _warned:
                 _warned.add(experiment.file)
-                is_live = isinstance(error, sqlite3.Error) and is_locked(error)
-                logger.warning(
-                    "The histories in %s cannot be read %s (%s).",
-                    experiment.file,
-                    "while the run goes on" if is_live else "now",
-                    error,
-                )
+                logger.warning("The histories in %s cannot be read (%s).", experiment.file, error)
             return None
 
 
 def _open(experiment: Experiment) -> HistoryStore | None:
     key = f"{_keys(experiment)[0]}/{FILE_NAME}"
     known = _opened.get(key)
+    # There may be a look for each trial, and each takes its time if it goes to remote storage, or
+    # copies what a run of another process is writing.
+    if time.monotonic() < _look_again_at.get(key, 0.0):
+        return None if known is None else known[1]
     if not experiment.is_local:
-        # Each look at remote storage takes its time, and there may be one for each trial.
-        now = time.monotonic()
-        if now < _look_again_at.get(key, 0.0):
-            return None if known is None else known[1]
-        _look_again_at[key] = now + _LOOK_AGAIN_AFTER_S
+        _look_again_at[key] = time.monotonic() + _LOOK_AGAIN_AFTER_S
     version = _version_of(experiment)
     if known is not None and known[0] == version:
         return known[1]
@@ -248,7 +242,14 @@ def _open(experiment: Experiment) -> HistoryStore | None:
         return None
     left = None if experiment.is_local else _left_behind(experiment)
     if experiment.is_local or left is not None:
-        store = HistoryStore.open(left or Path(experiment.file))
+        path = left or Path(experiment.file)
+        try:
+            store = HistoryStore.open(path)
+        except sqlite3.OperationalError as error:
+            if not is_locked(error):
+                raise
+            store = HistoryStore.open_copy(path)
+            _look_again_at[key] = time.monotonic() + _LOOK_AGAIN_AFTER_S
     else:
         directory = Path(tempfile.mkdtemp(prefix="memguard-"))
         try:
