@@ -4,8 +4,9 @@
 also kept in ``benchmarks/results/NAME.txt``. ``--again`` runs nothing: it reads ``NAME.json``, and
 prints, judges and draws it anew.
 
-``deaths``, ``frames``, ``histories``, ``hundred-thousand``, ``kills``, ``out-of-memory``,
-``overhead``, ``planted``, ``ray-examples``, ``restore``, ``tracked`` and ``trial-memory`` have
+``deaths``, ``frames``, ``gate``, ``histories``, ``hundred-thousand``, ``kills``,
+``out-of-memory``, ``overhead``, ``planted``, ``ray-examples``, ``restore``, ``tracked`` and
+``trial-memory`` have
 options of their own: see ``NAME --help``.
 
 Prints one table per benchmark and writes ``NAME.json`` and ``NAME.png`` to ``benchmarks/results/``.
@@ -28,6 +29,7 @@ from typing import Any, TextIO
 from benchmarks import (
     deaths,
     frames,
+    gate,
     histories,
     hundred_thousand,
     kills,
@@ -52,6 +54,7 @@ from benchmarks.suite import BENCHMARKS, Benchmark, Leg
 COMMANDS = {
     "deaths": deaths.main,
     "frames": frames.main,
+    "gate": gate.main,
     "histories": histories.main,
     "hundred-thousand": hundred_thousand.main,
     "kills": kills.main,

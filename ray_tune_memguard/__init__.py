@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ray_tune_memguard.callbacks.launch_gate import LaunchGate
 from ray_tune_memguard.callbacks.object_growth_tracker import ObjectGrowthTracker
 from ray_tune_memguard.callbacks.oom_survival import OomSurvival
 from ray_tune_memguard.callbacks.result_histories import ResultHistories
@@ -15,6 +16,7 @@ from ray_tune_memguard.exporting import export_results
 from ray_tune_memguard.memguard import MemGuard
 from ray_tune_memguard.opening import install, open_experiment, uninstall
 from ray_tune_memguard.reading import iter_results, read_results
+from ray_tune_memguard.report.gate_records import read_gate
 from ray_tune_memguard.report.picture import plot_rss_series
 from ray_tune_memguard.report.series import read_rss_series
 from ray_tune_memguard.report.trial_memory import read_trial_memory
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "LaunchGate",
     "MemGuard",
     "ObjectGrowthTracker",
     "OomSurvival",
@@ -42,6 +45,7 @@ __all__ = [
     "plot_rss_series",
     "read_deaths",
     "read_diagnosis",
+    "read_gate",
     "read_growth",
     "read_results",
     "read_rss_series",

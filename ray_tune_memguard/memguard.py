@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from ray_tune_memguard import options as opt
 from ray_tune_memguard.callbacks.base import GuardCallback, guarded
+from ray_tune_memguard.callbacks.launch_gate import LaunchGate
 from ray_tune_memguard.callbacks.object_growth_tracker import ObjectGrowthTracker
 from ray_tune_memguard.callbacks.oom_survival import OomSurvival
 from ray_tune_memguard.callbacks.result_histories import ResultHistories
@@ -30,9 +31,9 @@ class MemGuard(GuardCallback):
 
     or, without a change of code, ``RAY_TUNE_CALLBACKS=ray_tune_memguard.MemGuard``. It combines a
     :class:`TrialPruner`, a :class:`RssReporter`, an :class:`ObjectGrowthTracker`, an
-    :class:`OomSurvival`, a :class:`TrialDeathReporter`, a :class:`ResultHistories` and a
-    :class:`TrialMemoryReporter`, whose pages describe the arguments and their environment
-    variables.
+    :class:`OomSurvival`, a :class:`TrialDeathReporter`, a :class:`ResultHistories`, a
+    :class:`TrialMemoryReporter` and a :class:`LaunchGate`, whose pages describe the arguments and
+    their environment variables.
 
     Args:
         every_trials: finished trials between two RSS lines (:class:`RssReporter`).
@@ -47,6 +48,13 @@ class MemGuard(GuardCallback):
         histories: where the results of all trials are kept (:class:`ResultHistories`).
         trial_memory_every_seconds: seconds between two looks at the running trials
             (:class:`TrialMemoryReporter`).
+        launch_gate: whether trials wait while they do not fit (:class:`LaunchGate`).
+        pause: share of the memory that trials may fill (:class:`LaunchGate`).
+        resume: share below which a full node starts trials again (:class:`LaunchGate`).
+        slow_start: whether one trial runs until its size is known (:class:`LaunchGate`).
+        memory_per_trial: bytes that a trial needs at least (:class:`LaunchGate`).
+        shed: whether the newest trial is paused when memory is short (:class:`LaunchGate`).
+        stop_at: share of the memory at which the run ends resumably (:class:`LaunchGate`).
 
     Raises:
         ValueError, TypeError: an argument, or its environment variable, is not allowed.
@@ -74,6 +82,13 @@ class MemGuard(GuardCallback):
         report_deaths: bool | opt.Unset = opt.UNSET,
         histories: str | opt.Unset = opt.UNSET,
         trial_memory_every_seconds: float | opt.Unset | None = opt.UNSET,
+        launch_gate: bool | opt.Unset = opt.UNSET,
+        pause: float | opt.Unset | None = opt.UNSET,
+        resume: float | opt.Unset | None = opt.UNSET,
+        slow_start: bool | opt.Unset = opt.UNSET,
+        memory_per_trial: float | str | opt.Unset | None = opt.UNSET,
+        shed: bool | opt.Unset = opt.UNSET,
+        stop_at: float | opt.Unset | None = opt.UNSET,
     ) -> None:
         self.pruner = TrialPruner(
             spill_dir=spill_dir, trim_every_trials=trim_every_trials, trim_slack_mib=trim_slack_mib
@@ -86,6 +101,15 @@ class MemGuard(GuardCallback):
         self.deaths = TrialDeathReporter(report_deaths=report_deaths)
         self.histories = ResultHistories(histories=histories)
         self.memory = TrialMemoryReporter(trial_memory_every_seconds=trial_memory_every_seconds)
+        self.gate = LaunchGate(
+            launch_gate=launch_gate,
+            pause=pause,
+            resume=resume,
+            slow_start=slow_start,
+            memory_per_trial=memory_per_trial,
+            shed=shed,
+            stop_at=stop_at,
+        )
         # The order matters: results are committed before a spill, RSS is reported after it.
         self._parts: tuple[GuardCallback, ...] = (
             self.histories,
@@ -95,6 +119,7 @@ class MemGuard(GuardCallback):
             self.survival,
             self.deaths,
             self.memory,
+            self.gate,
         )
         self._forget_run()
         self.options = {name: value for part in self._parts for name, value in part.options.items()}
@@ -144,6 +169,7 @@ class MemGuard(GuardCallback):
             self.tracker.on_step_end(iteration=iteration, trials=trials, **info)
             self.deaths.on_step_end(iteration=iteration, trials=trials, **info)
             self.memory.on_step_end(iteration=iteration, trials=trials, **info)
+            self.gate.on_step_end(iteration=iteration, trials=trials, **info)
 
     @guarded
     def on_trial_start(

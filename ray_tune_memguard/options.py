@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Callable
 from enum import Enum
 from pathlib import Path
 from typing import Final, TypeVar
 
+# Of sizes: 1000 by 1000, or 1024 by 1024 if the unit has an "i".
+_UNITS = "BKMGT"
+_SIZE = re.compile(r"(?P<number>\d+(\.\d*)?) *(?P<unit>([KMGT]i?)?B?)", re.IGNORECASE)
 ENVIRONMENT_PREFIX = "TUNE_MEMGUARD_"
 T = TypeVar("T")
 
@@ -106,6 +110,33 @@ def seconds_or_none(name: str, value: object) -> float | None:
         return None
     allowed = "a positive number of seconds, or None"
     return _real(name, value, allowed, lambda given: 0 < given < math.inf)
+
+
+def fraction_or_none(name: str, value: object) -> float | None:
+    """A number above 0 and at most 1, or None for the default."""
+    if value is None:
+        return None
+    return _real(name, value, "a number above 0 and up to 1, or None", lambda given: 0 < given <= 1)
+
+
+def size_or_none(name: str, value: object) -> int | None:
+    """A positive number of bytes, also with a unit such as ``"2 GB"`` or ``"512 MiB"``, or None.
+
+    Example:
+        >>> size_or_none("memory_per_trial", "1.5 GiB")
+        1610612736
+    """
+    if value is None:
+        return None
+    allowed = 'a positive number of bytes, also as text with a unit ("2 GB", "512 MiB"), or None'
+    if isinstance(value, str):
+        found = _SIZE.fullmatch(value.strip())
+        exponent = None if found is None else _UNITS.find(found["unit"][:1].upper() or "B")
+        if found is None or exponent is None or exponent < 0:
+            raise ValueError(f"{name} must be {allowed}; got {value!r}")
+        base = 1024 if "i" in found["unit"].lower() else 1000
+        value = float(found["number"]) * base**exponent
+    return int(_real(name, value, allowed, lambda given: 1 <= given < math.inf))
 
 
 def mebibytes_or_none(name: str, value: object) -> float | None:

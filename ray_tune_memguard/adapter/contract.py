@@ -30,6 +30,10 @@ TRAINABLES = "trainables"
 CHOOSE_TRIAL = "choose_trial"
 SURVIVE_OOM = "survive_oom"
 TRIAL_DEATHS = "trial_deaths"
+LAUNCH_GATE = "launch_gate"
+GATE_REUSE = "gate_reuse"
+SHED_TRIALS = "shed_trials"
+STOP_IN_TIME = "stop_in_time"
 RELEASE_FUTURES = "release_futures"
 RELEASE_ORPHANED_TASKS = "release_orphaned_tasks"
 RELEASE_LIVE_TRIALS = "release_live_trials"
@@ -63,6 +67,10 @@ WITHOUT: dict[str, str] = {
     TRAINABLES: "Ray fetches the trainable again for each trial",
     SURVIVE_OOM: "a trial that Ray's memory monitor kills ends the whole run",
     TRIAL_DEATHS: "deaths of trials are not reported",
+    LAUNCH_GATE: "trials start although they do not fit into memory",
+    GATE_REUSE: "with reuse_actors, trials start in kept actors although they do not fit",
+    SHED_TRIALS: "no running trial is paused when memory is short",
+    STOP_IN_TIME: "a run does not end before memory is used up",
     CHOOSE_TRIAL: "schedulers search all trials to choose the next one",
     RELEASE_FUTURES: "results of a running trial stay in memory until it ends",
     RELEASE_ORPHANED_TASKS: "tasks of actors that never started stay in memory",
@@ -90,12 +98,17 @@ WITHOUT: dict[str, str] = {
     EXPORT: "results that are in a store are not exported to the files of Ray's loggers",
     **core_names.WITHOUT,
 }
-_BUILDS_ON: dict[str, tuple[str, ...]] = {
+#: The capabilities that a capability needs.
+BUILDS_ON: dict[str, tuple[str, ...]] = {
     UPLOADS: (SPILL,),
     TRAINABLES: (SPILL,),
     CHOOSE_TRIAL: (SPILL,),
     RESUME: (SPILL,),
     SEARCHER_CATCH_UP: (RESUME,),
+    LAUNCH_GATE: (core_names.CLUSTER_STATE,),
+    GATE_REUSE: (LAUNCH_GATE,),
+    SHED_TRIALS: (LAUNCH_GATE,),
+    STOP_IN_TIME: (LAUNCH_GATE,),
     **{name: (SPILL,) for name in WITHOUT if name.startswith("release_")},
 }
 
@@ -106,6 +119,8 @@ RESULTS_READ = "_tracked_actors_to_task_futures"
 CONTROLLER = "ray.tune.execution.tune_controller:TuneController"
 _CHECKPOINTS = "ray.tune.execution.experiment_state:_ExperimentCheckpointManager"
 _ACTORS = "ray.air.execution._internal.actor_manager:RayActorManager"
+_RESOURCES = "ray.air.execution.resources.placement_group:PlacementGroupResourceManager"
+_ACTOR_CACHE = "ray.tune.utils.object_cache:_ObjectCache"
 _EVENTS = "ray.air.execution._internal.event_manager:RayEventManager"
 _CALLBACKS = "ray.tune.callback:CallbackList"
 _STORAGE = "ray.train._internal.storage"
@@ -174,6 +189,17 @@ NAMES: tuple[PrivateName, ...] = (
     *_of(_ACTORS, RELEASE_ORPHANED_TASKS, "_pending_actors_to_attrs"),
     *_of(_ACTORS, SURVIVE_OOM, "_actor_task_failed(tracked_actor_task, exception)"),
     *_of(_ACTORS, SURVIVE_OOM, "_actor_start_failed(tracked_actor, exception)"),
+    # What the launch gate is asked for.
+    *_of(CONTROLLER, LAUNCH_GATE, "_actor_manager", "_actor_to_trial", "_stopping_actors"),
+    *_of(_ACTORS, LAUNCH_GATE, "_resource_manager", "_live_actors_to_ray_actors_resources"),
+    *_of(_RESOURCES, LAUNCH_GATE, "has_resources_ready(resource_request)"),
+    *_of(_RESOURCES, LAUNCH_GATE, "acquire_resources(resource_request)", "_request_to_ready_pgs"),
+    *_of(CONTROLLER, GATE_REUSE, "_actor_cache"),
+    *_of(_ACTOR_CACHE, GATE_REUSE, "cache_object(key, obj)"),
+    *_of(CONTROLLER, SHED_TRIALS, "_trial_to_actor", "_scheduler_alg"),
+    *_of(CONTROLLER, SHED_TRIALS, "pause_trial(trial, should_checkpoint)"),
+    *_of("ray.tune.schedulers.pbt:PopulationBasedTraining", SHED_TRIALS, "_synch"),
+    *_of("ray.tune.tune", STOP_IN_TIME, "_setup_signal_catching()"),
     # Storage and uploads.
     *_of(_CONTEXT, SPILL, "storage_filesystem", "experiment_driver_staging_path"),
     *_of(_CONTEXT, SPILL, "experiment_fs_path", "syncer"),
@@ -326,7 +352,7 @@ def probe(controller: object | None = None) -> Capabilities:
     parts = _parts(controller)
     missing = tuple(row for row in NAMES if not is_there(row, parts.get(row.owner)))
     off = {capability for row in missing for capability in row.needed_by}
-    while more := {name for name, base in _BUILDS_ON.items() if off.intersection(base)} - off:
+    while more := {name for name, base in BUILDS_ON.items() if off.intersection(base)} - off:
         off |= more
     return Capabilities(frozenset(WITHOUT) - off, missing)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sqlite3
 import time
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, cast
@@ -26,10 +26,14 @@ if TYPE_CHECKING:
 
     from ray_tune_memguard.adapter.histories.logger import HistoryLogger
     from ray_tune_memguard.adapter.run.failures import FailureObserver
+    from ray_tune_memguard.adapter.run.launches import Launches
     from ray_tune_memguard.adapter.run.spiller import Spiller
     from ray_tune_memguard.adapter.seam import Controller
+    from ray_tune_memguard.cluster.node_readings import ClusterMemory
     from ray_tune_memguard.cluster.probe import NodeProbes
     from ray_tune_memguard.cluster.trial_memory import TrialMemories
+    from ray_tune_memguard.gate.interfaces import TrialMemory
+    from ray_tune_memguard.system.node_memory import MonitorSettings
 
 # By controller: what the callbacks of its run share.
 _probes: weakref.WeakKeyDictionary[Controller, NodeProbes] = weakref.WeakKeyDictionary()
@@ -58,6 +62,7 @@ class RunHandle:
     def __init__(self, controller: Controller | None, capabilities: Capabilities) -> None:
         self._controller = None if controller is None else weakref.ref(controller)
         self.capabilities = capabilities
+        self._launches: Launches | None = None
 
     @classmethod
     def of_caller(cls) -> RunHandle:
@@ -172,6 +177,7 @@ class RunHandle:
 
     def take_out(self) -> None:
         """Remove what is installed in the run, which then continues with Ray alone."""
+        self.open_gate()
         controller = self.controller
         if controller is None or contract.SPILL not in self.capabilities:
             return
@@ -245,6 +251,92 @@ class RunHandle:
         from ray_tune_memguard.cluster import gcs
 
         return gcs.actor_id_of(actor)
+
+    def memory_of_nodes(self, user: object) -> tuple[MonitorSettings, ClusterMemory] | None:
+        """The settings of Ray's memory monitor, and the memory of all nodes.
+
+        Args:
+            user: the callback. It calls :meth:`release_nodes` when the run ends.
+
+        Returns:
+            None if no controller called the hook, or on a Ray that cannot tell.
+        """
+        if self.controller is None or core_names.CLUSTER_STATE not in self.capabilities:
+            return None
+        from ray_tune_memguard.cluster.monitor import monitor_settings
+        from ray_tune_memguard.cluster.node_readings import ClusterMemory
+        from ray_tune_memguard.system.node_memory import NodeMemoryReader
+        from ray_tune_memguard.system.ray_processes import RayProcesses
+
+        raylet = RayProcesses(self.ray_session()).raylet_pid()
+        monitor = monitor_settings(raylet)
+        reader = NodeMemoryReader(monitor, raylet)
+        return monitor, ClusterMemory(reader, monitor, self.node_probes(user))
+
+    def release_nodes(self, user: object) -> None:
+        """The callback asks the nodes no more."""
+        probes = _probes.get(self.controller) if self.controller is not None else None
+        if probes is not None:
+            probes.give_back(user)
+
+    def watch_launches(self, nodes: Callable[[], Sequence[str]]) -> Launches | None:
+        """Let a gate be asked before each start of an actor, if this Ray allows.
+
+        Args:
+            nodes: the ids of the nodes that are alive.
+        """
+        controller = self.controller
+        if controller is None or contract.LAUNCH_GATE not in self.capabilities:
+            return None
+        from ray_tune_memguard.adapter.run.launches import watch_launches
+
+        launches = watch_launches(controller, self.capabilities, nodes)
+        self._launches = launches
+        return launches
+
+    def open_gate(self) -> None:
+        """Start all trials without asking the gate."""
+        if self._launches is not None:
+            self._launches.gate = None
+
+    def gate_memory(self, own_node: str) -> TrialMemory:
+        """The memory of the run's trials, for the launch gate.
+
+        Args:
+            own_node: the id of the driver's node.
+        """
+        from ray_tune_memguard.adapter.run.trial_memory import RunTrialMemory
+
+        assert self.controller is not None
+        return RunTrialMemory(self.controller, own_node, self.trial_memory())
+
+    def can_pause_trials(self) -> bool:
+        """Whether a running trial can be paused from outside its scheduler."""
+        controller = self.controller
+        if controller is None or contract.SHED_TRIALS not in self.capabilities:
+            return False
+        from ray_tune_memguard.adapter.run.relief import can_pause
+
+        return can_pause(controller)
+
+    def pause_newest(self, trial_ids: Collection[str]) -> str | None:
+        """Pause the newest of these trials that has a checkpoint; its id, or None."""
+        from ray_tune_memguard.adapter.run.relief import pause_newest
+
+        assert self.controller is not None
+        return pause_newest(self.controller, trial_ids)
+
+    def end_resumably(self) -> bool:
+        """End the run, whose controller is calling a hook, so that it can be resumed.
+
+        Returns:
+            Whether it will end.
+        """
+        if contract.STOP_IN_TIME not in self.capabilities:
+            return False
+        from ray_tune_memguard.adapter.run.relief import end_run_resumably
+
+        return end_run_resumably()
 
     def retention_sites(self) -> ModuleType | None:
         """The module that finds retention sites; None if this Ray lacks a name that it needs."""

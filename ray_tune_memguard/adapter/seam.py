@@ -9,12 +9,16 @@ from collections.abc import MutableSet
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from ray.actor import ActorHandle
+    from ray.air.execution._internal.tracked_actor import TrackedActor
+    from ray.air.execution.resources import AcquiredResources, ResourceManager
     from ray.train._internal.storage import StorageContext
     from ray.tune import Callback, ResumeConfig
     from ray.tune.execution.tune_controller import TuneController
     from ray.tune.experiment import Trial
     from ray.tune.schedulers import TrialScheduler
     from ray.tune.search import SearchAlgorithm
+    from ray.tune.utils.object_cache import _ObjectCache
 
 
 class Events(Protocol):
@@ -26,6 +30,11 @@ class Events(Protocol):
 class Actors(Protocol):
     """Ray's actor manager, or a stand-in for it."""
 
+    _resource_manager: ResourceManager
+    #: By tracked actor: the actor and its resources.
+    _live_actors_to_ray_actors_resources: dict[
+        TrackedActor, tuple[ActorHandle[object], AcquiredResources]
+    ]
     _tracked_actors_to_task_futures: dict[object, set[object]]
     _actor_task_events: Events
     _pending_actors_to_enqueued_actor_tasks: dict[object, object]
@@ -57,8 +66,11 @@ class Controller(Protocol):
     _storage: StorageContext
     _session_str: str
     _resumed: bool
-    _trial_to_actor: dict[Trial, object]
-    _actor_to_trial: dict[object, Trial]
+    _trial_to_actor: dict[Trial, TrackedActor]
+    _actor_to_trial: dict[TrackedActor, Trial]
+    #: By tracked actor: when it was asked to stop.
+    _stopping_actors: dict[TrackedActor, float]
+    _actor_cache: _ObjectCache
     _stop_queue: list[Trial]
     _callbacks: CallbackList
     _search_alg: SearchAlgorithm
@@ -94,5 +106,7 @@ class Controller(Protocol):
     def _wrapped(self) -> TuneController: ...
 
     def __setstate__(self, state: dict[str, object]) -> None: ...
+
+    def pause_trial(self, trial: Trial, should_checkpoint: bool = True) -> None: ...
 
     def __getstate__(self) -> dict[str, object]: ...

@@ -115,6 +115,13 @@ SETTINGS: tuple[Setting, ...] = (
         "bytes that must be free for the monitor to kill nothing; -1 means any number",
     ),
     Setting(
+        "count_swap_in_memory_monitor",
+        False,
+        Reader.NODES,
+        "whether swap counts as memory for the monitor",
+        since=(2, 60),
+    ),
+    Setting(
         "max_kill_memory_buffer_bytes",
         3 * _GIB,
         Reader.NODES,

@@ -204,6 +204,10 @@ class FinishedPeaks:
         peaks = sorted(pair[0 if kind == "rss" else 1] for pair in list(self._latest))
         return peaks[min(len(peaks) - 1, int(share * len(peaks)))]
 
+    def latest(self, kind: Kind = "anonymous") -> list[int]:
+        """The peaks of the latest 256 trials, in bytes, the oldest first."""
+        return [pair[0 if kind == "rss" else 1] for pair in list(self._latest)]
+
 
 class TrialMemories:
     """What the trials of one run use. Any thread may read it.

@@ -39,6 +39,12 @@ class RayProcesses:
                 del self._servers[name]
         return found
 
+    def raylet_pid(self) -> int | None:
+        """The raylet's process on this machine; None if there is none, or it cannot be seen."""
+        if self._session is not None and not self._servers:
+            self._find()
+        return self._servers["raylet"].pid if "raylet" in self._servers else None
+
     def _find(self) -> None:
         assert self._session is not None
         # `process_iter` is not used, because it keeps an object for each process of the machine.

@@ -52,6 +52,8 @@ ELSEWHERE = {
     "TuneController._actor_failed",
     "TuneController._process_trial_failure",
     "TuneController.get_trial",
+    # Actors are not reused.
+    "_ObjectCache.cache_object",
     "TuneReporterBase._progress_str",
     "_Registry.register",
     "_Registry.unregister",

@@ -68,3 +68,14 @@ def test_trials_are_measured_on_both_nodes_and_one_may_die(tmp_path: Path) -> No
     assert said["started_again"] == said["killed"]
     assert said["errors"] == 0
     assert max(said["off_by_mib_after"]) < 5
+
+
+@pytest.mark.latest_only
+def test_a_full_node_does_not_hold_up_the_other_one() -> None:
+    said = run("gate")
+    assert said["errors"] == 0
+    assert said["trials"] == 6
+    assert said["elsewhere"] > 0
+    assert said["overlaps_on_own"] == 0
+    assert said["pauses"]
+    assert said["paused_elsewhere"] == []

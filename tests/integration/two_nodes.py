@@ -5,23 +5,29 @@ Prints one JSON object for each part.
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import os
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import ray
 from ray import tune
 from ray.cluster_utils import Cluster
 
-from ray_tune_memguard import TrialMemoryReporter, read_trial_memory
+from ray_tune_memguard import LaunchGate, TrialMemoryReporter, read_gate, read_trial_memory
 from ray_tune_memguard.cluster import probe
+from ray_tune_memguard.cluster.node_readings import ClusterMemory
 from ray_tune_memguard.cluster.probe import Answer, NoAnswerError, NodeProbes
 from ray_tune_memguard.notices import Notices, logger
+from ray_tune_memguard.system.node_memory import MACHINE, NodeMemory
 from tests.integration.memory_users import uses_memory
 
 MIB = 2**20
@@ -215,9 +221,54 @@ def measure_trials_on_both(folder: str) -> dict[str, Any]:
         }
 
 
+def says_where(config: dict[str, Any]) -> None:
+    began = time.time()
+    time.sleep(config["sleep"])
+    node = ray.get_runtime_context().get_node_id()
+    tune.report({"node": node, "began": began, "ended": time.time()})
+
+
+def gate_with_a_full_node() -> dict[str, Any]:
+    """The driver's node is full, so it runs one trial after the other; the second node is not."""
+    real = ClusterMemory.limits
+
+    def limits(memory: ClusterMemory, node: str) -> Any:
+        found = real(memory, node)
+        return [NodeMemory(97, 100, MACHINE)] if node == memory.own_node else found
+
+    with (
+        two_nodes(),
+        tempfile.TemporaryDirectory() as folder,
+        mock.patch.object(ClusterMemory, "limits", limits),
+    ):
+        own = ray.get_runtime_context().get_node_id()
+        grid = tune.Tuner(
+            says_where,
+            param_space={"sleep": tune.grid_search([0.5] * 6)},
+            run_config=tune.RunConfig(
+                name="gate", storage_path=folder, verbose=0, callbacks=[LaunchGate()]
+            ),
+        ).fit()
+        records = read_gate(Path(folder, "gate"))
+    on_own = sorted(
+        (result.metrics["began"], result.metrics["ended"])
+        for result in grid
+        if result.metrics["node"] == own
+    )
+    return {
+        "errors": len(grid.errors),
+        "trials": len(grid),
+        "elsewhere": len(grid) - len(on_own),
+        "overlaps_on_own": sum(late[0] < early[1] for early, late in itertools.pairwise(on_own)),
+        "paused_elsewhere": [record.node for record in records if record.node != own],
+        "pauses": [record.action for record in records].count("pause"),
+    }
+
+
 PARTS: dict[str, Callable[..., dict[str, Any]]] = {
     "probes": ask_a_node_that_dies,
     "trials": measure_trials_on_both,
+    "gate": gate_with_a_full_node,
 }
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from ray_tune_memguard.diagnostics.deaths.record import Death, MemoryUser
 from ray_tune_memguard.diagnostics.diagnosis import Diagnosis
 from ray_tune_memguard.diagnostics.findings import GrowingSite
 from ray_tune_memguard.diagnostics.growth import GrowthRow
+from ray_tune_memguard.report.gate_records import GateRecord
 from ray_tune_memguard.report.records import RecordFile
 from ray_tune_memguard.report.series import RssPoint
 from ray_tune_memguard.report.series_file import SeriesFile
@@ -81,6 +82,9 @@ def experiment(tmp_path: Path) -> Path:
                 config=config,
             )
         )
+    gate = RecordFile(reports / f"gate-{RUN}.jsonl")
+    gate.add(GateRecord(0.0, "pause", "node", "2.1 GiB is used", running=2))
+    gate.add(GateRecord(60.0, "resume", "node", "no trial has waited", running=1))
     state = '{"trial_data": [], "runner_data": {}, "stats": {}}'
     (path / f"experiment_state-{RUN}.json").write_text(state)
     (path / "trial_1").mkdir()

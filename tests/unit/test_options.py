@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from ray import cloudpickle
 
 from ray_tune_memguard import (
+    LaunchGate,
     MemGuard,
     ObjectGrowthTracker,
     OomSurvival,
@@ -61,6 +63,12 @@ def test_bad_arguments(option: str, value: Any, error: type[Exception]) -> None:
         ("SURVIVE_OOM", "perhaps"),
         ("SURVIVE_OOM", "2"),
         ("TRIAL_MEMORY_EVERY_SECONDS", "-1"),
+        ("LAUNCH_GATE", "maybe"),
+        ("PAUSE", "0"),
+        ("RESUME", "1.5"),
+        ("MEMORY_PER_TRIAL", "much"),
+        ("SHED", "2"),
+        ("STOP_AT", "-1"),
     ],
 )
 def test_bad_environment(monkeypatch: pytest.MonkeyPatch, variable: str, text: str) -> None:
@@ -81,8 +89,10 @@ def test_an_argument_wins_over_the_environment(
     monkeypatch.setenv("TUNE_MEMGUARD_REPORT_DEATHS", "0")
     monkeypatch.setenv("TUNE_MEMGUARD_HISTORIES", "store")
     monkeypatch.setenv("TUNE_MEMGUARD_TRIAL_MEMORY_EVERY_SECONDS", "none")
-    guard = MemGuard(every_trials=3)
-    assert guard.options == {
+    monkeypatch.setenv("TUNE_MEMGUARD_MEMORY_PER_TRIAL", "2 GB")
+    monkeypatch.setenv("TUNE_MEMGUARD_PAUSE", "0.7")
+    monkeypatch.setenv("TUNE_MEMGUARD_SLOW_START", "1")
+    assert MemGuard(every_trials=3).options == {
         "every_trials": 3,
         "every_seconds": 2.5,
         "spill_dir": tmp_path / "spill",
@@ -94,6 +104,13 @@ def test_an_argument_wins_over_the_environment(
         "report_deaths": False,
         "histories": "store",
         "trial_memory_every_seconds": None,
+        "launch_gate": True,
+        "pause": 0.7,
+        "resume": None,
+        "slow_start": True,
+        "memory_per_trial": 2_000_000_000,
+        "shed": False,
+        "stop_at": None,
     }
 
 
@@ -101,6 +118,7 @@ def test_an_argument_wins_over_the_environment(
 @pytest.mark.parametrize(
     "callback",
     [
+        LaunchGate(memory_per_trial="2 GB", stop_at=0.93),
         MemGuard(every_trials=9),
         ObjectGrowthTracker(growth_budget=0.5),
         OomSurvival(survive_oom=False),
@@ -143,3 +161,51 @@ def test_a_users_subclass_pickles_with_its_own_state(pickler: Any) -> None:
     assert type(again).__name__ == "WithArgument"
     assert again.owner == "me"
     assert again.reporter.every_trials == 9
+
+
+@pytest.mark.parametrize(
+    ("given", "count"),
+    [
+        (1, 1),
+        (2.5e9, 2_500_000_000),
+        ("2 GB", 2 * 10**9),
+        ("2GB", 2 * 10**9),
+        ("512 MiB", 512 * 2**20),
+        ("1.5 gib", 3 * 2**29),
+        ("3G", 3 * 10**9),
+        ("3Gi", 3 * 2**30),
+        ("100", 100),
+        ("7 kB", 7000),
+        ("20 B", 20),
+        (None, None),
+    ],
+)
+def test_sizes(given: object, count: int | None) -> None:
+    assert LaunchGate(memory_per_trial=given).memory_per_trial == count  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "given", ["much", "", "2 XB", "GB", "-1 GB", 0, -5, True, [], float("nan")]
+)
+def test_no_sizes(given: object) -> None:
+    with pytest.raises((TypeError, ValueError), match=r"^memory_per_trial must be a positive"):
+        LaunchGate(memory_per_trial=given)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"pause": 0.8, "resume": 0.8}, "resume must be less than pause; got resume=0.8"),
+        ({"pause": 0.8, "resume": 0.9}, "resume must be less than pause"),
+        ({"pause": 0.95, "stop_at": 0.93}, "pause must be less than stop_at"),
+        ({"pause": 0}, "pause must be a number above 0 and up to 1, or None; got 0"),
+        ({"pause": 1.1}, "pause must be a number above 0"),
+        ({"resume": "low"}, "resume must be a number above 0"),
+        ({"stop_at": 90}, "stop_at must be a number above 0"),
+        ({"slow_start": "yes"}, "slow_start must be True or False"),
+        ({"shed": 2}, "shed must be True or False"),
+    ],
+)
+def test_what_the_gate_refuses(options: dict[str, Any], text: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=f"^{re.escape(text)}"):
+        LaunchGate(**options)

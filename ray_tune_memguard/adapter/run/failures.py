@@ -20,6 +20,7 @@ from ray_tune_memguard.adapter.run.controller import add_methods
 from ray_tune_memguard.cluster import gcs
 
 if TYPE_CHECKING:
+    from ray.air.execution._internal.tracked_actor import TrackedActor
     from ray.tune.experiment import Trial
 
     from ray_tune_memguard.adapter.seam import Controller
@@ -70,7 +71,7 @@ def observe_failures(controller: Controller, observer: FailureObserver) -> Calla
 
 @boundary.entry("TuneController._actor_failed", Policy.CALL_RAY)
 def _actor_failed(
-    rays: RaysOwn, controller: Controller, tracked_actor: object, exception: Exception
+    rays: RaysOwn, controller: Controller, tracked_actor: TrackedActor, exception: Exception
 ) -> None:
     last: dict[str, str] = getattr(type(controller), _LAST_ACTOR)
     last.clear()

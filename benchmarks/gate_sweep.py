@@ -1,0 +1,318 @@
+"""One sweep of ``python -m benchmarks gate``, in a process of its own. Prints one JSON object."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+os.environ["PYTHONPATH"] = str(Path(__file__).resolve().parents[1])
+
+import psutil
+import ray
+from ray import tune
+from ray.tune.experiment import Trial
+
+from ray_tune_memguard import LaunchGate, MemGuard, read_gate
+from ray_tune_memguard.adapter import boundary
+from tests.integration import gated_sweeps
+
+MIB = 2**20
+BUDGET = 700 * MIB
+TRIALS, CPUS = 10, 4
+
+
+def start_ray(cpus: int) -> None:
+    ray.init(
+        address="local",
+        num_cpus=cpus,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level="ERROR",
+        object_store_memory=80 * MIB,
+    )
+
+
+def grows(_config: dict[str, Any]) -> None:
+    """Takes 210 MiB beside the 110 MiB of a worker, in three seconds."""
+    held = []
+    for step in range(6):
+        held.append(bytearray(b"1") * (35 * MIB))
+        time.sleep(0.5)
+        tune.report({"step": step})
+
+
+class Watch(tune.Callback):
+    """What trials use in all; measured in a thread, not by the gate."""
+
+    def __init__(self) -> None:
+        self.highest = self.later = 0
+        self.ended = 0
+        self._processes: list[int] = []
+        self._processes_at = 0.0
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._measure, daemon=True)
+        self._thread.start()
+
+    def used(self) -> int:
+        now = time.monotonic()
+        if now >= self._processes_at + 0.5:
+            self._processes, self._processes_at = trial_processes(), now
+        return sum(map(anonymous_bytes, self._processes))
+
+    def _measure(self) -> None:
+        while not self._over.wait(0.1):
+            used = self.used()
+            self.highest = max(self.highest, used)
+            if self.ended >= CPUS:
+                self.later = max(self.later, used)
+
+    def on_trial_complete(self, **info: Any) -> None:
+        self.ended += 1
+
+    def on_experiment_end(self, trials: list[Trial], **info: Any) -> None:
+        self._over.set()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+def anonymous_bytes(pid: int) -> int:
+    try:
+        memory = psutil.Process(pid).memory_info()
+    except psutil.Error:
+        return 0
+    return int(memory.rss - memory.shared)
+
+
+_raylet: list[psutil.Process] = []
+
+
+def trial_processes() -> list[int]:
+    """Ray's workers that run an actor."""
+    if not _raylet:
+        _raylet.extend(
+            process
+            for process in psutil.Process().children(recursive=True)
+            if process.name() == "raylet"
+        )
+    found = []
+    for process in _raylet[0].children():
+        try:
+            title = " ".join(process.cmdline())
+        except psutil.Error:
+            continue
+        if title.startswith("ray::") and "IDLE" not in title and "Agent" not in title:
+            found.append(process.pid)
+    return found
+
+
+def toy(folder: Path, kind: str) -> dict[str, Any]:
+    start_ray(CPUS)
+    watch = Watch()
+    callbacks: list[Any] = [watch]
+    options: dict[str, dict[str, Any]] = {
+        "gate": {},
+        "slow_start": {"slow_start": True},
+        "memory_per_trial": {"memory_per_trial": "325 MiB"},
+    }
+    if kind in options:
+        callbacks.append(LaunchGate(pause=0.95, resume=0.85, **options[kind]))
+    began = time.monotonic()
+    with gated_sweeps.memory(lambda: watch.used() / BUDGET, BUDGET):
+        grid = tune.Tuner(
+            grows,
+            tune_config=tune.TuneConfig(num_samples=TRIALS),
+            run_config=tune.RunConfig(
+                name="toy", storage_path=str(folder), verbose=0, callbacks=callbacks
+            ),
+        ).fit()
+    assert len(grid) == TRIALS
+    assert not grid.errors
+    return {
+        "highest": watch.highest / BUDGET,
+        "later": watch.later / BUDGET,
+        "seconds": time.monotonic() - began,
+        "actions": [record.action for record in read_gate(folder / "toy")],
+    }
+
+
+def sweep(
+    folder: Path, scheduler: str, reuse: bool, max_concurrent: int | None, two_shapes: bool
+) -> dict[str, Any]:
+    start_ray(3)
+    options: dict[str, Any] = {
+        "scheduler": scheduler,
+        "reuse_actors": reuse,
+        "max_concurrent": max_concurrent,
+        "two_shapes": two_shapes,
+        "trials": 8,
+    }
+    gate = LaunchGate(memory_per_trial=0.3 * gated_sweeps.TOTAL, pause=0.9, resume=0.8)
+    alone = gated_sweeps.sweep(folder / "alone", [], **options)
+    with gated_sweeps.memory(gated_sweeps.comes_and_goes()):
+        grid = gated_sweeps.sweep(folder / "gated", [gate], **options)
+    actions = [record.action for record in read_gate(folder / "gated" / "gated")]
+    return {
+        "trials": len(alone),
+        "ended": len(grid),
+        "errors": len(grid.errors),
+        "outcome": gated_sweeps.outcome(grid),
+        "alone": gated_sweeps.outcome(alone),
+        "pauses": actions.count("pause"),
+    }
+
+
+class Steps(tune.Callback):
+    """Steps and CPU time of the driver while a trial waits or runs."""
+
+    def __init__(self, begins_after_s: float) -> None:
+        self._begins_after_s = begins_after_s
+        self._began = 0.0
+        self._first: tuple[float, float] | None = None
+        self.count = 0
+        self.per_second = self.cpu = 0.0
+
+    def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
+        now = time.monotonic()
+        self._began = self._began or now
+        if not 0 <= now - self._began - self._begins_after_s <= 15:
+            return
+        if self._first is None:
+            self._first = now, time.process_time()
+            return
+        self.count += 1
+        seconds = now - self._first[0]
+        if seconds > 1:
+            self.per_second = self.count / seconds
+            self.cpu = (time.process_time() - self._first[1]) / seconds
+
+
+def sleeps(config: dict[str, Any]) -> None:
+    time.sleep(config["sleep"])
+    tune.report({"done": 1})
+
+
+def paused(folder: Path) -> dict[str, Any]:
+    """A trial of 25 s; with the gate another one waits until it has ended."""
+    start_ray(2)
+    found = {}
+    for name, sleep, callbacks in (("alone", [25], []), ("gated", [25, 0.1], [MemGuard()])):
+        steps = found[name] = Steps(begins_after_s=5)
+        with gated_sweeps.memory(lambda: 0.95):
+            tune.Tuner(
+                sleeps,
+                param_space={"sleep": tune.grid_search(sleep)},
+                run_config=tune.RunConfig(
+                    name=name, storage_path=str(folder), verbose=0, callbacks=[*callbacks, steps]
+                ),
+            ).fit()
+    return {
+        "steps": found["gated"].per_second,
+        "cpu": found["gated"].cpu,
+        "steps_alone": found["alone"].per_second,
+        "cpu_alone": found["alone"].cpu,
+    }
+
+
+def quick(config: dict[str, Any]) -> None:
+    tune.report({"score": config["x"]})
+
+
+def ample(folder: Path, first: int, trials: int = 150) -> dict[str, Any]:
+    """A sweep of short trials with reused actors, where starting is most of the work."""
+    start_ray(2)
+    own = [0.0]
+    for name in (
+        "PlacementGroupResourceManager.has_resources_ready",
+        "PlacementGroupResourceManager.acquire_resources",
+        "_ObjectCache.cache_object",
+        "LaunchGate.on_step_end",
+    ):
+        _time(name, own)
+    seconds: dict[str, float] = {}
+    order: list[tuple[str, list[Any]]] = [("alone", []), ("gated", [LaunchGate()])]
+    gated_sweeps.sweep(folder / "warm", [], trainable=quick, trials=10)
+    for name, callbacks in order if first else order[::-1]:
+        began = time.monotonic()
+        gated_sweeps.sweep(folder / name, callbacks, trainable=quick, trials=trials)
+        seconds[name] = time.monotonic() - began
+    return {**seconds, "own": own[0] / seconds["gated"]}
+
+
+def _time(name: str, total: list[float]) -> None:
+    """Put a clock on one of our entries. What Ray takes below it counts as ours."""
+    entry = boundary.ENTRIES[name]
+    ours: Callable[..., Any] = entry.ours
+
+    def timed(*args: Any, **kwargs: Any) -> Any:
+        began = time.perf_counter()
+        try:
+            return ours(*args, **kwargs)
+        finally:
+            total[0] += time.perf_counter() - began
+
+    entry.ours = timed
+
+
+def stop(folder: Path) -> dict[str, Any]:
+    start_ray(2)
+    seen = {"ended": 0}
+
+    class Count(tune.Callback):
+        def on_trial_complete(self, **info: Any) -> None:
+            seen["ended"] += 1
+
+    trials, iterations = 8, gated_sweeps.ITERATIONS
+    with gated_sweeps.memory(lambda: 0.94 if seen["ended"] >= 3 else 0.2):
+        grid = gated_sweeps.sweep(
+            folder,
+            [MemGuard(stop_at=0.93), Count()],
+            trials=trials,
+            trainable=gated_sweeps.reports,
+            space={"sleep": 0.4},
+        )
+    finished = [result for result in grid if result.metrics.get("count") == iterations]
+    seconds = {result.metrics["trial_id"]: result.metrics["timestamp"] for result in finished}
+    restored = tune.Tuner.restore(str(folder / "gated"), gated_sweeps.reports).fit()
+    again = {result.metrics["trial_id"]: result for result in restored}
+    lost = [
+        trial_id
+        for trial_id, timestamp in seconds.items()
+        if trial_id not in again or again[trial_id].metrics["timestamp"] != timestamp
+    ]
+    unfinished = [
+        result.metrics["trial_id"]
+        for result in grid
+        if 0 < result.metrics.get("count", 0) < iterations
+    ]
+    return {
+        "trials": trials,
+        "ended": len(finished),
+        "lost": len(lost),
+        "resumed": sum(result.metrics.get("count") == iterations for result in restored),
+        "went_on": sum(
+            again[trial_id].metrics["iterations_since_restore"] < iterations
+            for trial_id in unfinished
+        ),
+    }
+
+
+PARTS: dict[str, Callable[..., dict[str, Any]]] = {
+    "toy": toy,
+    "sweep": sweep,
+    "paused": paused,
+    "ample": ample,
+    "stop": stop,
+}
+
+if __name__ == "__main__":
+    print(json.dumps(PARTS[sys.argv[1]](Path(sys.argv[2]), **json.loads(sys.argv[3])), default=str))
