@@ -165,3 +165,18 @@ def test_what_a_child_takes_after_the_last_reading_of_shared_pages_counts(
     monkeypatch.setattr(process_tree._common, "update", lambda roots: None)
     worker.take(40)
     assert look(worker).anonymous == near(alone["RssAnon"] + 40 * MIB)
+
+
+def test_a_descendant_whose_pid_is_used_again_is_read_again(worker: WorkerProcess) -> None:
+    descendants = process_tree._Descendants()
+    root = key_of(worker)
+    worker.fork(1)
+    descendants.update([root])
+    [child] = descendants.of(root.pid)
+    descendants._table[child.pid] = (root.pid, child.started - 1)
+    descendants._last_pid = b""
+    descendants.update([root])
+    assert descendants.of(root.pid) == []
+    descendants._last_pid = b""
+    descendants.update([root])
+    assert descendants.of(root.pid) == [child]
