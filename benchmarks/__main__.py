@@ -4,7 +4,7 @@
 also kept in ``benchmarks/results/NAME.txt``. ``--again`` runs nothing: it reads ``NAME.json``, and
 prints, judges and draws it anew.
 
-``deaths``, ``frames``, ``gate``, ``histories``, ``hundred-thousand``, ``kills``,
+``deaths``, ``frames``, ``gate``, ``head-node``, ``histories``, ``hundred-thousand``, ``kills``,
 ``out-of-memory``, ``overhead``, ``planted``, ``ray-examples``, ``restore``, ``tracked`` and
 ``trial-memory`` have
 options of their own: see ``NAME --help``.
@@ -30,6 +30,7 @@ from benchmarks import (
     deaths,
     frames,
     gate,
+    head_node,
     histories,
     hundred_thousand,
     kills,
@@ -56,6 +57,7 @@ COMMANDS = {
     "frames": frames.main,
     "gate": gate.main,
     "histories": histories.main,
+    "head-node": head_node.main,
     "hundred-thousand": hundred_thousand.main,
     "kills": kills.main,
     "out-of-memory": out_of_memory.main,

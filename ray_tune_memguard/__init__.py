@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ray_tune_memguard.callbacks.head_node_reporter import HeadNodeReporter
 from ray_tune_memguard.callbacks.launch_gate import LaunchGate
 from ray_tune_memguard.callbacks.object_growth_tracker import ObjectGrowthTracker
 from ray_tune_memguard.callbacks.oom_survival import OomSurvival
@@ -17,6 +18,7 @@ from ray_tune_memguard.memguard import MemGuard
 from ray_tune_memguard.opening import install, open_experiment, uninstall
 from ray_tune_memguard.reading import iter_results, read_results
 from ray_tune_memguard.report.gate_records import read_gate
+from ray_tune_memguard.report.head_records import read_head_node
 from ray_tune_memguard.report.picture import plot_rss_series
 from ray_tune_memguard.report.series import read_rss_series
 from ray_tune_memguard.report.trial_memory import read_trial_memory
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "HeadNodeReporter",
     "LaunchGate",
     "MemGuard",
     "ObjectGrowthTracker",
@@ -47,6 +50,7 @@ __all__ = [
     "read_diagnosis",
     "read_gate",
     "read_growth",
+    "read_head_node",
     "read_results",
     "read_rss_series",
     "read_trial_memory",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from ray_tune_memguard import options as opt
 from ray_tune_memguard.callbacks.base import GuardCallback, guarded
+from ray_tune_memguard.callbacks.head_node_reporter import HeadNodeReporter
 from ray_tune_memguard.callbacks.launch_gate import LaunchGate
 from ray_tune_memguard.callbacks.object_growth_tracker import ObjectGrowthTracker
 from ray_tune_memguard.callbacks.oom_survival import OomSurvival
@@ -32,8 +33,8 @@ class MemGuard(GuardCallback):
     or, without a change of code, ``RAY_TUNE_CALLBACKS=ray_tune_memguard.MemGuard``. It combines a
     :class:`TrialPruner`, a :class:`RssReporter`, an :class:`ObjectGrowthTracker`, an
     :class:`OomSurvival`, a :class:`TrialDeathReporter`, a :class:`ResultHistories`, a
-    :class:`TrialMemoryReporter` and a :class:`LaunchGate`, whose pages describe the arguments and
-    their environment variables.
+    :class:`TrialMemoryReporter`, a :class:`LaunchGate` and a :class:`HeadNodeReporter`, whose pages
+    describe the arguments and their environment variables.
 
     Args:
         every_trials: finished trials between two RSS lines (:class:`RssReporter`).
@@ -55,6 +56,7 @@ class MemGuard(GuardCallback):
         memory_per_trial: bytes that a trial needs at least (:class:`LaunchGate`).
         shed: whether the newest trial is paused when memory is short (:class:`LaunchGate`).
         stop_at: share of the memory at which the run ends resumably (:class:`LaunchGate`).
+        head_every_seconds: seconds between two looks at the head (:class:`HeadNodeReporter`).
 
     Raises:
         ValueError, TypeError: an argument, or its environment variable, is not allowed.
@@ -89,6 +91,7 @@ class MemGuard(GuardCallback):
         memory_per_trial: float | str | opt.Unset | None = opt.UNSET,
         shed: bool | opt.Unset = opt.UNSET,
         stop_at: float | opt.Unset | None = opt.UNSET,
+        head_every_seconds: float | opt.Unset | None = opt.UNSET,
     ) -> None:
         self.pruner = TrialPruner(
             spill_dir=spill_dir, trim_every_trials=trim_every_trials, trim_slack_mib=trim_slack_mib
@@ -110,6 +113,7 @@ class MemGuard(GuardCallback):
             shed=shed,
             stop_at=stop_at,
         )
+        self.head = HeadNodeReporter(head_every_seconds=head_every_seconds)
         # The order matters: results are committed before a spill, RSS is reported after it.
         self._parts: tuple[GuardCallback, ...] = (
             self.histories,
@@ -120,6 +124,7 @@ class MemGuard(GuardCallback):
             self.deaths,
             self.memory,
             self.gate,
+            self.head,
         )
         self._forget_run()
         self.options = {name: value for part in self._parts for name, value in part.options.items()}
@@ -170,6 +175,7 @@ class MemGuard(GuardCallback):
             self.deaths.on_step_end(iteration=iteration, trials=trials, **info)
             self.memory.on_step_end(iteration=iteration, trials=trials, **info)
             self.gate.on_step_end(iteration=iteration, trials=trials, **info)
+            self.head.on_step_end(iteration=iteration, trials=trials, **info)
 
     @guarded
     def on_trial_start(
@@ -199,6 +205,7 @@ class MemGuard(GuardCallback):
         self.memory.on_trial_complete(iteration, trials, trial, **info)
         self.reporter.on_trial_complete(iteration, trials, trial, **info)
         self.tracker.on_trial_complete(iteration, trials, trial, **info)
+        self.head.on_trial_complete(iteration, trials, trial, **info)
 
     @guarded
     def on_trial_error(
@@ -208,6 +215,7 @@ class MemGuard(GuardCallback):
         self.memory.on_trial_error(iteration, trials, trial, **info)
         self.reporter.on_trial_error(iteration, trials, trial, **info)
         self.tracker.on_trial_error(iteration, trials, trial, **info)
+        self.head.on_trial_error(iteration, trials, trial, **info)
 
     @guarded
     def on_experiment_end(self, trials: list[Trial], **info: object) -> None:

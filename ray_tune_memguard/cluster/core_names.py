@@ -41,6 +41,7 @@ NAMES: tuple[PrivateName, ...] = (
     *rows_of("ray.actor:ActorHandle", _BOTH, "_actor_id"),
     *rows_of("ray.core.generated.common_pb2", CLUSTER_STATE, "WorkerExitType"),
     *rows_of(_STATE, CLUSTER_BY_ADDRESS, "_initialize_global_state(gcs_options)", "disconnect()"),
+    *rows_of(_STATE, CLUSTER_BY_ADDRESS, "available_resources_per_node()"),
     *rows_of("ray._raylet", CLUSTER_BY_ADDRESS, "GcsClientOptions"),
     # The raylets.
     *rows_of(

@@ -205,6 +205,19 @@ def nodes() -> list[NodeInfo]:
         return [_node(row) for row in _accessor().get_node_table()]
 
 
+def available_resources() -> dict[str, dict[str, float]]:
+    """What each node has not given away, by the id of the node; resources that are used up lack.
+
+    Raises:
+        ClusterStateError: the control service cannot be asked.
+    """
+    with _failures_named("the available resources"):
+        from ray._private.state import state
+
+        found: dict[str, dict[str, float]] = state.available_resources_per_node()
+        return found
+
+
 def system_config() -> dict[str, object]:
     """The settings that the head was started with (``_system_config``), by name.
 

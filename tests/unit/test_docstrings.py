@@ -18,6 +18,7 @@ from ray_tune_memguard.diagnostics.diagnosis import Diagnosis
 from ray_tune_memguard.diagnostics.findings import GrowingSite
 from ray_tune_memguard.diagnostics.growth import GrowthRow
 from ray_tune_memguard.report.gate_records import GateRecord
+from ray_tune_memguard.report.head_records import HeadRecord
 from ray_tune_memguard.report.records import RecordFile
 from ray_tune_memguard.report.series import RssPoint
 from ray_tune_memguard.report.series_file import SeriesFile
@@ -85,6 +86,9 @@ def experiment(tmp_path: Path) -> Path:
     gate = RecordFile(reports / f"gate-{RUN}.jsonl")
     gate.add(GateRecord(0.0, "pause", "node", "2.1 GiB is used", running=2))
     gate.add(GateRecord(60.0, "resume", "node", "no trial has waited", running=1))
+    head = RecordFile(reports / f"head-{RUN}.jsonl")
+    for time, trials, rss in ((0.0, 500, 48 * MIB), (60.0, 1000, 64 * MIB)):
+        head.add(HeadRecord(time, trials, {"gcs_server": (rss, rss // 2)}))
     state = '{"trial_data": [], "runner_data": {}, "stats": {}}'
     (path / f"experiment_state-{RUN}.json").write_text(state)
     (path / "trial_1").mkdir()

@@ -22,7 +22,7 @@ from ray_tune_memguard.cluster.doctor.findings import Finding, Place, Remedy, Se
 from ray_tune_memguard.cluster.doctor.fixes import FORMS, Fix
 
 MIB, GIB = 2**20, 2**30
-IDLE = WorkerFacts(11, "ray::IDLE", rss=124 * MIB, anonymous=58 * MIB, cpu=0.005, owned_objects=0)
+IDLE = WorkerFacts(11, "ray::IDLE", anonymous=58 * MIB, cpu=0.005, owned_objects=0)
 MACHINE = MemoryFacts(ray_total=64 * GIB)
 
 
@@ -58,7 +58,7 @@ def only(given: Facts, check: str) -> Finding:
 
 
 def test_a_healthy_cluster_has_no_findings() -> None:
-    trials = WorkerFacts(12, "ray::ImplicitFunc.train", 9 * GIB, 8 * GIB, 1.0, 500)
+    trials = WorkerFacts(12, "ray::ImplicitFunc.train", 8 * GIB, 1.0, 500)
     head = HeadFacts(has_dashboard=True, gcs_rss=60 * MIB, environment={})
     assert checks.examine(facts(node(IDLE, IDLE, trials), head=head)) == []
     others = node(IDLE, is_head=False, name="10.0.0.6")
@@ -105,9 +105,29 @@ def test_an_idle_worker_that_owns_objects() -> None:
     assert "pid 7 owns 3" in above.evidence
 
 
+def test_idle_workers_that_ray_does_not_end() -> None:
+    several = [worker(pid=pid) for pid in range(1, 7)]
+    lasting = frozenset(range(1, 6))
+    found = only(facts(node(*several, lasting=lasting)), "idle-workers-above-limit")
+    assert found.what == "3 idle workers more than the limit do not end."
+    # They end in the meantime.
+    assert checks.examine(facts(node(*several, lasting=frozenset({1, 2})))) == []
+    owners = [worker(pid=pid, owned_objects=1) for pid in range(1, 4)]
+    given = facts(node(*owners, *several[3:], lasting=lasting))
+    assert names(checks.examine(given)) == ["idle-workers-own-objects"]
+    busy = facts(node(*several, lasting=frozenset({1, 2}), free_cpus=0.0))
+    assert names(checks.examine(busy)) == ["idle-workers-above-limit"]
+
+
 def test_an_idle_worker_that_uses_cpu_time() -> None:
     found = only(facts(node(IDLE, worker(pid=8, cpu=0.97))), "idle-workers-burn-cpu")
     assert found.evidence == "pid 8 uses 97% of a CPU"
+
+
+def test_an_idle_worker_that_would_use_cpu_time_on_a_busy_machine() -> None:
+    found = only(facts(node(worker(pid=8, cpu=0.03, wanted_cpu=0.99))), "idle-workers-burn-cpu")
+    assert found.evidence == "pid 8 uses 3% of a CPU, and would use 99% of it"
+    assert checks.examine(facts(node(worker(pid=8, cpu=0.03, wanted_cpu=0.4)))) == []
 
 
 def test_idle_workers_that_hold_memory() -> None:

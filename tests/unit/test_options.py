@@ -62,6 +62,7 @@ def test_bad_arguments(option: str, value: Any, error: type[Exception]) -> None:
         ("GROWTH_BUDGET", "1.5"),
         ("SURVIVE_OOM", "perhaps"),
         ("SURVIVE_OOM", "2"),
+        ("HEAD_EVERY_SECONDS", "0"),
         ("TRIAL_MEMORY_EVERY_SECONDS", "-1"),
         ("LAUNCH_GATE", "maybe"),
         ("PAUSE", "0"),
@@ -86,6 +87,7 @@ def test_an_argument_wins_over_the_environment(
     monkeypatch.setenv("TUNE_MEMGUARD_SPILL_DIR", str(tmp_path / "spill"))
     monkeypatch.setenv("TUNE_MEMGUARD_GROWTH_BUDGET", "0.5")
     monkeypatch.setenv("TUNE_MEMGUARD_SURVIVE_OOM", "0")
+    monkeypatch.setenv("TUNE_MEMGUARD_HEAD_EVERY_SECONDS", "30")
     monkeypatch.setenv("TUNE_MEMGUARD_REPORT_DEATHS", "0")
     monkeypatch.setenv("TUNE_MEMGUARD_HISTORIES", "store")
     monkeypatch.setenv("TUNE_MEMGUARD_TRIAL_MEMORY_EVERY_SECONDS", "none")
@@ -101,6 +103,7 @@ def test_an_argument_wins_over_the_environment(
         "sample_every_trials": 25,
         "growth_budget": 0.5,
         "survive_oom": False,
+        "head_every_seconds": 30.0,
         "report_deaths": False,
         "histories": "store",
         "trial_memory_every_seconds": None,

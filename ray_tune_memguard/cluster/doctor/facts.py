@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 
 from ray_tune_memguard.cluster.settings import NEWEST_KNOWN, Value, Version, effective
 
+IDLE_TITLE = "ray::IDLE"
+
 
 @dataclass(frozen=True)
 class WorkerFacts:
@@ -17,23 +19,23 @@ class WorkerFacts:
     Attributes:
         pid: its process.
         title: its title (``ray::IDLE``).
-        rss: its resident memory.
-        anonymous: of that, what belongs to it alone.
+        anonymous: the memory that belongs to it alone.
         cpu: used share of one CPU while the doctor looked.
+        wanted_cpu: share of one CPU that its busiest thread would have used on a free machine.
         owned_objects: objects that it owns; None without ``grpcio``.
     """
 
     pid: int
     title: str
-    rss: int
     anonymous: int
     cpu: float = 0.0
+    wanted_cpu: float = 0.0
     owned_objects: int | None = None
 
     @property
     def is_idle(self) -> bool:
         # Workers for spilling are `ray::IDLE_SpillWorker`; Ray keeps them.
-        return self.title == "ray::IDLE"
+        return self.title == IDLE_TITLE
 
 
 @dataclass(frozen=True)
@@ -63,10 +65,12 @@ class NodeFacts:
         is_head: whether the head runs on it.
         is_here: whether it runs on this machine, so that its processes could be read.
         cpus, free_cpus: CPUs that Ray may give away, and that it has not given away.
-        memory, object_store: what the node offers as resources.
+        object_store: the size of its object store.
         environment: the settings in the environment of its raylet.
         slurm_memory: what its Slurm job may use (``SLURM_MEM_PER_NODE``).
         workers: its workers.
+        lasting: pids of idle workers that were still idle after the time in which Ray ends those
+            above the limit; None if there were no more than the limit, or they were not watched.
         machine: the memory of its machine.
     """
 
@@ -75,11 +79,11 @@ class NodeFacts:
     is_here: bool = False
     cpus: float = 0.0
     free_cpus: float | None = None
-    memory: int | None = None
     object_store: int | None = None
     environment: dict[str, str] = field(default_factory=dict)
     slurm_memory: int | None = None
     workers: tuple[WorkerFacts, ...] = ()
+    lasting: frozenset[int] | None = None
     machine: MemoryFacts = MemoryFacts()
 
     @property
@@ -153,6 +157,13 @@ class Facts:
     def setting(self, name: str, node: NodeFacts) -> Value:
         """The value of a setting for a node's raylet."""
         return effective(name, self.system_config, node.environment)
+
+    def idle_limit(self, node: NodeFacts) -> float:
+        """The idle workers that a node may keep; Ray ends others."""
+        limit = self.setting("num_workers_soft_limit", node)
+        if limit >= 0:
+            return limit
+        return node.cpus if node.free_cpus is None else node.free_cpus
 
     def head_setting(self, name: str) -> Value:
         """The value of a setting for ``gcs_server``."""

@@ -16,6 +16,7 @@ import ray
 
 from ray_tune_memguard.cluster import gcs, raylet, settings
 from ray_tune_memguard.cluster.doctor.facts import (
+    IDLE_TITLE,
     Facts,
     HeadFacts,
     NodeFacts,
@@ -28,13 +29,16 @@ from ray_tune_memguard.cluster.doctor.processes import (
     children,
     environment_of,
     has_dashboard,
+    is_titled,
     local_raylets,
     named,
 )
-from ray_tune_memguard.system.process import cpu_seconds
+from ray_tune_memguard.system.process import ThreadTime, thread_times
 
 #: How long CPU time is counted.
 _CPU_WINDOW_S = 0.3
+#: How long it is watched whether idle workers above the limit end.
+_MAX_WAIT_S = 3.0
 _HEAD_RESOURCE = "node:__internal_head__"
 
 
@@ -51,11 +55,16 @@ def of_cluster(address: str, plan: PlanFacts) -> Facts:
     with gcs.connected_to(address):
         alive = [node for node in gcs.nodes() if node.is_alive]
         config = gcs.system_config()
+        free = gcs.available_resources()
     raylets = local_raylets()
     here = {node.node_id: raylets[node.node_id] for node in alive if node.node_id in raylets}
-    before = {pid: cpu_seconds(pid) for process in here.values() for pid in children(process)}
+    before = {pid: thread_times(pid) for process in here.values() for pid in children(process)}
     began = time.monotonic()
-    owned = {node.node_id: raylet.owned_objects(node.address, node.port) for node in alive}
+    owned = {
+        node.node_id: raylet.owned_objects(node.address, node.port)
+        for node in alive
+        if node.node_id in here
+    }
     head = _head(here.values())
     time.sleep(max(0.0, _CPU_WINDOW_S - (time.monotonic() - began)))
     seconds = time.monotonic() - began
@@ -65,13 +74,14 @@ def of_cluster(address: str, plan: PlanFacts) -> Facts:
             name=node.address,
             is_head=_HEAD_RESOURCE in node.resources,
             cpus=node.resources.get("CPU", 0.0),
-            memory=_whole(node.resources.get("memory")),
+            free_cpus=free[node.node_id].get("CPU", 0.0) if node.node_id in free else None,
             object_store=_whole(node.resources.get("object_store_memory")),
         )
         process = here.get(node.node_id)
         if process is not None:
             facts = _with_processes(facts, process, before, seconds, owned[node.node_id])
         nodes.append(facts)
+    nodes = _with_lasting(nodes, config)
     given = {name for facts in nodes for name in facts.environment} | set(head.environment or {})
     return Facts(
         ray_version=settings.version_of(ray.__version__),
@@ -87,7 +97,7 @@ def of_cluster(address: str, plan: PlanFacts) -> Facts:
 def _with_processes(
     facts: NodeFacts,
     process: psutil.Process,
-    before: dict[int, float | None],
+    before: dict[int, dict[int, ThreadTime]],
     seconds: float,
     owned: dict[int, int] | None,
 ) -> NodeFacts:
@@ -100,16 +110,15 @@ def _with_processes(
             memory = child.memory_info()
         except (psutil.Error, IndexError):
             continue
-        then, now = before.get(pid), cpu_seconds(pid)
-        used = 0.0 if then is None or now is None else (now - then) / seconds
+        used, wanted = _cpu(before.get(pid, {}), thread_times(pid))
         workers.append(
             WorkerFacts(
                 pid,
                 title,
-                rss=memory.rss,
                 # Linux alone tells what is shared.
                 anonymous=memory.rss - getattr(memory, "shared", 0),
-                cpu=used,
+                cpu=used / seconds,
+                wanted_cpu=wanted / seconds,
                 owned_objects=None if owned is None else owned.get(pid, 0),
             )
         )
@@ -121,6 +130,36 @@ def _with_processes(
         workers=tuple(worker for worker in workers if worker.title.startswith("ray::")),
         machine=memory_of(process.pid),
     )
+
+
+def _cpu(then: dict[int, ThreadTime], now: dict[int, ThreadTime]) -> tuple[float, float]:
+    """Seconds that the threads ran, and for which the busiest one ran or waited for a CPU."""
+    both = then.keys() & now.keys()
+    ran = {thread: now[thread].ran - then[thread].ran for thread in both}
+    waited = {thread: now[thread].waited - then[thread].waited for thread in both}
+    return sum(ran.values()), max((ran[thread] + waited[thread] for thread in both), default=0.0)
+
+
+def _with_lasting(nodes: list[NodeFacts], config: dict[str, object]) -> list[NodeFacts]:
+    """Wait until Ray has ended idle workers above the limit, if there are any and it soon does."""
+    facts = Facts(system_config=config)
+    waits = {}
+    for number, node in enumerate(nodes):
+        interval = facts.setting("kill_idle_workers_interval_ms", node)
+        after = facts.setting("idle_worker_killing_time_threshold_ms", node)
+        # One for each look, and one for the time that a worker takes to exit.
+        wait = (after + 3 * interval) / 1000
+        if len(node.idle) > facts.idle_limit(node) and interval and wait <= _MAX_WAIT_S:
+            waits[number] = wait
+    if not waits:
+        return nodes
+    time.sleep(max(waits.values()))
+    found = list(nodes)
+    for number in waits:
+        pids = (worker.pid for worker in nodes[number].idle)
+        lasting = frozenset(pid for pid in pids if is_titled(pid, IDLE_TITLE))
+        found[number] = dataclasses.replace(nodes[number], lasting=lasting)
+    return found
 
 
 def _head(raylets: Iterable[psutil.Process]) -> HeadFacts:

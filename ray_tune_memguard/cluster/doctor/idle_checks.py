@@ -23,6 +23,8 @@ _LIMIT = "num_workers_soft_limit"
 _MAX_IDLE_MS = 10_000
 #: Share of one CPU; an idle worker takes less than 0.01.
 _MAX_IDLE_CPU = 0.1
+#: On a busy machine a thread that never rests gets little, because Ray's workers are nice.
+_MAX_WANTED_CPU = 0.5
 #: Memory of an idle worker of its own. One that has run a task has 60 MiB.
 _MAX_IDLE_BYTES = 100 * 2**20
 #: Share of a node's memory that its idle workers may have.
@@ -85,11 +87,11 @@ def own_objects(facts: Facts) -> Iterator[Finding]:
     for node in facts.nodes:
         owners = [worker for worker in node.idle if worker.owned_objects]
         if owners:
-            is_above = len(node.idle) > _share(facts, node)
+            is_above = len(node.idle) > facts.idle_limit(node)
             yield Finding(
                 "idle-workers-own-objects",
                 Severity.WARNING if is_above else Severity.NOTE,
-                f"{_count(owners)} own objects.",
+                f"{_count(owners, 'owns', 'own')} objects.",
                 "A worker that owns an object does not exit, because the object would be lost with "
                 "it.",
                 ", ".join(
@@ -102,18 +104,52 @@ def own_objects(facts: Facts) -> Iterator[Finding]:
             )
 
 
+def above_limit(facts: Facts) -> Iterator[Finding]:
+    """Ray does not end the idle workers above the limit, and no other check says why."""
+    for node in facts.nodes:
+        limit = facts.idle_limit(node)
+        owners = sum(bool(worker.owned_objects) for worker in node.idle)
+        above = len(node.lasting or ()) - limit - owners
+        if above > 0:
+            yield Finding(
+                "idle-workers-above-limit",
+                Severity.WARNING,
+                f"{above:g} idle workers more than the limit do not end.",
+                f"Ray asks those above {_LIMIT} (as many as CPUs that are not in use, if it is "
+                "-1) to exit; one that owns objects, or that holds references, refuses.",
+                f"{len(node.lasting or ())} stayed idle, {limit:g} may; pids "
+                + ", ".join(map(str, sorted(node.lasting or ())))
+                + ".",
+                advice="Look for globals and caches in tasks that hold ObjectRefs or actor "
+                "handles, or decorate such tasks with @ray.remote(max_calls=1).",
+                where=node.name,
+            )
+
+
 def burn_cpu(facts: Facts) -> Iterator[Finding]:
     """Idle workers use CPU time."""
     for node in facts.nodes:
-        busy = [worker for worker in node.idle if worker.cpu >= _MAX_IDLE_CPU]
+        busy = [
+            worker
+            for worker in node.idle
+            if worker.cpu >= _MAX_IDLE_CPU or worker.wanted_cpu >= _MAX_WANTED_CPU
+        ]
         if busy:
             yield Finding(
                 "idle-workers-burn-cpu",
                 Severity.WARNING,
-                f"{_count(busy)} use CPU time.",
+                f"{_count(busy, 'uses', 'use')} CPU time.",
                 "Ray calls a worker idle when no task runs in it; a thread that a task has started "
                 "and not ended runs on.",
-                ", ".join(f"pid {worker.pid} uses {worker.cpu:.0%} of a CPU" for worker in busy),
+                ", ".join(
+                    f"pid {worker.pid} uses {worker.cpu:.0%} of a CPU"
+                    + (
+                        f", and would use {worker.wanted_cpu:.0%} of it"
+                        if worker.wanted_cpu >= _MAX_WANTED_CPU
+                        else ""
+                    )
+                    for worker in busy
+                ),
                 advice="End such threads before the task returns, or decorate the task with "
                 "@ray.remote(max_calls=1); `py-spy dump --pid PID` shows what runs.",
                 where=node.name,
@@ -128,10 +164,11 @@ def hold_memory(facts: Facts) -> Iterator[Finding]:
         share = held / node.total if node.total else 0.0
         if large or share > _MAX_IDLE_SHARE:
             chosen = large or list(node.idle)
+            of_chosen = size(sum(worker.anonymous for worker in chosen))
             yield Finding(
                 "idle-workers-hold-memory",
                 Severity.WARNING if share > _MAX_IDLE_SHARE else Severity.NOTE,
-                f"{_count(chosen)} hold {size(sum(worker.anonymous for worker in chosen))}.",
+                f"{_count(chosen, 'holds', 'hold')} {of_chosen}.",
                 "A worker keeps its module globals, caches and imports until it exits, and below "
                 f"{_LIMIT} nothing ends it.",
                 ", ".join(f"pid {worker.pid} has {size(worker.anonymous)}" for worker in chosen)
@@ -143,15 +180,7 @@ def hold_memory(facts: Facts) -> Iterator[Finding]:
             )
 
 
-CHECKS = (never_ended, kept_long, many_allowed, own_objects, burn_cpu, hold_memory)
-
-
-def _share(facts: Facts, node: NodeFacts) -> float:
-    """The idle workers that the node may keep."""
-    limit = facts.setting(_LIMIT, node)
-    if limit >= 0:
-        return limit
-    return node.cpus if node.free_cpus is None else node.free_cpus
+CHECKS = (never_ended, kept_long, many_allowed, own_objects, above_limit, burn_cpu, hold_memory)
 
 
 def _idle_in_words(nodes: list[NodeFacts]) -> str:
@@ -164,8 +193,10 @@ def _idle_in_words(nodes: list[NodeFacts]) -> str:
     return f"{len(idle)} idle workers on {cpus:g} CPUs hold {held}."
 
 
-def _count(workers: list[WorkerFacts]) -> str:
-    return f"{len(workers)} idle worker{'s' if len(workers) > 1 else ''}"
+def _count(workers: list[WorkerFacts], one: str, several: str) -> str:
+    """The number of idle workers, with a verb."""
+    count = len(workers)
+    return f"1 idle worker {one}" if count == 1 else f"{count} idle workers {several}"
 
 
 def _names(facts: Facts, nodes: list[NodeFacts]) -> str:

@@ -65,6 +65,14 @@ def argument(process: psutil.Process, start: str) -> str:
     return next((word.removeprefix(start) for word in command if word.startswith(start)), "")
 
 
+def is_titled(pid: int, title: str) -> bool:
+    """Whether the process has the title (``ray::IDLE``)."""
+    try:
+        return psutil.Process(pid).cmdline()[:1] == [title]
+    except psutil.Error:
+        return False
+
+
 def environment_of(process: psutil.Process) -> dict[str, str] | None:
     """The environment that it was started with; None if it belongs to another user."""
     try:

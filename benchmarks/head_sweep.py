@@ -1,0 +1,81 @@
+"""One sweep of ``python -m benchmarks head-node``, in a process and a Ray cluster of its own.
+
+Beside :class:`HeadNodeReporter` a callback reads ``VmRSS`` of ``gcs_server`` itself: the truth that
+the reporter's slope is compared with. Prints one JSON object.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+EVERY_TRIALS = 10
+
+
+def run(storage: str, trials: int, watched: bool) -> dict[str, Any]:
+    """The slope of ``gcs_server``, what the reporter said, and what its looks cost."""
+    import ray
+    from ray import tune
+
+    from ray_tune_memguard import HeadNodeReporter
+    from ray_tune_memguard.notices import logger
+
+    ray.init(
+        address="local",
+        num_cpus=2,
+        include_dashboard=False,
+        log_to_driver=False,
+        object_store_memory=80 * 2**20,
+    )
+    node = ray._private.worker._global_node
+    gcs = node.all_processes["gcs_server"][0].process.pid
+    truth: list[tuple[int, int]] = []
+    lines: list[str] = []
+
+    class Truth(tune.Callback):
+        finished = 0
+
+        def on_trial_complete(self, *args: object, **kwargs: object) -> None:
+            self.finished += 1
+            if self.finished % EVERY_TRIALS == 0:
+                status = Path(f"/proc/{gcs}/status").read_text()
+                rss = next(line for line in status.splitlines() if line.startswith("VmRSS"))
+                truth.append((self.finished, int(rss.split()[1]) * 1024))
+
+    def train(_config: dict[str, Any]) -> None:
+        tune.report({"i": 1})
+
+    logger.addFilter(lambda record: bool(lines.append(record.getMessage())) or True)
+    reporter = HeadNodeReporter()
+    callbacks: list[Any] = [Truth(), *([reporter] if watched else [])]
+    began = time.monotonic()
+    tune.Tuner(
+        train,
+        tune_config=tune.TuneConfig(num_samples=trials, reuse_actors=True),
+        run_config=tune.RunConfig(
+            name="head", storage_path=storage, verbose=0, callbacks=callbacks
+        ),
+    ).fit()
+    seconds = time.monotonic() - began
+    state = reporter._state
+    said = [one for one in reporter.processes() if one.name == "gcs_server"]
+    return {
+        "seconds": seconds,
+        "truth": truth,
+        "per_trial": said[0].per_trial if said else None,
+        "is_growing": said[0].is_growing if said else False,
+        "looks": state.looks if state is not None and watched else 0,
+        "look_s": state.spent_s / max(1, state.looks) if state is not None and watched else 0.0,
+        "lines": [line for line in lines if "head node" in line],
+    }
+
+
+if __name__ == "__main__":
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
+    os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
+    print(json.dumps(run(sys.argv[1], int(sys.argv[2]), sys.argv[3] == "watched")))

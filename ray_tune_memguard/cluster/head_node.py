@@ -1,0 +1,86 @@
+"""Measures the processes of the head node, and says what to do about one that grows."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+
+import ray
+
+from ray_tune_memguard.cluster.session import session_directory
+from ray_tune_memguard.report.sizes import size
+from ray_tune_memguard.system.ray_processes import RayProcesses
+
+_HEAD_RESOURCE = "node:__internal_head__"
+#: Bytes per trial of `gcs_server` that task events explain; more is dead actors and workers.
+_MAX_BY_TASK_EVENTS = 25_000
+_REPORTS = "task_events_report_interval_ms"
+_TASKS = "task_events_max_num_task_in_gcs"
+_ACTORS = "maximum_gcs_destroyed_actor_cached_count"
+
+#: What to do about processes of which nothing more is known.
+_ADVICE = {
+    "dashboard": "It keeps tables of tasks, actors and events: start Ray with "
+    "include_dashboard=False, or with RAY_DASHBOARD_MAX_EVENTS_TO_CACHE=1000.",
+    "log monitor": "It follows a file for each worker: init Ray with log_to_driver=False, or reuse "
+    "actors (reuse_actors=True in TuneConfig).",
+    "raylet": "It keeps what runs on the head: start the head with num_cpus=0 if there are other "
+    "nodes, and reuse actors (reuse_actors=True in TuneConfig).",
+    "dashboard agent": "It cannot be turned off: plan for 0.2 GiB a node.",
+    "runtime env agent": "It keeps a record for each runtime environment: pass the same one to all "
+    "trials.",
+    "autoscaler monitor": "It is idle without an autoscaler: plan for 0.1 GiB.",
+}
+
+
+def head_node_id() -> str | None:
+    """The id of the head's node; None if it is not alive. A client may ask as well."""
+    for node in ray.nodes():
+        if node["Alive"] and _HEAD_RESOURCE in node["Resources"]:
+            return str(node["NodeID"])
+    return None
+
+
+def memory_by_process(node: str) -> dict[str, tuple[int, int]]:
+    """RSS and anonymous memory in bytes of Ray's own processes on this machine, by name.
+
+    Args:
+        node: the id of the node that this process runs on.
+    """
+    memory = _processes(node).memory()
+    return {name: (found.rss, found.anonymous) for name, found in memory.items()}
+
+
+@functools.lru_cache(maxsize=4)
+def _processes(node: str) -> RayProcesses:
+    """The processes of a node, which are searched once."""
+    directory = session_directory()
+    return RayProcesses(None if directory is None else directory.name, node)
+
+
+def advice(name: str, per_trial: float, settings: Mapping[str, object]) -> str:
+    """What to do about a process of the head that grows.
+
+    Args:
+        name: the process.
+        per_trial: by how many bytes it grows for each trial; 0 if not known.
+        settings: settings of Ray that are known to be other than by default.
+
+    Example:
+        >>> advice("gcs_server", 16_000, {})[:59]
+        'It keeps the events of every task (15.6 KiB a trial; 0.4 KB'
+    """
+    if name != "gcs_server":
+        return _ADVICE.get(name, "")
+    keeps = f"{size(per_trial)} a trial" if per_trial else "15 to 17 KB a trial"
+    actors = (
+        f"Dead actors take a part: set reuse_actors=True in TuneConfig, or RAY_{_ACTORS}=10000 at "
+        "the head."
+    )
+    if settings.get(_REPORTS) == 0:
+        return f"It grows by {keeps} without task events. {actors}"
+    text = (
+        f"It keeps the events of every task ({keeps}; 0.4 KB without them). Start Ray with "
+        f"RAY_{_REPORTS}=0, or with RAY_{_TASKS}=1000 at the head, which keeps the last 200 trials."
+    )
+    return f"{text} {actors}" if per_trial > _MAX_BY_TASK_EVENTS else text
