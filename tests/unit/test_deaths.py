@@ -11,13 +11,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from ray.exceptions import RayActorError
 
 from ray_tune_memguard import read_deaths
 from ray_tune_memguard.cluster.gcs import ActorInfo
 from ray_tune_memguard.cluster.probe import Answer
 from ray_tune_memguard.diagnostics.deaths import driver, evidence
 from ray_tune_memguard.diagnostics.deaths.advice import advise
-from ray_tune_memguard.diagnostics.deaths.evidence import NodeEvidence
+from ray_tune_memguard.diagnostics.deaths.evidence import NodeEvidence, Place
 from ray_tune_memguard.diagnostics.deaths.investigation import Inquiry
 from ray_tune_memguard.diagnostics.deaths.record import Death, MemoryUser
 from ray_tune_memguard.diagnostics.deaths.report import Sizes, make_record, summarize
@@ -26,7 +27,7 @@ from ray_tune_memguard.report.driver_record import BEGIN, END, DriverRecord, int
 from ray_tune_memguard.report.records import RecordFile
 from ray_tune_memguard.report.series import RssPoint
 from ray_tune_memguard.report.series_file import SeriesFile
-from ray_tune_memguard.system.kernel_log import KernelEvidence, OomKill
+from ray_tune_memguard.system.kernel_log import KernelEvidence, KernelWatch, OomKill
 
 GIB = 2**30
 VICTIM, HOG = 101, 102
@@ -161,6 +162,18 @@ def test_a_node_that_does_not_answer_is_named() -> None:
     death = asked.conclusion()
     assert (death.cause, death.certainty) == ("unknown", "unknown")
     assert death.absent == (evidence.OTHER_KERNEL, "its node (Node n has not answered yet.)")
+
+
+@pytest.mark.parametrize(("address", "is_here"), [("192.0.2.2", True), ("192.0.2.9", False)])
+def test_without_the_control_service_the_error_tells_process_and_machine(
+    address: str, is_here: bool, tmp_path: Path
+) -> None:
+    died = RayActorError(error_msg="It died.\n\tpid: 25136\n\tip: 192.0.2.2\nEnd of file.")
+    place = Place("", address, "", None)
+    facts = evidence.facts_of(died, None, place, KernelWatch(tmp_path), asks_ray=False)
+    assert facts.pid == 25136
+    assert (facts.kernel is not None) == is_here
+    assert (evidence.OTHER_KERNEL in facts.absent) != is_here
 
 
 def test_the_line_at_the_end() -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -25,6 +27,9 @@ _WAIT_STEP_S = 0.004
 _TAIL_BYTES = 2**16
 #: A worker that was started in advance belongs to no job.
 _NO_JOB = "ffffffff"
+# In the text of ActorDiedError, for where the control service cannot be asked.
+_PID = re.compile(r"^\tpid: (\d+)$", re.MULTILINE)
+_ADDRESS = re.compile(r"^\tip: (\S+)$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -47,11 +52,18 @@ class Place:
     def of_driver(cls) -> Place:
         context = ray.get_runtime_context()
         return cls(
-            context.get_node_id(),
+            _if_told(context.get_node_id),
             ray.util.get_node_ip_address(),
-            context.get_job_id(),
+            _if_told(context.get_job_id),
             logs_directory(),
         )
+
+
+def _if_told(ask: Callable[[], str]) -> str:
+    try:
+        return ask()
+    except Exception:  # A driver over Ray Client has none; which error that is depends on Ray.
+        return ""
 
 
 @dataclass(frozen=True)
@@ -117,7 +129,7 @@ def facts_of(
             absent.append(str(error))
     facts = DeathFacts(
         text,
-        pid=(worker.pid if worker else 0) or (actor.pid if actor else 0) or None,
+        pid=(worker.pid if worker else 0) or (actor.pid if actor else 0) or _pid_in(text),
         actor=actor,
         worker=worker,
         node=node,
@@ -150,10 +162,17 @@ def _ask(actor_id: str) -> tuple[ActorInfo | None, WorkerInfo | None, NodeInfo |
 
 def _is_here(facts: DeathFacts, place: Place) -> bool:
     """Whether the process was on this machine. Several nodes may run on one machine."""
-    if facts.node is None:
-        # Without its node the trial counts as a local one only if there is no other node.
-        return facts.actor is None or facts.actor.node_id == place.node_id
-    return facts.node.node_id == place.node_id or facts.node.address == place.address
+    if facts.node is not None:
+        return facts.node.node_id == place.node_id or facts.node.address == place.address
+    if facts.actor is not None:
+        return facts.actor.node_id == place.node_id
+    address = _ADDRESS.search(facts.error_text)
+    return address is not None and address[1] == place.address
+
+
+def _pid_in(text: str) -> int | None:
+    found = _PID.search(text)
+    return int(found[1]) if found else None
 
 
 def stderr_tail(logs: Path, worker_id: str, job_id: str, pid: int) -> str | None:

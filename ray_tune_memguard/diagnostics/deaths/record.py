@@ -28,7 +28,7 @@ UNKNOWN_CAUSE = "unknown"
 OUT_OF_MEMORY = frozenset({RAY_MEMORY_MONITOR, KERNEL_OOM, MEMORY_ERROR, CUDA_OUT_OF_MEMORY})
 
 # How sure a verdict is.
-CERTAIN, LIKELY, UNLIKELY, UNKNOWN = "certain", "likely", "unlikely", "unknown"
+CERTAIN, LIKELY, UNKNOWN = "certain", "likely", "unknown"
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Death:
             ``detail`` as the signal), ``sigterm``, ``exit_code`` (with ``detail`` as the code),
             ``memory_error``, ``cuda_out_of_memory``, ``node_died``, ``ray_kill``, ``owner_died`` or
             ``unknown``.
-        certainty: ``certain``, ``likely``, ``unlikely`` or ``unknown``.
+        certainty: ``certain``, ``likely`` or ``unknown``.
         summary: the line of the log.
         evidence: what the verdict follows from.
         absent: what could not be asked, and why.

@@ -95,7 +95,7 @@ class Verdict:
 
     Attributes:
         cause: see :class:`ray_tune_memguard.diagnostics.deaths.record.Death`.
-        certainty: ``certain``, ``likely``, ``unlikely`` or ``unknown``.
+        certainty: ``certain``, ``likely`` or ``unknown``.
         evidence: what the verdict follows from.
         detail: the signal's name, the exit code, or the cgroup whose limit was reached.
         monitor: what Ray's memory monitor said, if it killed and its text could be read.
