@@ -121,6 +121,7 @@ _CHECKPOINTS = "ray.tune.execution.experiment_state:_ExperimentCheckpointManager
 _ACTORS = "ray.air.execution._internal.actor_manager:RayActorManager"
 _RESOURCES = "ray.air.execution.resources.placement_group:PlacementGroupResourceManager"
 _ACTOR_CACHE = "ray.tune.utils.object_cache:_ObjectCache"
+_ACTOR_TASK = "ray.air.execution._internal.tracked_actor_task:TrackedActorTask"
 _EVENTS = "ray.air.execution._internal.event_manager:RayEventManager"
 _CALLBACKS = "ray.tune.callback:CallbackList"
 _STORAGE = "ray.train._internal.storage"
@@ -176,8 +177,9 @@ NAMES: tuple[PrivateName, ...] = (
     *_of(CONTROLLER, (RELEASE_FUTURES, RELEASE_ORPHANED_TASKS), "_actor_manager"),
     *_of(CONTROLLER, SURVIVE_OOM, "_actor_manager"),
     *_of(CONTROLLER, TRIAL_DEATHS, "_process_trial_failure(trial, exception)"),
-    *_of(CONTROLLER, TRIAL_DEATHS, "_actor_failed(tracked_actor, exception)"),
-    *_of(CONTROLLER, TRIAL_DEATHS, "_trial_to_actor", "_actor_to_trial"),
+    *_of(CONTROLLER, TRIAL_DEATHS, "_trial_to_actor"),
+    *_of(_ACTORS, TRIAL_DEATHS, "_live_actors_to_ray_actors_resources"),
+    *_of(_ACTOR_TASK, TRIAL_DEATHS, "_tracked_actor"),
     *_of(CONTROLLER, RETENTION_SITES, "_actor_manager", "_reuse_actors"),
     *_of(_CALLBACKS, (SPILL, RETENTION_SITES, HISTORIES), "_callbacks"),
     *_of(_CHECKPOINTS, UPLOADS, "_storage"),

@@ -49,7 +49,6 @@ ELSEWHERE = {
     "ResultHistories.on_step_end",
     "RayActorManager._actor_start_failed",
     "RayActorManager._actor_task_failed",
-    "TuneController._actor_failed",
     "TuneController._process_trial_failure",
     "TuneController.get_trial",
     # Actors are not reused.

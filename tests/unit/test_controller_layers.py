@@ -14,14 +14,10 @@ from ray_tune_memguard.adapter.run.failures import observe_failures
 class Plain:
     def __init__(self) -> None:
         self.handled: list[str] = []
-        self._actor_to_trial: dict[str, Any] = {}
 
     def _process_trial_failure(self, trial: Any, exception: Exception) -> None:
         self.handled.append(str(exception))
         trial.status = "ERROR"
-
-    def _actor_failed(self, tracked_actor: Any, exception: Exception) -> None:
-        self._actor_to_trial.pop(tracked_actor).temporary_state.ray_actor = None
 
     def name(self) -> str:
         return "plain"
@@ -74,13 +70,12 @@ def test_an_observer_is_told_before_and_after_ray_and_stays_when_another_layer_g
     take_away(controller)
     assert controller.name() == "plain"
     trial = make_trial()
-    controller._actor_to_trial["tracked"] = trial
-    controller._actor_failed("tracked", RayActorError())
-    assert trial.temporary_state.ray_actor is None
     controller._process_trial_failure(trial, exception=RayActorError(error_msg="It died.\n"))
     assert controller.handled == ["It died.\n\nseen RUNNING"]
     assert observer.after == [False]
     assert observer.actor_id == "abcd"
+    controller._process_trial_failure(trial, RayActorError("dead"))
+    assert observer.actor_id == "dead"
 
 
 def test_an_error_of_the_observer_is_not_the_runs() -> None:

@@ -15,6 +15,7 @@ from ray.exceptions import OutOfMemoryError, RayActorError
 
 from ray_tune_memguard.adapter import boundary
 from ray_tune_memguard.adapter.boundary import Policy, RaysOwn
+from ray_tune_memguard.cluster import gcs
 
 if TYPE_CHECKING:
     from ray.air.execution._internal.actor_manager import RayActorManager
@@ -34,7 +35,7 @@ def _task_failed(
     tracked_actor_task: TrackedActorTask,
     exception: Exception,
 ) -> None:
-    death = _as_actor_death(exception)
+    death = _as_actor_death(exception, manager, getattr(tracked_actor_task, "_tracked_actor", None))
     rays(manager, tracked_actor_task=tracked_actor_task, exception=death)
 
 
@@ -42,18 +43,33 @@ def _task_failed(
 def _start_failed(
     rays: RaysOwn, manager: RayActorManager, tracked_actor: TrackedActor, exception: Exception
 ) -> None:
-    rays(manager, tracked_actor=tracked_actor, exception=_as_actor_death(exception))
+    death = _as_actor_death(exception, manager, tracked_actor)
+    rays(manager, tracked_actor=tracked_actor, exception=death)
 
 
 _METHODS = {"_actor_task_failed": _task_failed, "_actor_start_failed": _start_failed}
 
 
-def _as_actor_death(exception: Exception) -> Exception:
+def _as_actor_death(
+    exception: Exception, manager: RayActorManager, tracked_actor: object
+) -> Exception:
     if isinstance(exception, OutOfMemoryError):
+        # Ray's error names no actor, and Ray forgets the actor before it tells who failed.
         death = RayActorError(error_msg=str(exception))
+        # Its constructor is declared to take no None.
+        death.actor_id = _actor_id(manager, tracked_actor)  # type: ignore[assignment]
         death.__cause__ = exception
         return death
     return exception
+
+
+def _actor_id(manager: object, tracked_actor: object) -> str | None:
+    live = getattr(manager, "_live_actors_to_ray_actors_resources", {})
+    try:
+        handle, _resources = live[tracked_actor]
+        return gcs.actor_id_of(handle)
+    except (LookupError, TypeError, ValueError, gcs.ClusterStateError):
+        return None
 
 
 def tolerate_out_of_memory(controller: Controller) -> None:

@@ -2,15 +2,15 @@
 
 The error comes to the controller's ``_process_trial_failure``, which is overridden for one run. The
 callback is asked before Ray handles the failure, and told afterwards, when Ray has decided whether
-the trial runs again. If the actor died, the trial does not know it any more by then, so
-``_actor_failed``, which comes before, is overridden as well.
+the trial runs again.
+The error names the actor if it has died; then the trial does not know it any more.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from ray.exceptions import RayActorError
 
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 MAX_LOOK_UPS = 40
 
 _OBSERVER = "_memguard_failures"
-_LAST_ACTOR = "_memguard_last_actor"
 
 
 class FailureObserver(Protocol):
@@ -60,25 +59,10 @@ def observe_failures(controller: Controller, observer: FailureObserver) -> Calla
     Returns:
         A function that ends this for the controller that it gets.
     """
-    plain: Any = type(controller)
-    methods = {
-        "_actor_failed": _actor_failed.in_place_of(plain._actor_failed),
-        "_process_trial_failure": _process_trial_failure.in_place_of(plain._process_trial_failure),
-    }
+    rays = type(controller)._process_trial_failure  # type: ignore[attr-defined]
+    method = _process_trial_failure.in_place_of(rays)
     # On the class, because Ray writes the attributes of the instance to the experiment state.
-    return add_methods(controller, {_OBSERVER: observer, _LAST_ACTOR: {}, **methods})
-
-
-@boundary.entry("TuneController._actor_failed", Policy.CALL_RAY)
-def _actor_failed(
-    rays: RaysOwn, controller: Controller, tracked_actor: TrackedActor, exception: Exception
-) -> None:
-    last: dict[str, str] = getattr(type(controller), _LAST_ACTOR)
-    last.clear()
-    trial = controller._actor_to_trial.get(tracked_actor)
-    if trial is not None and (actor_id := _actor_id(trial)) is not None:
-        last[trial.trial_id] = actor_id
-    rays(controller, tracked_actor, exception)
+    return add_methods(controller, {_OBSERVER: observer, "_process_trial_failure": method})
 
 
 @boundary.entry("TuneController._process_trial_failure", Policy.CALL_RAY)
@@ -86,8 +70,7 @@ def _process_trial_failure(
     rays: RaysOwn, controller: Controller, trial: Trial, exception: Exception
 ) -> None:
     observer: FailureObserver = getattr(type(controller), _OBSERVER)
-    last: dict[str, str] = getattr(type(controller), _LAST_ACTOR)
-    actor_id = last.pop(trial.trial_id, None) or _actor_id(trial)
+    actor_id = getattr(exception, "actor_id", None) or _actor_id(trial)
     text = observer.before_failure(trial, exception, actor_id)
     if text and isinstance(exception, RayActorError):
         exception.error_msg = f"{exception.error_msg.rstrip()}\n\n{text}"

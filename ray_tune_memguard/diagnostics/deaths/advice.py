@@ -54,6 +54,11 @@ def _fit(death: Death, trials: list[MemoryUser]) -> str:
     """How many such trials fit, by the largest one that was seen."""
     sizes = [user.bytes for user in trials]
     limit = death.limit_bytes
+    if death.largest and not sizes and limit and death.used_bytes:
+        return (
+            f"No trial is among the largest processes: what uses the {format_size(limit)} are "
+            "other processes on this node. Run them elsewhere, or fewer trials at once."
+        )
     if not sizes or not limit:
         return (
             "Run fewer trials at once (tune.TuneConfig(max_concurrent_trials=…)), or reserve "

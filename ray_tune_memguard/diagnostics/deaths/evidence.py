@@ -108,7 +108,7 @@ def facts_of(
 
     Args:
         exception: what Ray gave to Tune.
-        actor_id: the trial's actor, if the error does not name it.
+        actor_id: the trial's actor; None if it is not known.
         place: where the driver runs.
         watch: the watch over this machine's kernel.
         asks_ray: whether this Ray's control service can be asked.
@@ -120,7 +120,6 @@ def facts_of(
         # Only the end: the text may quote other errors before it.
         return DeathFacts(text, is_alive=True, is_memory_error=is_memory)
     absent: list[str] = []
-    actor_id = getattr(exception, "actor_id", None) or actor_id
     actor, worker, node = None, None, None
     if asks_ray and actor_id:
         try:
