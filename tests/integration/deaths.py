@@ -109,11 +109,17 @@ def make_callback(act: Callable[[dict[str, Any]], object]) -> Any:
     class Provoke(tune.Callback):
         """What the driver does after the first result of the trials that it acts on."""
 
+        def __init__(self) -> None:
+            self.act = act
+
+        def __getstate__(self) -> dict[str, Any]:
+            return {}  # A cluster does not pickle.
+
         def on_trial_result(
             self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **info: Any
         ) -> None:
             if result.get("step") == 0 and trial.config["cause"] in ("kernel", "node"):
-                act(result)
+                self.act(result)
 
     return Provoke()
 
