@@ -109,8 +109,7 @@ def make_callback(act: Callable[[dict[str, Any]], object]) -> Any:
     class Provoke(tune.Callback):
         """What the driver does after the first result of the trials that it acts on."""
 
-        def __init__(self) -> None:
-            self.act = act
+        act: Callable[[dict[str, Any]], object]
 
         def __getstate__(self) -> dict[str, Any]:
             return {}  # A cluster does not pickle.
@@ -121,7 +120,9 @@ def make_callback(act: Callable[[dict[str, Any]], object]) -> Any:
             if result.get("step") == 0 and trial.config["cause"] in ("kernel", "node"):
                 self.act(result)
 
-    return Provoke()
+    provoke = Provoke()
+    provoke.act = act
+    return provoke
 
 
 @contextmanager
@@ -274,7 +275,8 @@ def as_driver(folder: Path, is_restored: bool) -> list[dict[str, Any]]:
         def on_trial_result(
             self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **info: Any
         ) -> None:
-            if result["step"] == 3:
+            # In the restored run there is no group.
+            if result["step"] == 3 and group.is_dir():
                 (group / "cgroup.procs").write_text(str(os.getpid()))
                 self.held = [bytearray(b"1") * (60 * MIB) for _ in range(20)]
 
