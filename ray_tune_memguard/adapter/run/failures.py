@@ -20,7 +20,6 @@ from ray_tune_memguard.adapter.run.controller import add_methods
 from ray_tune_memguard.cluster import gcs
 
 if TYPE_CHECKING:
-    from ray.air.execution._internal.tracked_actor import TrackedActor
     from ray.tune.experiment import Trial
 
     from ray_tune_memguard.adapter.seam import Controller
