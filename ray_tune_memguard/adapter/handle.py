@@ -250,7 +250,10 @@ class RunHandle:
             return None
         from ray_tune_memguard.cluster import gcs
 
-        return gcs.actor_id_of(actor)
+        try:
+            return gcs.actor_id_of(actor)
+        except gcs.ClusterStateError:
+            return None
 
     def memory_of_nodes(self, user: object) -> tuple[MonitorSettings, ClusterMemory] | None:
         """The settings of Ray's memory monitor, and the memory of all nodes.

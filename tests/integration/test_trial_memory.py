@@ -39,7 +39,7 @@ def assert_right(memory: Any, results: Any) -> None:
 def test_peaks_are_what_the_trials_saw(
     storage: Path, caplog: pytest.LogCaptureFixture, reuse_actors: bool
 ) -> None:
-    guard = MemGuard(every_trials=2)
+    guard = MemGuard(every_seconds=0.5)
     with caplog.at_level(logging.INFO, logger="ray_tune_memguard"):
         grid = sweeps.fit(
             uses_memory,
