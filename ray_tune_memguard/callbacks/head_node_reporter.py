@@ -30,7 +30,7 @@ _MAX_SECONDS = 60.0
 #: Share of the wall-clock time that looks may take, and seconds that are always allowed.
 _BUDGET = 0.001
 _ALLOWANCE_S = 0.1
-#: Looks between two judgements; a judgement takes 1 ms.
+#: Looks between two judgements.
 _JUDGE_EVERY = 5
 DRIVER = "driver"
 
@@ -216,16 +216,16 @@ class HeadNodeReporter(CountingCallback):
         now = time.monotonic()
         state.series.add(self._finished.total, now, memory)
         state.records.add(trials, HeadRecord(time.time(), self._finished.total, memory))
-        state.spent_s += time.perf_counter() - began
         if state.looks % _JUDGE_EVERY == 0:
             self._name_growth(state)
+        state.spent_s += time.perf_counter() - began
 
     def _name_growth(self, state: _HeadState) -> None:
         """Log each process that grows, once."""
         assert state.series is not None
-        for process in state.series.growth():
+        for process in state.series.growing():
             # What the driver holds, and why, the growth tracker says.
-            if process.is_growing and process.name not in state.named | {DRIVER}:
+            if process.name not in state.named | {DRIVER}:
                 state.named.add(process.name)
                 logger.info("trial#%d  head node: %s", self._finished.total, _line(process))
 

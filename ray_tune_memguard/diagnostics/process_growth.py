@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ray_tune_memguard.diagnostics.trend import MIN_POINTS, Trend, trend
-from ray_tune_memguard.report.series import WARM_UP_TRIALS
+from ray_tune_memguard.report.series import MIN_SLOPE_TRIALS, WARM_UP_TRIALS
 
 #: Points in memory. If there are more, every second of the older half is dropped.
 MAX_POINTS = 40
@@ -90,25 +90,38 @@ class ProcessSeries:
     def growth(self) -> list[ProcessGrowth]:
         """All processes of the latest measurement, the one that grows most first."""
         points = self._since_warm_up()
+        found = [self._growth_of(name, points) for name in self._last]
+        return sorted(found, key=lambda one: -(one.per_hour or 0.0))
+
+    def growing(self) -> list[ProcessGrowth]:
+        """Those that grow steadily. It fits no line to a process that has grown by little."""
+        points = self._since_warm_up()
+        if not points:
+            return []
+        first, last = points[0][2], points[-1][2]
+        names = (name for name in last if last[name] - first.get(name, 0) >= _MIN_GROWTH / 2)
+        found = (self._growth_of(name, points) for name in names if name in self._last)
+        return [process for process in found if process.is_growing]
+
+    def _growth_of(
+        self, name: str, points: list[tuple[int, float, dict[str, int]]]
+    ) -> ProcessGrowth:
         trials = [float(point[0]) for point in points]
         hours = [point[1] for point in points]
-        found = []
-        for name, (rss, anonymous) in self._last.items():
-            values = [float(point[2].get(name, math.nan)) for point in points]
-            by_trial = trend(trials, values) if trials and trials[-1] - trials[0] >= 50 else None
-            by_hour = trend(hours, values)
-            found.append(
-                ProcessGrowth(
-                    name,
-                    rss,
-                    anonymous,
-                    None if by_trial is None else by_trial.slope,
-                    None if by_hour is None else by_hour.slope,
-                    _is_growing(by_trial, trials, _MIN_TRIALS, _MIN_PER_TRIAL)
-                    or _is_growing(by_hour, hours, _MIN_HOURS, _MIN_PER_HOUR),
-                )
-            )
-        return sorted(found, key=lambda one: -(one.per_hour or 0.0))
+        values = [float(point[2].get(name, math.nan)) for point in points]
+        is_long = bool(trials) and trials[-1] - trials[0] >= MIN_SLOPE_TRIALS
+        by_trial = trend(trials, values) if is_long else None
+        by_hour = trend(hours, values)
+        rss, anonymous = self._last[name]
+        return ProcessGrowth(
+            name,
+            rss,
+            anonymous,
+            None if by_trial is None else by_trial.slope,
+            None if by_hour is None else by_hour.slope,
+            _is_growing(by_trial, trials, _MIN_TRIALS, _MIN_PER_TRIAL)
+            or _is_growing(by_hour, hours, _MIN_HOURS, _MIN_PER_HOUR),
+        )
 
     def _since_warm_up(self) -> list[tuple[int, float, dict[str, int]]]:
         if not self._points:

@@ -37,6 +37,7 @@ def test_a_process_that_grows_by_trials() -> None:
     assert gcs.anonymous == gcs.rss // 2
     assert not found[1].is_growing
     assert found[1].per_trial == 0
+    assert series.growing() == [gcs]
 
 
 def test_a_process_that_stops_growing_is_not_named() -> None:
@@ -52,7 +53,7 @@ def test_a_process_that_grows_while_no_trial_finishes() -> None:
         memory = {"dashboard": (90 * MIB + minute * MIB, 0), "agent": (80 * MIB + minute % 3, 0)}
         series.add(3, 60.0 * minute, memory)
     found = growth(series)
-    assert found["dashboard"].is_growing
+    assert series.growing() == [found["dashboard"]]
     assert found["dashboard"].per_trial is None
     assert found["dashboard"].per_hour == pytest.approx(60 * MIB, rel=0.01)
     assert not found["agent"].is_growing
@@ -60,7 +61,7 @@ def test_a_process_that_grows_while_no_trial_finishes() -> None:
 
 def test_few_points_are_no_growth_and_many_are_thinned_out() -> None:
     series = ProcessSeries(before=0, began=0.0)
-    assert series.growth() == []
+    assert series.growth() == series.growing() == []
     for trials in range(4):
         series.add(trials * 100, float(trials), {"raylet": (trials * 100 * MIB, 0)})
     assert not growth(series)["raylet"].is_growing
