@@ -5,7 +5,10 @@ from __future__ import annotations
 import click
 
 from ray_tune_memguard.cli import exit_codes
+from ray_tune_memguard.cli.deaths import deaths
 from ray_tune_memguard.cli.doctor import doctor
+from ray_tune_memguard.cli.show import show
+from ray_tune_memguard.cli.trials import trials
 
 _HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
@@ -20,5 +23,5 @@ def main() -> None:
     """
 
 
-for _command in (doctor,):
+for _command in (doctor, show, deaths, trials):
     main.add_command(_command)

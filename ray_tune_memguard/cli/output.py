@@ -5,9 +5,10 @@ Nothing is cut or wrapped in a pipe: one row of a table is one line there.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import click
@@ -98,3 +99,27 @@ def terminal() -> Console | None:
     from rich.console import Console
 
     return Console()
+
+
+@contextlib.contextmanager
+def working(text: str) -> Iterator[None]:
+    """Show on a terminal that the command works, with the time that it takes.
+
+    Args:
+        text: what it does.
+    """
+    if not sys.stderr.isatty() or importlib.util.find_spec("rich") is None:
+        yield
+        return
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
+    with Progress(*columns, console=_stderr(), transient=True) as progress:
+        progress.add_task(text, total=None)
+        yield
+
+
+def _stderr() -> Console:
+    from rich.console import Console
+
+    return Console(stderr=True)

@@ -1,0 +1,103 @@
+"""``memguard deaths``: which trials died, and what killed them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from ray_tune_memguard.cli import output
+from ray_tune_memguard.cli.experiments import (
+    Readings,
+    local_experiment,
+    nothing_measured,
+    path_argument,
+)
+from ray_tune_memguard.cli.texts import moment, one_line, size
+
+if TYPE_CHECKING:
+    from ray_tune_memguard.diagnostics.deaths.record import Death
+
+
+@click.command()
+@path_argument
+@click.option("--trial", metavar="ID", help="Only deaths of this trial.")
+@click.option("--cause", metavar="CAUSE", help="Only deaths of this cause, such as kernel_oom.")
+@click.option("--details", is_flag=True, help="Print evidence, advice and Ray's text of each.")
+@output.json_option
+def deaths(path: str, trial: str | None, cause: str | None, details: bool, as_json: bool) -> None:
+    """Tell which trials of an experiment died, and what killed them.
+
+    PATH is the experiment's directory. The command lists each process of a trial that died, and
+    each trial that ended with an out-of-memory error of its own, in all runs: the cause and how
+    certain it is, what the process used, and which process used most on its node.
+
+    \b
+    Examples:
+      memguard deaths ~/ray_results/sweep
+      memguard deaths ~/ray_results/sweep --cause kernel_oom --details
+      memguard deaths ~/ray_results/sweep --json
+
+    The exit code is 0 also if trials have died, and 3 if no run of the experiment had a MemGuard()
+    or a TrialDeathReporter().
+    """
+    from ray_tune_memguard.diagnostics.deaths.record import read_deaths
+    from ray_tune_memguard.report import driver_record
+
+    experiment = local_experiment(path)
+    found = Readings(experiment).require("records of deaths", read_deaths)
+    if not found and not any(experiment.glob(f"*/{driver_record.KIND}-*.jsonl")):
+        raise nothing_measured(experiment, "records of deaths")
+    chosen = [
+        death for death in found if trial in (None, death.trial_id) and cause in (None, death.cause)
+    ]
+    if as_json:
+        output.show_json(chosen)
+    elif not found:
+        output.show_text("No trial has died.", "green")
+    elif not chosen:
+        output.show_text(f"None of the {len(found)} deaths is of this kind.")
+    else:
+        show_table(chosen)
+        for death in chosen if details else ():
+            _show_details(death)
+
+
+def show_table(found: list[Death], title: str = "") -> None:
+    """Print a table of deaths."""
+    columns = ("time", "trial", "cause", "certainty", "used", "largest on its node", "then")
+    rows = [
+        (
+            moment(death.time),
+            one_line(death.trial_name or death.trial_id),
+            one_line(f"{death.cause} ({death.detail})" if death.detail else death.cause),
+            death.certainty,
+            size(death.size_bytes),
+            _largest(death),
+            "tried again" if death.is_retried else "failed",
+        )
+        for death in found
+    ]
+    output.show_table(columns, rows, title=title, numbers=("used",))
+
+
+def _largest(death: Death) -> str:
+    if death.culprit is None:
+        return ""
+    if death.is_culprit:
+        return "this trial"
+    return one_line(f"{death.culprit.name}: {size(death.culprit.bytes)}")
+
+
+def _show_details(death: Death) -> None:
+    output.show_text()
+    output.show_text(one_line(death.summary or death.trial_name), "bold")
+    for name, texts in (
+        ("Seen", death.evidence),
+        ("Not seen", death.absent),
+        ("Do", (death.advice,) if death.advice else ()),
+    ):
+        for text in texts:
+            output.show_text(f"  {name}: {one_line(text)}")
+    for line in death.error.splitlines():
+        output.show_text(f"    {one_line(line)}", "dim")

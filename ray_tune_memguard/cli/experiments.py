@@ -1,0 +1,197 @@
+"""Finds what commands read: the directory of an experiment, and how its last run ended."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import click
+
+from ray_tune_memguard.cli.exit_codes import CommandError, ExitCode
+
+if TYPE_CHECKING:
+    from ray_tune_memguard.report.driver_record import DriverRecord
+
+Found = TypeVar("Found")
+
+#: The argument that most commands have.
+path_argument = click.argument("path", type=click.Path(path_type=str))
+
+# The directory of MemGuard's files, and the one that earlier versions used.
+_OWN = (".memguard", "memguard")
+_STATE_FILES = "experiment_state-*.json"
+_MAX_NAMED = 5
+# How much the clocks of a process's start and of its record may differ.
+_CLOCK_TOLERANCE_S = 2.0
+
+
+def local_experiment(path: str) -> Path:
+    """The directory of an experiment on a local disk.
+
+    Args:
+        path: the directory, or the ``.memguard`` directory in it.
+
+    Raises:
+        CommandError: there is no experiment.
+    """
+    if "://" in path:
+        raise CommandError(
+            f"{path} is not on a local disk. Copy the .memguard directory of the experiment to "
+            "one, and name the directory that it is in then.",
+            ExitCode.USAGE,
+        )
+    place = Path(os.path.abspath(os.path.expanduser(path)))
+    if place.name in _OWN and place.is_dir():
+        place = place.parent
+    if not place.exists():
+        raise CommandError(f"There is nothing at {place}.", ExitCode.NOT_FOUND)
+    if not place.is_dir():
+        raise CommandError(f"{place} is a file; an experiment is a directory.", ExitCode.NOT_FOUND)
+    if not _is_experiment(place):
+        raise CommandError(
+            f"{place} is no experiment: it has neither {_STATE_FILES} nor {_OWN[0]}."
+            + _experiments_in(place),
+            ExitCode.NOT_FOUND,
+        )
+    return place
+
+
+def location(path: str) -> str:
+    """The place of an experiment, which may be a URI.
+
+    Raises:
+        CommandError: it is a local path without an experiment.
+    """
+    return path if "://" in path else str(local_experiment(path))
+
+
+def _is_experiment(place: Path) -> bool:
+    own = (place / name for name in _OWN)
+    return any(map(Path.is_dir, own)) or any(place.glob(_STATE_FILES))
+
+
+def _experiments_in(place: Path) -> str:
+    found = {file.parent.name for file in islice(place.glob(f"*/{_STATE_FILES}"), 1000)}
+    names = ", ".join(sorted(found)[:_MAX_NAMED])
+    return (
+        f" Experiments in it: {names}{', …' if len(found) > _MAX_NAMED else ''}." if found else ""
+    )
+
+
+@dataclass
+class Readings:
+    """Reads the records of an experiment, and remembers which of them are damaged.
+
+    Attributes:
+        path: the experiment's directory.
+        problems: a sentence for each kind of record that cannot be read.
+    """
+
+    path: Path
+    problems: list[str] = field(default_factory=list)
+
+    def read(self, what: str, reader: Callable[[Path], Found]) -> Found | None:
+        """What ``reader`` reads; None if there is nothing, or it is damaged.
+
+        Args:
+            what: the records, for the problem's sentence.
+            reader: is called with the path.
+        """
+        try:
+            return reader(self.path)
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            self.problems.append(f"The {what} cannot be read: {error or type(error).__name__}.")
+            return None
+
+    def require(self, what: str, reader: Callable[[Path], Found]) -> Found:
+        """What ``reader`` reads.
+
+        Raises:
+            CommandError: it is damaged, or there is nothing.
+        """
+        found = self.read(what, reader)
+        if self.problems:
+            raise CommandError(f"{self.path}: {self.problems[-1]}")
+        if found is None:
+            raise nothing_measured(self.path, what)
+        return found
+
+
+def nothing_measured(path: Path, what: str) -> CommandError:
+    """The error about an experiment without records of a kind."""
+    reason = (
+        "nothing recorded them in its runs"
+        if any((path / name).is_dir() for name in _OWN)
+        else "its runs had no MemGuard() among their callbacks"
+    )
+    return CommandError(f"{path} has no {what}: {reason}.", ExitCode.NOT_FOUND)
+
+
+@dataclass(frozen=True)
+class LastRun:
+    """How the last run of an experiment stands.
+
+    Attributes:
+        state: ``finished``, ``running``, ``killed``, or ``unknown`` if its runs left no record of
+            their driver, or if this machine cannot tell.
+        sentence: the same in words.
+    """
+
+    state: str
+    sentence: str
+
+
+def last_run(path: Path) -> LastRun:
+    """How the last run of an experiment stands.
+
+    Args:
+        path: the experiment's directory.
+    """
+    from ray_tune_memguard.report import driver_record
+
+    directory = next((path / name for name in _OWN if (path / name).is_dir()), path)
+    if not any(directory.glob(f"{driver_record.KIND}-*.jsonl")):
+        return LastRun("unknown", "Whether its last run is over is not recorded.")
+    try:
+        open_run = driver_record.interrupted_run(directory, None)
+    except (OSError, TypeError) as error:
+        return LastRun("unknown", f"The record of its driver cannot be read: {error}.")
+    if open_run is None:
+        return LastRun("finished", "Its last run has ended.")
+    return _unended(*open_run)
+
+
+def _unended(begin: DriverRecord, file: Path) -> LastRun:
+    from ray_tune_memguard.system.kernel_log import boot_id
+
+    who = f"process {begin.pid} on {begin.host}"
+    if not begin.boot_id or begin.boot_id != boot_id():
+        return LastRun(
+            "unknown",
+            f"Its last run has recorded no end; its driver was {who}, not seen from here.",
+        )
+    if _is_alive(begin):
+        return LastRun("running", f"Its last run goes on; its driver is {who}.")
+    from ray_tune_memguard.diagnostics.deaths.driver import what_ended_it
+
+    reason = what_ended_it(begin, file) or (
+        f"The driver of its last run ({who}) recorded no end: it was killed, or it crashed."
+    )
+    return LastRun("killed", reason)
+
+
+def _is_alive(begin: DriverRecord) -> bool:
+    import psutil
+
+    try:
+        started: float = psutil.Process(begin.pid).create_time()
+    except psutil.Error:
+        return False
+    # Otherwise another process has the number by now.
+    return started <= begin.time + _CLOCK_TOLERANCE_S

@@ -1,0 +1,103 @@
+"""Experiments as runs leave them, for tests of what reads them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from ray_tune_memguard.diagnostics.deaths.record import Death, MemoryUser
+from ray_tune_memguard.diagnostics.diagnosis import Diagnosis
+from ray_tune_memguard.diagnostics.findings import Quantity
+from ray_tune_memguard.diagnostics.growth import GrowthRow
+from ray_tune_memguard.report.driver_record import BEGIN, END, DriverRecord
+from ray_tune_memguard.report.records import RecordFile
+from ray_tune_memguard.report.series import RssPoint, RssSeries
+from ray_tune_memguard.report.series_file import SeriesFile
+from ray_tune_memguard.report.trial_memory import TrialMemory
+
+RUN = "2026-11-22_10-00-00"
+MIB = 2**20
+STATE = '{"trial_data": [], "runner_data": {}, "stats": {}}'
+# No process has this number.
+_NO_PROCESS = 2**22 + 1
+
+
+def experiment_of_ray(path: Path) -> Path:
+    """An experiment that ran without this package, with one trial."""
+    trial = path / "trial_1"
+    trial.mkdir(parents=True)
+    (trial / "result.json").write_text('{"loss": 0.5, "trial_id": "1"}\n')
+    (path / f"experiment_state-{RUN}.json").write_text(STATE)
+    return path
+
+
+def measured(path: Path, ended: bool = True, is_alive: bool = False) -> Path:
+    """An experiment with everything that is measured.
+
+    Args:
+        path: its directory.
+        ended: whether its run has ended by itself.
+        is_alive: whether its driver is still there.
+    """
+    own = experiment_of_ray(path) / ".memguard"
+    series = RssSeries(own / f"rss-{RUN}.csv")
+    growth = SeriesFile(own / f"growth-{RUN}.csv", GrowthRow)
+    for trials in range(0, 401, 20):
+        rss = 200 * MIB + trials * 2048
+        series.add(RssPoint(1000.0 + trials, trials, trials - 1, 1, rss))
+        growth.add(
+            [
+                GrowthRow(1000.0 + trials, trials, trials, "part", "rss", rss),
+                GrowthRow(1000.0 + trials, trials, trials, "holder", "Mine.history", trials * 1024),
+            ]
+        )
+    memory = RecordFile(own / f"trial-memory-{RUN}.jsonl")
+    for number in range(30):
+        memory.add(trial_memory(number))
+    RecordFile(own / f"deaths-{RUN}.jsonl").add(death())
+    drivers = RecordFile(own / f"driver-{RUN}.jsonl")
+    begin = DriverRecord.now(BEGIN, 0.0)
+    drivers.add(begin if is_alive or ended else replace(begin, pid=_NO_PROCESS))
+    if ended:
+        drivers.add(DriverRecord.now(END, 0.0))
+        parts = [Quantity("rss", 210 * MIB)]
+        Diagnosis(400, 400, parts=parts).save(own / f"diagnosis-{RUN}.json")
+    return path
+
+
+def trial_memory(number: int) -> TrialMemory:
+    return TrialMemory(
+        trial_id=f"t{number:05d}",
+        end="completed",
+        peak_rss_bytes=(100 + number) * MIB,
+        peak_anonymous_bytes=(200 - number) * MIB,
+        last_rss_bytes=0,
+        last_anonymous_bytes=0,
+        growth_bytes_per_s=float("nan"),
+        is_exact=True,
+        children=0,
+        is_reused=False,
+        starts=1,
+        node="n",
+        pid=1,
+        started=1000.0,
+        ended=1200.0,
+        config={"layers": number},
+    )
+
+
+def death() -> Death:
+    return Death(
+        time=1300.0,
+        trial_id="t00029",
+        trial_name="train_t00029",
+        cause="kernel_oom",
+        certainty="certain",
+        summary="Trial train_t00029 was killed by the kernel.",
+        evidence=("the kernel's log",),
+        is_retried=True,
+        size_bytes=500 * MIB,
+        culprit=MemoryUser(7, 900 * MIB, "train_t00001", "t00001"),
+        advice="Run fewer trials at once.",
+        error="ActorDiedError: …",
+    )
