@@ -6,19 +6,20 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ray_tune_memguard.cli import deaths as deaths_command
 from ray_tune_memguard.cli import output
 from ray_tune_memguard.cli import trials as trials_command
 from ray_tune_memguard.cli.experiments import LastRun, Readings, last_run
-from ray_tune_memguard.cli.texts import duration, moment, one_line, size, sparkline, spread
+from ray_tune_memguard.cli.texts import UNKNOWN, duration, moment, one_line, size, sparkline, spread
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from ray_tune_memguard.diagnostics.deaths.record import Death
     from ray_tune_memguard.diagnostics.diagnosis import Diagnosis
+    from ray_tune_memguard.report.gate_records import GateRecord
     from ray_tune_memguard.report.line import Line
 
 _POINTS = 8
@@ -55,6 +56,8 @@ class Measured:
         growth: of a run that has not: the quantities that grow fastest.
         trials: the memory of trials, the largest first.
         deaths: the deaths of trials.
+        gate: what the launch gate did.
+        head: memory of Ray's processes on the head node, a row for each process and time.
         problems: what cannot be read.
     """
 
@@ -65,6 +68,8 @@ class Measured:
     growth: list[Growth]
     trials: pd.DataFrame | None
     deaths: list[Death]
+    gate: list[GateRecord]
+    head: pd.DataFrame | None
     problems: list[str]
 
     @classmethod
@@ -72,6 +77,7 @@ class Measured:
         """Read all that was measured of an experiment."""
         from ray_tune_memguard.diagnostics.deaths.record import read_deaths
         from ray_tune_memguard.diagnostics.diagnosis import read_diagnosis
+        from ray_tune_memguard.report.gate_records import read_gate
         from ray_tune_memguard.report.trial_memory import read_trial_memory
 
         readings = Readings(path)
@@ -85,16 +91,17 @@ class Measured:
             growth or [],
             readings.read("memory of trials", read_trial_memory),
             readings.read("records of deaths", read_deaths) or [],
+            readings.read("records of the launch gate", read_gate) or [],
+            readings.read("measurements of the head node", _head_of),
             readings.problems,
         )
 
     @property
     def is_empty(self) -> bool:
         """Whether nothing was measured, and nothing is damaged."""
-        measured = (self.series, self.diagnosis, self.trials)
-        return all(one is None for one in measured) and not (
-            self.growth or self.deaths or self.problems
-        )
+        tables = (self.series, self.diagnosis, self.trials, self.head)
+        lists: tuple[list[Any], ...] = (self.growth, self.deaths, self.gate, self.problems)
+        return all(one is None for one in tables) and not any(lists)
 
     def slope(self) -> Line | None:
         """The growth of the driver's RSS per trial, without the first trials; None if unknown."""
@@ -127,6 +134,8 @@ class Measured:
             "growth": self.growth,
             "trials": [] if self.trials is None else self.trials.to_dict("records"),
             "deaths": self.deaths,
+            "gate": self.gate,
+            "head": [] if self.head is None else self.head.to_dict("records"),
             "problems": self.problems,
         }
 
@@ -146,6 +155,8 @@ class Measured:
                 self.trials.head(rows), title=f"Heaviest of {len(self.trials):,} trials"
             )
         self._show_deaths(rows)
+        self._show_gate(rows)
+        self._show_head()
         for problem in self.problems:
             output.show_text()
             output.show_text(one_line(problem), "yellow")
@@ -189,7 +200,7 @@ class Measured:
                         one.kind,
                         one_line(one.name, 60),
                         size(one.value),
-                        "?" if one.per_trial is None else _signed(one.per_trial),
+                        _signed_or_unknown(one.per_trial),
                     )
                     for one in self.growth
                 ],
@@ -207,6 +218,49 @@ class Measured:
             title=f"Deaths: {', '.join(f'{number} {cause}' for cause, number in causes)}",
         )
 
+    def _show_gate(self, rows: int) -> None:
+        if not self.gate:
+            return
+        actions = Counter(record.action for record in self.gate).most_common()
+        output.show_text()
+        output.show_table(
+            ("time", "action", "running", "in use", "limit", "why"),
+            [
+                (
+                    moment(record.time),
+                    one_line(record.action),
+                    str(record.running),
+                    size(record.used_bytes) if record.total_bytes else "",
+                    size(record.total_bytes) if record.total_bytes else "",
+                    one_line(record.reason),
+                )
+                for record in self.gate[-rows:]
+            ],
+            title=f"Launch gate: {', '.join(f'{number} {action}' for action, number in actions)}",
+            numbers=("running", "in use", "limit"),
+        )
+
+    def _show_head(self) -> None:
+        if self.head is None:
+            return
+        processes = [(str(name), rows) for name, rows in self.head.groupby("process", sort=False)]
+        processes.sort(key=lambda one: -one[1]["rss_bytes"].iloc[-1])
+        output.show_text()
+        output.show_table(
+            ("process", "RSS", "anonymous", "per trial"),
+            [
+                (
+                    one_line(name),
+                    size(rows["rss_bytes"].iloc[-1]),
+                    size(rows["anonymous_bytes"].iloc[-1]),
+                    _signed_or_unknown(_slope(rows, "anonymous_bytes")),
+                )
+                for name, rows in processes
+            ],
+            title="Ray's processes on the head node",
+            numbers=("RSS", "anonymous", "per trial"),
+        )
+
 
 def growth_of(path: Path) -> list[Growth]:
     """The categories of the driver's RSS, and what else grows fastest.
@@ -219,7 +273,7 @@ def growth_of(path: Path) -> list[Growth]:
     frame = read_growth(path)
     frame = frame[frame["kind"].isin(["part", "holder", "process"])]
     found = [
-        Growth(str(kind), str(name), float(rows["value"].iloc[-1]), _slope(rows))
+        Growth(str(kind), str(name), float(rows["value"].iloc[-1]), _slope(rows, "value"))
         for (kind, name), rows in frame.groupby(["kind", "name"], sort=False)
     ]
     parts = [one for one in found if one.kind == "part"]
@@ -229,14 +283,14 @@ def growth_of(path: Path) -> list[Growth]:
     return [*parts, *others[:_MAX_GROWING]]
 
 
-def _slope(rows: pd.DataFrame) -> float | None:
+def _slope(rows: pd.DataFrame, column: str) -> float | None:
     from ray_tune_memguard.report.line import fit_line
     from ray_tune_memguard.report.series import MIN_SLOPE_TRIALS
 
     trials: Sequence[float] = rows["trials"].tolist()
     if trials[-1] - trials[0] < MIN_SLOPE_TRIALS:
         return None
-    line = fit_line(trials, rows["value"].tolist())
+    line = fit_line(trials, rows[column].tolist())
     return None if line is None else line.slope
 
 
@@ -247,9 +301,20 @@ def _series_of(path: Path) -> pd.DataFrame | None:
     return None if series.empty else series
 
 
+def _head_of(path: Path) -> pd.DataFrame | None:
+    from ray_tune_memguard.report.head_records import read_head_node
+
+    head = read_head_node(path)
+    return None if head.empty else head
+
+
 def _rss(row: dict[str, float]) -> str:
     return size(row["rss_bytes"])
 
 
 def _signed(count: float) -> str:
     return f"{'+' if count >= 0 else ''}{size(count)}"
+
+
+def _signed_or_unknown(count: float | None) -> str:
+    return UNKNOWN if count is None else _signed(count)

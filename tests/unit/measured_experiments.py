@@ -10,6 +10,8 @@ from ray_tune_memguard.diagnostics.diagnosis import Diagnosis
 from ray_tune_memguard.diagnostics.findings import Quantity
 from ray_tune_memguard.diagnostics.growth import GrowthRow
 from ray_tune_memguard.report.driver_record import BEGIN, END, DriverRecord
+from ray_tune_memguard.report.gate_records import GateRecord
+from ray_tune_memguard.report.head_records import HeadRecord
 from ray_tune_memguard.report.records import RecordFile
 from ray_tune_memguard.report.series import RssPoint, RssSeries
 from ray_tune_memguard.report.series_file import SeriesFile
@@ -55,6 +57,13 @@ def measured(path: Path, ended: bool = True, is_alive: bool = False) -> Path:
     for number in range(30):
         memory.add(trial_memory(number))
     RecordFile(own / f"deaths-{RUN}.jsonl").add(death())
+    RecordFile(own / f"gate-{RUN}.jsonl").add(
+        GateRecord(1200.0, "pause", "n", "93 % of its memory is in use", 93, 100, running=4)
+    )
+    head = RecordFile(own / f"head-{RUN}.jsonl")
+    for trials in range(0, 401, 100):
+        own_bytes = 50 * MIB + trials * 16_384
+        head.add(HeadRecord(1000.0 + trials, trials, {"gcs_server": (90 * MIB, own_bytes)}))
     drivers = RecordFile(own / f"driver-{RUN}.jsonl")
     begin = DriverRecord.now(BEGIN, 0.0)
     drivers.add(begin if is_alive or ended else replace(begin, pid=_NO_PROCESS))

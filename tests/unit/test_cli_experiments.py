@@ -86,11 +86,15 @@ def test_show_an_experiment_that_has_ended(experiment: Path) -> None:
     assert "Memory of the driver after 400 trials" in text
     assert "Heaviest of 30 trials" in text
     assert "Deaths: 1 kernel_oom" in text
+    assert "93 % of its memory is in use" in text
+    assert "+16.0 KiB" in text.partition("gcs_server")[2]
     found = run_json("show", experiment)
     assert found["run"]["state"] == "finished"
     assert found["rss"]["bytes_per_trial"] == pytest.approx(2048)
     assert [len(found["rss"]["series"]), len(found["trials"]), len(found["deaths"])] == [21, 30, 1]
     assert found["diagnosis"]["trials"] == 400
+    assert [record["action"] for record in found["gate"]] == ["pause"]
+    assert len(found["head"]) == 5
 
 
 @pytest.mark.parametrize(("is_alive", "state"), [(True, "running"), (False, "killed")])
