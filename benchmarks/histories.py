@@ -42,7 +42,7 @@ _REPORTED = "T"
 # Of a sweep that is killed.
 _KILLED_TRIALS, _STEPS, _STEP_S = 24, 12, 0.03
 _LONGEST_KILLED_S = 12.0
-_LONGEST_WAIT_S = 120.0
+_LONGEST_WAIT_S = 300.0
 
 
 def _tuner(
@@ -176,8 +176,11 @@ def reopen(storage: Path) -> dict[str, Any]:
     return {"killed": killed, "resumed": results(), "trials": len(grid), "lengths": lengths}
 
 
-def kill(seed: int, directory: Path) -> dict[str, Any]:
-    """Kill one sweep, open and resume it, and count what is missing."""
+def kill(after_s: float, directory: Path) -> dict[str, Any]:
+    """Kill one sweep, open and resume it, and count what is missing.
+
+    ``after_s``: seconds from the first result to the kill.
+    """
     log, storage, mark = directory / "log", directory / "s", new_mark()
     environment = {**os.environ, LOG_VARIABLE: str(log), MARK_VARIABLE: mark}
     storage.mkdir(parents=True)
@@ -194,7 +197,7 @@ def kill(seed: int, directory: Path) -> dict[str, Any]:
         deadline = time.monotonic() + _LONGEST_WAIT_S
         while not log.exists() and driver.poll() is None and time.monotonic() < deadline:
             time.sleep(0.05)
-        time.sleep(random.Random(seed).uniform(0.3, _LONGEST_KILLED_S))
+        time.sleep(after_s)
         was_running = driver.poll() is None
         driver.send_signal(signal.SIGKILL)
         killed_at = time.time()
@@ -342,7 +345,8 @@ def _kills(
     found = []
     for number in range(arguments.kills):
         directory = scratch / f"k{number}"
-        found.append(kill(arguments.seed * 1000 + number, directory))
+        moment = random.Random(arguments.seed * 1000 + number)
+        found.append(kill(moment.uniform(0.3, _LONGEST_KILLED_S), directory))
         print(f"kill {number + 1} of {arguments.kills}: {found[-1]}", file=sys.stderr, flush=True)
         shutil.rmtree(directory, ignore_errors=True)
     total = {

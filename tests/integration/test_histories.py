@@ -19,6 +19,7 @@ from ray.tune.analysis import ExperimentAnalysis
 from ray.tune.logger import CSVLoggerCallback, LoggerCallback
 from ray.tune.schedulers import PopulationBasedTraining
 
+from benchmarks.histories import kill
 from ray_tune_memguard import (
     MemGuard,
     export_results,
@@ -309,6 +310,14 @@ def test_a_storage_apart_from_the_drivers_staging(tmp_path: Path) -> None:
     assert [len(result.metrics_dataframe) for result in [*grid, *opened]] == [3] * 4
     export_results("results/sweep", storage_filesystem=filesystem)
     assert len(list(tmp_path.glob("results/sweep/*/result.json"))) == 2
+
+
+@pytest.mark.latest_only
+def test_a_killed_driver_loses_no_result(tmp_path: Path) -> None:
+    outcome = kill(2.5, tmp_path)
+    assert outcome["was_running"]
+    assert outcome["settled"] > 10
+    assert outcome["lost"] == outcome["short_histories"] == 0
 
 
 def test_opened_by_ray_alone_without_histories(storage: Path) -> None:
