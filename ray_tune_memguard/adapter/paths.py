@@ -145,10 +145,15 @@ def state_file_of_staging(directory: str) -> str | None:
     ``trial.local_experiment_path``.
 
     Returns:
-        The path; None for any other directory, or if the run has not written one elsewhere yet.
+        The path, of an earlier run's file while the run has not written its own; None for any other
+        directory, or if there is none.
     """
     published = _published_of_staging.get(os.path.normpath(directory))
-    return str(published) if published is not None and published.is_file() else None
+    if published is None:
+        return None
+    if published.is_file():
+        return str(published)
+    return newest_state_file(LocalFileSystem(), str(published.parent))
 
 
 def newest_state_file(filesystem: FileSystem, experiment: str) -> str | None:
@@ -183,8 +188,12 @@ def _state_files(filesystem: FileSystem, experiment: str) -> list[str]:
     if isinstance(filesystem, LocalFileSystem):
         # Arrow would create an object for each directory entry, and so one for each trial.
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-            names = os.listdir(experiment)
-            return [name for name in names if _is_state_file(name)]
+            names = os.listdir(experiment)  # Trials' directories as well, maybe 100,000.
+            return [
+                name
+                for name in names
+                if name.startswith(STATE_FILE_PREFIX) and _is_state_file(name)
+            ]
         return []
     entries = filesystem.get_file_info(FileSelector(experiment, allow_not_found=True))
     return [entry.path for entry in entries if entry.is_file and _is_state_file(entry.base_name)]
@@ -267,6 +276,11 @@ class StagingListing:
             and _is_state_of(name, self._session)
             and (path := self.directory / name).is_file()
         }
+
+
+def is_saved_state(name: str) -> bool:
+    """Whether a file of this name is one that Ray copies to restore searchers and callbacks."""
+    return name.endswith(_STATE_SUFFIXES) and not _is_state_file(name)
 
 
 def _is_state_of(name: str, session: str) -> bool:

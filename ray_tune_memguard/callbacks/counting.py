@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from ray_tune_memguard.callbacks.base import GuardCallback, guarded
+from ray_tune_memguard.lazy.interfaces import FINISHED
+from ray_tune_memguard.lazy.trial_list import SpilledTrials
 
 if TYPE_CHECKING:
     from ray.tune.experiment import Trial
@@ -42,9 +44,11 @@ class FinishedTrials:
     def recount(self, trials: Iterable[Trial]) -> None:
         """Count all trials by their status."""
         self.is_begun = True
-        statuses = [trial.status for trial in trials]
-        self.completed = statuses.count("TERMINATED")
-        self.errored = statuses.count("ERROR")
+        if isinstance(trials, SpilledTrials):
+            count: Callable[[str], int] = trials.count_status
+        else:
+            count = [trial.status for trial in trials].count
+        self.completed, self.errored = (count(status) for status in FINISHED)
 
 
 class CountingCallback(GuardCallback):

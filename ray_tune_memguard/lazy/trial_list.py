@@ -182,6 +182,11 @@ class SpilledTrials(list[TrialT]):
             of_rows.update((row.position, row.status) for row in self._rows_at(position))
         return {position for position, row_status in of_rows.items() if row_status == status}
 
+    def count_status(self, status: str) -> int:
+        """The number of trials with this status. Reads no trial."""
+        in_store = self.cache.store.count(status) - len(self.uncounted(status))
+        return in_store + len(self.in_memory_with(status))
+
     def _with_other_status(self) -> dict[int, TrialT]:
         moved = {}
         for trial_id, trial in self.cache.with_other_status():

@@ -5,8 +5,7 @@ from __future__ import annotations
 import sqlite3
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from ray_tune_memguard.store.rows import Compressors
 from ray_tune_memguard.store.schema import SUMMARY
@@ -16,8 +15,7 @@ _WINDOW = 512
 _ROW = "seq, trial_id, status"
 
 
-@dataclass(frozen=True)
-class SpilledRow:
+class SpilledRow(NamedTuple):
     """A spilled trial's position, id and status, without its state."""
 
     position: int

@@ -27,7 +27,7 @@ import os
 import sqlite3
 import weakref
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -152,7 +152,12 @@ class TrialStore(TrialQueries):
         """
         rows.insert(self._connection, self._compressors, position, row)
 
-    def copy_rows(self, source: TrialStore, positions: Iterable[tuple[int, int]]) -> None:
+    def copy_rows(
+        self,
+        source: TrialStore,
+        positions: Iterable[tuple[int, int]],
+        then: Callable[[list[bytes]], object] | None = None,
+    ) -> None:
         """Copy rows of another store, inside a :meth:`transaction`. This store must be empty.
 
         States are not copied, because only one process can use them. The copied trials count as
@@ -161,10 +166,17 @@ class TrialStore(TrialQueries):
         Args:
             source: the store to read.
             positions: pairs of the position in ``source`` and in this store.
+            then: called with the state records of some rows after the other, in this order.
+
+        Raises:
+            KeyError: ``source`` has no row at a position.
+            ValueError: a state record is damaged.
         """
         with source._lock:
             self._compressors.ensure_like(source._compressors, "entry", self._connection)
-            rows.copy(source._connection, self._connection, positions)
+            for packed in rows.copy(source._connection, self._connection, positions):
+                if then is not None:
+                    then([self._compressors.unpack("entry", record) for record in packed])
 
     # The snapshot and the metadata of the run.
 

@@ -74,6 +74,18 @@ def test_an_incomplete_state_file_is_passed_over(
     assert paths.newest_state_file(LocalFileSystem(), str(tmp_path)) == str(newer)
 
 
+def test_the_staging_directory_of_a_resumed_run_shows_the_earlier_state(tmp_path: Path) -> None:
+    staging, published = tmp_path / "staging", tmp_path / "experiment_state-2026-11-23.json"
+    paths.is_published_at(published, staging)
+    assert paths.state_file_of_staging(str(staging)) is None
+    earlier = tmp_path / "experiment_state-2026-11-22.json"
+    earlier.write_text(STATE)
+    assert paths.state_file_of_staging(str(staging)) == str(earlier)
+    published.write_text(STATE)
+    assert paths.state_file_of_staging(f"{staging}/") == str(published)
+    assert paths.state_file_of_staging(str(tmp_path)) is None
+
+
 def _listing(tmp_path: Path) -> tuple[paths.StagingListing, list[int]]:
     looks: list[int] = []
 

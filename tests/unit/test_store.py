@@ -236,6 +236,20 @@ def test_rows_are_copied_as_they_are_packed(store: TrialStore, tmp_path: Path) -
     assert left(target).damage() is None
 
 
+def test_records_of_copied_rows_come_in_their_new_order(store: TrialStore, tmp_path: Path) -> None:
+    put(store, *range(40))
+    source = left(store)
+    target = TrialStore.create(tmp_path, "new")
+    records: list[bytes] = []
+    with target.transaction():
+        pairs = [(there, 39 - there) for there in reversed(range(40))]
+        target.copy_rows(source, pairs, then=records.extend)
+    assert records == list(target.state_records())
+    assert records[0] == b"state 39"
+    with pytest.raises(KeyError), target.transaction():
+        target.copy_rows(source, [(40, 50)])
+
+
 @pytest.mark.parametrize("seed", range(12))
 def test_no_flipped_byte_goes_unnoticed_or_costs_the_other_rows(tmp_path: Path, seed: int) -> None:
     """Whatever was changed: what is read afterwards is right, and most of it is still there."""

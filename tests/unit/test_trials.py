@@ -40,6 +40,16 @@ def test_reads_as_a_list(twin: Any) -> None:
     assert sorted(trials, key=lambda t: t.trial_id, reverse=True) == plain[::-1]
 
 
+def test_counts_by_status_as_trials_are_changed_and_removed(twin: Any) -> None:
+    trials, plain = twin
+    plain[3].status = "ERROR"
+    plain[5].status = "ERROR"
+    trials.remove(plain[4])
+    statuses = [trial.status for trial in plain if trial is not plain[4]]
+    for status in ("TERMINATED", "ERROR", "RUNNING"):
+        assert trials.count_status(status) == statuses.count(status)
+
+
 @pytest.mark.parametrize("index", [12, -13])
 def test_out_of_range(twin: Any, index: int) -> None:
     with pytest.raises(IndexError):

@@ -55,7 +55,10 @@ def apply(
     with ExitStack() as undo:
         undo.callback(begun.files.discard)
         undo.callback(_remove_trials, controller)
-        returning = _restore(plan, found, run, controller, plan.returning())
+        returning = _restore_trials(plan, run, controller, plan.returning())
+        if not begun.has_saved_states:
+            controller._checkpoint_manager.sync_down_experiment_state()
+        _restore_algorithms(found, run, controller)
         cache = TrialCache(begun.files.store, run.codec)
         residents = _queue(plan, returning, run, controller, cache.ghost)
         trials = SpilledTrials.reopened(residents, cache, begun.summaries)
@@ -92,7 +95,9 @@ def apply_in_memory(
     ]
     with ExitStack() as undo:
         undo.callback(_remove_trials, controller)
-        trials = _restore(plan, found, run, controller, records)
+        trials = _restore_trials(plan, run, controller, records)
+        controller._checkpoint_manager.sync_down_experiment_state()
+        _restore_algorithms(found, run, controller)
         controller._requeue_restored_trials(trials, run.resume_config)
         if SEARCHER_CATCH_UP in run.capabilities:
             catch_up(controller, plan.unsnapshotted, found.snapshot.creation_count)
@@ -106,24 +111,24 @@ def _remove_trials(controller: Controller) -> None:
         getattr(controller, name).clear()
 
 
-def _restore(
-    plan: RestorePlan,
-    found: VerifiedStore,
-    run: NewRun,
-    controller: Controller,
-    records: list[list[str]],
+def _restore_trials(
+    plan: RestorePlan, run: NewRun, controller: Controller, records: list[list[str]]
 ) -> list[Trial]:
-    """Restore the controller, its searcher and its callbacks to their states in the snapshot.
+    """Restore the controller's own state, and create the trials of these records.
 
     Returns:
-        The trials of these records, created by Ray's own method and not added to the controller.
+        The trials, created by Ray's own method and not added to the controller.
     """
     controller.__setstate__(dict(plan.runner_data))  # Ray removes keys from it.
     controller._session_str = run.location.session
     # Ray's method fails without trials.
     trials = controller._restore_trials({"trial_data": records}) if records else []
     controller._storage._timestamp = run.location.timestamp
-    controller._checkpoint_manager.sync_down_experiment_state()
+    return trials
+
+
+def _restore_algorithms(found: VerifiedStore, run: NewRun, controller: Controller) -> None:
+    """Restore the searcher and the callbacks to their states in the snapshot."""
     staging = run.location.staging
     files = found.snapshot.files
     if files is not None:
@@ -136,7 +141,6 @@ def _restore(
         controller._search_alg.restore_from_dir(str(staging))
     if controller._callbacks.can_restore(str(staging)):
         controller._callbacks.restore_from_dir(str(staging))
-    return trials
 
 
 def _queue(

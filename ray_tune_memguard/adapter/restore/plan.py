@@ -16,6 +16,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from ray.tune import ResumeConfig
 from ray.tune.experiment import Trial
@@ -61,8 +62,7 @@ class UnsnapshottedTrial:
         return parameters
 
 
-@dataclass(frozen=True)
-class RestoreEntry:
+class RestoreEntry(NamedTuple):
     """A trial in the plan.
 
     Attributes:

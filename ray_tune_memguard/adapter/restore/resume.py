@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING
 
 from ray_tune_memguard.adapter.claims import end_abandoned_runs
 from ray_tune_memguard.adapter.restore.apply import apply, apply_in_memory
-from ray_tune_memguard.adapter.restore.begin import begin, fetch_trial_files
+from ray_tune_memguard.adapter.restore.begin import begin
 from ray_tune_memguard.adapter.restore.locate import locate
 from ray_tune_memguard.adapter.restore.new_run import NewRun
 from ray_tune_memguard.adapter.restore.plan import plan
 from ray_tune_memguard.adapter.restore.rebuild import verify_or_rebuild
+from ray_tune_memguard.adapter.restore.staged_files import fetch_trial_files
 from ray_tune_memguard.notices import logger, show_lines
 from ray_tune_memguard.store.errors import StoreError
 
