@@ -214,11 +214,11 @@ class TrialPruner(GuardCallback):
             self._state.spill_at = time.monotonic() + SPILL_EVERY_S
             self._state.since_trim += spilled.count
             self.notices.again("disk")
-        for trial, error in spilled.refused:
+        for trial, reason in spilled.refused:
             self.notices.warn(
                 "refused",
-                f"TrialPruner keeps trial {trial} in memory, because its state cannot be "
-                f"serialized ({error!r}). Further occurrences are not logged.",
+                f"TrialPruner keeps trial {trial} in memory, because {reason}. Further "
+                "occurrences are not logged.",
             )
 
     def _spill_waiting(self) -> None:

@@ -48,11 +48,6 @@ def _glibc() -> ctypes.CDLL | None:
     return library
 
 
-def can_trim() -> bool:
-    """Whether this platform's allocator can return slack to the operating system."""
-    return _glibc() is not None
-
-
 def counters() -> dict[str, int]:
     """The counters of ``mallinfo2`` by name, in bytes or blocks; empty on other platforms."""
     library = _glibc()

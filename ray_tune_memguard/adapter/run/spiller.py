@@ -33,8 +33,8 @@ class Spilled:
     """The outcome of one :meth:`Spiller.spill`."""
 
     count: int = 0
-    #: Trials whose state could not be serialized, with the reason.
-    refused: list[tuple[Trial, Exception]] = field(default_factory=list)
+    #: Trials that stay in memory for the rest of the run, with the reason.
+    refused: list[tuple[Trial, str]] = field(default_factory=list)
 
 
 class Spiller:
@@ -91,7 +91,7 @@ class Spiller:
             finished: candidates; those that Ray still uses are skipped.
 
         Returns:
-            How many trials were spilled, and which could not be serialized.
+            How many trials were spilled, and which stay in memory, and why.
 
         Raises:
             OSError, sqlite3.OperationalError: the disk cannot be written. No trial was released.
@@ -166,7 +166,7 @@ class Spiller:
                 trial, self._unchanged(trial), creation_index
             )
         except Exception as error:
-            self._refuse(trial, error, outcome)
+            self._refuse(trial, f"its state cannot be serialized ({error!r})", outcome)
             return None
 
     def _unchanged(self, trial: Trial) -> tuple[str, str] | None:
@@ -179,15 +179,17 @@ class Spiller:
         known: tuple[str, str] | None = controller._trial_metadata.get(trial.trial_id)
         return None if trial in controller._trials_to_cache else known
 
-    def _refuse(self, trial: Trial, error: Exception, outcome: Spilled) -> None:
+    def _refuse(self, trial: Trial, reason: str, outcome: Spilled) -> None:
         self._refused.add(id(trial))
-        outcome.refused.append((trial, error))
+        outcome.refused.append((trial, reason))
 
     def _put(self, trial: Trial, row: TrialRow, outcome: Spilled) -> bool:
         try:
             self._installation.store.put(self._trials.position(trial), row)
-        except sqlite3.IntegrityError as error:  # Another trial has the same random id.
-            self._refuse(trial, error, outcome)
+        except sqlite3.IntegrityError as error:
+            # Ids of eight random digits can occur twice.
+            reason = f"the store has another trial with its id or position ({error})"
+            self._refuse(trial, reason, outcome)
             return False
         return True
 
