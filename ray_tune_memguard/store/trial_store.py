@@ -212,8 +212,8 @@ class TrialStore(TrialQueries):
                 raise StoreError(f"its snapshot is damaged ({part})")
         return {part: unpack(content) for part, content, _ in found}
 
-    def set_metadata(self, **values: str) -> None:
-        """Store texts about the run by name; they replace earlier ones of the same names."""
+    def set_metadata(self, **values: str | bytes) -> None:
+        """Store texts or bytes about the run by name; they replace those of the same names."""
         with self._lock:
             self._connection.executemany(
                 "INSERT OR REPLACE INTO meta VALUES (?, ?)", values.items()
@@ -221,6 +221,15 @@ class TrialStore(TrialQueries):
 
     def get_metadata(self, name: str) -> str | None:
         """The text of this name; None if there is none."""
+        found = self._metadata(name)
+        return found if isinstance(found, str) else None
+
+    def get_bytes(self, name: str) -> bytes | None:
+        """The bytes of this name; None if there are none."""
+        found = self._metadata(name)
+        return found if isinstance(found, bytes) else None
+
+    def _metadata(self, name: str) -> object:
         found = self._all("SELECT value FROM meta WHERE key = ?", (name,))
         return found[0][0] if found else None
 
