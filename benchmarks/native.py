@@ -55,7 +55,7 @@ def main() -> None:
     print(", ".join(f"{key} {value}" for key, value in describe_machine().items()), flush=True)
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = "4"
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     with tempfile.TemporaryDirectory() as storage:
         tune.Tuner(
             make_trainable(1, 0),

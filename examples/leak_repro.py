@@ -37,7 +37,7 @@ def run(options: argparse.Namespace) -> None:
         callback = MemGuard(every_trials=options.report_interval)
     else:
         callback = RssReporter(every_trials=options.report_interval)
-    ray.init(num_cpus=options.cpus, include_dashboard=False, log_to_driver=False)
+    ray.init(address="local", num_cpus=options.cpus, include_dashboard=False, log_to_driver=False)
     tuner = tune.Tuner(
         train,
         param_space={

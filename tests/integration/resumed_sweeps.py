@@ -433,7 +433,13 @@ def _is_known_to_us_alone(mine: tuple[Any, ...]) -> bool:
 
 def main(number: int) -> None:
     """Try so many cases, or all for 0, and print those that differ from Ray alone."""
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    ray.init(
+        address="local",
+        num_cpus=2,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level="ERROR",
+    )
     logging.disable(logging.ERROR)
     cases = all_cases() if number == 0 else random.Random(number).sample(all_cases(), number)
     differ = 0

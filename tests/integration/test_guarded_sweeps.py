@@ -515,7 +515,7 @@ def test_restores_without_this_package(storage: Path) -> None:
         analysis = ExperimentAnalysis({str(storage / "sweep")!r})
         scores = sorted(trial.last_result["score"] for trial in analysis.trials)
         def one_report(config): pass
-        ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
+        ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False)
         tuner = tune.Tuner.restore({str(storage / "sweep")!r}, trainable=one_report)
         again = sorted(result.metrics["score"] for result in tuner.fit())
         assert "ray_tune_memguard" not in sys.modules
