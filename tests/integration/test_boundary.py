@@ -43,6 +43,9 @@ ELSEWHERE = {
     "CountingCallback.on_trial_error",
     "JupyterNotebookReporter._progress_html",
     "MemGuard.on_trial_error",
+    # Simulated actors have no process.
+    "TrialMemoryReporter.look",
+    "TrialMemoryReporter.on_trial_error",
     # Called by Ray for trials that are not spilled.
     "ExperimentAnalysis._fetch_trial_dataframe",
     # MemGuard commits results itself.
