@@ -57,6 +57,8 @@ _MAX_SMALL_RESULTS = 1024
 _MAX_SMALL_BYTES = 1 << 20
 _KIND = "result"
 _MAX_COPIES = 3
+# With more free pages, which small chunks have left, a finished file is written anew without them.
+_MIN_PAGES_PER_FREE = 8
 # SQLite changes it when it begins a log anew, see https://www.sqlite.org/fileformat.html#walformat
 _LOG_HEADER_BYTES = 32
 
@@ -278,6 +280,13 @@ class HistoryStore:
             if any(tail.chunks > 1 for tail in self._tails.values()):
                 self.append({}, list(self._tails))
             connections.fold_log(self._connection)
+            free, pages = (
+                int(pragma(self._connection, name) or 0)
+                for name in ("freelist_count", "page_count")
+            )
+            if free * _MIN_PAGES_PER_FREE > pages:
+                with suppress(sqlite3.OperationalError):  # It only takes less room without them.
+                    self._connection.execute("VACUUM")
             with suppress(OSError):  # Without it, opening to write checks all pages.
                 files.write_seal(self.path)
 

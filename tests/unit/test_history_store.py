@@ -68,6 +68,14 @@ def test_a_long_history_is_merged_while_it_grows(store: HistoryStore, path: Path
     assert chunks(path) == 3
 
 
+def test_a_finished_file_has_no_room_of_small_chunks(store: HistoryStore, path: Path) -> None:
+    for first in range(1000):
+        store.append({"one": rows(first, 1)})
+    store.finalize()
+    assert steps(store, "one") == list(range(1000))
+    assert path.stat().st_size < 40_000
+
+
 def test_what_was_committed_survives_the_end_of_the_process(
     store: HistoryStore, path: Path, tmp_path: Path
 ) -> None:
