@@ -5,16 +5,18 @@ from __future__ import annotations
 import csv
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from ray_tune_memguard.adapter import handle
-from ray_tune_memguard.reading import iter_results, read_results
+from ray_tune_memguard.reading import Result, iter_results
 
 if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
 
 FORMATS = ("files", "parquet", "csv", "json")
+_SHOW_PROGRESS_AFTER_S = 1.0
 
 
 def export_results(
@@ -78,25 +80,45 @@ def export_results(
 def _write_parquet(path: str, filesystem: FileSystem | None, target: Path) -> None:
     from pyarrow import parquet
 
-    table = read_results(path, as_arrow=True, storage_filesystem=filesystem)
-    parquet.write_table(table, target, compression="zstd")
+    from ray_tune_memguard.report.result_table import ResultTable
+
+    table = ResultTable()
+    for result in _results(path, filesystem):
+        table.add(result)
+    parquet.write_table(table.arrow(), target, compression="zstd")
 
 
 def _write_csv(path: str, filesystem: FileSystem | None, target: Path) -> None:
     # The columns are known once all results were read, so they are read twice.
     columns = dict.fromkeys(["trial_id"])
-    for result in iter_results(path, storage_filesystem=filesystem):
+    for result in _results(path, filesystem, "Finding columns"):
         columns.update(dict.fromkeys(result))
     with target.open("w", newline="", encoding="utf-8", errors="surrogatepass") as file:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
-        writer.writerows(iter_results(path, storage_filesystem=filesystem))
+        writer.writerows(_results(path, filesystem))
 
 
 def _write_json(path: str, filesystem: FileSystem | None, target: Path) -> None:
     with target.open("w") as file:
-        for result in iter_results(path, storage_filesystem=filesystem):
+        for result in _results(path, filesystem):
             file.write(f"{json.dumps(result)}\n")
+
+
+def _results(
+    path: str, filesystem: FileSystem | None, what: str = "Reading results"
+) -> Iterator[Result]:
+    """All results, with a progress bar on a terminal."""
+    import tqdm
+
+    yield from tqdm.tqdm(
+        iter_results(path, storage_filesystem=filesystem),
+        desc=what,
+        unit="result",
+        delay=_SHOW_PROGRESS_AFTER_S,
+        leave=False,
+        disable=None,
+    )
 
 
 _WRITERS = {"parquet": _write_parquet, "csv": _write_csv, "json": _write_json}

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from ray.tune.experiment import Trial
 
     from ray_tune_memguard.adapter.histories.logger import HistoryLogger
+    from ray_tune_memguard.adapter.restore.offline import Examination, Import
     from ray_tune_memguard.adapter.run.failures import FailureObserver
     from ray_tune_memguard.adapter.run.launches import Launches
     from ray_tune_memguard.adapter.run.spiller import Spiller
@@ -447,3 +448,38 @@ def results_of(
     from ray_tune_memguard.adapter.analysis import result_stream
 
     return result_stream.results_of(path, filesystem)
+
+
+def examine(path: str, filesystem: FileSystem | None, *, errored: str = "skip") -> Examination:
+    """See :func:`ray_tune_memguard.adapter.restore.offline.examine`.
+
+    Args:
+        path: the experiment's directory, or its URI.
+        filesystem: of ``path``; None for the one that ``path`` tells.
+        errored: what becomes of failed trials: ``skip``, ``resume`` or ``restart``.
+
+    Raises:
+        RuntimeError: this Ray lacks a name that a restore needs.
+    """
+    _require(contract.OPEN, contract.RESUME)
+    from ray.tune import ResumeConfig
+
+    from ray_tune_memguard.adapter.restore import offline
+
+    treatment = ResumeConfig.ResumeType[errored.upper()]
+    resume_config = ResumeConfig(errored=treatment)  # type: ignore[arg-type]
+    return offline.examine(path, filesystem, resume_config)
+
+
+def import_experiment(path: str, filesystem: FileSystem | None) -> Import:
+    """See :func:`ray_tune_memguard.adapter.restore.offline.import_experiment`."""
+    _require(contract.OPEN)
+    from ray_tune_memguard.adapter.restore import offline
+
+    return offline.import_experiment(path, filesystem)
+
+
+def _require(*needed: str) -> None:
+    capabilities = contract.probe()
+    if not capabilities.on.issuperset(needed):
+        raise RuntimeError(capabilities.warning())

@@ -7,8 +7,11 @@ import click
 from ray_tune_memguard.cli import exit_codes
 from ray_tune_memguard.cli.deaths import deaths
 from ray_tune_memguard.cli.doctor import doctor
+from ray_tune_memguard.cli.export import export
+from ray_tune_memguard.cli.import_ import import_
 from ray_tune_memguard.cli.show import show
 from ray_tune_memguard.cli.trials import trials
+from ray_tune_memguard.cli.verify import verify
 
 _HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
@@ -19,9 +22,10 @@ def main() -> None:
     """Look at the memory of Ray Tune sweeps, and of the clusters that they run on.
 
     Each command prints tables on a terminal (with the extra "cli"), plain text in a pipe, and JSON
-    with --json. No command changes a sweep, a cluster or an experiment.
+    with --json. No command changes a sweep or a cluster. Only "import", and "export --to files",
+    write into an experiment, and they change no file of Ray's.
     """
 
 
-for _command in (doctor, show, deaths, trials):
+for _command in (show, deaths, trials, verify, export, import_, doctor):
     main.add_command(_command)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
+from ray_tune_memguard.adapter.run.checkpoint import with_pointer
 from ray_tune_memguard.diagnostics.deaths.record import Death, MemoryUser
 from ray_tune_memguard.diagnostics.diagnosis import Diagnosis
 from ray_tune_memguard.diagnostics.findings import Quantity
@@ -16,10 +18,14 @@ from ray_tune_memguard.report.records import RecordFile
 from ray_tune_memguard.report.series import RssPoint, RssSeries
 from ray_tune_memguard.report.series_file import SeriesFile
 from ray_tune_memguard.report.trial_memory import TrialMemory
+from ray_tune_memguard.store.snapshot import Snapshot
+from ray_tune_memguard.store.trial_store import TrialStore
+from tests.unit.fakes import fake_row
 
 RUN = "2026-11-22_10-00-00"
 MIB = 2**20
 STATE = '{"trial_data": [], "runner_data": {}, "stats": {}}'
+_REPORTED = {"last_result_time": 0.0}
 # No process has this number.
 _NO_PROCESS = 2**22 + 1
 
@@ -72,6 +78,32 @@ def measured(path: Path, ended: bool = True, is_alive: bool = False) -> Path:
         parts = [Quantity("rss", 210 * MIB)]
         Diagnosis(400, 400, parts=parts).save(own / f"diagnosis-{RUN}.json")
     return path
+
+
+def stored(path: Path, finish: bool = True) -> TrialStore:
+    """An experiment whose trials are spilled: two have ended, one has failed, one was running.
+
+    Args:
+        path: its directory.
+        finish: whether its run is over.
+    """
+    path.mkdir(parents=True)
+    store = TrialStore.create(path / ".memguard", f"trials-{RUN}")
+    store.set_metadata(experiment=str(path), staging=str(path))
+    running = [json.dumps(one) for one in ({"trial_id": "d", "status": "RUNNING"}, _REPORTED)]
+    state = json.dumps({"trial_data": [running], "runner_data": {}})
+    Snapshot(state=state, positions=[3], creation_count=4, summaries={}, files=None).save(store)
+    with store.transaction():
+        for position, status in enumerate(("TERMINATED", "TERMINATED", "ERROR")):
+            name = "abc"[position]
+            record = [json.dumps({"trial_id": name, "status": status}), json.dumps(_REPORTED)]
+            row = fake_row(name, status, json.dumps(record).encode(), creation_index=position)
+            store.put(position, row)
+    (path / f"experiment_state-{RUN}.json").write_text(with_pointer(STATE, store.path, path))
+    if finish:
+        store.finalize()
+        store.close()
+    return store
 
 
 def trial_memory(number: int) -> TrialMemory:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from pathlib import Path
 from typing import Any
 
+import pandas
 import pytest
 from click.testing import CliRunner
 
 from ray_tune_memguard.cli.exit_codes import ExitCode
 from ray_tune_memguard.cli.main import main
-from tests.unit.measured_experiments import RUN, experiment_of_ray, measured
+from ray_tune_memguard.store.histories import FILE_NAME, HistoryStore
+from tests.unit.measured_experiments import RUN, experiment_of_ray, measured, stored
 
-READERS = ["show", "deaths", "trials"]
+READERS = ["show", "deaths", "trials", "verify", "export", "import"]
 
 
 def run(*arguments: object, code: int = ExitCode.OK) -> str:
@@ -186,3 +189,142 @@ def test_names_cannot_control_the_terminal(experiment: Path) -> None:
     [file] = experiment.glob(".memguard/trial-memory-*")
     file.write_text(file.read_text().replace("t00029", r"\u001b[31mred"))
     assert "\x1b" not in run("trials", experiment)
+
+
+# verify
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    """The path of a whole trial store."""
+    return stored(tmp_path / "sweep").path
+
+
+def content_of(directory: Path) -> dict[str, bytes]:
+    return {str(file): file.read_bytes() for file in directory.rglob("*") if file.is_file()}
+
+
+def damage(store: Path) -> None:
+    with sqlite3.connect(store) as connection:
+        connection.execute("UPDATE trial SET reported_at = 7 WHERE seq = 1")
+    connection.close()
+
+
+def test_verify_a_whole_store(store: Path) -> None:
+    before = content_of(store.parent.parent)
+    text = run("verify", store.parent.parent)
+    assert "is whole" in text
+    rows = [line.split(maxsplit=2) for line in text.splitlines()]
+    assert ["ERROR", "1", "stay on disk, finished"] in rows
+    assert ["RUNNING", "1", "return to memory"] in rows
+    found = run_json("verify", store.parent.parent)
+    assert found["source"] == "store"
+    assert found["staying"] == {"TERMINATED": 2, "ERROR": 1}
+    assert found["returning"] == {"RUNNING": 1}
+    assert content_of(store.parent.parent) == before
+
+
+def test_verify_what_a_restore_with_failed_trials_would_do(store: Path) -> None:
+    found = run_json("verify", store.parent.parent, "--errored", "restart")
+    assert found["staying"] == {"TERMINATED": 2}
+    assert found["returning"] == {"RUNNING": 1, "ERROR": 1}
+
+
+def test_verify_a_damaged_store_changes_nothing(store: Path) -> None:
+    damage(store)
+    before = content_of(store.parent.parent)
+    found = run_json("verify", store.parent.parent, code=ExitCode.WARNING)
+    assert found["source"] == "rebuilt store"
+    assert "1 of 3 trials are damaged" in found["problems"][0]
+    assert found["staying"] == {"TERMINATED": 1, "ERROR": 1}
+    assert content_of(store.parent.parent) == before
+    assert "A restore rebuilds it" in run("verify", store.parent.parent, code=ExitCode.WARNING)
+
+
+def test_verify_where_nothing_can_be_restored(store: Path) -> None:
+    store.write_bytes(b"no database" * 1000)
+    [state_file] = store.parent.parent.glob("*.json")
+    state_file.unlink()
+    text = run("verify", store.parent.parent, code=ExitCode.SEVERE)
+    assert "Nothing can be restored." in text
+
+
+@pytest.mark.parametrize("command", ["verify", "import"])
+def test_a_run_that_goes_on(tmp_path: Path, command: str) -> None:
+    store = stored(tmp_path / "sweep", finish=False)
+    assert "is not over" in run(command, tmp_path / "sweep", code=ExitCode.FAILED)
+    store.close()
+
+
+def test_verify_an_experiment_of_ray_alone(tmp_path: Path) -> None:
+    before = content_of(experiment_of_ray(tmp_path / "sweep"))
+    assert "Ray ran alone" in run("verify", tmp_path / "sweep")
+    assert content_of(tmp_path / "sweep") == before
+
+
+def test_verify_an_experiment_whose_state_file_is_damaged(tmp_path: Path) -> None:
+    [state_file] = experiment_of_ray(tmp_path / "sweep").glob("*.json")
+    state_file.write_text('{"trial_data": [["')
+    assert "Nothing" in run("verify", tmp_path / "sweep", code=ExitCode.SEVERE)
+
+
+def test_verify_the_file_with_all_results(store: Path) -> None:
+    histories = HistoryStore.open_to_write(store.with_name(FILE_NAME))
+    histories.append({"a": [b'{"loss": 1}', b'{"loss": 2}'], "b": [b'{"loss": 1}']})
+    histories.finalize()
+    histories.close()
+    assert "3 results of 2 trials" in run("verify", store.parent.parent)
+    with sqlite3.connect(histories.path) as connection:
+        connection.execute("UPDATE chunk SET checksum = 1 WHERE trial_id = 'b'")
+    connection.close()
+    found = run_json("verify", store.parent.parent, code=ExitCode.WARNING)
+    assert found["histories"]["damage"] == "results of trial b are damaged"
+
+
+# export
+
+
+@pytest.mark.parametrize("form", ["csv", "json", "parquet"])
+def test_export(tmp_path: Path, form: str) -> None:
+    experiment = experiment_of_ray(tmp_path / "sweep")
+    file = tmp_path / f"all.{form}"
+    assert run("export", experiment, "--to", form, "-o", file) == f"{file}\n"
+    found = {
+        "csv": pandas.read_csv,
+        "parquet": pandas.read_parquet,
+        "json": lambda path: pandas.read_json(path, lines=True),
+    }[form](file)
+    assert found["loss"].tolist() == [0.5]
+    assert run_json("export", experiment, "--to", form, "-o", file)["path"] == str(file)
+
+
+def test_export_to_a_directory_that_is_missing(tmp_path: Path) -> None:
+    experiment = experiment_of_ray(tmp_path / "sweep")
+    target = tmp_path / "none" / "all.csv"
+    text = run("export", experiment, "--to", "csv", "-o", target, code=ExitCode.FAILED)
+    assert "cannot be exported" in text
+
+
+# import
+
+
+def test_import(tmp_path: Path) -> None:
+    experiment = experiment_of_ray(tmp_path / "sweep")
+    built = run_json("import", experiment)
+    assert built["is_new"]
+    assert Path(built["store"]).parent == experiment / ".memguard"
+    assert "There already" in run("import", experiment)
+    assert run_json("verify", experiment)["source"] == "store"
+
+
+def test_import_again_what_is_damaged(store: Path) -> None:
+    damage(store)
+    built = run_json("import", store.parent.parent)
+    assert (built["is_new"], built["trials"]) == (True, 3)
+    assert run_json("verify", store.parent.parent)["source"] == "store"
+
+
+def test_import_what_is_no_experiment_state(tmp_path: Path) -> None:
+    [state_file] = experiment_of_ray(tmp_path / "sweep").glob("*.json")
+    state_file.write_text('{"trial_data": [["')
+    assert "cannot be imported" in run("import", tmp_path / "sweep", code=ExitCode.NOT_FOUND)

@@ -1,0 +1,64 @@
+"""``memguard export``: the results of an experiment, as files that other programs read."""
+
+from __future__ import annotations
+
+import sqlite3
+from typing import Literal
+
+import click
+
+from ray_tune_memguard.cli import output
+from ray_tune_memguard.cli.exit_codes import CommandError, ExitCode
+from ray_tune_memguard.cli.experiments import location, path_argument
+
+
+@click.command()
+@path_argument
+@click.option(
+    "--to",
+    type=click.Choice(["parquet", "csv", "json", "files"]),
+    default="parquet",
+    help="The format. Default: parquet.",
+)
+@click.option(
+    "--destination",
+    "-o",
+    type=click.Path(),
+    help="The file, or for files the directory. Default: results.parquet, results.csv or "
+    "results.json here; for files the trials' own directories.",
+)
+@output.json_option
+def export(
+    path: str,
+    to: Literal["parquet", "csv", "json", "files"],
+    destination: str | None,
+    as_json: bool,
+) -> None:
+    """Write all results of an experiment to files that other programs read.
+
+    PATH is the experiment's directory, or its URI; it may have run with or without MemGuard, and,
+    but for files, its run may go on. With parquet, csv and json all results become one table, with
+    a row for each result (json: an object a line). With files each trial gets the files of Ray's
+    loggers: result.json, progress.csv, params.json, params.pkl and TensorBoard's events. A file
+    that is there is replaced when the new one is complete.
+
+    \b
+    Examples:
+      memguard export ~/ray_results/sweep
+      memguard export ~/ray_results/sweep --to csv -o all.csv
+      memguard export ~/ray_results/sweep --to files
+
+    The exit code is 1 if the results cannot be read now, or the file cannot be written.
+    """
+    from ray_tune_memguard.exporting import export_results
+
+    try:
+        written = export_results(location(path), to, destination=destination)
+    except ValueError as error:
+        raise CommandError(str(error), ExitCode.NOT_FOUND) from error
+    except (OSError, RuntimeError, sqlite3.Error) as error:
+        raise CommandError(f"{path} cannot be exported: {error}") from error
+    if as_json:
+        output.show_json({"format": to, "path": written})
+    else:
+        output.show_text(written)
