@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -67,6 +68,20 @@ def location(path: str) -> str:
         CommandError: it is a local path without an experiment.
     """
     return path if "://" in path else str(local_experiment(path))
+
+
+def newest_in(directory: Path) -> Path | None:
+    """The experiment in a directory that was measured last; None if there is none."""
+    found = [own for name in _OWN for own in directory.glob(f"*/{name}")]
+    return max(found, key=_changed_at).parent if found else None
+
+
+def _changed_at(own: Path) -> float:
+    times = [0.0]
+    for file in own.iterdir():
+        with contextlib.suppress(OSError):  # A run may remove it at this moment.
+            times.append(file.stat().st_mtime)
+    return max(times)
 
 
 def _is_experiment(place: Path) -> bool:

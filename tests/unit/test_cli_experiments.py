@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from ray_tune_memguard.cli.main import main
 from ray_tune_memguard.store.histories import FILE_NAME, HistoryStore
 from tests.unit.measured_experiments import RUN, experiment_of_ray, measured, stored
 
-READERS = ["show", "deaths", "trials", "verify", "export", "import"]
+READERS = ["show", "top", "deaths", "trials", "verify", "export", "import"]
 
 
 def run(*arguments: object, code: int = ExitCode.OK) -> str:
@@ -126,6 +127,38 @@ def test_show_the_rest_of_a_damaged_experiment(experiment: Path) -> None:
 
 def test_show_has_a_row_for_each_of_the_heaviest_trials(experiment: Path) -> None:
     assert run("show", experiment, "--rows", 7).count("layers=") == 7
+
+
+# top
+
+
+def test_top_ends_with_the_run(experiment: Path) -> None:
+    assert run("top", experiment) == run("show", experiment)
+
+
+def test_top_of_a_run_that_goes_on(tmp_path: Path) -> None:
+    measured(tmp_path / "sweep", ended=False, is_alive=True)
+    text = run("top", tmp_path / "sweep", "--interval", 0.1, "--count", 2)
+    assert text == 2 * run("show", tmp_path / "sweep")
+    found = run_json("top", tmp_path / "sweep", "--count", 1)
+    assert found["run"]["state"] == "running"
+
+
+def test_top_before_anything_is_measured(tmp_path: Path) -> None:
+    experiment = experiment_of_ray(tmp_path)
+    (experiment / ".memguard").mkdir()
+    assert "Nothing has been measured yet." in run("top", experiment, "--count", 1)
+
+
+def test_top_takes_the_experiment_that_was_measured_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert "No experiment" in run("top", code=ExitCode.NOT_FOUND)
+    for name, changed in (("new", 2000), ("old", 1000)):
+        for file in measured(tmp_path / "ray_results" / name).glob(".memguard/*"):
+            os.utime(file, (changed, changed))
+    assert run("top") == run("show", tmp_path / "ray_results" / "new")
 
 
 # deaths

@@ -10,7 +10,7 @@ import pytest
 
 import ray_tune_memguard
 from ray_tune_memguard.adapter import contract
-from tools import benchmark_tables, repository_links
+from tools import benchmark_tables, command_page, repository_links
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -81,6 +81,11 @@ def test_the_options_page_has_every_option() -> None:
     options = inspect.signature(ray_tune_memguard.MemGuard).parameters
     rows = [f"| `{name}` | `TUNE_MEMGUARD_{name.upper()}` |" for name in options]
     assert [row for row in rows if row not in listed] == [], "docs/options.md lacks these"
+
+
+def test_the_command_line_page_is_the_help_of_the_commands() -> None:
+    listed = (DOCS / "command-line.md").read_text(encoding="utf-8")
+    assert listed == command_page.page(), "run `python -m tools.command_page`"
 
 
 def test_the_page_of_ray_issues_has_every_releaser() -> None:
