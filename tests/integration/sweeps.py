@@ -235,8 +235,11 @@ def stable_frame(frame: pd.DataFrame | None) -> pd.DataFrame:
 
 
 def error_text(error: Any) -> str:
-    """The last line of an error; the rest has process ids and times."""
-    return str(error).strip().splitlines()[-1] if error else ""
+    """The last line of Ray's text of an error; the rest has process ids and times."""
+    if not error:
+        return ""
+    # What killed a trial follows Ray's text.
+    return str(error).partition("\nray-tune-memguard: ")[0].strip().splitlines()[-1]
 
 
 def raised(call: Callable[[], Any]) -> Any:
