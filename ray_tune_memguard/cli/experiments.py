@@ -140,11 +140,12 @@ class Readings:
 
 def nothing_measured(path: Path, what: str) -> CommandError:
     """The error about an experiment without records of a kind."""
-    reason = (
-        "nothing recorded them in its runs"
-        if any((path / name).is_dir() for name in _OWN)
-        else "its runs had no MemGuard() among their callbacks"
-    )
+    if not any((path / name).is_dir() for name in _OWN):
+        reason = "its runs had no MemGuard() among their callbacks"
+    elif last_run(path).state == "running":
+        reason = "its run goes on and has recorded none yet"
+    else:
+        reason = "nothing recorded them in its runs"
     return CommandError(f"{path} has no {what}: {reason}.", ExitCode.NOT_FOUND)
 
 

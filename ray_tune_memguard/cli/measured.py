@@ -157,6 +157,8 @@ class Measured:
         self._show_deaths(rows)
         self._show_gate(rows)
         self._show_head()
+        if self.is_empty:
+            output.show_text("Nothing has been measured yet.")
         for problem in self.problems:
             output.show_text()
             output.show_text(one_line(problem), "yellow")
@@ -278,7 +280,8 @@ def growth_of(path: Path) -> list[Growth]:
     ]
     parts = [one for one in found if one.kind == "part"]
     others = sorted(
-        (one for one in found if one.kind != "part"), key=lambda one: -(one.per_trial or 0.0)
+        (one for one in found if one.kind != "part"),
+        key=lambda one: (-(one.per_trial or 0.0), -one.value),
     )
     return [*parts, *others[:_MAX_GROWING]]
 

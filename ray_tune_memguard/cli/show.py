@@ -37,7 +37,7 @@ def show(context: click.Context, path: str, rows: int, as_json: bool) -> None:
     experiment = local_experiment(path)
     with output.working("Reading"):
         measured = Measured.of(experiment)
-    if measured.is_empty:
+    if measured.is_empty and measured.run.state != "running":
         raise nothing_measured(experiment, "measurements")
     if as_json:
         output.show_json(measured.as_dict())

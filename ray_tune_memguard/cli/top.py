@@ -76,6 +76,4 @@ def _look(measured: Measured, rows: int, as_json: bool) -> None:
     if sys.stdout.isatty():
         click.clear()
     measured.show(rows)
-    if measured.is_empty:
-        output.show_text("Nothing has been measured yet.")
     sys.stdout.flush()

@@ -86,7 +86,7 @@ def _show(found: Examination) -> None:
             "yellow",
         ),
         offline.STATE_FILE: (
-            f"There is no trial store: Ray ran alone. A restore reads {found.state_file}.",
+            f"The last run left no trial store: Ray ran alone. A restore reads {found.state_file}.",
             "cyan",
         ),
         offline.NOTHING: ("Nothing can be restored.", "bold red"),
@@ -122,6 +122,6 @@ def _show_plan(found: Examination) -> None:
     output.show_table(("status", "trials", "what a restore does"), rows, numbers=("trials",))
     if found.unsnapshotted:
         output.show_text(
-            f"{found.unsnapshotted:,} of them finished after the last experiment checkpoint; the "
-            "searcher is told of their results."
+            f"Finished after the last experiment checkpoint: {found.unsnapshotted:,}. These do not "
+            "run again, and the searcher is told of their results."
         )

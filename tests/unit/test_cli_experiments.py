@@ -129,6 +129,16 @@ def test_show_has_a_row_for_each_of_the_heaviest_trials(experiment: Path) -> Non
     assert run("show", experiment, "--rows", 7).count("layers=") == 7
 
 
+def test_a_run_that_has_measured_nothing_yet(tmp_path: Path) -> None:
+    experiment = measured(tmp_path / "sweep", ended=False, is_alive=True)
+    for file in experiment.glob(".memguard/*"):
+        if not file.name.startswith("driver-"):
+            file.unlink()
+    assert "Nothing has been measured yet." in run("show", experiment)
+    assert "recorded none yet" in run("trials", experiment, code=ExitCode.NOT_FOUND)
+    assert run("deaths", experiment) == "No trial has died.\n"
+
+
 # top
 
 

@@ -104,7 +104,7 @@ def examine(path: str, filesystem: FileSystem | None, resume_config: ResumeConfi
         RuntimeError: its run is not over.
         OSError, sqlite3.Error: a file cannot be read now.
     """
-    with _refusal_of_running(path):
+    with _refusal_of_running():
         ref = _located(path, filesystem)
         histories = _histories(ref.experiment)
         store = next(iter(ref.current_stores()), None)
@@ -143,7 +143,7 @@ def import_experiment(path: str, filesystem: FileSystem | None) -> Import:
         OSError, sqlite3.Error: a file cannot be read, or no store can be written.
         StoreError: its store cannot be read, and not be built anew.
     """
-    with _refusal_of_running(path):
+    with _refusal_of_running():
         ref = _located(path, filesystem)
         if ref.directory is None:
             raise OSError("a store can only be built in an experiment on a local disk")
@@ -231,10 +231,10 @@ def _with_progress(trial_ids: Iterator[str]) -> Iterator[str]:
 
 
 @contextmanager
-def _refusal_of_running(path: str) -> Iterator[None]:
+def _refusal_of_running() -> Iterator[None]:
     try:
         yield
     except sqlite3.OperationalError as error:
         if is_locked(error):
-            raise RuntimeError(f"The run of {path} is not over.") from error
+            raise RuntimeError("its run is not over") from error
         raise
