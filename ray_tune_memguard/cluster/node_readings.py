@@ -2,7 +2,7 @@
 
 The driver's own node is read at once (50 µs), at most every :data:`READ_EVERY_S`. Another node is
 asked through its probe every :data:`ASK_EVERY_S`, and its last answer counts until the next one is
-there. A node that has not answered yet has no limits.
+there, but not longer than :data:`MAX_AGE_S`. A node that has not answered yet has no limits.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 READ_EVERY_S = 0.25
 ASK_EVERY_S = 1.0
+MAX_AGE_S = 30.0
 #: A cluster of one node, whose id nobody asks for.
 THIS_NODE = "this node"
 
@@ -58,6 +59,8 @@ class ClusterMemory:
         self._limits: dict[str, list[NodeMemory]] = {}
         self._read_at: dict[str, float] = {}
         self._asked: dict[str, Answer[MemoryLimits]] = {}
+        # When the question was asked whose answer counts.
+        self._measured_at: dict[str, float] = {}
 
     def limits_of_own_node(self) -> MemoryLimits:
         """Both views of the driver's node, measured now."""
@@ -76,6 +79,8 @@ class ClusterMemory:
             self._collect(node)
             if node not in self._asked and self._is_due(node, ASK_EVERY_S):
                 self._asked[node] = self._probes.ask(node, read_limits, self._monitor)
+            if time.monotonic() - self._measured_at.get(node, 0.0) > MAX_AGE_S:
+                self._limits.pop(node, None)
         return self._limits.get(node, [])
 
     def _is_due(self, node: str, every_s: float) -> bool:
@@ -92,6 +97,7 @@ class ClusterMemory:
         del self._asked[node]
         try:
             self._limits[node] = answer.get().known()
+            self._measured_at[node] = self._read_at[node]
         except NoAnswerError:
             # What is not known does not count; the probes have warned.
             self._limits.pop(node, None)

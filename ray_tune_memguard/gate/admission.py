@@ -93,21 +93,24 @@ def decide(node: NodeView, rules: Rules) -> Decision:
     expected = forecast.next_peak
     threshold = rules.resume if node.was_full else rules.pause
     full = [limit for limit in node.limits if limit.share >= threshold]
-    if not node.running and not node.stopping:
-        return Decision(1, bool(full), "", full[0] if full else None, expected)
+    is_empty = not node.running and not node.stopping
+    if full and is_empty:
+        return Decision(1, True, "", full[0], expected)
     if full:
         missed = rules.pause if full[0].share >= rules.pause else rules.resume
         reason = f"{describe(full[0])} is used, which is not below {missed:.0%}"
         return Decision(0, True, reason, full[0], expected)
     if rules.slow_start and _is_size_unknown(node, rules):
+        if is_empty:
+            return Decision(1, False, "", None, expected)
         reason = "slow_start: one trial runs until it has finished or its memory is level"
         return Decision(0, False, reason, None, expected)
     if forecast.is_blind or not node.limits:
         return Decision(MAX_ALLOWANCE, False, "", None, expected)
     allowances = [(_fitting(forecast, limit, rules.pause), limit) for limit in node.limits]
     allowance, limit = min(allowances, key=lambda pair: pair[0])
-    if allowance:
-        return Decision(allowance, False, "", None, expected)
+    if allowance or is_empty:
+        return Decision(max(1, allowance), False, "", None, expected)
     reason = (
         f"{describe(limit)} is used, {size(forecast.growth())} more is expected of "
         f"{_count(len(node.running))}, and the next one needs {size(expected)}: together more than "

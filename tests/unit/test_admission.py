@@ -45,6 +45,10 @@ GIVEN = Rules(pause=0.9, resume=0.8, memory_per_trial=20)
         (NodeView([limit(99)], was_full=True), RULES, 1, ""),
         (NodeView([limit(50)], (), [80]), RULES, 1, ""),
         (NodeView([limit(50)]), SLOW, 1, ""),
+        # Where there is room, an empty node admits all that fit.
+        (NodeView([limit(50)]), RULES, MAX_ALLOWANCE, ""),
+        (NodeView([], (), [80]), RULES, MAX_ALLOWANCE, ""),
+        (NodeView([limit(10)], (), [40]), RULES, 2, ""),
         # What is used, what the running trials will take, and the next one: 40 + 20 + 30.
         (NodeView([limit(40)], [trial(10)], [30]), RULES, 1, ""),
         (NodeView([limit(41)], [trial(10)], [30]), RULES, 0, "together more than 90%"),
@@ -180,8 +184,18 @@ def test_with_ample_memory_the_gate_looks_once_a_second() -> None:
     for _ in range(500):
         run.now += 0.001
         assert run.start()
-    assert run.looks == looks + 1
+    assert run.looks == looks
     assert not run.records
+
+
+def test_an_empty_node_is_not_asked_again_for_each_start_elsewhere() -> None:
+    run = FakeRun()
+    run.used = {"node": 1, "empty": 1}
+    run.usages = {"a": TrialUsage("node")}
+    for _ in range(500):
+        assert run.gate.admits_everywhere(run.nodes())
+        run.gate.start(run.nodes())
+    assert run.looks == 2
 
 
 def test_a_node_with_nothing_running_never_waits() -> None:

@@ -8,7 +8,12 @@ from typing import Any
 import pytest
 
 from ray_tune_memguard.cluster import node_readings
-from ray_tune_memguard.cluster.node_readings import ASK_EVERY_S, READ_EVERY_S, ClusterMemory
+from ray_tune_memguard.cluster.node_readings import (
+    ASK_EVERY_S,
+    MAX_AGE_S,
+    READ_EVERY_S,
+    ClusterMemory,
+)
 from ray_tune_memguard.cluster.probe import Answer, NoAnswerError
 from ray_tune_memguard.system.node_memory import (
     MACHINE,
@@ -100,6 +105,21 @@ def test_a_node_that_cannot_answer_has_no_limits(
     memory.limits("other")
     probes.asked[1].fail(NoAnswerError("planned"))
     assert memory.limits("other") == []
+
+
+def test_an_old_answer_does_not_count(
+    memory: ClusterMemory, probes: FakeProbes, now: list[float]
+) -> None:
+    memory.limits("other")
+    probes.asked[0].resolve(MemoryLimits(REMOTE, None))
+    assert memory.limits("other") == [REMOTE]
+    # The next question is not answered: the node hangs, and it was full perhaps.
+    now[0] += MAX_AGE_S - 1
+    assert memory.limits("other") == [REMOTE]
+    now[0] += 2
+    assert memory.limits("other") == []
+    probes.asked[1].resolve(MemoryLimits(REMOTE, None))
+    assert memory.limits("other") == [REMOTE]
 
 
 def test_what_a_probe_runs_measures_this_machine() -> None:
