@@ -19,9 +19,15 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
+from tests.integration.short_of_memory import MAX_STEPS, STEP, is_more_wanted, set_up_monitor
+
 MIB = 2**20
 CGROUP = Path("/sys/fs/cgroup/memory")
 CGROUP_LIMIT = 400 * MIB
+# The cluster itself takes half a gigabyte of this.
+HEADROOM = 2500 * MIB
+#: A trial that holds this much is the culprit. Others on a busy machine may take the memory first.
+MIN_HELD = 700 * MIB
 #: By name: the cause that is right.
 CAUSES = {
     "monitor": "ray_memory_monitor",
@@ -37,6 +43,8 @@ CAUSES = {
     "node": "node_died",
     "ordinary": None,
 }
+#: How many results a trial makes that nothing kills. The innocent one is stopped with the sweep.
+STEPS = {"monitor": MAX_STEPS, "innocent": MAX_STEPS, "kernel": 40}
 DETAILS = {"segv": "SIGSEGV", "abort": "SIGABRT", "sys_exit": "4"}
 
 
@@ -77,11 +85,13 @@ def dies(config: dict[str, Any]) -> None:
 
     held = []
     cause = config["cause"]
-    takes = {"monitor": 100 * MIB, "kernel": 60 * MIB}.get(cause, 0)
-    for step in range(40 if takes else 12):
-        tune.report({"step": step})
+    takes = {"monitor": STEP, "kernel": 60 * MIB}.get(cause, 0)
+    for step in range(STEPS.get(cause, 12)):
+        tune.report({"step": step, "held": sum(map(len, held))})
         time.sleep(0.1)
         if takes:
+            if cause == "monitor" and not is_more_wanted():
+                continue
             held.append(bytearray(os.urandom(1)) * takes)
         elif not held:
             held.append(bytearray(os.urandom(1)) * (40 * MIB))
@@ -155,10 +165,22 @@ def sweep(
     from ray_tune_memguard import MemGuard, TrialDeathReporter, read_deaths
 
     cause_of: dict[str, str | None] = {}
+    over: list[str | None] = []
+    held = {"now": 0, "least": 2**63}
 
     class Remember(tune.Callback):
         def on_step_begin(self, iteration: int, trials: Any, **info: Any) -> None:
             cause_of.update((trial.trial_id, trial.config["cause"]) for trial in trials)
+
+        def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+            over.append(trial.config["cause"])
+            held["least"] = min(held["least"], held["now"])
+
+        def on_trial_result(
+            self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **info: Any
+        ) -> None:
+            if trial.config["cause"] == "monitor":
+                held["now"] = result["held"]
 
     took: list[float] = []
     find_out = TrialDeathReporter.before_failure
@@ -178,6 +200,8 @@ def sweep(
         run_config=tune.RunConfig(
             storage_path=str(folder),
             verbose=0,
+            # The innocent trial goes on for as long as the other one.
+            stop=lambda trial_id, result: "monitor" in over,
             callbacks=[MemGuard(), Remember(), callback],
             failure_config=tune.FailureConfig(**run_options),
         ),
@@ -186,6 +210,8 @@ def sweep(
     return {
         "milliseconds": took,
         "trials": list(cause_of.values()),
+        # Whether the trial that takes too much was the largest process whenever one was killed.
+        "has_culprit": held["least"] >= MIN_HELD,
         "deaths": [
             dataclasses.asdict(death)
             | {
@@ -230,9 +256,7 @@ def on_two_nodes(folder: Path) -> dict[str, Any]:
 def on_one_node(folder: Path, causes: list[str], repeats: int) -> list[dict[str, Any]]:
     """Sweeps on one node."""
     if "monitor" in causes:
-        from tests.integration.short_of_memory import set_up_monitor
-
-        set_up_monitor()
+        set_up_monitor(HEADROOM)
     import ray
 
     ray.init(
@@ -252,7 +276,7 @@ def on_one_node(folder: Path, causes: list[str], repeats: int) -> list[dict[str,
         if "monitor" in causes:
             # The hog and an innocent trial, in turn the older one.
             for number in range(repeats):
-                both = ["monitor", None]
+                both = ["monitor", "innocent"]
                 said.append(sweep(folder, dies, both if number % 2 else both[::-1], callback))
         else:
             said.append(sweep(folder, dies, [*functions, None], callback))

@@ -29,22 +29,27 @@ def share_in_use(more: int) -> float:
     return (memory.total - memory.available + more) / memory.total
 
 
-def set_up_monitor() -> None:
+def set_up_monitor(headroom: int = HEADROOM) -> None:
     os.environ.update(
-        RAY_memory_usage_threshold=f"{share_in_use(HEADROOM):.4f}",
+        RAY_memory_usage_threshold=f"{share_in_use(headroom):.4f}",
         RAY_memory_monitor_refresh_ms="100",
         # Otherwise it frees 5 % of the machine at a time, and kills innocent trials, too.
         RAY_max_kill_memory_buffer_bytes=str(50 * MIB),
     )
 
 
+def is_more_wanted() -> bool:
+    """Whether less is in use than what the monitor certainly kills at."""
+    threshold = float(os.environ["RAY_memory_usage_threshold"])  # noqa: SIM112 (Ray's spelling)
+    return share_in_use(-EXCESS) < threshold
+
+
 def grows(config: dict[str, Any]) -> None:
     from ray import tune
 
     held = []
-    threshold = float(os.environ["RAY_memory_usage_threshold"])  # noqa: SIM112 (Ray's spelling)
     for step in range(MAX_STEPS if config["hog"] else 10):
-        if config["hog"] and share_in_use(-EXCESS) < threshold:
+        if config["hog"] and is_more_wanted():
             held.append(bytearray(os.urandom(1)) * STEP)
         time.sleep(0.1)
         tune.report({"step": step})

@@ -15,6 +15,7 @@ import pytest
 from tests.integration.deaths import CAUSES, CGROUP, DETAILS, can_limit
 
 ROOT = Path(__file__).parents[2]
+MAX_ATTEMPTS = 4
 
 
 def start(folder: Path, causes: list[str]) -> subprocess.CompletedProcess[str]:
@@ -62,7 +63,11 @@ def test_each_cause_has_its_verdict(tmp_path: Path) -> None:
 
 
 def test_the_culprit_is_named_whoever_is_killed(tmp_path: Path) -> None:
-    [said] = run(tmp_path, ["monitor"])
+    for attempt in range(MAX_ATTEMPTS):
+        [said] = run(tmp_path / str(attempt), ["monitor"])
+        if said["has_culprit"]:
+            break
+    assert said["has_culprit"], "Other processes of this machine took the memory."
     assert said["deaths"]
     for death in said["deaths"]:
         assert death["cause"] == "ray_memory_monitor"

@@ -62,8 +62,8 @@ def test_the_victim_is_not_the_culprit() -> None:
     assert "The limit is 9.0 GiB." in death.summary
     # 2.5 GiB are used by others.
     assert death.advice == (
-        "One trial of 6.0 GiB does not fit into the 6.5 GiB that are left for trials: make it "
-        "smaller, or use a node with more memory."
+        "One trial of 6.0 GiB, with a tenth to spare, does not fit into the 6.5 GiB that are left "
+        "for trials: make it smaller, or use a node with more memory."
     )
 
 
@@ -104,7 +104,8 @@ def test_a_sigkill_has_no_culprit() -> None:
     [
         (8, 3.25, 23.5, 26.0, "8 such trials of 3.2 GiB need 26.0 GiB of 23.5 GiB: run at most 6"),
         (2, 1.0, 9.0, 9.0, "2 such trials of 1.0 GiB need 2.0 GiB of 2.0 GiB: run at most 1 "),
-        (1, 1.0, 9.0, 9.0, "One trial of 1.0 GiB does not fit into the 1.0 GiB that are left"),
+        (1, 1.0, 9.0, 9.0, "One trial of 1.0 GiB, with a tenth to spare, does not fit into the 1"),
+        (1, 2.0, 9.0, 9.5, "One trial of 2.0 GiB does not fit into the 1.5 GiB that are left"),
         (2, 1.0, 9.0, 6.0, "2 such trials of 1.0 GiB would have fitted into 5.0 GiB"),
         (0, 1.0, 9.0, 6.0, "Run fewer trials at once"),
     ],

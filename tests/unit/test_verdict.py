@@ -7,10 +7,7 @@ from pathlib import Path
 import pytest
 
 from ray_tune_memguard.cluster.gcs import ActorInfo, NodeInfo, WorkerInfo
-from ray_tune_memguard.diagnostics.deaths.monitor_message import (
-    FORMATS,
-    read_monitor_message,
-)
+from ray_tune_memguard.diagnostics.deaths.monitor_message import read_monitor_message
 from ray_tune_memguard.diagnostics.deaths.verdict import DeathFacts, judge
 from ray_tune_memguard.system.kernel_log import KernelEvidence, OomKill
 
@@ -207,7 +204,7 @@ def test_the_monitors_text(version: str) -> None:
     pid, size, used, threshold, command = SIZES[version]
     report = read_monitor_message(text)
     assert report is not None
-    [killed] = report.killed
+    [killed] = report.workers
     assert (killed.pid, killed.bytes / GIB) == (pid, pytest.approx(size, abs=0.001))
     assert report.used_bytes / GIB == pytest.approx(used, abs=0.04)
     assert report.total_bytes / GIB == pytest.approx(23.59, abs=0.01)
@@ -221,8 +218,69 @@ def test_the_monitors_text(version: str) -> None:
     assert verdict.monitor == report
 
 
-def test_each_form_is_of_a_version_and_an_unknown_one_loses_the_figures_only() -> None:
-    assert [form.since for form in FORMATS] == ["2.60", "2.55", "2.50"]
+def test_the_size_of_an_actor_that_is_killed_in_its_constructor() -> None:
+    # Ray calls it a task then.
+    report = read_monitor_message((RECORDED / "monitor-constructor-2.60.0.txt").read_text())
+    assert report is not None
+    [worker] = report.workers
+    assert (worker.pid, worker.name) == (16380, "ImplicitFunc.__init__")
+    assert worker.bytes / GIB == pytest.approx(0.04)
+
+
+HUNGRY = (
+    "{kind}: job ID=01000000, lease ID=06, task name=Hungry(a, b).__init__, required "
+    "resources={{CPU: 1}}, pid={pid}, actual memory used={size}GB, worker ID=3e3d8f80)"
+)
+REASON = "Memory usage 118691465461B exceeded threshold of 116858200195B (87.5% of 133519895756B"
+# By the versions of Ray that write so: the figures, what separates the lines, and the reason.
+LATER = {
+    "2.56": ("was 110.54GB / 124.35GB (0.889)", "; ", f"{REASON} total)", 116858200195),
+    "2.57, 2.58": ("was 110.54GB / 124.35GB (0.889)", "\n", f"{REASON} total)", 116858200195),
+    "2.59": ("was 110.54GB used / 124.35GB limit (0.889)", "\n", f"{REASON} limit)", 116858200195),
+    "a cgroup's limit": (
+        "was 110.54GB used / 124.35GB limit (0.889)",
+        "\n",
+        "user cgroup memory upper bound was met or exceeded",
+        None,
+    ),
+}
+
+
+@pytest.mark.parametrize("since", LATER)
+def test_the_monitors_text_of_versions_between(since: str) -> None:
+    figures, separator, reason, threshold = LATER[since]
+    text = separator.join(
+        (
+            "1 worker(s) were killed due to the node running low on memory. Memory on the node "
+            f"(IP: 192.0.2.2, ID: 92ed) {figures}",
+            f"OOM kill reason: {reason}",
+            "Ray killed 1 worker(s) based on the killing policy",
+            "Considered workers: [",
+            "Selected to kill: " + HUNGRY.format(kind="(Task", pid=52, size="0.67"),
+            HUNGRY.format(kind="(Actor(ef5c390f)", pid=51, size="21.95"),
+            "(Worker with no lease granted: pid=53, actual memory used=0.05GB, worker ID=4e)",
+            "]",
+            "Total non-selected idle workers: 25",
+            "Top 10 memory users: PID\tMEM(GB)\tCOMMAND",
+            "51\t21.95\tray::Hungry",
+            "52\t0.67\tray::Hungry",
+            "Refer to the documentation",
+        )
+    )
+    report = read_monitor_message(text)
+    assert report is not None
+    assert report.used_bytes / GIB == pytest.approx(110.54)
+    assert report.total_bytes / GIB == pytest.approx(124.35)
+    assert report.threshold_bytes == threshold
+    assert [worker.pid for worker in report.workers] == [52, 51, 53]
+    assert [worker.name for worker in report.workers][:2] == ["Hungry(a, b).__init__"] * 2
+    assert [(user.pid, user.name) for user in report.largest] == [
+        (51, "ray::Hungry"),
+        (52, "ray::Hungry"),
+    ]
+
+
+def test_an_unknown_text_loses_the_figures_only() -> None:
     verdict = judge(DeathFacts("It was killed due to the node running low on memory. 3 of 4 used."))
     assert verdict is not None
     assert (verdict.cause, verdict.monitor) == ("ray_memory_monitor", None)

@@ -70,9 +70,10 @@ def _fit(death: Death, trials: list[MemoryUser]) -> str:
     each, left = format_size(largest), format_size(room)
     reserve = f'tune.with_resources(trainable, {{"memory": {largest * _MARGIN:.2g}}})'
     if fitting < 1:
+        spare = "" if largest > room else ", with a tenth to spare,"
         return (
-            f"One trial of {each} does not fit into the {left} that are left for trials: make it "
-            "smaller, or use a node with more memory."
+            f"One trial of {each}{spare} does not fit into the {left} that are left for trials: "
+            "make it smaller, or use a node with more memory."
         )
     if fitting >= count:
         return (

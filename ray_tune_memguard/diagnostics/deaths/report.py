@@ -142,7 +142,7 @@ def _size_of_victim(facts: DeathFacts, verdict: Verdict, sizes: Sizes) -> tuple[
     if verdict.kill is not None and verdict.kill.rss_bytes:
         return verdict.kill.rss_bytes, "the kernel's log"
     if verdict.monitor is not None:
-        for user in verdict.monitor.killed:
+        for user in verdict.monitor.workers:
             if user.pid == facts.pid:
                 return user.bytes, "Ray's memory monitor"
     if sizes.victim is not None:
@@ -163,7 +163,7 @@ def _largest(
     told: Sequence[MemoryUser] = ()
     if verdict.monitor is not None:
         # Ray looked before it killed: this is as it was.
-        told = (*verdict.monitor.killed, *verdict.monitor.largest)
+        told = (*verdict.monitor.workers, *verdict.monitor.largest)
     elif verdict.kill is not None and verdict.kill.cgroup:
         # Others in this cgroup count only, and who they are is not known, except for trials.
         told = sizes.trials
