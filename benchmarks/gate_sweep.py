@@ -23,6 +23,7 @@ from ray.tune.experiment import Trial
 
 from ray_tune_memguard import LaunchGate, MemGuard, read_gate
 from ray_tune_memguard.adapter import boundary
+from ray_tune_memguard.adapter.run import launches  # noqa: F401 - registers its entries
 from tests.integration import gated_sweeps
 
 MIB = 2**20
@@ -227,7 +228,7 @@ def quick(config: dict[str, Any]) -> None:
     tune.report({"score": config["x"]})
 
 
-def ample(folder: Path, first: int, trials: int = 150) -> dict[str, Any]:
+def ample(folder: Path, first: int, trials: int = 300) -> dict[str, Any]:
     """A sweep of short trials with reused actors, where starting is most of the work."""
     start_ray(2)
     own = [0.0]
@@ -240,10 +241,12 @@ def ample(folder: Path, first: int, trials: int = 150) -> dict[str, Any]:
         _time(name, own)
     seconds: dict[str, float] = {}
     order: list[tuple[str, list[Any]]] = [("alone", []), ("gated", [LaunchGate()])]
-    gated_sweeps.sweep(folder / "warm", [], trainable=quick, trials=10)
+    gated_sweeps.sweep(folder / "warm", [], trainable=quick, reuse_actors=True, trials=10)
     for name, callbacks in order if first else order[::-1]:
         began = time.monotonic()
-        gated_sweeps.sweep(folder / name, callbacks, trainable=quick, trials=trials)
+        gated_sweeps.sweep(
+            folder / name, callbacks, trainable=quick, reuse_actors=True, trials=trials
+        )
         seconds[name] = time.monotonic() - began
     return {**seconds, "own": own[0] / seconds["gated"]}
 
@@ -265,20 +268,25 @@ def _time(name: str, total: list[float]) -> None:
 
 def stop(folder: Path) -> dict[str, Any]:
     start_ray(2)
-    seen = {"ended": 0}
+    seen = {"ended": 0, "later": 0}
 
     class Count(tune.Callback):
+        """The memory is full when trials have finished, and others have saved checkpoints."""
+
         def on_trial_complete(self, **info: Any) -> None:
             seen["ended"] += 1
 
+        def on_trial_result(self, **info: Any) -> None:
+            seen["later"] += seen["ended"] >= 4
+
     trials, iterations = 8, gated_sweeps.ITERATIONS
-    with gated_sweeps.memory(lambda: 0.94 if seen["ended"] >= 3 else 0.2):
+    with gated_sweeps.memory(lambda: 0.94 if seen["later"] >= 2 else 0.2):
         grid = gated_sweeps.sweep(
             folder,
             [MemGuard(stop_at=0.93), Count()],
             trials=trials,
             trainable=gated_sweeps.reports,
-            space={"sleep": 0.4},
+            space={"sleep": 0.6},
         )
     finished = [result for result in grid if result.metrics.get("count") == iterations]
     seconds = {result.metrics["trial_id"]: result.metrics["timestamp"] for result in finished}
