@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections import defaultdict
 from collections.abc import Sequence
 from types import SimpleNamespace
@@ -14,7 +15,10 @@ from ray_tune_memguard.adapter.contract import Capabilities
 from ray_tune_memguard.adapter.run import launches as module
 from ray_tune_memguard.adapter.run.launches import Launches, watch_launches
 from ray_tune_memguard.cluster.monitor import settings_from
-from ray_tune_memguard.system.node_memory import MonitorSettings
+from ray_tune_memguard.gate.admission import Rules
+from ray_tune_memguard.gate.gate import Gate
+from ray_tune_memguard.gate.interfaces import TrialUsage
+from ray_tune_memguard.system.node_memory import MACHINE, MonitorSettings, NodeMemory
 
 REQUEST: Any = "one CPU"
 
@@ -215,6 +219,87 @@ def test_an_error_of_the_gate_starts_the_trial(
     watch(controller, gate, monkeypatch)
     ready(controller, Group("own"))
     assert len(controller.start_all()) == 1
+
+
+class Whims:
+    """Nodes and trials whose readings are anything: full, unknown, contradictory, an error."""
+
+    def __init__(self, draw: random.Random) -> None:
+        self.draw = draw
+        self.names = ["head", "one", "two"]
+
+    def nodes(self) -> list[str]:
+        # The head has no CPU for trials. A node may join, or be lost.
+        return self.names[: self.draw.choice([1, 3, 3, 3])]
+
+    def limits(self, node: str) -> list[NodeMemory]:
+        if self.draw.random() < 0.05:
+            raise OSError("planned")
+        shares = self.draw.choice([[], [0.2], [0.85], [0.99], [0.99], [0.2, 0.97]])
+        return [NodeMemory(int(share * 1000), 1000, MACHINE) for share in shares]
+
+    def running(self) -> dict[str, TrialUsage]:
+        return {
+            f"trial{number}": TrialUsage(self.draw.choice(["", *self.names]), 900, 5000)
+            for number in range(0, 30, 2)
+        }
+
+    def finished_peaks(self) -> list[int]:
+        return self.draw.choice([[], [3000], [10, 5000] * 10])
+
+
+def test_an_error_of_the_gate_does_not_make_it_contradict_itself(
+    controller: FakeController, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray asks again when it acquires, and stops the run if the answer is another one."""
+    answers = iter([RuntimeError("planned"), False, False])
+
+    def fail_once(node: str) -> bool:
+        answer = next(answers)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    gate = FakeGate(own=0)
+    monkeypatch.setattr(gate, "admits", fail_once)
+    watch(controller, gate, monkeypatch)
+    ready(controller, Group("own"), Group("own"))
+    assert len(controller.start_all()) == 1
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_one_trial_always_runs_whatever_is_measured(
+    controller: FakeController, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    draw = random.Random(seed)
+    monkeypatch.setattr(Launches, "_nodes_of", lambda self, group: group.nodes)
+    whims, now = Whims(draw), [0.0]
+    watched: Any = controller
+    launches = watch_launches(watched, Capabilities(frozenset(contract.WITHOUT)), whims.nodes)
+    rules = Rules(slow_start=seed % 2 == 0, memory_per_trial=draw.choice([None, 10**6]))
+    launches.gate = Gate(
+        rules, whims, whims, launches.live, lambda record: None, clock=lambda: now[0]
+    )
+    live = controller._actor_manager._live_actors_to_ray_actors_resources
+    places = [("one",), ("one",), ("two",), ("two", "one")]
+    ready(controller, *(Group("one"), Group("one"), Group("two")))
+    started = steps_without = 0
+    while started < 30:
+        now[0] += draw.choice([0.01, 0.1, 0.5])
+        begun = controller.start_all()
+        for group in begun:
+            actor = f"actor{started}"
+            live[actor] = None, SimpleNamespace(placement_group=group)
+            controller._actor_to_trial[actor] = SimpleNamespace(trial_id=f"trial{started}")
+            started += 1
+        steps_without = 0 if begun or live else steps_without + 1
+        # An answer holds for a quarter of a second.
+        assert steps_without < 30
+        if live and draw.random() < 0.5:
+            actor = draw.choice(sorted(live))
+            del live[actor], controller._actor_to_trial[actor]
+            manager = controller._actor_manager._resource_manager
+            manager._request_to_ready_pgs[REQUEST].add(Group(*draw.choice(places)))
 
 
 @pytest.mark.parametrize(

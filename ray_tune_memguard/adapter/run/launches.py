@@ -121,7 +121,8 @@ class Launches:
         self, rays: RaysOwn, manager: Any, request: ResourceRequest
     ) -> AcquiredResources | None:
         """Acquire the resources of the request that was admitted, on the node that has room."""
-        group = self._admitted.get(request)
+        # Ray acquires what it was told is ready, also if that was because the gate had failed.
+        group = self._admitted.setdefault(request, None)
         if group is None:
             acquired: AcquiredResources | None = rays(manager, request)
         else:
