@@ -14,6 +14,7 @@ import heapq
 import math
 import threading
 import time
+from array import array
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -50,6 +51,7 @@ _SHORT_NODE = 8
 MAX_HIDDEN = 2 * 2**20
 
 Kind = Literal["rss", "anonymous"]
+_KINDS: tuple[Kind, Kind] = ("rss", "anonymous")
 
 
 @dataclass(frozen=True)
@@ -178,14 +180,15 @@ class FinishedPeaks:
 
     def __init__(self) -> None:
         self.count = 0
-        self._latest: deque[tuple[int, int]] = deque(maxlen=MAX_FINISHED)
-        self._highest = {"rss": 0, "anonymous": 0}
+        # Rings of a fixed size: nothing grows, not even over the first trials.
+        self._rings = {kind: array("q", bytes(8 * MAX_FINISHED)) for kind in _KINDS}
+        self._highest = dict.fromkeys(_KINDS, 0)
 
     def add(self, rss: int, anonymous: int) -> None:
-        self.count += 1
-        self._latest.append((rss, anonymous))
-        for kind, peak in (("rss", rss), ("anonymous", anonymous)):
+        for kind, peak in zip(_KINDS, (rss, anonymous), strict=True):
+            self._rings[kind][self.count % MAX_FINISHED] = peak
             self._highest[kind] = max(self._highest[kind], peak)
+        self.count += 1
 
     def quantile(self, share: float, kind: Kind = "anonymous") -> int | None:
         """A peak that this share of the latest 256 trials did not exceed, in bytes.
@@ -201,12 +204,14 @@ class FinishedPeaks:
             return None
         if share >= 1:
             return self._highest[kind]
-        peaks = sorted(pair[0 if kind == "rss" else 1] for pair in list(self._latest))
+        peaks = sorted(self.latest(kind))
         return peaks[min(len(peaks) - 1, int(share * len(peaks)))]
 
     def latest(self, kind: Kind = "anonymous") -> list[int]:
         """The peaks of the latest 256 trials, in bytes, the oldest first."""
-        return [pair[0 if kind == "rss" else 1] for pair in list(self._latest)]
+        count, ring = self.count, self._rings[kind]
+        oldest = count % MAX_FINISHED
+        return [*ring[oldest:], *ring[:oldest]] if count > MAX_FINISHED else list(ring[:count])
 
 
 class TrialMemories:

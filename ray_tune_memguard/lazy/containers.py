@@ -22,12 +22,15 @@ class LazyTrialDict(dict[str, ValueT], Generic[TrialT, ValueT]):
     """A dict from trial id to a value that is created from the trial on access.
 
     A value that a user stores in it stays (in the base dict) and takes precedence.
+
+    Attributes:
+        make: creates a value.
     """
 
     def __init__(self, trials: SpilledTrials[TrialT], make: Callable[[TrialT], ValueT]) -> None:
         super().__init__()
         self._trials = trials
-        self._make = make
+        self.make = make
         self._made: weakref.WeakValueDictionary[str, ValueT] = weakref.WeakValueDictionary()
 
     def __missing__(self, trial_id: str) -> ValueT:
@@ -37,7 +40,7 @@ class LazyTrialDict(dict[str, ValueT], Generic[TrialT, ValueT]):
         trial = self._trials.find(trial_id)
         if trial is None:
             raise KeyError(trial_id)
-        value = self._make(trial)
+        value = self.make(trial)
         try:
             self._made[trial_id] = value
         except TypeError:  # A plain dict supports no weak references.

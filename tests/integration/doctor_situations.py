@@ -85,7 +85,11 @@ def main() -> None:
         time.sleep(0.25)
     said["mended"] = mended
     said["idle"] = idle()
-    said["healthy"] = [*doctor("--json")]
+    for _ in range(5):
+        said["healthy"] = [*doctor("--json")]
+        if not json.loads(said["healthy"][1])["findings"]:
+            break
+        time.sleep(2.0)  # On a busy machine, workers that have just ended or started use CPU time.
     print(json.dumps(said))
 
 

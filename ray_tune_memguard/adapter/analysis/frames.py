@@ -6,24 +6,25 @@ function here replaces one of Ray's, which is its first argument (``patches``).
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, TypeGuard
+from contextlib import suppress
+from typing import TypeGuard
 
+import pandas
 import tqdm
+from ray.tune.analysis import experiment_analysis
 from ray.tune.analysis.experiment_analysis import ExperimentAnalysis
 from ray.tune.experiment import Trial
 from ray.tune.result import CONFIG_PREFIX
 from ray.tune.utils import flatten_dict
 
-from ray_tune_memguard.adapter.analysis.result_rows import Record, row_of
+from ray_tune_memguard.adapter.analysis.result_rows import Record, frame_of, row_of
 from ray_tune_memguard.adapter.analysis.row_table import RowTable
 from ray_tune_memguard.adapter.analysis.trial_reader import TrialReader
 from ray_tune_memguard.lazy.best import MODES
 from ray_tune_memguard.lazy.containers import LazyTrialDict
 from ray_tune_memguard.lazy.trial_list import SpilledTrials
-
-if TYPE_CHECKING:
-    import pandas
 
 _SHOW_PROGRESS_AFTER_S = 1.0
 
@@ -41,9 +42,10 @@ def dataframe(
         and _spills(trials)
         and isinstance(frames, LazyTrialDict)
         and not frames.has_own_values()
+        and isinstance(frames.make, FrameReader)
     ):
         return original(analysis, metric, mode)
-    rows = _RowReader(TrialReader(trials), frames, metric, mode)
+    rows = _RowReader(TrialReader(trials), frames.make.reader, frames, metric, mode)
     table = RowTable()
     for trial in _with_progress(trials):
         row = rows.read(trial)
@@ -83,36 +85,78 @@ def flat_config(config: Record) -> Record:
     return {f"{CONFIG_PREFIX}/{key}": value for key, value in config.items()}
 
 
+class FrameReader:
+    """Reads a trial's DataFrame, in half of Ray's time.
+
+    Ray's own code reads it if its files are unusual.
+
+    It logs only the first trial whose DataFrame cannot be read: Ray logs all of them in one line,
+    and without a logger that writes results none can be read.
+
+    Attributes:
+        reader: reads the trials as they were when this was created.
+    """
+
+    def __init__(self, trials: SpilledTrials[Trial]) -> None:
+        self._cache = trials.cache
+        self._version = trials.cache.freeze()
+        self.reader = TrialReader(trials, self._version)
+        self._has_warned = False
+        self._analysis: ExperimentAnalysis = ExperimentAnalysis.__new__(ExperimentAnalysis)
+
+    def __call__(self, trial: Trial) -> pandas.DataFrame:
+        with suppress(OSError, ValueError, sqlite3.Error, KeyError):
+            lines = self.reader.lines(trial)
+            if lines is not None:
+                return frame_of(lines)
+        try:
+            return self._analysis._fetch_trial_dataframe(self._cache.as_of(trial, self._version))
+        except Exception as error:
+            if not self._has_warned:
+                self._has_warned = True
+                experiment_analysis.logger.warning(
+                    "Failed to fetch metrics for a trial: %r. Trials that are read later may lack "
+                    "theirs as well.",
+                    error,
+                )
+            return pandas.DataFrame()
+
+
 class _RowReader:
-    """Reads the row of one trial at a time."""
+    """Reads the row of one trial at a time: its config of now, and its results of then.
+
+    Ray reads results when ``fit()`` ends, and configs when a DataFrame is asked for.
+    """
 
     def __init__(
         self,
-        reader: TrialReader,
+        now: TrialReader,
+        then: TrialReader,
         frames: dict[str, pandas.DataFrame],
         metric: str | None,
         mode: str | None,
     ) -> None:
-        self._reader = reader
+        self._now = now
+        self._then = then
         self._frames = frames
         self._asked = metric, mode
         self._has_read_without_history = False
 
     def read(self, trial: Trial) -> Record | None:
         try:
-            lines = self._reader.lines(trial)
+            lines = self._then.lines(trial)
             row = self._rays_row(trial) if lines is None else row_of(lines, *self._asked)
-        except (OSError, ValueError):
+        except (OSError, ValueError, sqlite3.Error, KeyError):
             # An unusual file: Ray's own code reads it, or reports what is wrong.
             row = self._rays_row(trial)
         if row is not None:
-            row.update(flat_config(self._reader.config(trial)))
+            row.update(flat_config(self._now.config(trial)))
             # Ray has the trial's id there.
             row["logdir"] = trial.trial_id
         return row
 
     def _rays_row(self, trial: Trial) -> Record | None:
-        if not self._reader.has_history(trial):
+        if not self._then.has_history(trial):
             # Ray's own code says so in the log, of the first such trial.
             if self._has_read_without_history:
                 return None

@@ -7,20 +7,15 @@ first argument (``patches``).
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from typing import Protocol, TypeGuard, cast
 
 import pandas
 from ray.tune import Result, ResultGrid
-from ray.tune.analysis import experiment_analysis
 from ray.tune.analysis.experiment_analysis import ExperimentAnalysis
 from ray.tune.experiment import Trial
 
 from ray_tune_memguard.adapter.analysis import frames
-from ray_tune_memguard.adapter.analysis.result_rows import frame_of
-from ray_tune_memguard.adapter.analysis.trial_reader import TrialReader
 from ray_tune_memguard.lazy.best import MODES, SCOPES
 from ray_tune_memguard.lazy.containers import LazyTrialDict, LazyTrialSequence
 from ray_tune_memguard.lazy.trial_list import SpilledTrials
@@ -33,41 +28,9 @@ def dataframes(
     original: Callable[[ExperimentAnalysis], Frames], analysis: ExperimentAnalysis
 ) -> Frames:
     trials = analysis.trials
-    return LazyTrialDict(trials, _FrameReader(trials)) if _spills(trials) else original(analysis)
-
-
-class _FrameReader:
-    """Reads a trial's DataFrame, in half of Ray's time.
-
-    Ray's own code reads it if its files are unusual.
-
-    It logs only the first trial whose DataFrame cannot be read: Ray logs all of them in one line,
-    and without a logger that writes results none can be read.
-    """
-
-    def __init__(self, trials: SpilledTrials[Trial]) -> None:
-        self._cache = trials.cache
-        self._version = trials.cache.freeze()
-        self._reader = TrialReader(trials, self._version)
-        self._has_warned = False
-        self._analysis: ExperimentAnalysis = ExperimentAnalysis.__new__(ExperimentAnalysis)
-
-    def __call__(self, trial: Trial) -> pandas.DataFrame:
-        with suppress(OSError, ValueError, sqlite3.Error, KeyError):
-            lines = self._reader.lines(trial)
-            if lines is not None:
-                return frame_of(lines)
-        try:
-            return self._analysis._fetch_trial_dataframe(self._cache.as_of(trial, self._version))
-        except Exception as error:
-            if not self._has_warned:
-                self._has_warned = True
-                experiment_analysis.logger.warning(
-                    "Failed to fetch metrics for a trial: %r. Trials that are read later may lack "
-                    "theirs as well.",
-                    error,
-                )
-            return pandas.DataFrame()
+    return (
+        LazyTrialDict(trials, frames.FrameReader(trials)) if _spills(trials) else original(analysis)
+    )
 
 
 class _ConfigsMethod(Protocol):

@@ -24,7 +24,7 @@ _MAX_IDLE_MS = 10_000
 #: Share of one CPU; an idle worker takes less than 0.01.
 _MAX_IDLE_CPU = 0.1
 #: On a busy machine a thread that never rests gets little, because Ray's workers are nice.
-_MAX_WANTED_CPU = 0.5
+_MAX_WANTED_CPU = 0.7
 #: Memory of an idle worker of its own. One that has run a task has 60 MiB.
 _MAX_IDLE_BYTES = 100 * 2**20
 #: Share of a node's memory that its idle workers may have.
