@@ -108,6 +108,13 @@ def test_a_sigkill_has_no_culprit() -> None:
         (1, 2.0, 9.0, 9.5, "One trial of 2.0 GiB does not fit into the 1.5 GiB that are left"),
         (2, 1.0, 9.0, 6.0, "2 such trials of 1.0 GiB would have fitted into 5.0 GiB"),
         (0, 1.0, 9.0, 6.0, "Run fewer trials at once"),
+        (
+            1,
+            0.1,
+            5.5,
+            5.6,
+            "Trials use 102 MiB of the 5.6 GiB in use: the rest are other processes",
+        ),
     ],
 )
 def test_the_advice_has_numbers(

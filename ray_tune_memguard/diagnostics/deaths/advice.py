@@ -10,6 +10,8 @@ from ray_tune_memguard.diagnostics.deaths.record import Death, MemoryUser
 _GIB = 2**30
 #: A trial that is given this much more than it was seen to use fits.
 _MARGIN = 1.1
+#: Trials that use less than this of what is in use are not the reason that it is short.
+_MIN_SHARE = 0.1
 
 
 def advise(death: Death, trials: list[MemoryUser]) -> str:
@@ -69,6 +71,12 @@ def _fit(death: Death, trials: list[MemoryUser]) -> str:
     fitting = math.floor(room / (largest * _MARGIN))
     each, left = format_size(largest), format_size(room)
     reserve = f'tune.with_resources(trainable, {{"memory": {largest * _MARGIN:.2g}}})'
+    if fitting < 1 and sum(sizes) < (death.used_bytes or 0) * _MIN_SHARE:
+        return (
+            f"Trials use {format_size(sum(sizes))} of the {format_size(death.used_bytes or 0)} in "
+            "use: the rest are other processes on this node. Run them elsewhere, or fewer trials "
+            "at once."
+        )
     if fitting < 1:
         spare = "" if largest > room else ", with a tenth to spare,"
         return (
