@@ -104,6 +104,12 @@ def culprits(said: list[dict[str, Any]]) -> list[bool]:
     ]
 
 
+def unnamed(said: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The deaths beside a hog of which it was not named, also where others took the memory."""
+    deaths = [death for sweep in said for death in sweep["deaths"]]
+    return [death for death in deaths if death["culprit_provoked"] != "monitor"]
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the causes on each Ray; print a row for each cause."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks deaths", description=__doc__)
@@ -139,6 +145,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             "processes took the memory first",
             flush=True,
         )
+        for death in unnamed(hogs):
+            print(f"    killed: {death['provoked']}. {death['summary']}", flush=True)
         took = [time for sweep in said for time in sweep["milliseconds"]]
         if took:
             print(
@@ -153,6 +161,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 "outcomes": outcomes,
                 "culprits": named,
                 "sweeps": counted,
+                "unnamed": unnamed(hogs),
             }
         )
         is_good = is_good and all(named) and bool(named)
