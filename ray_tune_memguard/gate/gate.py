@@ -42,6 +42,14 @@ class _NodeState:
     started: int = 0
 
 
+@dataclass
+class _OnNode:
+    """The trials of one node: those that run or start, and how many are about to end."""
+
+    running: dict[str, TrialUsage] = field(default_factory=dict)
+    stopping: int = 0
+
+
 class Gate:
     """Decides for one run, node by node.
 
@@ -70,6 +78,9 @@ class Gate:
         self._report = report
         self._clock = clock
         self._states: dict[str, _NodeState] = {}
+        # The trials of all nodes; listed once for the decisions that are made at the same time.
+        self._listed: dict[str, _OnNode] = {}
+        self._listed_until = float("-inf")
 
     def admits(self, node: str) -> bool:
         """Whether one more trial may start on a node now."""
@@ -92,6 +103,7 @@ class Gate:
         Args:
             nodes: its node; or all nodes, if its own is not known.
         """
+        self._listed_until = float("-inf")
         for node in nodes:
             state = self._states.setdefault(node, _NodeState())
             state.allowance -= 1
@@ -111,20 +123,27 @@ class Gate:
 
     def running_on(self, node: str) -> dict[str, TrialUsage]:
         """The trials that run or start on a node, by trial id."""
-        return self._live_on(node)[0]
+        return self._list().get(node, _OnNode()).running
 
     def _live_on(self, node: str) -> tuple[dict[str, TrialUsage], int]:
         """The trials that run or start on a node, and the number of those that are about to end."""
+        now = self._clock()
+        if now >= self._listed_until:
+            self._listed, self._listed_until = self._list(), now + DECIDE_AGAIN_S
+        found = self._listed.get(node, _OnNode())
+        return dict(found.running), found.stopping
+
+    def _list(self) -> dict[str, _OnNode]:
         measured = self._memory.running()
-        running, stopping = {}, 0
+        listed: dict[str, _OnNode] = {}
         for trial_id, where in self._live():
             if trial_id is None:
-                stopping += where == node
+                listed.setdefault(where, _OnNode()).stopping += 1
                 continue
             usage = measured.get(trial_id) or TrialUsage(where)
-            if node in (usage.node, where):
-                running[trial_id] = usage
-        return running, stopping
+            for node in {usage.node, where}:
+                listed.setdefault(node, _OnNode()).running[trial_id] = usage
+        return listed
 
     def admits_successor(self, node: str, trial_id: str) -> bool:
         """Whether a trial that ends may leave its process to another one.
@@ -182,7 +201,7 @@ class Gate:
             limits[0].used_bytes if limits else 0,
             limits[0].total_bytes if limits else 0,
             limits[0].source if limits else "",
-            len(self.running_on(node)),
+            len(self._live_on(node)[0]),
             decision.expected_bytes,
             started,
             round(seconds, 1),

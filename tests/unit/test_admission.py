@@ -9,7 +9,7 @@ import pytest
 
 from ray_tune_memguard.gate.admission import MAX_ALLOWANCE, NodeView, Rules, decide
 from ray_tune_memguard.gate.forecast import MIN_PEAKS, Forecast
-from ray_tune_memguard.gate.gate import OPEN_AFTER_S, Gate
+from ray_tune_memguard.gate.gate import DECIDE_AGAIN_S, OPEN_AFTER_S, Gate
 from ray_tune_memguard.gate.interfaces import TrialUsage
 from ray_tune_memguard.gate.level import LEVEL_S, LevelWatch
 from ray_tune_memguard.report.gate_records import GateRecord
@@ -120,7 +120,7 @@ class FakeRun:
         self.usages: dict[str, TrialUsage] = {}
         self.peaks: list[int] = []
         self.records: list[GateRecord] = []
-        self.looks = 0
+        self.looks = self.lists = 0
         self.gate = Gate(rules, self, self, self.live, self.records.append, lambda: self.now)
 
     def nodes(self) -> list[str]:
@@ -137,6 +137,7 @@ class FakeRun:
         return self.peaks
 
     def live(self) -> list[tuple[str, str]]:
+        self.lists += 1
         return [(trial_id, usage.node) for trial_id, usage in self.usages.items()]
 
     def start(self) -> bool:
@@ -196,6 +197,25 @@ def test_an_empty_node_is_not_asked_again_for_each_start_elsewhere() -> None:
         assert run.gate.admits_everywhere(run.nodes())
         run.gate.start(run.nodes())
     assert run.looks == 2
+
+
+def test_the_trials_are_listed_once_for_all_nodes() -> None:
+    run = FakeRun()
+    run.used = {f"node{number}": 95 for number in range(50)}
+    run.usages = {f"trial{number}": TrialUsage(f"node{number}") for number in range(50)}
+    assert not any(run.gate.admits(node) for node in run.nodes())
+    # One for the decisions; a record is made for each of the nodes at the same time.
+    assert run.lists == 1
+    # What has ended is noticed at the next decision.
+    del run.usages["trial7"]
+    run.now += DECIDE_AGAIN_S
+    assert [node for node in run.nodes() if run.gate.admits(node)] == ["node7"]
+    assert run.lists == 2
+    # What has started, at once.
+    run.gate.start(["node7"])
+    run.usages["trial7"] = TrialUsage("node7")
+    assert not run.gate.admits("node7")
+    assert run.lists == 3
 
 
 def test_a_node_with_nothing_running_never_waits() -> None:
