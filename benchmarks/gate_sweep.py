@@ -228,7 +228,7 @@ def quick(config: dict[str, Any]) -> None:
     tune.report({"score": config["x"]})
 
 
-def ample(folder: Path, first: int, trials: int = 300) -> dict[str, Any]:
+def ample(folder: Path, first: int, trials: int = 150) -> dict[str, Any]:
     """A sweep of short trials with reused actors, where starting is most of the work."""
     start_ray(2)
     own = [0.0]
@@ -248,7 +248,8 @@ def ample(folder: Path, first: int, trials: int = 300) -> dict[str, Any]:
             folder / name, callbacks, trainable=quick, reuse_actors=True, trials=trials
         )
         seconds[name] = time.monotonic() - began
-    return {**seconds, "own": own[0] / seconds["gated"]}
+    pauses = [record.action for record in read_gate(folder / "gated" / "gated")]
+    return {**seconds, "own": own[0] / seconds["gated"], "pauses": pauses.count("pause")}
 
 
 def _time(name: str, total: list[float]) -> None:
