@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pyarrow.fs import LocalFileSystem
 from ray.tune.experiment import Trial
 from ray.tune.utils import unflattened_lookup
 
@@ -118,6 +119,7 @@ class Installation:
             self.writer = CheckpointWriter(
                 self.store, self.state_file, trials, self._staging, self.syncer
             )
+            self._upload_in_parts(controller)
             # Last, so that no method of ours runs before everything is installed.
             _undone_weakly(undo, controller, override_methods(controller, self))
             self._undo: ExitStack | None = undo.pop_all()
@@ -142,6 +144,24 @@ class Installation:
             self.exit_hooks = releasers.tensorboard_exit_hooks()
             if self.exit_hooks is not None:
                 undo.callback(self.exit_hooks.take_out)
+
+    def _upload_in_parts(self, controller: Controller) -> None:
+        """Let uploads to a remote storage not grow with the number of finished trials."""
+        storage = controller._storage
+        self._experiment = str(storage.experiment_fs_path)
+        if self.syncer is None or isinstance(storage.storage_filesystem, LocalFileSystem):
+            return
+        from ray_tune_memguard.adapter.run.part_uploads import PartUploads
+
+        self.syncer.part_uploads = PartUploads(
+            storage.storage_filesystem,
+            self._experiment,
+            paths.session_name(controller),
+            self.store,
+            self.state_file,
+            self.writer,
+            paths.work_directory(controller),
+        )
 
     @property
     def is_in_place(self) -> bool:
@@ -200,11 +220,25 @@ class Installation:
         try:
             self.trials.cache.deactivate_all()
             self.store.finalize()
+            self._complete_upload()
             # The files of this run are complete, in the experiment's storage as well.
             if self.replaces is not None and self.writer.has_written:
                 remove(self.replaces)
         finally:
             self.state_file.close()
+
+    def _complete_upload(self) -> None:
+        """Upload the whole experiment state, if the run has ended without a last upload."""
+        if self.syncer is None:
+            return
+        try:
+            self.syncer.complete(self._experiment)
+        except Exception as error:
+            self.notices.warn(
+                "last upload",
+                f"The experiment state in {self._experiment} is complete for MemGuard, but not for "
+                f"Ray alone, because its last upload has failed ({error}).",
+            )
 
 
 def install(

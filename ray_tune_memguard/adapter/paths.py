@@ -263,6 +263,15 @@ class StagingListing:
         self._took = self._listed_at - began
         return self._names
 
+    def is_of_checkpoint(self, name: str) -> bool:
+        """Whether a file of this name is written at each experiment checkpoint of the run."""
+        return name == self._state_file or self._session in name
+
+    @property
+    def state_file(self) -> str:
+        """The name of the run's experiment state file."""
+        return self._state_file
+
     def session_files(self) -> dict[str, bytes]:
         """The files that searchers and callbacks wrote at the last experiment checkpoint.
 

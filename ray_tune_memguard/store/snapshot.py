@@ -8,6 +8,7 @@ Rows that are newer than the snapshot are the trials that have finished since.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from ray_tune_memguard.store.errors import StoreError
@@ -67,6 +68,15 @@ class Snapshot:
         parts = store.snapshot()
         if not parts:
             raise StoreError("its run ended before the first checkpoint")
+        return cls.of(parts)
+
+    @classmethod
+    def of(cls, parts: Mapping[str, bytes]) -> Snapshot:
+        """The snapshot with these parts.
+
+        Raises:
+            KeyError, ValueError: a part is missing or damaged.
+        """
         places = json.loads(parts[_PLACES])
         return cls(
             state=parts[_STATE].decode(),

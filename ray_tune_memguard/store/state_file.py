@@ -23,6 +23,7 @@ This module does not interpret the records.
 from __future__ import annotations
 
 import fcntl
+import io
 import os
 from collections.abc import Iterable
 from contextlib import suppress
@@ -184,6 +185,18 @@ class ExperimentStateFile:
             os.close(self._public.number)
         self._public, self._spare = spare, None
         self._take_turns(outgoing, keep_old)
+
+    def open_published(self) -> io.FileIO:
+        """The published file, open for reading. The caller closes it.
+
+        The records that the file has now do not change any more, whatever is published later.
+
+        Raises:
+            OSError: nothing was published, or there are too many open files.
+        """
+        if self._public is None:
+            raise OSError(f"{self.path} was not published")
+        return io.FileIO(os.dup(self._public.number), "rb")
 
     def _take_turns(self, outgoing: _File | None, keep_old: bool) -> None:
         """Make the file that has rested the next spare, and let ``outgoing`` rest."""

@@ -212,6 +212,10 @@ class TrialStore(TrialQueries):
                 raise StoreError(f"its snapshot is damaged ({part})")
         return {part: unpack(content) for part, content, _ in found}
 
+    def packed_snapshot(self) -> dict[str, bytes]:
+        """The parts of the last snapshot as they are in the store, see :func:`unpack`."""
+        return dict(self._all("SELECT part, content FROM snapshot", ()))
+
     def set_metadata(self, **values: str | bytes) -> None:
         """Store texts or bytes about the run by name; they replace those of the same names."""
         with self._lock:

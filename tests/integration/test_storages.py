@@ -12,8 +12,10 @@ import fsspec
 import pyarrow.fs
 import pytest
 from ray import tune
+from ray.tune.analysis import ExperimentAnalysis
 
-from ray_tune_memguard import MemGuard, open_experiment, read_rss_series
+from ray_tune_memguard import MemGuard, install, open_experiment, read_rss_series, uninstall
+from ray_tune_memguard.adapter.run.part_uploads import PartUploads
 from tests.integration import equality, sweeps
 from tests.integration.equality import Both, Case
 
@@ -140,3 +142,95 @@ def test_an_experiment_of_an_earlier_version(tmp_path_factory: pytest.TempPathFa
     assert len(list((path / ".memguard").glob("trials-*.sqlite"))) == 1
     assert not list((path / "memguard").glob("trials-*.sqlite"))
     assert len(read_rss_series(path)) > rows
+
+
+class LosesTheMachine(tune.Callback):
+    """Copies the storage in the middle of a run, as if the driver's machine were lost then."""
+
+    def __init__(self, filesystem: pyarrow.fs.FileSystem, after: int) -> None:
+        self.filesystem = filesystem
+        self.after = after
+        #: Ids of the trials that had finished at each upload of parts that has ended.
+        self.uploaded: list[set[str]] = []
+        self.safe: set[str] | None = None
+
+    def watch(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        begin, carry_out = PartUploads.begin, PartUploads.carry_out
+        finished: list[set[str]] = []
+
+        def begun(parts: Any, whole: bool) -> Any:
+            finished.append({row.trial_id for row in parts._store.rows(0, 1000)})
+            return begin(parts, whole)
+
+        def carried_out(parts: Any, *upload: Any) -> None:
+            ids = finished[-1]
+            carry_out(parts, *upload)
+            self.uploaded.append(ids)
+
+        monkeypatch.setattr(PartUploads, "begin", begun)
+        monkeypatch.setattr(PartUploads, "carry_out", carried_out)
+
+    def on_step_end(self, iteration: int, trials: Any, **_: Any) -> None:
+        if self.safe is None and self.uploaded and len(self.uploaded[-1]) >= self.after:
+            self.safe = self.uploaded[-1]
+            selector = pyarrow.fs.FileSelector("bucket/results", recursive=True)
+            for info in self.filesystem.get_file_info(selector):
+                if info.is_file:
+                    target = info.path.replace("bucket/results", "bucket/lost", 1)
+                    with self.filesystem.open_input_stream(info.path, compression=None) as source:
+                        content = source.readall()
+                    self.filesystem.create_dir(target.rpartition("/")[0], recursive=True)
+                    with self.filesystem.open_output_stream(target, compression=None) as copy:
+                        copy.write(content)
+
+    def __reduce__(self) -> Any:
+        return tune.Callback, ()
+
+
+@pytest.mark.latest_only
+def test_a_lost_driver_machine(
+    memory: pyarrow.fs.FileSystem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No trial is lost that had finished before the last upload; and what ends well is whole."""
+    monkeypatch.setattr("ray_tune_memguard.adapter.run.part_uploads.MAX_WHOLE_BYTES", 0)
+    monkeypatch.setenv("TUNE_GLOBAL_CHECKPOINT_S", "0")
+    machine = LosesTheMachine(memory, after=6)
+    machine.watch(monkeypatch)
+    case = Case(
+        sweeps.one_report,
+        run_config={"storage_filesystem": memory, "callbacks": [machine]},
+        samples=12,
+    )
+    grid = equality.run(case, Path("bucket/results"), [MemGuard()])
+    # At the end Ray alone finds everything in one file.
+    assert not [path for path in stored(memory, grid.experiment_path) if "/checkpoints/" in path]
+    uninstall()
+    whole = ExperimentAnalysis("bucket/results/sweep", storage_filesystem=memory)
+    install()
+    assert {t.trial_id: t.status for t in whole.trials} == {
+        trial.trial_id: "TERMINATED" for trial in grid._experiment_analysis.trials
+    }
+    assert machine.safe is not None
+    lost = "bucket/lost/sweep"
+    opened = {
+        trial.trial_id: trial
+        for trial in ExperimentAnalysis(lost, storage_filesystem=memory).trials
+        if trial.status == "TERMINATED"
+    }
+    assert opened.keys() >= machine.safe
+    first = {trial.trial_id: trial.last_result for trial in grid._experiment_analysis.trials}
+    assert all(
+        sweeps.stable(opened[trial_id].last_result) == sweeps.stable(first[trial_id])
+        for trial_id in machine.safe
+    )
+    ran: list[str] = []
+    tuner = tune.Tuner.restore(lost, sweeps.one_report, storage_filesystem=memory)
+    monkeypatch.setattr(
+        MemGuard, "on_trial_start", lambda self, trial, **_: ran.append(trial.trial_id)
+    )
+    resumed = tuner.fit()
+    assert len(resumed) == 12
+    assert not machine.safe.intersection(ran)
+    assert {sweeps.stable(result.metrics)["score"] for result in resumed} == {
+        result["score"] for result in first.values()
+    }

@@ -25,6 +25,8 @@ from ray_tune_memguard.adapter.restore import resume as restoring
 from ray_tune_memguard.adapter.restore.locate import locate
 from ray_tune_memguard.adapter.restore.new_run import NewRun
 from ray_tune_memguard.adapter.restore.opened import open_trials
+from ray_tune_memguard.adapter.restore.parts import uploaded_parts
+from ray_tune_memguard.adapter.restore.rebuild import rebuild
 from ray_tune_memguard.adapter.restore.verify import VerifiedStore, verify
 from ray_tune_memguard.lazy.trial_list import SpilledTrials
 from ray_tune_memguard.notices import logger
@@ -43,7 +45,10 @@ def load_trials(
     try:
         # Otherwise the caller wants the file of an earlier run.
         if analysis._experiment_json_fs_path == experiment.newest_state_file():
-            found = verify(locate(experiment))
+            ref = locate(experiment)
+            found = verify(ref)
+            if found is None and ref.state_file and uploaded_parts(experiment, ref.state_file):
+                found = rebuild(ref, ref.state_file)
             if found is not None:
                 return open_trials(found)
     except Exception as error:

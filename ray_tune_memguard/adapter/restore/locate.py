@@ -67,15 +67,21 @@ class StateFile:
     def pointer(self) -> Path | None:
         """The path of the trial store that the file points to; None without a pointer."""
         path = self._pointers().get("store")
-        return Path(path) if path else None
+        return Path(str(path)) if path else None
 
     def staging(self) -> str | None:
         """The path of the run's staging directory; None without a pointer, or one to it."""
-        return self._pointers().get("staging")
+        path = self._pointers().get("staging")
+        return str(path) if path else None
 
-    def _pointers(self) -> dict[str, str]:
+    def number(self) -> int | None:
+        """The number of its checkpoint in the run; None if Ray wrote it alone."""
+        number = self._pointers().get("number")
+        return number if isinstance(number, int) else None
+
+    def _pointers(self) -> dict[str, object]:
         found = re.findall(rb'"%s": (\{"store": .*?\})\}' % POINTER_KEY.encode(), self.end)
-        pointers: dict[str, str] = json.loads(found[-1]) if found else {}
+        pointers: dict[str, object] = json.loads(found[-1]) if found else {}
         return pointers
 
 

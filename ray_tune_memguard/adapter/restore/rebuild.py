@@ -20,6 +20,7 @@ from ray_tune_memguard.adapter import paths
 from ray_tune_memguard.adapter.installation import new_summary_index
 from ray_tune_memguard.adapter.location import Experiment
 from ray_tune_memguard.adapter.restore.locate import StateFile, StoreRef
+from ray_tune_memguard.adapter.restore.parts import UploadedParts, uploaded_parts
 from ray_tune_memguard.adapter.restore.verify import (
     BUILT_FROM,
     Damage,
@@ -86,7 +87,10 @@ def rebuild(
     """
     with _new_store(ref.directory, state_file.run) as store:
         content = _StateFileContent()
-        content.read(ref.experiment, state_file, store)
+        parts = uploaded_parts(ref.experiment, state_file)
+        content.read(ref.experiment, state_file, store, parts)
+        if parts is not None:
+            content.update_from(parts.snapshot)
         if damaged:
             _add_intact_rows(damaged, intact, content, state_file, store)
         content.snapshot().save(store)
@@ -140,20 +144,27 @@ class _StateFileContent:
     files: dict[str, bytes] | None = None
     unsent: list[str] = field(default_factory=list)
 
-    def read(self, experiment: Experiment, state_file: StateFile, store: TrialStore) -> None:
+    def read(
+        self,
+        experiment: Experiment,
+        state_file: StateFile,
+        store: TrialStore,
+        parts: UploadedParts | None,
+    ) -> None:
         rows: list[tuple[int, TrialRow]] = []
         with (
             experiment.filesystem.open_input_file(state_file.path) as file,
             tqdm.tqdm(
                 desc=f"Reading {state_file.name}",
-                total=file.size(),
+                total=file.size() if parts is None else parts.manifest.end,
                 unit="B",
                 unit_scale=True,
                 delay=_SHOW_PROGRESS_AFTER_S,
                 leave=False,
             ) as bar,
         ):
-            reader = StateReader(file.read, bar.update)
+            read = file.read if parts is None else parts.read_whole(experiment, state_file)
+            reader = StateReader(read, bar.update)
             for position, (record, text) in enumerate(reader.records()):
                 row = row_of_record(record[0], record[1], text)
                 if row.trial_id in self.statuses or row.status not in FINISHED:

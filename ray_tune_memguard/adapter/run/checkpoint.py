@@ -53,6 +53,10 @@ class CheckpointWriter:
         self._partial: Path | None = None
         #: Whether a checkpoint of the whole run was written. Until then no trial is released.
         self.has_written = False
+        #: The number of the last checkpoint, and how many bytes of its state file are records of
+        #: finished trials; None if not all of its files were written.
+        self.written: tuple[int, int] | None = None
+        self._number = 0
 
     def redirected_name(self, controller: Controller) -> str | None:
         """The path, relative to the staging directory, that Ray writes to; None for its own."""
@@ -82,6 +86,8 @@ class CheckpointWriter:
         text = partial.read_text()
         if not text.startswith(HEAD):
             raise UnknownLayoutError(f"{partial} does not begin with {HEAD!r}")
+        self._number += 1
+        self.written = None
         # First the store, which restores read; the file is for Ray alone.
         try:
             self._save_snapshot(controller, text)
@@ -89,6 +95,7 @@ class CheckpointWriter:
             self._publish(controller, text, staged)
         partial.unlink()
         self.has_written = True
+        self.written = (self._number, self._state_file.mark())
 
     def _save_snapshot(self, controller: Controller, state: str) -> None:
         found = (self._trials.position_of(trial_id) for trial_id in controller._trial_metadata)
@@ -105,7 +112,9 @@ class CheckpointWriter:
     def _publish(self, controller: Controller, text: str, staged: Path) -> None:
         is_uploaded = self._state_file.path == staged
         self._state_file.publish(
-            with_pointer(text[len(HEAD) :], self._store.path, self._staging.directory),
+            with_pointer(
+                text[len(HEAD) :], self._store.path, self._staging.directory, self._number
+            ),
             keep_old=is_uploaded and self._is_uploading(),
         )
         if not is_uploaded:
@@ -114,14 +123,18 @@ class CheckpointWriter:
 
     def _is_uploading(self) -> bool:
         # Without our syncer it is unknown whether Ray is uploading.
-        return self._syncer is None or self._syncer.running > 0
+        return self._syncer is None or self._syncer.copying_state > 0
 
 
-def with_pointer(tail: str, store: Path, staging: Path | None = None) -> str:
-    """Append a key with the paths of the trial store and of the staging directory to ``tail``.
+def with_pointer(tail: str, store: Path, staging: Path | None = None, number: int = 0) -> str:
+    """Append a key to ``tail``, which Ray ignores.
 
-    Ray ignores the key.
+    Args:
+        tail: the end of the state file.
+        store: the path of the trial store.
+        staging: the path of the staging directory.
+        number: the number of the checkpoint in its run.
     """
-    paths_of_run = {"store": store} if staging is None else {"store": store, "staging": staging}
-    pointer = json.dumps({name: str(path) for name, path in paths_of_run.items()})
+    values: dict[str, object] = {"store": str(store), "staging": str(staging or "")}
+    pointer = json.dumps({**values, "number": number})
     return f'{tail.rstrip().removesuffix("}")}, "{POINTER_KEY}": {pointer}}}'

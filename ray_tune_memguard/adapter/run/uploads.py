@@ -16,6 +16,7 @@ import sqlite3
 import stat
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from pyarrow.fs import FileSystem, LocalFileSystem
@@ -29,14 +30,31 @@ from ray.tune.experiment import Trial
 
 from ray_tune_memguard.adapter import boundary
 from ray_tune_memguard.adapter.boundary import Policy, RaysOwn
-from ray_tune_memguard.adapter.paths import STATE_FILE_PREFIX, StagingListing
+from ray_tune_memguard.adapter.paths import DIRECTORY, STATE_FILE_PREFIX, StagingListing
 from ray_tune_memguard.adapter.run.local_copy import copy_directory, copy_file
 from ray_tune_memguard.lazy.trial_list import SpilledTrials
+from ray_tune_memguard.notices import logger
 
 if TYPE_CHECKING:
+    from ray_tune_memguard.adapter.run.part_uploads import PartUpload, PartUploads
     from ray_tune_memguard.adapter.seam import Controller
 
 _SHARE_OF_UPLOADS = 0.01
+
+
+@dataclass(frozen=True)
+class StateUpload:
+    """How one upload treats the experiment state.
+
+    Attributes:
+        parts: what to upload in parts, if it is.
+        leave_out: whether the files of the experiment checkpoint are not copied.
+        end: how many bytes of the state file, at least, are records of finished trials.
+    """
+
+    parts: PartUpload | None = None
+    leave_out: bool = False
+    end: int = 0
 
 
 class IncrementalSyncer(_FilesystemSyncer):
@@ -52,6 +70,7 @@ class IncrementalSyncer(_FilesystemSyncer):
     Attributes:
         thorough: whether the next upload is the last one of the run; the controller sets it.
         running: the number of uploads under way, also those that Ray no longer waits for.
+        copying_state: the number of those that copy the whole experiment state file.
     """
 
     def __init__(
@@ -70,13 +89,15 @@ class IncrementalSyncer(_FilesystemSyncer):
         self._spilled_directories = spilled_directories
         self._staging = staging
         self.thorough = False
-        self.running = 0
+        self.running = self.copying_state = 0
         # The first upload takes everything, because what the storage has is unknown.
         self._first = True
         # Directories of spilled trials that were not uploaded since the spill.
         self._unsent: set[str] = set()
         # Files beside the trials' directories: time and size of the version that was uploaded.
         self._uploaded: dict[str, tuple[int, int]] = {}
+        #: Uploads the experiment state in parts; None if it is always copied whole.
+        self.part_uploads: PartUploads | None = None
 
     def mark_for_upload(self, directory: str | None) -> None:
         """Upload this trial directory once more."""
@@ -102,35 +123,91 @@ class IncrementalSyncer(_FilesystemSyncer):
             # A trial that has not been started yet has no directory.
             live = {trial.relative_logdir for trial in self._trials.resident()} - {None}
             upload = functools.partial(_UPLOAD, self)
-            arguments = {"local_path": local_path, "fs_path": uri, "changed": finished | live}
+            arguments = {
+                "local_path": local_path,
+                "fs_path": uri,
+                "changed": finished | live,
+                "state": self._begin_state(),
+            }
         return self._upload_and_unmark, {
             "upload": upload,
             "arguments": arguments,
             "finished": finished,
         }
 
+    def _begin_state(self) -> StateUpload:
+        """How the experiment state is uploaded this time."""
+        parts = self.part_uploads
+        if parts is None:
+            return StateUpload()
+        # Ray may no longer wait for an earlier upload, which may still write parts.
+        if (self.running or parts.must_wait) and not self.thorough:
+            return StateUpload(leave_out=True)
+        try:
+            upload = parts.begin(whole=self._first or self.thorough)
+        except (OSError, sqlite3.Error) as error:
+            logger.debug("The experiment state is uploaded whole: %s", error)
+            upload = None
+        return StateUpload(upload, upload is not None, parts.written_end)
+
+    def complete(self, fs_path: str) -> None:
+        """Upload the whole experiment state of a run that has ended without a last upload.
+
+        Args:
+            fs_path: the experiment's path in the storage.
+
+        Raises:
+            Exception: the storage cannot be written; it still has all parts.
+        """
+        parts = self.part_uploads
+        if parts is not None and parts.are_newer:
+            names = {
+                name for name in self._staging.refresh() if self._staging.is_of_checkpoint(name)
+            }
+            for name in sorted(names, key=lambda name: (name != self._staging.state_file, name)):
+                path = str(self._staging.directory / name)
+                _upload(path, self.storage_filesystem, posixpath.join(fs_path, name))
+            parts.whole_was_uploaded(parts.written_end)
+
     def _upload_and_unmark(
         self, upload: Callable[..., None], arguments: dict[str, Any], finished: frozenset[str]
     ) -> None:
         """Runs in Ray's upload thread. If the upload fails, the next one repeats it."""
+        state = arguments.get("state")
+        is_whole = state is None or not state.leave_out
         self.running += 1
+        self.copying_state += is_whole
         try:
             upload(**arguments)
         finally:
             self.running -= 1
+            self.copying_state -= is_whole
         self._first = False
         self._unsent.difference_update(finished)
 
     def upload_changed(
-        self, rays: RaysOwn, local_path: str, fs_path: str, changed: set[str]
+        self, rays: RaysOwn, local_path: str, fs_path: str, changed: set[str], state: StateUpload
     ) -> None:
         """Upload the files that may have changed. Runs in Ray's upload thread."""
         try:
-            names = self._chosen(local_path, changed)
+            names = set(self._chosen(local_path, changed))
         except sqlite3.Error:  # The store cannot be read: upload everything, as Ray does.
             rays(self, local_path, fs_path)
             return
         failure: Exception | None = None
+        if state.leave_out:
+            # The whole file in the storage stays in step with the other files of its checkpoint.
+            names = {name for name in names if name in changed or not self._is_of_state(name)}
+        if state.parts is not None and self.part_uploads is not None:
+            try:
+                self.part_uploads.carry_out(
+                    state.parts,
+                    lambda source, target: rays.call(
+                        _upload, source, self.storage_filesystem, target
+                    ),
+                )
+            except Exception as error:
+                failure = error
         # The state file comes first, so that a restore never finds a file that refers to a trial
         # which the state file lacks. Files of searchers and callbacks follow.
         order = {
@@ -139,6 +216,9 @@ class IncrementalSyncer(_FilesystemSyncer):
         for name in sorted(names, key=order.__getitem__):
             path = os.path.join(local_path, name)
             try:
+                if name == DIRECTORY:
+                    self._upload_reports(rays, path, posixpath.join(fs_path, name))
+                    continue
                 version = _version(path)
                 if version is None or self.thorough or self._uploaded.get(name) != version:
                     target = posixpath.join(fs_path, name)
@@ -152,6 +232,25 @@ class IncrementalSyncer(_FilesystemSyncer):
                 failure = error
         if failure is not None:
             raise failure
+        is_whole = not state.leave_out and self._staging.state_file in names
+        if self.part_uploads is not None and is_whole:
+            self.part_uploads.whole_was_uploaded(state.end)
+
+    def _is_of_state(self, name: str) -> bool:
+        return self._staging.is_of_checkpoint(name) and (self._staging.directory / name).is_file()
+
+    def _upload_reports(self, rays: RaysOwn, directory: str, target: str) -> None:
+        """Upload the files in MemGuard's directory that have changed."""
+        assert self.storage_filesystem is not None
+        rays.call(self.storage_filesystem.create_dir, target, recursive=True)
+        for name in sorted(os.listdir(directory)):
+            path = os.path.join(directory, name)
+            version = _version(path)
+            key = f"{DIRECTORY}/{name}"
+            if version is None or self.thorough or self._uploaded.get(key) != version:
+                rays.call(_upload, path, self.storage_filesystem, posixpath.join(target, name))
+                if version is not None:
+                    self._uploaded[key] = version
 
     def _chosen(self, local_path: str, changed: set[str]) -> Iterable[str]:
         """The names in the staging directory whose files may have changed."""
@@ -189,14 +288,23 @@ def _upload_everything(
     syncer: IncrementalSyncer, local_path: str, fs_path: str, **_: object
 ) -> None:
     """Upload the whole staging directory, as Ray does."""
-    _upload_to_fs_path(local_path=local_path, fs=syncer.storage_filesystem, fs_path=fs_path)
+    syncer.copying_state += 1
+    try:
+        _upload_to_fs_path(local_path=local_path, fs=syncer.storage_filesystem, fs_path=fs_path)
+    finally:
+        syncer.copying_state -= 1
 
 
 @boundary.entry("upload of a staging directory", Policy.CALL_RAY)
 def _upload_changed(
-    rays: RaysOwn, syncer: IncrementalSyncer, local_path: str, fs_path: str, changed: set[str]
+    rays: RaysOwn,
+    syncer: IncrementalSyncer,
+    local_path: str,
+    fs_path: str,
+    changed: set[str],
+    state: StateUpload,
 ) -> None:
-    syncer.upload_changed(rays, local_path, fs_path, changed)
+    syncer.upload_changed(rays, local_path, fs_path, changed, state)
 
 
 _UPLOAD = _upload_changed.in_place_of(_upload_everything)
