@@ -5,9 +5,8 @@ also kept in ``benchmarks/results/NAME.txt``. ``--again`` runs nothing: it reads
 prints, judges and draws it anew.
 
 ``deaths``, ``frames``, ``gate``, ``head-node``, ``histories``, ``hundred-thousand``, ``kills``,
-``out-of-memory``, ``overhead``, ``planted``, ``ray-examples``, ``restore``, ``tracked`` and
-``trial-memory`` have
-options of their own: see ``NAME --help``.
+``out-of-memory``, ``overhead``, ``planted``, ``ray-examples``, ``restore``, ``tracked``,
+``trial-memory`` and ``uploads`` have options of their own: see ``NAME --help``.
 
 Prints one table per benchmark and writes ``NAME.json`` and ``NAME.png`` to ``benchmarks/results/``.
 Figures are medians over the runs, with the lowest and the highest in brackets; the ratio is the
@@ -41,6 +40,7 @@ from benchmarks import (
     restore,
     tracked,
     trial_memory,
+    uploads,
 )
 from benchmarks.machine import describe_machine
 from benchmarks.picture import draw, if_possible
@@ -67,6 +67,7 @@ COMMANDS = {
     "restore": restore.main,
     "tracked": tracked.main,
     "trial-memory": trial_memory.main,
+    "uploads": uploads.main,
 }
 RESULTS_DIRECTORY = Path(__file__).resolve().parent / "results"
 

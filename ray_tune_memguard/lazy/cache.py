@@ -202,11 +202,19 @@ class TrialCache(Generic[TrialT]):
         with self._lock:
             return self.load_detached(trial.trial_id) if is_ghost(trial) else trial
 
-    def peek_at(self, row: TrialRow) -> TrialT:
-        """The trial of this row for reading only, see :meth:`peek`."""
+    def peek_for_report(self, row: TrialRow) -> TrialT:
+        """The trial of this row, or one that has only what a report on all trials reads."""
         with self._lock:
             trial = self.live.get(row.trial_id)
-            return self.load_detached(row.trial_id) if trial is None else self.peek(trial)
+            if trial is not None and not is_ghost(trial):
+                return trial
+            raw = self._raw(row.trial_id, self._version)
+            if raw is None:
+                return self.load_detached(row.trial_id)
+            state = self.codec.load_for_report(raw)
+        part = object.__new__(self.codec.trial_class)
+        attributes(part).update(state)
+        return part
 
     def state_record(self, trial: TrialT, version: int | None = None) -> bytes | None:
         """The state record of a ghost whose whole state, as of a version, is its record.
@@ -228,12 +236,15 @@ class TrialCache(Generic[TrialT]):
             return is_ghost(trial) and self._changed.get(trial.trial_id, at) is None
 
     def _state(self, trial_id: str, version: int) -> dict[str, object]:
-        raw = self._changed.get(trial_id, version)
-        if raw is None:
-            raw = self.store.state(trial_id)
+        raw = self._raw(trial_id, version)
         if raw is None:
             return self.codec.load_state_record(self.store.state_record(trial_id))
         return self.codec.load(raw)
+
+    def _raw(self, trial_id: str, version: int) -> bytes | None:
+        """The codec's dump of a trial as of a version; None if only its record is known."""
+        raw = self._changed.get(trial_id, version)
+        return self.store.state(trial_id) if raw is None else raw
 
     def _record_of(self, trial: TrialT) -> _Active[TrialT] | None:
         record = self._active.get(trial.trial_id)

@@ -94,5 +94,8 @@ class TrialCodec(Protocol[TrialT]):
     def load(self, raw: bytes) -> dict[str, object]:
         """The attributes that ``dump`` wrote."""
 
+    def load_for_report(self, raw: bytes) -> dict[str, object]:
+        """Those of the attributes that a report on all trials reads: name, config and results."""
+
     def load_state_record(self, record: bytes) -> dict[str, object]:
         """The attributes of a trial, from the state record that another process wrote."""

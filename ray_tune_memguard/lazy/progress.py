@@ -65,7 +65,7 @@ class StatusGroup(list[TrialT]):
     def __init__(self, trials: SpilledTrials[TrialT], status: str, only_reads: bool) -> None:
         super().__init__()
         cache = trials.cache
-        self._spilled = cache.peek_at if only_reads else cache.ghost
+        self._spilled = cache.peek_for_report if only_reads else cache.ghost
         self._store = cache.store
         self._status = status
         self._in_memory = sorted(trials.in_memory_with(status).items())

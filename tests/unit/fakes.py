@@ -54,6 +54,8 @@ class FakeCodec:
     def load(self, raw: bytes) -> dict[str, Any]:
         return pickle.loads(raw)
 
+    load_for_report = load
+
     def load_state_record(self, entry: bytes) -> dict[str, Any]:
         return pickle.loads(entry)
 

@@ -46,7 +46,7 @@ _SHARED_BY_STORAGE = ("storage_filesystem", "syncer")
 _SHARED_BY_TRIALS = ("trial_name_creator", "trial_dirname_creator")
 # Equal in most trials; unpickling it takes a third of a trial's time.
 _LIKE_OTHERS = {"placement_group_factory": PlacementGroupFactory}
-
+_NO_PROCESS = _TemporaryTrialState()
 
 MetadataT = TypeVar("MetadataT")
 
@@ -130,6 +130,12 @@ class TrialStateCodec:
         temporary.location = _Location(*location)
         temporary.num_restore_failures = restore_failures
         state["temporary_state"] = temporary
+        return state
+
+    def load_for_report(self, raw: bytes) -> dict[str, object]:
+        state: dict[str, object] = pickle.loads(raw)[0]
+        # Read of a trial that has not reported.
+        state["temporary_state"] = _NO_PROCESS
         return state
 
     def load_state_record(self, record: bytes) -> dict[str, object]:
