@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,10 @@ import pyarrow.fs
 import pytest
 
 from ray_tune_memguard.adapter import uploaded_parts
-from ray_tune_memguard.adapter.restore.locate import Experiment, StateFile
+from ray_tune_memguard.adapter.installation import new_summary_index
+from ray_tune_memguard.adapter.restore.locate import Experiment, StateFile, locate
 from ray_tune_memguard.adapter.restore.parts import uploaded_parts as newest_parts
+from ray_tune_memguard.adapter.restore.rebuild import verify_or_rebuild
 from ray_tune_memguard.adapter.run import part_uploads
 from ray_tune_memguard.adapter.run.checkpoint import with_pointer
 from ray_tune_memguard.adapter.run.part_uploads import PartUploads
@@ -21,7 +24,16 @@ from ray_tune_memguard.store.trial_store import TrialStore
 
 RUN = "2026-11-22_10-00-00"
 NAME = f"experiment_state-{RUN}.json"
-REST = '["unfinished", "{}"]], "runner_data": {}, "stats": {}}'
+
+
+def record(trial_id: str, status: str) -> str:
+    state = {"trial_id": trial_id, "status": status}
+    metadata: dict[str, Any] = {"error_filename": None, "last_result_time": 1.0}
+    metadata |= {"last_result": {"loss": 0.5}, "metric_analysis": {}}
+    return json.dumps([json.dumps(state), json.dumps(metadata)])
+
+
+REST = record("unfinished", "PENDING") + '], "runner_data": {}, "stats": {}}'
 
 
 class Writer:
@@ -53,10 +65,13 @@ class Uploading:
 
     def checkpoint(self, trials: int) -> None:
         """Finish some trials and write a checkpoint."""
-        self.state_file.add(b'["finished %d", "{}"]' % (self.trials + one) for one in range(trials))
+        self.state_file.add(
+            record(f"finished {self.trials + one}", "TERMINATED").encode() for one in range(trials)
+        )
         self.trials += trials
         self.number += 1
-        Snapshot(HEAD + REST, [0], self.number, {}, {"searcher": b"%d" % self.number}).save(
+        summaries = new_summary_index().dump()
+        Snapshot(HEAD + REST, [0], self.number, summaries, {"searcher": b"%d" % self.number}).save(
             self.store
         )
         tail = with_pointer(REST, self.store.path, number=self.number)
@@ -85,7 +100,7 @@ class Uploading:
         if parts is None:
             return None
         reader = StateReader(parts.read_whole(experiment, state_file))
-        names = [record[0] for record, _ in reader.records()]
+        names = [json.loads(found[0])["trial_id"] for found, _ in reader.records()]
         assert reader.rest().endswith("}")
         return names, parts.snapshot
 
@@ -95,7 +110,7 @@ class Uploading:
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Uploading:
-    monkeypatch.setattr(part_uploads, "MAX_WHOLE_BYTES", 100)
+    monkeypatch.setattr(part_uploads, "MAX_WHOLE_BYTES", 700)
     return Uploading(tmp_path)
 
 
@@ -121,6 +136,24 @@ def test_parts_make_up_the_last_checkpoint(run: Uploading, steps: list[int]) -> 
     names, snapshot = found
     assert names == run.expected()
     assert snapshot.files == {"searcher": b"%d" % len(steps)}
+
+
+def test_a_restore_elsewhere_finds_all_trials(run: Uploading) -> None:
+    """The driver's machine is lost, and its trial store with it."""
+    for trials in (5, 3, 4):
+        run.checkpoint(trials)
+        run.upload()
+    run.store.close()
+    run.store.path.unlink()
+    found = verify_or_rebuild(locate(Experiment(run.filesystem, "sweep")))
+    assert found is not None
+    ids = [row.trial_id for row in found.store.rows(0, 100)]
+    assert ids == run.expected()[:-1]
+    [unfinished] = json.loads(found.snapshot.state)["trial_data"]
+    assert json.loads(unfinished[0])["trial_id"] == "unfinished"
+    assert found.snapshot.files == {"searcher": b"3"}
+    assert found.snapshot.creation_count == 3
+    found.close()
 
 
 def test_what_is_uploaded_does_not_grow_with_the_trials(run: Uploading) -> None:
