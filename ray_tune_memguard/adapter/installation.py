@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pyarrow.fs import LocalFileSystem
 from ray.tune.experiment import Trial
 from ray.tune.utils import unflattened_lookup
 
@@ -119,7 +118,7 @@ class Installation:
             self.writer = CheckpointWriter(
                 self.store, self.state_file, trials, self._staging, self.syncer
             )
-            self._upload_in_parts(controller)
+            self._upload_in_parts(files.location)
             # Last, so that no method of ours runs before everything is installed.
             _undone_weakly(undo, controller, override_methods(controller, self))
             self._undo: ExitStack | None = undo.pop_all()
@@ -145,22 +144,21 @@ class Installation:
             if self.exit_hooks is not None:
                 undo.callback(self.exit_hooks.take_out)
 
-    def _upload_in_parts(self, controller: Controller) -> None:
+    def _upload_in_parts(self, location: RunLocation) -> None:
         """Let uploads to a remote storage not grow with the number of finished trials."""
-        storage = controller._storage
-        self._experiment = str(storage.experiment_fs_path)
-        if self.syncer is None or isinstance(storage.storage_filesystem, LocalFileSystem):
+        self._experiment = location.experiment.path
+        if self.syncer is None or location.experiment.is_local:
             return
         from ray_tune_memguard.adapter.run.part_uploads import PartUploads
 
         self.syncer.part_uploads = PartUploads(
-            storage.storage_filesystem,
+            location.experiment.filesystem,
             self._experiment,
-            paths.session_name(controller),
+            location.session,
             self.store,
             self.state_file,
             self.writer,
-            paths.work_directory(controller),
+            location.work_directory,
         )
 
     @property

@@ -11,7 +11,8 @@ import pytest
 
 from ray_tune_memguard.adapter import uploaded_parts
 from ray_tune_memguard.adapter.installation import new_summary_index
-from ray_tune_memguard.adapter.restore.locate import Experiment, StateFile, locate
+from ray_tune_memguard.adapter.location import Experiment
+from ray_tune_memguard.adapter.restore.locate import StateFile, locate
 from ray_tune_memguard.adapter.restore.parts import uploaded_parts as newest_parts
 from ray_tune_memguard.adapter.restore.rebuild import verify_or_rebuild
 from ray_tune_memguard.adapter.run import part_uploads
