@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 import subprocess
 import sys
@@ -20,6 +21,12 @@ from ray_tune_memguard.system.pymalloc import pymalloc_use
 MIB = 2**20
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc")
 glibc = pytest.mark.skipif(not allocator.counters(), reason="needs glibc's mallinfo2")
+
+
+@pytest.fixture(autouse=True)
+def no_garbage() -> None:
+    """What other tests left is not collected while this one measures."""
+    gc.collect()
 
 
 @linux
