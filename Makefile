@@ -36,14 +36,16 @@ unit: $(VENV)/.ready
 	$(VENV)/bin/$(PYTEST) tests/unit
 
 integration: $(VENV)/.ready
-	$(VENV)/bin/$(PYTEST) --durations 15 tests/integration
+	$(VENV)/bin/$(PYTEST) --durations 15 tests/integration -m "not alone"
+	$(VENV)/bin/pytest -q --durations 15 tests/integration -m alone
 
 compat: $(OLDER:%=.venv-ray-%/.ready) $(OLDER:%=compat-%)  ## The integration tests on older Rays
 
 compat-%: .venv-ray-%/.ready $(VENV)/.ready
 	# What a kill leaves is files of our own, the same on every Ray.
 	ANOTHER_RAY_PYTHON=$(CURDIR)/$(VENV)/bin/python .venv-ray-$*/bin/$(PYTEST) tests/integration \
-	  -m "not latest_only" --ignore-glob "*/test_kill*.py"
+	  -m "not latest_only and not alone" --ignore-glob "*/test_kill*.py"
+	.venv-ray-$*/bin/pytest -q tests/integration -m "alone and not latest_only"
 
 bench: $(VENV)/.ready  ## All benchmarks (the better part of a day)
 	$(VENV)/bin/python -m benchmarks all

@@ -14,6 +14,9 @@ import pytest
 
 from tests.integration.deaths import CAUSES, CGROUP, DETAILS, can_limit
 
+#: What it measures is the whole machine.
+pytestmark = pytest.mark.alone
+
 ROOT = Path(__file__).parents[2]
 MAX_ATTEMPTS = 4
 

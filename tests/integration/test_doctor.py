@@ -11,6 +11,9 @@ from typing import Any
 
 import pytest
 
+#: What it measures is the whole machine.
+pytestmark = pytest.mark.alone
+
 ROOT = Path(__file__).parents[2]
 
 

@@ -31,6 +31,9 @@ from ray_tune_memguard.diagnostics.diagnosis import Diagnosis
 from ray_tune_memguard.lazy.cache import TrialCache
 from ray_tune_memguard.report.series_file import SeriesFile
 
+#: What it measures is the whole machine.
+pytestmark = pytest.mark.alone
+
 #: Enough for a trend: warm-up is 100 of them, and the shortest span 200.
 TRIALS = 330
 PAYLOAD = 2000

@@ -14,6 +14,9 @@ from ray_tune_memguard import LaunchGate, MemGuard, read_gate
 from tests.integration import gated_sweeps
 from tests.integration.gated_sweeps import comes_and_goes, memory, outcome, reports, sweep
 
+#: What it measures is the whole machine.
+pytestmark = pytest.mark.alone
+
 GIVEN = 0.3 * gated_sweeps.TOTAL
 
 
