@@ -31,21 +31,23 @@ types: $(VENV)/.ready
 
 # Half of a test is waiting, for a small Ray cluster above all.
 PYTEST := pytest -q --numprocesses 2 --dist loadfile
+# These run whole Ray clusters on a machine that may be busy; what passed only at the second try is listed (RERUN).
+INTEGRATION := --reruns 1 -raR --durations 15 tests/integration
 
 unit: $(VENV)/.ready
 	$(VENV)/bin/$(PYTEST) tests/unit
 
 integration: $(VENV)/.ready
-	$(VENV)/bin/$(PYTEST) --durations 15 tests/integration -m "not alone"
-	$(VENV)/bin/pytest -q --durations 15 tests/integration -m alone
+	$(VENV)/bin/$(PYTEST) $(INTEGRATION) -m "not alone"
+	$(VENV)/bin/pytest -q $(INTEGRATION) -m alone
 
 compat: $(OLDER:%=.venv-ray-%/.ready) $(OLDER:%=compat-%)  ## The integration tests on older Rays
 
 compat-%: .venv-ray-%/.ready $(VENV)/.ready
 	# What a kill leaves is files of our own, the same on every Ray.
-	ANOTHER_RAY_PYTHON=$(CURDIR)/$(VENV)/bin/python .venv-ray-$*/bin/$(PYTEST) tests/integration \
+	ANOTHER_RAY_PYTHON=$(CURDIR)/$(VENV)/bin/python .venv-ray-$*/bin/$(PYTEST) $(INTEGRATION) \
 	  -m "not latest_only and not alone" --ignore-glob "*/test_kill*.py"
-	.venv-ray-$*/bin/pytest -q tests/integration -m "alone and not latest_only"
+	.venv-ray-$*/bin/pytest -q $(INTEGRATION) -m "alone and not latest_only"
 
 bench: $(VENV)/.ready  ## All benchmarks (the better part of a day)
 	$(VENV)/bin/python -m benchmarks all

@@ -17,14 +17,22 @@ MAX_MORE = 4
 
 
 class OpenFiles(tune.Callback):
-    """Looks at each event which regular files are open, those of running trials left out."""
+    """Looks at each event which regular files are open.
+
+    Those of running trials are left out, and the state files: with and without MemGuard two are
+    open while a thread uploads one, which a look sees or does not see.
+    """
 
     def __init__(self) -> None:
         self.most: set[str] = set()
 
     def look(self, **_: Any) -> None:
         paths = {Path(file.path) for file in psutil.Process().open_files()}
-        found = {str(path) for path in paths if not any(path.parent.glob("params.json"))}
+        found = {
+            str(path)
+            for path in paths
+            if not any(path.parent.glob("params.json")) and "experiment_state" not in path.name
+        }
         self.most = max(self.most, found, key=len)
 
     on_step_begin = on_step_end = on_trial_start = on_trial_result = on_trial_complete = look
