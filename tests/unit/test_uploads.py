@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 from pyarrow.fs import LocalFileSystem
 
 from ray_tune_memguard.adapter import paths
+from ray_tune_memguard.adapter.run import uploads
 from ray_tune_memguard.adapter.run.uploads import IncrementalSyncer
 
 SPILLED = {"trial0", "trial1"}
@@ -49,6 +51,32 @@ def upload(syncer: IncrementalSyncer, places: tuple[Path, Path]) -> None:
 def change(staging: Path) -> None:
     for file in staging.rglob("*.*"):
         file.write_text("second time")
+
+
+def test_a_temporary_file_that_was_renamed_stops_nothing(
+    places: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run writes its reports while an upload goes on."""
+    staging, storage = places
+    own = staging / paths.DIRECTORY
+    own.mkdir()
+    for name in (".diagnosis.json.part", "rss.csv"):
+        (own / name).write_text("first")
+    original = uploads._upload
+
+    def upload_renamed(source: str, *target: Any) -> None:
+        if source.endswith(".part") and Path(source).exists():
+            os.replace(source, source.replace("/.diag", "/diag").removesuffix(".part"))
+            raise FileNotFoundError(source)
+        original(source, *target)
+
+    monkeypatch.setattr(uploads, "_upload", upload_renamed)
+    syncer = make_syncer(staging)
+    upload(syncer, places)
+    assert (storage / paths.DIRECTORY / "rss.csv").read_text() == "first"
+    change(own)
+    upload(syncer, places)
+    assert (storage / paths.DIRECTORY / "rss.csv").read_text() == "second time"
 
 
 def changed(storage: Path) -> set[str]:

@@ -195,6 +195,8 @@ class IncrementalSyncer(_FilesystemSyncer):
             rays(self, local_path, fs_path)
             return
         failure: Exception | None = None
+        filesystem = self.storage_filesystem
+        assert filesystem is not None
         if state.leave_out:
             # The whole file in the storage stays in step with the other files of its checkpoint.
             names = {name for name in names if name in changed or not self._is_of_state(name)}
@@ -202,12 +204,14 @@ class IncrementalSyncer(_FilesystemSyncer):
             try:
                 self.part_uploads.carry_out(
                     state.parts,
-                    lambda source, target: rays.call(
-                        _upload, source, self.storage_filesystem, target
-                    ),
+                    lambda source, target: rays.call(_upload, source, filesystem, target),
                 )
             except Exception as error:
                 failure = error
+        if DIRECTORY in names:
+            with suppress(FileNotFoundError):
+                own = os.listdir(os.path.join(local_path, DIRECTORY))
+                names.update(f"{DIRECTORY}/{name}" for name in own)
         # The state file comes first, so that a restore never finds a file that refers to a trial
         # which the state file lacks. Files of searchers and callbacks follow.
         order = {
@@ -215,14 +219,15 @@ class IncrementalSyncer(_FilesystemSyncer):
         }
         for name in sorted(names, key=order.__getitem__):
             path = os.path.join(local_path, name)
+            target = posixpath.join(fs_path, name)
             try:
                 if name == DIRECTORY:
-                    self._upload_reports(rays, path, posixpath.join(fs_path, name))
+                    # Its files follow one by one.
+                    rays.call(filesystem.create_dir, target, recursive=True)
                     continue
                 version = _version(path)
                 if version is None or self.thorough or self._uploaded.get(name) != version:
-                    target = posixpath.join(fs_path, name)
-                    rays.call(_upload, path, self.storage_filesystem, target)
+                    rays.call(_upload, path, filesystem, target)
                 if version is not None:
                     self._uploaded[name] = version
             except FileNotFoundError as error:
@@ -238,19 +243,6 @@ class IncrementalSyncer(_FilesystemSyncer):
 
     def _is_of_state(self, name: str) -> bool:
         return self._staging.is_of_checkpoint(name) and (self._staging.directory / name).is_file()
-
-    def _upload_reports(self, rays: RaysOwn, directory: str, target: str) -> None:
-        """Upload the files in MemGuard's directory that have changed."""
-        assert self.storage_filesystem is not None
-        rays.call(self.storage_filesystem.create_dir, target, recursive=True)
-        for name in sorted(os.listdir(directory)):
-            path = os.path.join(directory, name)
-            version = _version(path)
-            key = f"{DIRECTORY}/{name}"
-            if version is None or self.thorough or self._uploaded.get(key) != version:
-                rays.call(_upload, path, self.storage_filesystem, posixpath.join(target, name))
-                if version is not None:
-                    self._uploaded[key] = version
 
     def _chosen(self, local_path: str, changed: set[str]) -> Iterable[str]:
         """The names in the staging directory whose files may have changed."""
