@@ -15,6 +15,7 @@ from click.testing import CliRunner
 from ray_tune_memguard.cli.exit_codes import ExitCode
 from ray_tune_memguard.cli.main import main
 from ray_tune_memguard.store.histories import FILE_NAME, HistoryStore
+from ray_tune_memguard.store.trial_store import TrialStore
 from tests.unit.measured_experiments import RUN, experiment_of_ray, measured, stored
 
 READERS = ["show", "top", "deaths", "trials", "verify", "export", "import"]
@@ -371,3 +372,11 @@ def test_import_what_is_no_experiment_state(tmp_path: Path) -> None:
     [state_file] = experiment_of_ray(tmp_path / "sweep").glob("*.json")
     state_file.write_text('{"trial_data": [["')
     assert "cannot be imported" in run("import", tmp_path / "sweep", code=ExitCode.NOT_FOUND)
+
+
+def test_import_what_ended_before_its_first_checkpoint(tmp_path: Path) -> None:
+    store = TrialStore.create(tmp_path / "sweep" / ".memguard", f"trials-{RUN}")
+    store.finalize()
+    store.close()
+    text = run("import", tmp_path / "sweep", code=ExitCode.FAILED)
+    assert "its run ended before its first experiment checkpoint" in text

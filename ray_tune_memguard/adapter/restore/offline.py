@@ -31,6 +31,7 @@ from ray_tune_memguard.store.histories import FILE_NAME, HistoryStore
 STORE, REBUILT, STATE_FILE, NOTHING = "store", "rebuilt store", "state file", "nothing"
 
 _SHOW_PROGRESS_AFTER_S = 1.0
+_NO_CHECKPOINT = "its run ended before its first experiment checkpoint"
 
 
 @dataclass(frozen=True)
@@ -141,21 +142,17 @@ def import_experiment(path: str, filesystem: FileSystem | None) -> Import:
         ValueError: there is no experiment, or its experiment state file is not valid.
         RuntimeError: its run is not over.
         OSError, sqlite3.Error: a file cannot be read, or no store can be written.
-        StoreError: its store cannot be read, and not be built anew.
+        StoreError: its store cannot be read, and not be built anew; or its run ended before its
+            first experiment checkpoint.
     """
     with _refusal_of_running():
         ref = _located(path, filesystem)
         if ref.directory is None:
             raise OSError("a store can only be built in an experiment on a local disk")
-        is_new = False
-        try:
-            found = verify(ref)
-        except DamagedStoreError:
-            found = None
+        found = verify_or_rebuild(ref)
         if found is None:
-            is_new = True
-            found = verify_or_rebuild(ref)
-            assert found is not None  # It has a state file, or else `DamagedStoreError` is raised.
+            raise StoreError(_NO_CHECKPOINT)
+        is_new = found.store.path not in ref.stores
         try:
             if is_new and found.store.path.parent != ref.directory:
                 raise OSError(f"{ref.directory} cannot be written")
@@ -191,7 +188,7 @@ def _restorable(ref: StoreRef) -> tuple[str, tuple[str, ...], VerifiedStore]:
     if found is not None:
         return STORE, (), found
     if ref.state_file is None:
-        raise StoreError("its run ended before its first experiment checkpoint")
+        raise StoreError(_NO_CHECKPOINT)
     return STATE_FILE, (), rebuild(aside, ref.state_file)
 
 
