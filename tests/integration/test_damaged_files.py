@@ -193,6 +193,21 @@ def test_a_damaged_row_costs_no_other_trial_its_files(
     assert [len(frame) for frame in frames] == [1] * SAMPLES
 
 
+def test_a_history_that_cannot_be_read_costs_its_own_row_only(
+    begun: Begun, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    frames = []
+    for guarded in (False, True):
+        path = copied(begun("variants", False, guarded), tmp_path / str(guarded))
+        first = min(path.glob("*/result.json"))
+        first.unlink()
+        first.mkdir()
+        frames.append(open_experiment(str(path)).get_dataframe())
+    plain, read = frames
+    assert len(read) == len(plain) > 0
+    assert not [record for record in caplog.records if "unexpected error" in record.getMessage()]
+
+
 @pytest.mark.parametrize("searcher", ["own", "variants"])
 def test_no_room_for_a_new_store_costs_no_trial(
     tmp_path: Path, searcher: str, monkeypatch: pytest.MonkeyPatch

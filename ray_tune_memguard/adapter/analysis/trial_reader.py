@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import posixpath
+import sqlite3
 
 from ray.tune.experiment import Trial
 
@@ -63,10 +64,13 @@ class TrialReader:
         directory = self.directory(trial)
         if directory is None or self.histories is None:
             return True
-        return (
-            self.histories.lines(trial.trial_id, directory) is not None
-            or self.histories.csv(directory) is not None
-        )
+        try:
+            return (
+                self.histories.lines(trial.trial_id, directory) is not None
+                or self.histories.csv(directory) is not None
+            )
+        except (OSError, sqlite3.Error):
+            return True
 
     def directory(self, trial: Trial) -> str | None:
         """The name of the trial's directory in the experiment; None if it is not there."""
