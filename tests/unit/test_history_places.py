@@ -11,16 +11,29 @@ from typing import Any
 import pytest
 from pyarrow.fs import FileSystem, LocalFileSystem, SubTreeFileSystem
 
+from ray_tune_memguard import iter_results
+from ray_tune_memguard.adapter.analysis.histories import histories_at
 from ray_tune_memguard.adapter.histories import places, reading
+from ray_tune_memguard.adapter.histories.logger import HistoryLogger
+from ray_tune_memguard.adapter.histories.recorder import HistoryRecorder
+from ray_tune_memguard.notices import Notices
 from ray_tune_memguard.store.histories import HistoryStore
 from ray_tune_memguard.store.result_values import ResultEncoder
 
 encoder = ResultEncoder(replace=str)
 
 
+class Controller:
+    """A run's controller, as far as it is asked."""
+
+    def __init__(self, storage: Any) -> None:
+        self._storage = storage
+        self._callbacks = SimpleNamespace(_callbacks=[])
+        self._trials: list[Any] = []
+
+
 @pytest.fixture(params=["local", "elsewhere"])
 def run(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
-    """A controller, as far as it is asked."""
     (tmp_path / "storage" / "sweep").mkdir(parents=True)
     filesystem: FileSystem = LocalFileSystem()
     path = f"{tmp_path}/storage/sweep"
@@ -33,7 +46,7 @@ def run(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(places, "_LOOK_AGAIN_AFTER_S", 0.0)
-        yield SimpleNamespace(_storage=storage)
+        yield Controller(storage)
     places._opened.clear()
     places._look_again_at.clear()
 
@@ -127,6 +140,74 @@ def test_damaged_histories_are_replaced_by_what_is_intact(
     assert found(run) == [{"step": 1}]
     assert "damaged" in caplog.text
     assert path.with_suffix(".damaged").exists()
+
+
+class Trial:
+    """A trial as far as a recorder asks it."""
+
+    trial_id, storage, local_path, checkpoint = "one", None, None, None
+
+    def is_finished(self) -> bool:
+        return False
+
+
+def test_what_was_recorded_before_an_error_is_in_the_storage(run: Any) -> None:
+    """Ray's loggers go on; another machine must find what they do not have."""
+    trial: Any = Trial()
+    recorder = HistoryRecorder(places.open_for_run(run), run, Notices())
+    logger = HistoryLogger(recorder, [], run)
+    logger.log_trial_result(1, trial, {"step": 1})
+    logger.give_back()
+    # No state file points to the local file, as on another machine.
+    assert found(run) == [{"step": 1}]
+
+
+def add_file(run: Any, path: str, content: bytes) -> None:
+    storage = run._storage
+    path = f"{storage.experiment_fs_path}/{path}"
+    storage.storage_filesystem.create_dir(path.rpartition("/")[0], recursive=True)
+    with storage.storage_filesystem.open_output_stream(path) as file:
+        file.write(content)
+
+
+def lines(run: Any, trial_id: str) -> bytes | None:
+    storage = run._storage
+    histories = histories_at(storage.storage_filesystem, storage.experiment_fs_path)
+    return histories.lines(trial_id, f"trial_{trial_id}")
+
+
+def test_what_ray_alone_wrote_after_a_run_with_histories(run: Any) -> None:
+    store = places.open_for_run(run)
+    report(store, 1)
+    end(run, store)
+    add_file(run, "experiment_state-2026-01-02_00-00-00.json", b'{"trial_data": []}')
+    add_file(run, "trial_one/result.json", b'{"step": 2, "trial_id": "one"}\n')
+    add_file(run, "trial_two/result.json", b'{"step": 3, "trial_id": "two"}\n')
+    assert lines(run, "one") == ONE + b'{"step": 2, "trial_id": "one"}\n'
+    assert lines(run, "two") == b'{"step": 3, "trial_id": "two"}\n'
+    storage = run._storage
+    found = iter_results(storage.experiment_fs_path, storage_filesystem=storage.storage_filesystem)
+    assert [result["step"] for result in found] == [1, 2, 3]
+    # A later run keeps results in the store again; its state file points to its trial store.
+    again = places.open_for_run(run)
+    HistoryRecorder(again, run, Notices()).finish()
+    pointer = json.dumps({"store": "/none/trials-x.sqlite"}).encode()
+    state = b'{"trial_data": [], "memguard": %s}' % pointer
+    add_file(run, "experiment_state-2026-01-03_00-00-00.json", state)
+    assert lines(run, "two") == b'{"step": 3, "trial_id": "two"}\n'
+
+
+def test_what_rays_loggers_write_after_an_error(run: Any) -> None:
+    trial: Any = Trial()
+    recorder = HistoryRecorder(places.open_for_run(run), run, Notices())
+    logger = HistoryLogger(recorder, [], run)
+    logger.log_trial_result(1, trial, {"step": 1})
+    logger.give_back()
+    pointer = json.dumps({"store": "/none/trials-x.sqlite"}).encode()
+    state = b'{"trial_data": [], "memguard": %s}' % pointer
+    add_file(run, "experiment_state-2026-01-03_00-00-00.json", state)
+    add_file(run, "trial_one/result.json", ONE + TWO)
+    assert lines(run, "one") == ONE + TWO
 
 
 ONE, TWO, THREE = b'{"step": 1}\n', b'{"step": 2}\n', b'{"step": 3}\n'

@@ -11,6 +11,7 @@ import os
 import posixpath
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
@@ -114,21 +115,25 @@ class StoredHistories:
     Args:
         filesystem: the experiment's file system.
         experiment: the path of the experiment in it.
-        files: reads the files that a user's own loggers may have written.
+        files: reads the files that Ray's or a user's own loggers may have written as well.
     """
 
     def __init__(self, filesystem: FileSystem, experiment: str, files: FileHistories) -> None:
         self._place = filesystem, experiment.rstrip("/")
-        # In remote storage the answer that a trial has no file takes too long.
-        self._files = files if isinstance(filesystem, LocalFileSystem) else None
+        self._files = files
 
     def lines(self, trial_id: str, directory: str) -> bytes | None:
-        in_file = None if self._files is None else self._files.lines(trial_id, directory)
+        in_file = self._files.lines(trial_id, directory) if self._may_have_files else None
         store = places.find(*self._place)
         return in_file if store is None else reading.lines(store, trial_id, in_file)
 
     def csv(self, directory: str) -> bytes | None:
-        return None if self._files is None else self._files.csv(directory)
+        return self._files.csv(directory) if self._may_have_files else None
+
+    @cached_property
+    def _may_have_files(self) -> bool:
+        store = places.find(*self._place)
+        return store is None or places.may_have_files(places.Experiment(*self._place), store)
 
     def knows(self, trial_id: str) -> bool:
         """Whether the trial has reported."""

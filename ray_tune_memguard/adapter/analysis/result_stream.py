@@ -20,7 +20,6 @@ from ray_tune_memguard.adapter.analysis.histories import (
     Histories,
     StoredHistories,
     histories_at,
-    histories_of,
 )
 from ray_tune_memguard.adapter.analysis.result_rows import Record, UnevenRecordsError, records_of
 from ray_tune_memguard.adapter.analysis.trial_reader import TrialReader
@@ -81,12 +80,12 @@ def _results(
 ) -> Iterator[tuple[str | None, Record]]:
     staging = _staging(state_file, found)
     files = FileHistories(experiment.filesystem, experiment.path, staging)
+    histories = histories_at(experiment.filesystem, experiment.path, staging)
     in_memory: set[str | None] = set()
     seen: set[str] = set()
     if found is not None:
         trials = open_trials(found)
         reader = TrialReader(trials)
-        histories = histories_of(trials, staging) or files
         in_memory = {trial.relative_logdir for trial in trials.resident()}
         seen = {trial.trial_id for trial in trials.resident()}
         for trial in trials:
@@ -94,21 +93,25 @@ def _results(
             if directory is not None:
                 for record in _history(histories, trial.trial_id, directory):
                     yield trial.trial_id, record
-    stored = histories_at(experiment.filesystem, experiment.path, staging)
-    if isinstance(stored, StoredHistories):
-        for trial_id in stored.other_trials(lambda id_: id_ in seen or _knows(found, id_)):
-            yield from ((trial_id, record) for record in _history(stored, trial_id, ""))
     for directory in _unknown(files.directories(), found):
         if directory not in in_memory:
-            records = _history(files, None, directory)
-            # A user's own logger has written what the run has kept in its histories as well.
-            if not _is_stored(stored, records):
-                yield from ((None, record) for record in records)
+            trial_id, records = _of_directory(histories, files, directory)
+            seen.update(filter(None, [trial_id]))
+            yield from ((trial_id, record) for record in records)
+    if isinstance(histories, StoredHistories):
+        for trial_id in histories.other_trials(lambda id_: id_ in seen or _knows(found, id_)):
+            yield from ((trial_id, record) for record in _history(histories, trial_id, ""))
 
 
-def _is_stored(histories: Histories, records: list[Record]) -> bool:
-    trial_id = records[0].get("trial_id") if records else None
-    return isinstance(histories, StoredHistories) and histories.knows(str(trial_id))
+def _of_directory(
+    histories: Histories, files: FileHistories, directory: str
+) -> tuple[str | None, list[Record]]:
+    """The id of a trial, if the histories know it, and its results, wherever they are."""
+    records = _history(files, None, directory)
+    trial_id = str(records[0].get("trial_id")) if records else ""
+    if isinstance(histories, StoredHistories) and histories.knows(trial_id):
+        return trial_id, _history(histories, trial_id, directory)
+    return None, records
 
 
 def _staging(state_file: StateFile | None, found: VerifiedStore | None) -> Path | None:

@@ -86,14 +86,14 @@ class HistoryLogger(LoggerCallback):
             callbacks[at + 1 : at + 1] = self._replaced
         controller = self._controller()
         try:
+            places.note_files(self.recorder.store)
             self.recorder.commit()
             for trial in controller._trials if controller is not None else []:
                 if not trial.is_finished() and trial.local_path is not None:
                     history = self.recorder.store.history(trial.trial_id)
                     export.write_files(trial, history, Path(trial.local_path), has_ended=False)
         finally:
-            self.recorder.store.finalize()
-            places.forget_live(self.recorder.experiment)
+            self.recorder.finish()
 
     def _place(self) -> tuple[list[Callback], int | None]:
         """The run's callbacks, and the index of this one."""

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 _MAX_OPEN = 4
 _COPY_BYTES = 1 << 20
 _LOOK_AGAIN_AFTER_S = 5.0
+# The metadata key of `note_files`.
+_HAS_FILES = "files"
 
 
 @dataclass(frozen=True)
@@ -118,6 +120,23 @@ def has_histories(controller: Controller) -> bool:
 def has_file(filesystem: FileSystem, path: str) -> bool:
     """Whether an experiment has histories, whether or not they can be read now."""
     return _version_of(Experiment(filesystem, path)) is not None
+
+
+def note_files(store: HistoryStore) -> None:
+    """Note that Ray's loggers have written results of the experiment to files as well."""
+    store.set_metadata(**{_HAS_FILES: "yes"})
+
+
+def may_have_files(experiment: Experiment, store: HistoryStore) -> bool:
+    """Whether trials may have results in files that are not in the histories."""
+    # On a local disk a user's own loggers are read too; elsewhere each look takes too long.
+    if experiment.is_local or store.get_metadata(_HAS_FILES):
+        return True
+    try:
+        state_file = StateFile.newest_of(experiment)
+    except OSError:
+        return True
+    return state_file is not None and state_file.pointer() is None
 
 
 def publish(experiment: Experiment, path: Path) -> None:

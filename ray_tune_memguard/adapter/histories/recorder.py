@@ -52,6 +52,9 @@ class HistoryRecorder:
         self.store = store
         self.experiment = places.Experiment.of_run(controller)
         self._notices = notices
+        if not self.experiment.is_local and places.may_have_files(self.experiment, store):
+            # This run's state files will no longer tell that Ray ran alone before it.
+            places.note_files(store)
         staging = str(controller._storage.experiment_driver_staging_path)
         self._continues_staging = store.get_metadata(_STAGING) == staging
         store.set_metadata(**{_STAGING: staging})
@@ -150,7 +153,7 @@ class HistoryRecorder:
             _remove_if_empty(trial)
 
     def close(self) -> None:
-        """End the run: let other processes read the histories, and publish them.
+        """Commit all results, and :meth:`finish`.
 
         Raises:
             OSError, sqlite3.Error: for example, the disk is full. What was committed stays readable
@@ -159,7 +162,17 @@ class HistoryRecorder:
         try:
             self.commit()
         finally:
+            self.finish()
+
+    def finish(self) -> None:
+        """Let other processes read the histories, and publish them.
+
+        Raises:
+            OSError, sqlite3.Error: as :meth:`close`.
+        """
+        try:
             self.store.finalize()
+        finally:
             places.forget_live(self.experiment)
         places.publish(self.experiment, self.store.path)
 
