@@ -89,13 +89,11 @@ class History:
 
     Attributes:
         results: as they were reported.
-        is_plain: whether a JSON file would hold them without change.
         starts: the numbers of results with which a resumed run continued it.
         missing: the number of results that are damaged.
     """
 
     results: list[Result]
-    is_plain: bool = True
     starts: tuple[int, ...] = ()
     missing: int = 0
 
@@ -370,22 +368,18 @@ class HistoryStore:
         columns = "number, count, content, checksum"
         query = f"SELECT {columns} FROM chunk WHERE trial_id = ? ORDER BY number"
         results: list[Result] = []
-        is_plain = True
         missing = 0
         for number, count, content, checksum in self._all(query, (trial_id,)):
             missing += max(0, number - len(results) - missing)
             try:
                 if _checksum(trial_id, number, count, content) != checksum:
                     raise ValueError("another checksum")
-                found, plain = result_columns.unpack(content, self._decompress)
+                results += result_columns.unpack(content, self._decompress)
             except (ValueError, TypeError):
                 missing += count
-                continue
-            results += found
-            is_plain = is_plain and plain
         query = "SELECT number FROM start WHERE trial_id = ? ORDER BY number"
         starts = tuple(number for (number,) in self._all(query, (trial_id,)))
-        return History(results, is_plain, starts, missing)
+        return History(results, starts, missing)
 
     def trial_ids(self) -> Iterator[str]:
         """The ids of all trials that have reported, in the order of their ids."""

@@ -19,8 +19,13 @@ from typing import Any
 import numpy as np
 import zstandard
 
-from ray_tune_memguard.store import result_values
-from ray_tune_memguard.store.result_values import NotPlainError, Result, ResultEncoder
+from ray_tune_memguard.store.result_values import (
+    Result,
+    ResultEncoder,
+    decode,
+    pack_parts,
+    unpack_parts,
+)
 
 Compress = Callable[[bytes], bytes]
 Path = tuple[str, ...]
@@ -59,15 +64,15 @@ def pack(rows: Sequence[bytes], compress: Compress) -> bytes:
     joined = b"".join(rows)
     if len(rows) < MIN_COLUMN_RESULTS:
         return _ROWS + compress(joined)
-    runs = list(_runs(result_values.decode(joined)))
+    runs = list(_runs(decode(joined)))
     if len(runs) * _MIN_RUN > len(rows):
         return _STREAM + zstandard.compress(joined, _LEVEL)
     parts = [[len(found), paths, _pack_columns(found)] for paths, found in runs]
-    return _COLUMNS + zstandard.compress(result_values.pack_parts(parts), _LEVEL)
+    return _COLUMNS + zstandard.compress(pack_parts(parts), _LEVEL)
 
 
-def unpack(content: bytes, decompress: Compress) -> tuple[list[Result], bool]:
-    """The results in a chunk, and whether a JSON file would hold them without change.
+def unpack(content: bytes, decompress: Compress) -> list[Result]:
+    """The results in a chunk.
 
     Args:
         content: the content of a chunk.
@@ -79,16 +84,12 @@ def unpack(content: bytes, decompress: Compress) -> tuple[list[Result], bool]:
     layout, packed = content[:1], content[1:]
     if layout == _COLUMNS:
         results: list[Result] = []
-        is_plain = True
-        for count, paths, specs in result_values.unpack_parts(_decompress(packed)):
-            columns, plain = _unpack_columns(specs, count)
-            results += _nested(paths, columns, count)
-            has_texts_as_keys = all(type(key) is str for path in paths for key in path)
-            is_plain = is_plain and plain and has_texts_as_keys
-        return results, is_plain
+        for count, paths, specs in unpack_parts(_decompress(packed)):
+            results += _nested(paths, _unpack_columns(specs, count), count)
+        return results
     if layout not in (_ROWS, _STREAM):
         raise ValueError(f"unknown layout {layout!r}")
-    return _decode(decompress(packed) if layout == _ROWS else _decompress(packed))
+    return decode(decompress(packed) if layout == _ROWS else _decompress(packed))
 
 
 def encoded_rows(content: bytes, decompress: Compress) -> list[bytes]:
@@ -97,14 +98,7 @@ def encoded_rows(content: bytes, decompress: Compress) -> list[bytes]:
     Raises:
         ValueError: the bytes are damaged.
     """
-    return [_ENCODER.encode(result) for result in unpack(content, decompress)[0]]
-
-
-def _decode(encoded: bytes) -> tuple[list[Any], bool]:
-    try:
-        return result_values.decode_plain(encoded), True
-    except NotPlainError:
-        return result_values.decode(encoded), False
+    return [_ENCODER.encode(result) for result in unpack(content, decompress)]
 
 
 def _decompress(packed: bytes) -> bytes:
@@ -179,20 +173,16 @@ def _pack_columns(rows: list[list[Any]]) -> list[Spec]:
     return specs
 
 
-def _unpack_columns(specs: Sequence[Spec], count: int) -> tuple[list[Sequence[Any]], bool]:
+def _unpack_columns(specs: Sequence[Spec], count: int) -> list[Sequence[Any]]:
     columns: list[Sequence[Any]] = []
-    is_plain = True
     for kind, *parameters in specs:
         if kind == _CONSTANT:
-            found, plain = _decode(parameters[0])
+            found = decode(parameters[0])
             # One value for each, since a caller may change one of them.
             is_shared = type(found[0]) in (str, int, float, bool, type(None))
-            columns.append(found * count if is_shared else _decode(parameters[0] * count)[0])
-            is_plain = is_plain and plain
+            columns.append(found * count if is_shared else decode(parameters[0] * count))
         elif kind == _VALUES:
-            found, plain = _decode(parameters[0])
-            columns.append(found)
-            is_plain = is_plain and plain
+            columns.append(decode(parameters[0]))
         elif kind == _SAME:
             columns.append(columns[parameters[0]])
         elif kind == _RANGE:
@@ -202,14 +192,13 @@ def _unpack_columns(specs: Sequence[Spec], count: int) -> tuple[list[Sequence[An
             columns.append(_unpack_texts(parameters[0], parameters[1], count))
         elif kind == _NUMPY:
             columns.append(list(_restored(parameters[1], parameters[0])))
-            is_plain = False
         elif kind == _INTEGERS:
             columns.append(_undifferenced(parameters, count).tolist())
         elif kind in (_FLOATS, _SCALED, _SUM):
             columns.append(_unpack_floats(kind, parameters, columns, count).tolist())
         else:
             raise ValueError(f"unknown kind of column {kind!r}")
-    return columns, is_plain
+    return columns
 
 
 def _common_type(values: Sequence[Any]) -> type:

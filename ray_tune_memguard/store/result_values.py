@@ -23,10 +23,6 @@ _TEXT_ERRORS = "surrogatepass"
 _MAX_DEPTH = 500
 
 
-class NotPlainError(ValueError):
-    """A result contains what JSON has no type for; it must be read by :func:`decode`."""
-
-
 class ResultEncoder:
     """Encodes results. One thread may use it at a time.
 
@@ -86,28 +82,20 @@ class ResultEncoder:
         return packed
 
 
-def decode(content: bytes) -> list[Result]:
-    """The results in some bytes, as they were encoded.
+def decode(content: bytes) -> list[Any]:
+    """The results, or values, in some bytes, as they were encoded.
 
     Raises:
         ValueError: the bytes are damaged.
     """
-    return list(_unpacker(content, _extended, strict_map_key=False))
-
-
-def decode_plain(content: bytes) -> list[Result]:
-    """The results in some bytes, which a JSON file would hold without change.
-
-    Raises:
-        NotPlainError: there is something else in them.
-        ValueError: the bytes are damaged.
-    """
-    try:
-        return list(_unpacker(content, _refuse, strict_map_key=True, max_bin_len=0))
-    except NotPlainError:
-        raise
-    except ValueError as error:  # A key that is no text, bytes, or damage.
-        raise NotPlainError(str(error)) from error
+    unpacker = msgpack.Unpacker(
+        ext_hook=_extended,
+        unicode_errors=_TEXT_ERRORS,
+        max_buffer_size=max(1, len(content)),
+        strict_map_key=False,
+    )
+    unpacker.feed(content)
+    return list(unpacker)
 
 
 def pack_parts(parts: object) -> bytes:
@@ -123,21 +111,6 @@ def unpack_parts(packed: bytes) -> Any:
         ValueError: the bytes are damaged.
     """
     return msgpack.unpackb(packed, unicode_errors=_TEXT_ERRORS, strict_map_key=False)
-
-
-def _unpacker(content: bytes, extended: Callable[[int, bytes], object], **limits: Any) -> Any:
-    unpacker = msgpack.Unpacker(
-        ext_hook=extended,
-        unicode_errors=_TEXT_ERRORS,
-        max_buffer_size=max(1, len(content)),
-        **limits,
-    )
-    unpacker.feed(content)
-    return unpacker
-
-
-def _refuse(code: int, _data: bytes) -> object:
-    raise NotPlainError(f"extension type {code}")
 
 
 def _extended(code: int, data: bytes) -> object:

@@ -90,7 +90,7 @@ def _joined(stored: History, in_file: bytes | None) -> History | None:
         return stored
     later = [json.loads(line) for line in in_file.splitlines() if line.strip()]
     count = len(stored.results)
-    return History([*stored.results, *later], False, (*stored.starts, count))
+    return History([*stored.results, *later], (*stored.starts, count))
 
 
 def _move(folder: Path, target: Path) -> None:
