@@ -257,6 +257,14 @@ def test_a_run_that_began_with_files_goes_on_in_the_store(storage: Path) -> None
     assert len(list(iter_results(storage / "sweep"))) == len(found)
 
 
+def iterations_in(directory: Path) -> list[list[int]]:
+    """The iterations in each ``result.json``."""
+    return [
+        [json.loads(line)["training_iteration"] for line in path.read_text().splitlines()]
+        for path in sorted(directory.glob("*/result.json"))
+    ]
+
+
 @pytest.mark.latest_only
 def test_an_unexpected_error_brings_rays_loggers_back(
     storage: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
@@ -278,11 +286,9 @@ def test_an_unexpected_error_brings_rays_loggers_back(
     found = [list(result.metrics_dataframe["training_iteration"]) for result in grid]
     assert found == [[1, 2, 3]] * 3
     # Later results, and those before of the trial that went on, are in files.
-    lines = [
-        [json.loads(line)["training_iteration"] for line in path.read_text().splitlines()]
-        for path in sorted(Path(grid.experiment_path).glob("*/result.json"))
-    ]
-    assert lines == [[1, 2, 3]] * 2
+    assert iterations_in(Path(grid.experiment_path)) == [[1, 2, 3]] * 2
+    export_results(grid.experiment_path, destination=storage / "exported")
+    assert iterations_in(storage / "exported") == [[1, 2, 3]] * 3
 
 
 @pytest.mark.latest_only

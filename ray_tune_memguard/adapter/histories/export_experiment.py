@@ -61,13 +61,13 @@ def _export(trial: Trial, store: HistoryStore, scratch: Path, target: Path | Non
         return
     path = PurePosixPath(storage.trial_fs_path, EXPR_RESULT_FILE)
     in_file = reading.content_of(storage.storage_filesystem, str(path))
-    history = _joined(reading.history(store, trial.trial_id), in_file)
-    if history is None and target is None:
+    history, is_in_file = _joined(reading.history(store, trial.trial_id), in_file)
+    if is_in_file and target is None:
         return
     folder = scratch / trial.trial_id
     folder.mkdir()
     try:
-        write_files(trial, history or History([]), folder, has_ended=trial.is_finished())
+        write_files(trial, history, folder, has_ended=trial.is_finished())
         if target is not None:
             _move(folder, target)
         elif isinstance(storage.storage_filesystem, LocalFileSystem):
@@ -78,19 +78,18 @@ def _export(trial: Trial, store: HistoryStore, scratch: Path, target: Path | Non
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _joined(stored: History, in_file: bytes | None) -> History | None:
-    """The whole history of a trial; None if its file has all of it."""
+def _joined(stored: History, in_file: bytes | None) -> tuple[History, bool]:
+    """The whole history of a trial, and whether its file has all of it."""
     if in_file is None or not in_file.strip():
-        return stored
+        return stored, False
     lines = reading.as_lines(stored.results)
     whole = reading.joined(lines, in_file)
-    if whole == in_file:
-        return None
     if whole == lines:
-        return stored
-    later = [json.loads(line) for line in in_file.splitlines() if line.strip()]
-    count = len(stored.results)
-    return History([*stored.results, *later], (*stored.starts, count))
+        return stored, False
+    results = [json.loads(line) for line in in_file.splitlines() if line.strip()]
+    if whole == in_file:
+        return History(results, stored.starts), True
+    return History([*stored.results, *results], (*stored.starts, len(stored.results))), False
 
 
 def _move(folder: Path, target: Path) -> None:
