@@ -4,9 +4,10 @@
 also kept in ``benchmarks/results/NAME.txt``. ``--again`` runs nothing: it reads ``NAME.json``, and
 prints, judges and draws it anew.
 
-``deaths``, ``frames``, ``gate``, ``head-node``, ``histories``, ``hundred-thousand``, ``kills``,
-``out-of-memory``, ``overhead``, ``planted``, ``ray-examples``, ``restore``, ``tracked``,
-``trial-memory`` and ``uploads`` have options of their own: see ``NAME --help``.
+``deaths``, ``frames``, ``gate``, ``head-node``, ``histories``, ``html-report``,
+``hundred-thousand``, ``kills``, ``out-of-memory``, ``overhead``, ``planted``, ``ray-examples``,
+``restore``, ``tracked``, ``trial-memory`` and ``uploads`` have options of their own: see
+``NAME --help``.
 
 Prints one table per benchmark and writes ``NAME.json`` and ``NAME.png`` to ``benchmarks/results/``.
 Figures are medians over the runs, with the lowest and the highest in brackets; the ratio is the
@@ -31,6 +32,7 @@ from benchmarks import (
     gate,
     head_node,
     histories,
+    html_report,
     hundred_thousand,
     kills,
     out_of_memory,
@@ -58,6 +60,7 @@ COMMANDS = {
     "gate": gate.main,
     "histories": histories.main,
     "head-node": head_node.main,
+    "html-report": html_report.main,
     "hundred-thousand": hundred_thousand.main,
     "kills": kills.main,
     "out-of-memory": out_of_memory.main,

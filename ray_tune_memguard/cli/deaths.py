@@ -58,13 +58,13 @@ def deaths(path: str, trial: str | None, cause: str | None, details: bool, as_js
     elif not chosen:
         output.show_text(f"None of the {len(found)} deaths is of this kind.")
     else:
-        show_table(chosen)
+        table(chosen).show()
         for death in chosen if details else ():
             _show_details(death)
 
 
-def show_table(found: list[Death], title: str = "") -> None:
-    """Print a table of deaths."""
+def table(found: list[Death], title: str = "") -> output.Table:
+    """Deaths, a row for each."""
     columns = ("time", "trial", "cause", "certainty", "used", "largest on its node", "then")
     rows = [
         (
@@ -78,7 +78,7 @@ def show_table(found: list[Death], title: str = "") -> None:
         )
         for death in found
     ]
-    output.show_table(columns, rows, title=title, numbers=("used",))
+    return output.Table(columns, rows, title, ("used",))
 
 
 def _largest(death: Death) -> str:

@@ -176,7 +176,7 @@ def last_run(path: Path) -> LastRun:
         return LastRun("unknown", "Whether its last run is over is not recorded.")
     try:
         open_run = driver_record.interrupted_run(directory, None)
-    except (OSError, TypeError) as error:
+    except (OSError, TypeError, ValueError) as error:
         return LastRun("unknown", f"The record of its driver cannot be read: {error}.")
     if open_run is None:
         return LastRun("finished", "Its last run has ended.")

@@ -9,6 +9,7 @@ from ray_tune_memguard.cli.deaths import deaths
 from ray_tune_memguard.cli.doctor import doctor
 from ray_tune_memguard.cli.export import export
 from ray_tune_memguard.cli.import_ import import_
+from ray_tune_memguard.cli.report import report
 from ray_tune_memguard.cli.show import show
 from ray_tune_memguard.cli.top import top
 from ray_tune_memguard.cli.trials import trials
@@ -28,5 +29,5 @@ def main() -> None:
     """
 
 
-for _command in (show, top, deaths, trials, verify, export, import_, doctor):
+for _command in (show, top, report, deaths, trials, verify, export, import_, doctor):
     main.add_command(_command)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,6 +41,22 @@ class Growth:
     kind: str
     name: str
     value: float
+    per_trial: float | None
+
+
+@dataclass(frozen=True)
+class HeadProcess:
+    """A process of Ray's on the head node, at the last look.
+
+    Attributes:
+        name: its command.
+        rss_bytes, anonymous_bytes: its memory.
+        per_trial: the slope of its anonymous memory; None if there were too few looks.
+    """
+
+    name: str
+    rss_bytes: float
+    anonymous_bytes: float
     per_trial: float | None
 
 
@@ -147,85 +163,100 @@ class Measured:
         """
         output.show_text(str(self.path), "bold")
         output.show_text(one_line(self.run.sentence), _STATE_STYLES.get(self.run.state, ""))
-        self._show_series()
-        self._show_holders()
-        if self.trials is not None:
+        self._show(self.series_table())
+        if self.series is not None:
+            bars = self.series["rss_bytes"].iloc[spread(len(self.series), _BARS)]
+            output.show_text(sparkline(bars.tolist()))
+            output.show_text(self.series_words())
+        if self.diagnosis is not None:
             output.show_text()
-            trials_command.show_table(
-                self.trials.head(rows), title=f"Heaviest of {len(self.trials):,} trials"
-            )
-        self._show_deaths(rows)
-        self._show_gate(rows)
-        self._show_head()
+            for line in str(self.diagnosis).splitlines():
+                output.show_text(line.rstrip())
+        for table in (
+            self.growth_table(),
+            self.trials_table(rows),
+            self.deaths_table(rows),
+            self.gate_table(rows),
+            self.head_table(),
+        ):
+            self._show(table)
         if self.is_empty:
             output.show_text("Nothing has been measured yet.")
         for problem in self.problems:
             output.show_text()
             output.show_text(one_line(problem), "yellow")
 
-    def _show_series(self) -> None:
-        series = self.series
-        if series is None:
-            return
-        output.show_text()
-        chosen = series.iloc[spread(len(series), _POINTS)]
-        output.show_table(
+    @staticmethod
+    def _show(table: output.Table | None) -> None:
+        if table is not None:
+            output.show_text()
+            table.show()
+
+    def series_table(self) -> output.Table | None:
+        """The driver's RSS over its trials."""
+        if self.series is None:
+            return None
+        chosen = self.series.iloc[spread(len(self.series), _POINTS)]
+        return output.Table(
             ("time", "trials", "errors", "RSS"),
             [
                 (moment(row["time"]), f"{row['trials']:,}", f"{row['errored']:,}", _rss(row))
                 for row in chosen.to_dict("records")
             ],
-            title="Driver",
-            numbers=("trials", "errors", "RSS"),
+            "Driver",
+            ("trials", "errors", "RSS"),
         )
-        bars = series["rss_bytes"].iloc[spread(len(series), _BARS)]
-        output.show_text(sparkline(bars.tolist()))
+
+    def series_words(self) -> str:
+        """The driver's RSS in a sentence; empty if it was not measured."""
+        series, slope = self.series, self.slope()
+        if series is None:
+            return ""
         took = series["time"].iloc[-1] - series["time"].iloc[0]
-        slope = self.slope()
-        grows = "" if slope is None else f", {_signed(slope.slope)} per trial"
-        output.show_text(
+        grows = "" if slope is None else f", {signed(slope.slope)} per trial"
+        return (
             f"Highest {size(series['rss_bytes'].max())}{grows}, "
             f"{len(series):,} measurements in {duration(took)}."
         )
 
-    def _show_holders(self) -> None:
-        if self.diagnosis is not None:
-            output.show_text()
-            for line in str(self.diagnosis).splitlines():
-                output.show_text(line.rstrip())
-        if self.growth:
-            output.show_text()
-            output.show_table(
-                ("what", "name", "now", "per trial"),
-                [
-                    (
-                        one.kind,
-                        one_line(one.name, 60),
-                        size(one.value),
-                        _signed_or_unknown(one.per_trial),
-                    )
-                    for one in self.growth
-                ],
-                title="Memory by now (no run has ended with a diagnosis)",
-                numbers=("now", "per trial"),
-            )
-
-    def _show_deaths(self, rows: int) -> None:
-        if not self.deaths:
-            return
-        causes = Counter(death.cause for death in self.deaths).most_common()
-        output.show_text()
-        deaths_command.show_table(
-            self.deaths[-rows:],
-            title=f"Deaths: {', '.join(f'{number} {cause}' for cause, number in causes)}",
+    def growth_table(self) -> output.Table | None:
+        """What grows fastest, of a run that has no diagnosis."""
+        if not self.growth:
+            return None
+        return output.Table(
+            ("what", "name", "now", "per trial"),
+            [
+                (
+                    one.kind,
+                    one_line(one.name, 60),
+                    size(one.value),
+                    _signed_or_unknown(one.per_trial),
+                )
+                for one in self.growth
+            ],
+            "Memory by now (no run has ended with a diagnosis)",
+            ("now", "per trial"),
         )
 
-    def _show_gate(self, rows: int) -> None:
+    def trials_table(self, rows: int) -> output.Table | None:
+        """The trials that took most."""
+        if self.trials is None:
+            return None
+        title = f"Heaviest of {len(self.trials):,} trials"
+        return trials_command.table(self.trials.head(rows), title)
+
+    def deaths_table(self, rows: int) -> output.Table | None:
+        """The latest deaths."""
+        if not self.deaths:
+            return None
+        title = f"Deaths: {_counts(death.cause for death in self.deaths)}"
+        return deaths_command.table(self.deaths[-rows:], title)
+
+    def gate_table(self, rows: int) -> output.Table | None:
+        """What the launch gate did last."""
         if not self.gate:
-            return
-        actions = Counter(record.action for record in self.gate).most_common()
-        output.show_text()
-        output.show_table(
+            return None
+        return output.Table(
             ("time", "action", "running", "in use", "limit", "why"),
             [
                 (
@@ -238,29 +269,42 @@ class Measured:
                 )
                 for record in self.gate[-rows:]
             ],
-            title=f"Launch gate: {', '.join(f'{number} {action}' for action, number in actions)}",
-            numbers=("running", "in use", "limit"),
+            f"Launch gate: {_counts(record.action for record in self.gate)}",
+            ("running", "in use", "limit"),
         )
 
-    def _show_head(self) -> None:
+    def head_processes(self) -> list[HeadProcess]:
+        """Ray's processes on the head node, the largest first."""
         if self.head is None:
-            return
-        processes = [(str(name), rows) for name, rows in self.head.groupby("process", sort=False)]
-        processes.sort(key=lambda one: -one[1]["rss_bytes"].iloc[-1])
-        output.show_text()
-        output.show_table(
+            return []
+        processes = [
+            HeadProcess(
+                str(name),
+                rows["rss_bytes"].iloc[-1],
+                rows["anonymous_bytes"].iloc[-1],
+                _slope(rows, "anonymous_bytes"),
+            )
+            for name, rows in self.head.groupby("process", sort=False)
+        ]
+        return sorted(processes, key=lambda one: -one.rss_bytes)
+
+    def head_table(self) -> output.Table | None:
+        """Ray's processes on the head node."""
+        if self.head is None:
+            return None
+        return output.Table(
             ("process", "RSS", "anonymous", "per trial"),
             [
                 (
-                    one_line(name),
-                    size(rows["rss_bytes"].iloc[-1]),
-                    size(rows["anonymous_bytes"].iloc[-1]),
-                    _signed_or_unknown(_slope(rows, "anonymous_bytes")),
+                    one_line(one.name),
+                    size(one.rss_bytes),
+                    size(one.anonymous_bytes),
+                    _signed_or_unknown(one.per_trial),
                 )
-                for name, rows in processes
+                for one in self.head_processes()
             ],
-            title="Ray's processes on the head node",
-            numbers=("RSS", "anonymous", "per trial"),
+            "Ray's processes on the head node",
+            ("RSS", "anonymous", "per trial"),
         )
 
 
@@ -315,9 +359,15 @@ def _rss(row: dict[str, float]) -> str:
     return size(row["rss_bytes"])
 
 
-def _signed(count: float) -> str:
+def _counts(kinds: Iterable[str]) -> str:
+    """How many there are of each kind, such as ``3 pause, 2 resume``."""
+    return ", ".join(f"{number} {one_line(kind)}" for kind, number in Counter(kinds).most_common())
+
+
+def signed(count: float) -> str:
+    """Bytes with their sign."""
     return f"{'+' if count >= 0 else ''}{size(count)}"
 
 
 def _signed_or_unknown(count: float | None) -> str:
-    return UNKNOWN if count is None else _signed(count)
+    return UNKNOWN if count is None else signed(count)

@@ -9,6 +9,7 @@ import contextlib
 import importlib.util
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import click
@@ -69,6 +70,20 @@ def show_table(
     for row in rows:
         table.add_row(*map(Text, row))
     console.print(table)
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of texts, which a command prints and a page shows; see :func:`show_table`."""
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    title: str = ""
+    numbers: Sequence[str] = ()
+
+    def show(self) -> None:
+        """Print it."""
+        show_table(self.columns, self.rows, title=self.title, numbers=self.numbers)
 
 
 def plain_table(

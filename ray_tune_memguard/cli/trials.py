@@ -19,7 +19,8 @@ _ORDERS = {
     "growth": ("growth_bytes_per_s", False),
     "started": ("started", True),
 }
-_CONFIG = "config/"
+#: The beginning of the columns that hold the configuration.
+CONFIG = "config/"
 _MAX_CONFIG_WIDTH = 60
 
 
@@ -60,13 +61,13 @@ def trials(path: str, sort: str, limit: int | None, as_json: bool) -> None:
     if as_json:
         output.show_json(chosen.to_dict("records"))
         return
-    show_table(chosen)
+    table(chosen).show()
     if len(chosen) < len(found):
         output.show_text(f"{len(found) - len(chosen)} more: --limit 0.", "dim")
 
 
-def show_table(found: pd.DataFrame, title: str = "") -> None:
-    """Print a table of the memory of trials."""
+def table(found: pd.DataFrame, title: str = "") -> output.Table:
+    """The memory of trials, a row for each."""
     columns = ("trial", "end", "peak RSS", "anonymous", "growth/s", "took", "config")
     rows = [
         (
@@ -80,18 +81,16 @@ def show_table(found: pd.DataFrame, title: str = "") -> None:
         )
         for row in found.to_dict("records")
     ]
-    output.show_table(
-        columns, rows, title=title, numbers=("peak RSS", "anonymous", "growth/s", "took")
-    )
+    return output.Table(columns, rows, title, ("peak RSS", "anonymous", "growth/s", "took"))
 
 
 def config_of(row: dict[str, object]) -> str:
     """The configuration of a trial as a short text."""
     entries = (
-        f"{name.removeprefix(_CONFIG)}={_value(value)}"
+        f"{name.removeprefix(CONFIG)}={_value(value)}"
         for name, value in row.items()
         # Trials that lack an entry have NaN, which is not equal to itself.
-        if name.startswith(_CONFIG) and value is not None and value == value
+        if name.startswith(CONFIG) and value is not None and value == value
     )
     return one_line(" ".join(entries), _MAX_CONFIG_WIDTH)
 

@@ -265,4 +265,4 @@ def read_growth(path: str | os.PathLike[str]) -> pd.DataFrame:
         >>> growth.loc[growth["name"] == "MyCallback.history", "value"].tolist()
         [1024000.0, 2048000.0]
     """
-    return read_series(path, FILE_PATTERN, "growth series")
+    return read_series(path, FILE_PATTERN, GrowthRow, "growth series")

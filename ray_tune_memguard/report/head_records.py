@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ray_tune_memguard.report.records import read_records
+from ray_tune_memguard.report.records import known_fields, number, read_records
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -60,5 +60,9 @@ def read_head_node(path: str | os.PathLike[str]) -> pd.DataFrame:
 
 
 def _record(row: dict[str, Any]) -> HeadRecord:
-    processes = {name: (rss, own) for name, (rss, own) in row.get("processes", {}).items()}
-    return HeadRecord(row.get("time", 0.0), row.get("trials", 0), processes)
+    found: dict[str, Any] = {"time": 0.0, "trials": 0, **known_fields(HeadRecord, row)}
+    processes = {
+        name: (number(name, rss), number(name, own))
+        for name, (rss, own) in found.get("processes", {}).items()
+    }
+    return HeadRecord(**{**found, "processes": processes})

@@ -9,7 +9,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from ray_tune_memguard.report.series_file import report_files
+from ray_tune_memguard.report.series_file import NUMBERS, report_files
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -80,6 +80,28 @@ def known_fields(record_type: type[Record], row: dict[str, object]) -> dict[str,
     """The entries of a JSON object that are fields of the dataclass.
 
     Another version of this package may have written more of them, or fewer.
+
+    Raises:
+        ValueError: a field of numbers has another value; the file is damaged.
     """
-    names = {field.name for field in fields(record_type)}
-    return {name: value for name, value in row.items() if name in names}
+    types = {field.name: field.type for field in fields(record_type)}
+    found = {name: value for name, value in row.items() if name in types}
+    for name, value in found.items():
+        if types[name] in NUMBERS:
+            number(name, value)
+    return found
+
+
+def number(name: str, value: object) -> float:
+    """The value, checked to be a number.
+
+    Args:
+        name: its name, for the error.
+        value: the value.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if not isinstance(value, (int, float)):
+        raise ValueError(f"{name} is {value!r}, not a number")
+    return value

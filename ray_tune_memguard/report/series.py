@@ -98,4 +98,4 @@ def read_rss_series(path: str | os.PathLike[str]) -> pd.DataFrame:
         >>> (series["rss_bytes"] / 2**20).tolist()
         [230.0, 231.0]
     """
-    return read_series(path, FILE_PATTERN, "RSS series")
+    return read_series(path, FILE_PATTERN, RssPoint, "RSS series")

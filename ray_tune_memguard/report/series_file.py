@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 else:
     Row = TypeVar("Row")
 
+#: The types of fields that hold numbers, as their annotations are written.
+NUMBERS = ("int", "float")
+
 
 class SeriesFile(Generic[Row]):
     """Appends rows to a CSV file. The file is open only while rows are written.
@@ -54,16 +57,22 @@ def report_files(path: str | os.PathLike[str], pattern: str) -> list[Path]:
     return sorted([*place.glob(pattern), *place.glob(f"*/{pattern}")])
 
 
-def read_series(path: str | os.PathLike[str], pattern: str, what: str) -> pd.DataFrame:
+def read_series(
+    path: str | os.PathLike[str], pattern: str, row_type: type[DataclassInstance], what: str
+) -> pd.DataFrame:
     """The rows of all runs of an experiment, in the order of their ``time``.
+
+    Rows that a kill or a full disk has left incomplete are skipped.
 
     Args:
         path: the experiment's directory, the ``.memguard`` directory in it, or one file.
         pattern: what the names of the files match.
+        row_type: the dataclass of the rows.
         what: what is read, for the error message.
 
     Raises:
         FileNotFoundError: there is no such file.
+        ValueError: a file is damaged.
     """
     import pandas as pd
 
@@ -71,4 +80,9 @@ def read_series(path: str | os.PathLike[str], pattern: str, what: str) -> pd.Dat
     if not files:
         raise FileNotFoundError(f"No {what} ({pattern}) at {path}")
     frame = pd.concat([pd.read_csv(file) for file in files], ignore_index=True)
+    columns = {column.name: column.type for column in fields(row_type)}
+    if missing := columns.keys() - set(frame.columns):
+        raise ValueError(f"{what} without {', '.join(sorted(missing))}")
+    frame = frame.dropna(subset=list(columns), ignore_index=True)
+    frame = frame.astype({name: kind for name, kind in columns.items() if kind in NUMBERS})
     return frame.sort_values("time", kind="stable", ignore_index=True)

@@ -12,6 +12,7 @@ LAZY = (
     "ray_tune_memguard.cli",
     "ray_tune_memguard.cluster.doctor",
     "objgraph",
+    "jinja2",
     "matplotlib",
     "graphviz",
     "rich",

@@ -1,0 +1,174 @@
+"""Size and time of ``memguard report``: ``python -m benchmarks html-report``.
+
+Writes the records that a sweep of 10,000 trials leaves (nothing runs), and makes the page of them
+in a process of its own, several times. Prints the size of the page and the time of the command, and
+beside it the time that importing Ray Tune and this package takes, which is in it. Times are CPU
+times, so that they say something on a busy machine as well; the command waits for nothing. Ends
+with 1 if the page is larger than 2 MB, or if it takes more than 5 s without the imports.
+``--keep DIRECTORY`` keeps experiment and page.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from benchmarks.machine import describe_machine
+from ray_tune_memguard.diagnostics.deaths.record import Death, MemoryUser
+from ray_tune_memguard.diagnostics.diagnosis import Diagnosis
+from ray_tune_memguard.diagnostics.findings import GrowingSite, Quantity
+from ray_tune_memguard.diagnostics.growth import GrowthRow
+from ray_tune_memguard.report.gate_records import GateRecord
+from ray_tune_memguard.report.head_records import HeadRecord
+from ray_tune_memguard.report.records import RecordFile
+from ray_tune_memguard.report.series import RssPoint, RssSeries
+from ray_tune_memguard.report.series_file import SeriesFile
+from ray_tune_memguard.report.trial_memory import TrialMemory
+
+MIB, GIB = 2**20, 2**30
+MAX_BYTES, MAX_SECONDS = 2_000_000, 5.0
+RUN = "2026-11-26_10-00-00"
+BEGIN = 1_795_000_000.0
+SITE = "Dashboard.history"
+SITE_SLOPE = 2600
+
+
+def write_experiment(path: Path, trials: int) -> None:
+    """Write the records of a sweep."""
+    own, rng = path / ".memguard", random.Random(0)
+    own.mkdir(parents=True)
+    _write_driver(own, trials, rng)
+    _write_trials(own, trials, rng)
+    gate = RecordFile(own / f"gate-{RUN}.jsonl")
+    for number in range(trials // 10, trials, trials // 6):
+        at, until = BEGIN + 2 * number, BEGIN + 2.1 * number
+        gate.add(GateRecord(at, "pause", "node", "93 % is in use", 30 * GIB, 32 * GIB, running=7))
+        gate.add(GateRecord(until, "resume", "node", "70 % is in use", 22 * GIB, 32 * GIB))
+    head = RecordFile(own / f"head-{RUN}.jsonl")
+    for number in range(0, trials + 1, max(1, trials // 100)):
+        gcs = 50 * MIB + 9000 * number
+        processes = {"gcs_server": (gcs + 40 * MIB, gcs), "raylet": (110 * MIB, 60 * MIB)}
+        head.add(HeadRecord(BEGIN + 2 * number, number, processes))
+
+
+def _write_driver(own: Path, trials: int, rng: random.Random) -> None:
+    series = RssSeries(own / f"rss-{RUN}.csv")
+    growth = SeriesFile(own / f"growth-{RUN}.csv", GrowthRow)
+    for number in range(0, trials + 1, 25):
+        parts = {
+            "python": 60 * MIB + 3000 * number,
+            "native": (100 - 20 * math.exp(-number / 500)) * MIB,
+            "slack": rng.uniform(0, 12) * MIB,
+            "shared": 70 * MIB,
+        }
+        rss, now = sum(parts.values()), BEGIN + 2 * number
+        rows = [("part", name, value) for name, value in {"rss": rss, **parts}.items()]
+        rows += [("holder", f"module{index}.cache", 1000.0 * index) for index in range(60)]
+        rows.append(("holder", SITE, SITE_SLOPE * number))
+        growth.add([GrowthRow(now, number, 3 * number, *row) for row in rows])
+        if number % 100 == 0:
+            series.add(RssPoint(now, number, number - number // 50, number // 50, int(rss)))
+    Diagnosis(
+        trials,
+        3 * trials,
+        span=trials - 100,
+        is_judged=True,
+        parts=[Quantity("rss", 300 * MIB, 3100.0, 50.0)],
+        holders=[GrowingSite(SITE, "python", SITE_SLOPE, 20.0, SITE_SLOPE * trials)],
+    ).save(own / f"diagnosis-{RUN}.json")
+
+
+def _write_trials(own: Path, trials: int, rng: random.Random) -> None:
+    deaths = RecordFile(own / f"deaths-{RUN}.jsonl")
+    lines = []
+    for number in range(trials):
+        layers, batch = rng.choice((2, 4, 8, 16, 32)), rng.choice((16, 32, 64, 128))
+        peak = int((250 + 0.25 * layers * batch + rng.gauss(0, 20)) * MIB)
+        began, is_failed = BEGIN + 2 * number, number % 50 == 7
+        memory = TrialMemory(
+            trial_id=f"{number:08x}",
+            end="error" if is_failed else "completed",
+            peak_rss_bytes=peak,
+            peak_anonymous_bytes=peak - 60 * MIB,
+            last_rss_bytes=peak,
+            last_anonymous_bytes=peak - 60 * MIB,
+            growth_bytes_per_s=rng.uniform(0, 1e5),
+            is_exact=True,
+            children=0,
+            is_reused=True,
+            starts=1,
+            node="node",
+            pid=number,
+            started=began,
+            ended=began + 8 + layers / 2,
+            config={
+                "layers": layers,
+                "batch_size": batch,
+                "lr": 10 ** rng.uniform(-5, -1),
+                "dropout": rng.random(),
+                "optimizer": "adam",
+            },
+        )
+        lines.append(json.dumps(asdict(memory)))
+        if is_failed:
+            cause = rng.choice(("kernel_oom", "ray_memory_monitor", "crash"))
+            name, culprit = f"train_{number:08x}", MemoryUser(1, 2 * GIB, "train_00000000")
+            deaths.add(
+                Death(
+                    began + 8, memory.trial_id, name, cause, "certain", size_bytes=peak,
+                    culprit=culprit,
+                )
+            )  # fmt: skip
+    (own / f"trial-memory-{RUN}.jsonl").write_text("\n".join(lines) + "\n")
+
+
+def timed(*arguments: str) -> float:
+    """The CPU seconds that a Python process takes."""
+    began = os.times()
+    done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(done.stderr[-2000:])
+    ended = os.times()
+    return sum(ended[2:4]) - sum(began[2:4])
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Make the page and print a row."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks html-report", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--trials", type=int, default=10_000)
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--keep", type=Path)
+    parser.add_argument("--results", type=Path, help="where figures go; only printed here")
+    arguments = parser.parse_args(argv)
+    print(", ".join(f"{key} {value}" for key, value in describe_machine().items()))
+    with tempfile.TemporaryDirectory() as folder:
+        place = arguments.keep or Path(folder)
+        experiment, page = place / "sweep", place / "memguard-report.html"
+        write_experiment(experiment, arguments.trials)
+        imports, commands = [], []
+        script = "from ray_tune_memguard.cli.main import main; main()"
+        for _ in range(arguments.runs):
+            imports.append(timed("-c", "import ray_tune_memguard"))
+            commands.append(timed("-c", script, "report", str(experiment), "-o", str(page)))
+        size = page.stat().st_size
+    importing, command = statistics.median(imports), statistics.median(commands)
+    rest = command - importing
+    print(
+        f"{arguments.trials:,} trials: {size:,} B; {command:.1f} s, of which {importing:.1f} s for "
+        f"importing Ray Tune and the package, {rest:.1f} s for the page "
+        f"(medians of {arguments.runs})"
+    )
+    is_met = size <= MAX_BYTES and rest <= MAX_SECONDS
+    print("pass" if is_met else f"MISS: at most {MAX_BYTES:,} B and {MAX_SECONDS} s are allowed")
+    return 0 if is_met else 1

@@ -1,0 +1,269 @@
+"""``memguard report``: one HTML file, of ended, damaged, huge and maliciously named experiments."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from ray_tune_memguard.cli.exit_codes import ExitCode
+from ray_tune_memguard.cli.main import main
+from ray_tune_memguard.diagnostics.diagnosis import Diagnosis
+from ray_tune_memguard.diagnostics.findings import GrowingSite
+from ray_tune_memguard.diagnostics.growth import GrowthRow
+from ray_tune_memguard.report.gate_records import GateRecord
+from ray_tune_memguard.report.head_records import HeadRecord
+from ray_tune_memguard.report.records import RecordFile
+from ray_tune_memguard.report.series_file import SeriesFile
+from tests.unit.measured_experiments import RUN, death, experiment_of_ray, measured, trial_memory
+
+pytest.importorskip("jinja2", reason="the page needs jinja2")
+pytest.importorskip("matplotlib", reason="the page needs matplotlib")
+
+EVIL = '<script>alert("1")</script>&$x$'
+NOT_MEASURED = "This was not measured in the runs of this experiment."
+
+
+class Page(HTMLParser):
+    """What a browser would find on a page."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.addresses: list[str] = []
+        self.styles: list[str] = []
+        self.scripts: list[str] = []
+        self.policy = ""
+        self._texts: list[str] = []
+        self.feed(text)
+        self.close()
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self._texts).split())
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        found = {name: value or "" for name, value in attrs}
+        self.addresses += [
+            found[name] for name in ("href", "src", "xlink:href", "action") if name in found
+        ]
+        self.styles.append(found.get("style", ""))
+        if found.get("http-equiv") == "Content-Security-Policy":
+            self.policy = found["content"]
+
+    def handle_data(self, data: str) -> None:
+        kinds = {"style": self.styles, "script": self.scripts}
+        kinds.get(self.tags[-1] if self.tags else "", self._texts).append(data)
+
+    def handle_endtag(self, tag: str) -> None:
+        self.tags.append(f"/{tag}")
+
+
+def report(experiment: Path, *options: object, code: int = ExitCode.OK) -> Page:
+    target = experiment.parent / "page.html"
+    arguments = ["report", experiment, "-o", target, *options]
+    done = CliRunner().invoke(main, list(map(str, arguments)))
+    assert done.exit_code == code, done.output
+    assert done.output == f"{target}\n"
+    return Page(target.read_text())
+
+
+@pytest.fixture
+def experiment(tmp_path: Path) -> Path:
+    return measured(tmp_path / "sweep")
+
+
+def sections(experiment: Path) -> Iterator[str]:
+    """The HTML of each section."""
+    yield from (experiment.parent / "page.html").read_text().split("<section")[1:]
+
+
+def test_the_page_says_what_show_says_and_draws_it(experiment: Path) -> None:
+    page = report(experiment)
+    for text in (
+        "Its last run has ended.",
+        "+2.0 KiB per trial, 21 measurements",
+        "Memory of the driver after 400 trials",
+        "30 trials were measured. t00029 took most: 129 MiB (layers=29).",
+        "The peaks rise with layers (rank correlation +1.00).",
+        "Deaths: 1 kernel_oom",
+        "train_t00001: 900 MiB",
+        "93 % of its memory is in use",
+        "gcs_server is the largest process of Ray's on the head node: 90.0 MiB, +16.0 KiB",
+    ):
+        assert text in page.text
+    found = list(sections(experiment))
+    assert [section.count("<svg") for section in found] == [1, 1, 1, 1]
+    assert [section.count("<table") for section in found] == [1, 1, 2, 1]
+    assert "layers (ρ = +1.00)" in page.text
+    assert "died: kernel_oom" in page.text
+
+
+def test_it_loads_nothing(experiment: Path) -> None:
+    page = report(experiment)
+    assert page.addresses
+    assert all(address.startswith(("#", "data:image/png;")) for address in page.addresses)
+    assert not re.search(r"@import|url\((?!#)", " ".join(page.styles))
+    [script] = page.scripts
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert page.policy == (
+        "default-src 'none'; style-src 'unsafe-inline'; img-src data:; "
+        f"script-src 'sha256-{digest}'"
+    )
+
+
+def test_every_name_is_escaped(tmp_path: Path) -> None:
+    """Also in pictures, where ``$`` would begin a formula."""
+    experiment = measured(tmp_path / "<b>sweep")
+    own = experiment / ".memguard"
+    trial = replace(trial_memory(99), trial_id=EVIL, config={EVIL: 3.5}, end=EVIL)
+    RecordFile(own / f"trial-memory-{RUN}.jsonl").add(trial)
+    user = replace(death().culprit, name=EVIL)
+    RecordFile(own / f"deaths-{RUN}.jsonl").add(
+        replace(death(), trial_name=EVIL, cause=EVIL, culprit=user)
+    )
+    RecordFile(own / f"gate-{RUN}.jsonl").add(GateRecord(1250.0, "stop", "n", EVIL))
+    RecordFile(own / f"head-{RUN}.jsonl").add(HeadRecord(1500.0, 500, {EVIL: (2**30, 2**30)}))
+    growth = SeriesFile(own / f"growth-{RUN}.csv", GrowthRow)
+    growth.add([GrowthRow(1000.0 + at, at, at, "holder", EVIL, at * 1e6) for at in (0, 400)])
+    site = GrowingSite(EVIL, "python", 1e6, 1.0, 4e8, path=EVIL, advice=EVIL)
+    Diagnosis(400, 400, is_judged=True, holders=[site]).save(own / f"diagnosis-{RUN}.json")
+    page = report(experiment)
+    assert page.tags.count("script") == 1
+    assert "b" not in page.tags
+    assert page.text.count("<b>sweep") == 3  # The title, the heading and the path.
+    assert page.text.count(EVIL) >= 12
+    assert f"died: {EVIL[:23]}…" in page.text
+
+
+def test_a_section_without_measurements_says_so(experiment: Path) -> None:
+    for file in (experiment / ".memguard").iterdir():
+        if not file.name.startswith("rss-"):
+            file.unlink()
+    page = report(experiment)
+    found = list(sections(experiment))
+    assert [NOT_MEASURED in section for section in found] == [False, True, False, True]
+    assert "No death of a trial is recorded." in page.text
+    assert "No trial is recorded to have waited" in page.text
+
+
+@pytest.mark.parametrize("is_alive", [True, False])
+def test_of_a_run_without_an_end(tmp_path: Path, is_alive: bool) -> None:
+    """There is no diagnosis; the page has the samples."""
+    page = report(measured(tmp_path / "sweep", ended=False, is_alive=is_alive))
+    assert "Memory by now" in page.text
+    assert "Mine.history" in page.text
+
+
+def test_damaged_records_are_named_and_the_rest_is_shown(experiment: Path) -> None:
+    own = experiment / ".memguard"
+    (own / f"diagnosis-{RUN}.json").write_text("{")
+    (own / f"deaths-{RUN}.jsonl").write_text('{"time": 1}\n')
+    (own / f"rss-{RUN}.csv").write_text("")
+    page = report(experiment, code=ExitCode.WARNING)
+    assert "Not everything can be read" in page.text
+    for what in ("diagnosis", "records of deaths", "RSS series"):
+        assert f"The {what} cannot be read" in page.text
+    assert "30 trials were measured." in page.text
+
+
+@pytest.mark.parametrize("command", ["report", "show"])
+@pytest.mark.parametrize(
+    ("file", "text", "what"),
+    [
+        ("trial-memory-{}.jsonl", '{"peak_rss_bytes": "much"}', "memory of trials"),
+        ("deaths-{}.jsonl", '{"time": "late"}', "records of deaths"),
+        ("gate-{}.jsonl", '{"time": [1]}', "records of the launch gate"),
+        ("head-{}.jsonl", '{"processes": {"raylet": ["a", 1]}}', "measurements of the head node"),
+        ("head-{}.jsonl", '{"time": null}', "measurements of the head node"),
+        ("rss-{}.csv", "time,trials,completed,errored,rss_bytes\n1,2,3,4,much\n", "RSS series"),
+        ("rss-{}.csv", "time,trials\n1,2\n", "RSS series"),
+    ],
+)
+def test_a_damaged_number(experiment: Path, command: str, file: str, text: str, what: str) -> None:
+    (experiment / ".memguard" / file.format(RUN)).write_text(text)
+    target = experiment.parent / "page.html"
+    options = ["--json"] + (["-o", str(target)] if command == "report" else [])
+    done = CliRunner().invoke(main, [command, str(experiment), *options])
+    assert done.exit_code == ExitCode.WARNING, done.output
+    assert any(f"The {what} cannot be read" in one for one in json.loads(done.output)["problems"])
+
+
+def test_a_line_that_a_kill_has_cut_is_skipped(experiment: Path) -> None:
+    with (experiment / ".memguard" / f"rss-{RUN}.csv").open("a") as file:
+        file.write("1500.0,4")
+    assert "21 measurements" in report(experiment).text
+
+
+def test_ten_thousand_trials_are_less_than_two_megabytes(tmp_path: Path) -> None:
+    experiment = measured(tmp_path / "sweep")
+    lines = [
+        json.dumps(asdict(replace(trial_memory(n), config={"layers": n % 7, "lr": 1 / (n + 1)})))
+        for n in range(10_000)
+    ]
+    (experiment / ".memguard" / f"trial-memory-{RUN}.jsonl").write_text("\n".join(lines))
+    page = report(experiment, "--rows", 5000)
+    assert "10,000 trials were measured." in page.text
+    assert "The table has the first 5,000" in page.text
+    assert page.tags.count("tr") > 5000
+    assert (tmp_path / "page.html").stat().st_size < 2_000_000
+
+
+def test_an_experiment_in_which_nothing_was_measured(tmp_path: Path) -> None:
+    done = CliRunner().invoke(main, ["report", str(experiment_of_ray(tmp_path))])
+    assert done.exit_code == ExitCode.NOT_FOUND
+    assert "had no MemGuard()" in done.output
+
+
+def test_a_file_that_cannot_be_written(experiment: Path, tmp_path: Path) -> None:
+    target = tmp_path / "none" / "page.html"
+    done = CliRunner().invoke(main, ["report", str(experiment), "-o", str(target)])
+    assert done.exit_code == ExitCode.FAILED
+    assert "cannot be written" in done.output
+
+
+@pytest.mark.parametrize("package", ["jinja2", "matplotlib"])
+def test_without_the_extra(experiment: Path, monkeypatch: pytest.MonkeyPatch, package: str) -> None:
+    for name in list(sys.modules):
+        if name.startswith("ray_tune_memguard.cli.page"):
+            monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, package, None)
+    done = CliRunner().invoke(main, ["report", str(experiment)])
+    assert done.exit_code == ExitCode.MISSING_EXTRA
+    assert 'pip install "ray-tune-memguard[report]"' in done.output
+
+
+BROWSER = shutil.which("chromium-headless-shell") or shutil.which("chromium")
+
+
+@pytest.mark.skipif(BROWSER is None, reason="needs Chromium")
+def test_a_browser_sorts_tables(experiment: Path, tmp_path: Path) -> None:
+    report(experiment)
+    page = tmp_path / "page.html"
+    click = """
+      const table = [...document.querySelectorAll("table")][1];
+      const headings = [...table.querySelectorAll("button")];
+      const heading = (name) => headings.find((one) => one.textContent === name);
+      const first = () => table.tBodies[0].rows[0].cells[0].textContent;
+      heading("anonymous").click();
+      document.title = first();
+      heading("anonymous").click();
+      document.title += " " + first();
+    """
+    text = re.sub(r"<meta http-equiv[^>]*>", "", page.read_text())
+    page.write_text(text.replace("</body>", f"<script>{click}</script></body>"))
+    options = ["--headless", "--no-sandbox", "--disable-gpu", "--dump-dom", page.as_uri()]
+    done = subprocess.run([BROWSER, *options], capture_output=True, check=True, timeout=300)
+    assert "<title>t00000 t00029</title>" in done.stdout.decode()
