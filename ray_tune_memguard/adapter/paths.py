@@ -23,14 +23,13 @@ from pyarrow.fs import FileSelector, FileSystem, LocalFileSystem
 from ray.tune.execution.tune_controller import TuneController
 
 from ray_tune_memguard.notices import logger
+from ray_tune_memguard.report.series_file import OWN_DIRECTORIES
 from ray_tune_memguard.store.files import SUFFIX
 from ray_tune_memguard.store.state_reader import is_complete
 
 #: The directory of MemGuard's files in an experiment. Hidden, because many scripts take every other
 #: subdirectory for a trial.
-DIRECTORY = ".memguard"
-# The directory that earlier versions used. It is read, and not written.
-_FORMER_DIRECTORY = "memguard"
+DIRECTORY = OWN_DIRECTORIES[0]
 _STORE_PREFIX = "trials-"
 # The name of a run: Ray forms it from the time at which the run begins.
 _SESSION_FORMAT = "%Y-%m-%d_%H-%M-%S"
@@ -83,7 +82,7 @@ def calling_controller() -> TuneController | None:
 
 def directories_in(experiment: str | Path) -> list[Path]:
     """The directories that may hold MemGuard's files of an experiment, the current name first."""
-    return [Path(experiment, name) for name in (DIRECTORY, _FORMER_DIRECTORY)]
+    return [Path(experiment, name) for name in OWN_DIRECTORIES]
 
 
 def latest_run(names: Iterable[str]) -> str:

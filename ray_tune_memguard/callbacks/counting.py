@@ -52,7 +52,11 @@ class FinishedTrials:
 
 
 class CountingCallback(GuardCallback):
-    """A callback that counts finished trials; its ``on_step_end`` must call ``count_step``."""
+    """A callback that counts finished trials.
+
+    Its ``on_step_end`` must call ``count_step``, and its ``on_experiment_end`` ``recount``, because
+    Ray calls no hooks for trials that end with the experiment.
+    """
 
     _finished: FinishedTrials
 

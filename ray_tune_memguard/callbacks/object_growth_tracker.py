@@ -247,6 +247,7 @@ class ObjectGrowthTracker(CountingCallback):
 
     @guarded
     def on_experiment_end(self, trials: list[Trial], **info: object) -> None:
+        self._finished.recount(trials)
         state = self._state
         if state is None:
             return

@@ -98,7 +98,6 @@ class RssReporter(CountingCallback):
 
     @guarded
     def on_experiment_end(self, trials: list[Trial], **info: object) -> None:
-        # Ray calls no hooks for trials that end with the experiment, so count once more.
         self._finished.recount(trials)
         state = self._state
         if state is not None and (

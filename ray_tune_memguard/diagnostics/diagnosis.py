@@ -108,4 +108,4 @@ def read_diagnosis(path: str | os.PathLike[str]) -> Diagnosis:
     files = report_files(path, FILE_PATTERN)
     if not files:
         raise FileNotFoundError(f"No diagnosis ({FILE_PATTERN}) at {path}")
-    return Diagnosis.load(max(files, key=lambda file: file.name))
+    return Diagnosis.load(files[-1])

@@ -10,6 +10,10 @@ from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar
 
+#: The directories of MemGuard's files in an experiment: the current one, and that of earlier
+#: versions, which is only read.
+OWN_DIRECTORIES = (".memguard", "memguard")
+
 if TYPE_CHECKING:
     import pandas as pd
     from _typeshed import DataclassInstance
@@ -50,11 +54,19 @@ class SeriesFile(Generic[Row]):
 
 
 def report_files(path: str | os.PathLike[str], pattern: str) -> list[Path]:
-    """The files in an experiment's directory or its ``.memguard`` directory; or the file itself."""
+    """The files of an experiment that match, run by run.
+
+    Args:
+        path: the experiment's directory, the ``.memguard`` directory in it, or one file.
+        pattern: what the names of the files match.
+    """
     place = Path(path).expanduser()
     if place.is_file():
         return [place]
-    return sorted([*place.glob(pattern), *place.glob(f"*/{pattern}")])
+    # Beside them an experiment has a directory for each trial.
+    own = [directory for name in OWN_DIRECTORIES if (directory := place / name).is_dir()]
+    found = (file for directory in own or [place] for file in directory.glob(pattern))
+    return sorted(found, key=lambda file: file.name)
 
 
 def read_series(

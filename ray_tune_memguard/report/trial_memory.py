@@ -71,8 +71,11 @@ def plain_config(config: object, prefix: str = "") -> dict[str, object]:
             found.update(plain_config(value, f"{name}/"))
         elif value is None or isinstance(value, (bool, int, float)):
             found[name] = value
-        elif isinstance(value, (str, tuple, list)) and len(value) <= _MAX_TEXT:
-            found[name] = str(value)[:_MAX_TEXT]
+        elif isinstance(value, str) or (
+            isinstance(value, (tuple, list)) and len(value) <= _MAX_TEXT
+        ):
+            text = str(value)
+            found[name] = text if len(text) <= _MAX_TEXT else f"{text[: _MAX_TEXT - 1]}…"
         else:
             found[name] = f"<{type(value).__name__}>"
     return found

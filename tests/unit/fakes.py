@@ -5,7 +5,11 @@ from __future__ import annotations
 import pickle
 from typing import Any
 
+from ray_tune_memguard.lazy.summaries import TrialSummaryIndex
 from ray_tune_memguard.store.trial_store import TrialRow
+
+#: The summaries of a snapshot without finished trials.
+NO_SUMMARIES = TrialSummaryIndex(lambda metric, result: None).dump()
 
 
 def summary(*values: float) -> dict[str, float]:

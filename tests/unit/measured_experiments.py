@@ -20,7 +20,7 @@ from ray_tune_memguard.report.series_file import SeriesFile
 from ray_tune_memguard.report.trial_memory import TrialMemory
 from ray_tune_memguard.store.snapshot import Snapshot
 from ray_tune_memguard.store.trial_store import TrialStore
-from tests.unit.fakes import fake_row
+from tests.unit.fakes import NO_SUMMARIES, fake_row
 
 RUN = "2026-11-22_10-00-00"
 MIB = 2**20
@@ -92,7 +92,7 @@ def stored(path: Path, finish: bool = True) -> TrialStore:
     store.set_metadata(experiment=str(path), staging=str(path))
     running = [json.dumps(one) for one in ({"trial_id": "d", "status": "RUNNING"}, _REPORTED)]
     state = json.dumps({"trial_data": [running], "runner_data": {}})
-    Snapshot(state=state, positions=[3], creation_count=4, summaries={}, files=None).save(store)
+    Snapshot(state=state, positions=[3], creation_count=4, summaries=NO_SUMMARIES, files=None).save(store)
     with store.transaction():
         for position, status in enumerate(("TERMINATED", "TERMINATED", "ERROR")):
             name = "abc"[position]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from click.testing import CliRunner
 from ray_tune_memguard.cli.exit_codes import ExitCode
 from ray_tune_memguard.cli.main import main
 from ray_tune_memguard.store.histories import FILE_NAME, HistoryStore
+from ray_tune_memguard.store.snapshot import Snapshot
 from ray_tune_memguard.store.trial_store import TrialStore
 from tests.unit.measured_experiments import RUN, experiment_of_ray, measured, stored
 
@@ -347,6 +349,26 @@ def test_export_to_a_directory_that_is_missing(tmp_path: Path) -> None:
     target = tmp_path / "none" / "all.csv"
     text = run("export", experiment, "--to", "csv", "-o", target, code=ExitCode.FAILED)
     assert "cannot be exported" in text
+
+
+def test_export_of_a_store_without_summaries(tmp_path: Path) -> None:
+    store = stored(tmp_path / "sweep", finish=False)
+    no_summaries(store)
+    store.finalize()
+    store.close()
+    directory = tmp_path / "sweep" / "trial_a"
+    directory.mkdir()
+    (directory / "result.json").write_text('{"loss": 0.5, "trial_id": "a"}\n')
+    file = tmp_path / "all.csv"
+    run("export", tmp_path / "sweep", "--to", "csv", "-o", file)
+    assert pandas.read_csv(file)["loss"].tolist() == [0.5]
+    found = run_json("verify", tmp_path / "sweep", code=ExitCode.WARNING)
+    assert "its snapshot is incomplete" in found["problems"][0]
+    assert run_json("import", tmp_path / "sweep")["is_new"]
+
+
+def no_summaries(store: TrialStore) -> None:
+    replace(Snapshot.load(store), summaries={}).save(store)
 
 
 # import

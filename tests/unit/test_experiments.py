@@ -12,6 +12,7 @@ from ray_tune_memguard.adapter.restore.locate import locate
 from ray_tune_memguard.adapter.restore.verify import verify
 from ray_tune_memguard.store.snapshot import Snapshot
 from ray_tune_memguard.store.trial_store import TrialStore
+from tests.unit.fakes import NO_SUMMARIES
 
 RUN = "2026-11-22_10-00-00"
 
@@ -26,7 +27,7 @@ def begun(path: Path, spill_dir: Path) -> TrialStore:
         f'{{"trial_data": [], "runner_data": {{"at": 1}}, "memguard": {pointer}}}'
     )
     state = '{"trial_data": [], "runner_data": {"at": 2}}'
-    Snapshot(state=state, positions=[], creation_count=0, summaries={}, files=None).save(store)
+    Snapshot(state=state, positions=[], creation_count=0, summaries=NO_SUMMARIES, files=None).save(store)
     store.finalize()
     store.close()
     return store

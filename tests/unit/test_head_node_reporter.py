@@ -102,7 +102,7 @@ def test_the_growth_is_logged_once_and_written(
     caplog.set_level(logging.INFO, "ray_tune_memguard")
     probes = Probes("at once")
     reporter = sweep(probes, tmp_path, clock, 30)
-    reporter.on_experiment_end([])
+    reporter.on_experiment_end([FakeTrial(number) for number in range(800)])  # type: ignore[misc]
     [line] = [record.getMessage() for record in caplog.records]
     assert "head node: gcs_server" in line
     assert "+15.6 KiB/trial, +1.3 GiB/hour. It keeps the events of every task" in line
@@ -111,6 +111,8 @@ def test_the_growth_is_logged_once_and_written(
     gcs = series[series["process"] == "gcs_server"]
     assert gcs["trials"].tolist()[:3] == [25, 50, 75]
     assert gcs["rss_bytes"].is_monotonic_increasing
+    # Trials that end with the experiment count: Ray calls no hook for them.
+    assert gcs["trials"].tolist()[-1] == 800
     assert probes.is_given_back
 
 

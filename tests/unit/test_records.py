@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+import ray_tune_memguard as memguard
 from ray_tune_memguard.callbacks.recording import RunRecords
 from ray_tune_memguard.notices import Notices
 from ray_tune_memguard.report.records import RecordFile, known_fields, read_records
+from tests.unit.measured_experiments import measured
 
 RUN = "2026-11-26_10-00-00"
 
@@ -48,6 +52,38 @@ def test_a_torn_line_is_skipped_and_does_not_spoil_the_next(tmp_path: Path) -> N
     file.add(Note("b"))
     path.open("a").write('[1]\n{"text": "torn')
     assert read(tmp_path) == [Note("a"), Note("b")]
+
+
+def test_the_directory_of_earlier_versions_is_read_as_well(tmp_path: Path) -> None:
+    for name, number in (("memguard", 1), (".memguard", 2)):
+        RecordFile(tmp_path / name / f"notes-{number}.jsonl").add(Note(name))
+    assert read(tmp_path) == [Note("memguard"), Note(".memguard")]
+
+
+def test_files_of_trials_are_no_records(tmp_path: Path) -> None:
+    RecordFile(tmp_path / ".memguard" / "notes-1.jsonl").add(Note("a"))
+    RecordFile(tmp_path / "trial_1" / "notes-2.jsonl").add(Note("of the trial"))
+    assert read(tmp_path) == [Note("a")]
+
+
+@pytest.mark.parametrize(
+    "reader",
+    [
+        memguard.read_deaths,
+        memguard.read_diagnosis,
+        memguard.read_gate,
+        memguard.read_growth,
+        memguard.read_head_node,
+        memguard.read_rss_series,
+        memguard.read_trial_memory,
+    ],
+)
+def test_a_path_may_begin_in_the_home_directory(
+    reader: Callable[[str], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured(tmp_path / "sweep")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert str(reader("~/sweep")) == str(reader(str(tmp_path / "sweep")))
 
 
 def test_fields_of_another_version_are_ignored(tmp_path: Path) -> None:

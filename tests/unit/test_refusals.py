@@ -27,7 +27,7 @@ from ray_tune_memguard.store.errors import StoreError, is_damage, is_locked
 from ray_tune_memguard.store.snapshot import Snapshot
 from ray_tune_memguard.store.trial_store import TrialStore
 from tests.unit.failing_sqlite import REFUSALS, error_of, failing
-from tests.unit.fakes import fake_row
+from tests.unit.fakes import NO_SUMMARIES, fake_row
 
 RUN = "2026-11-22_10-00-00"
 TRIALS = 6
@@ -47,7 +47,7 @@ def make_experiment(path: Path) -> TrialStore:
     store.set_metadata(experiment=str(path), staging=str(path))
     for number in range(TRIALS):
         if number == TRIALS // 2:
-            Snapshot(STATE, positions=[], creation_count=0, summaries={}, files=None).save(store)
+            Snapshot(STATE, positions=[], creation_count=0, summaries=NO_SUMMARIES, files=None).save(store)
         spill(store, number)
     (path / f"experiment_state-{RUN}.json").write_text(with_pointer(STATE, store.path))
     return store

@@ -403,6 +403,15 @@ def test_records_are_read_as_a_table(tmp_path: Path) -> None:
         read_trial_memory(tmp_path / "nowhere")
 
 
+def test_long_values_of_a_configuration_are_shortened() -> None:
+    prompt = "a long prompt " * 100
+    found = plain_config({"prompt": prompt, "numbers": [10**9] * 150, "short": "s"})
+    assert found["prompt"] == f"{prompt[:199]}…"
+    assert str(found["numbers"]).startswith("[1000000000, ")
+    assert str(found["numbers"]).endswith("…")
+    assert found["short"] == "s"
+
+
 def test_a_trial_of_two_runs_is_one_row_with_its_highest_peak(tmp_path: Path) -> None:
     for day, peak, end in ((22, 9, "unfinished"), (23, 4, "completed")):
         file = RecordFile(tmp_path / f"trial-memory-2026-11-{day}_10-00-00.jsonl")

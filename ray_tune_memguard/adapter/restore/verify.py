@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ray_tune_memguard.adapter.installation import new_summary_index
 from ray_tune_memguard.adapter.location import Experiment
 from ray_tune_memguard.adapter.restore.locate import StoreRef
 from ray_tune_memguard.store.errors import EmptyStoreError, StoreError, UnsupportedVersionError
@@ -132,6 +133,8 @@ def load_snapshot(store: TrialStore) -> Snapshot:
         StoreError: there is none, or it is damaged.
     """
     try:
-        return Snapshot.load(store)
+        snapshot = Snapshot.load(store)
+        new_summary_index().load(snapshot.summaries)
     except (KeyError, ValueError) as error:
         raise StoreError(f"its snapshot is incomplete: {error!r}") from error
+    return snapshot

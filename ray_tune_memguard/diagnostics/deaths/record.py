@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from ray_tune_memguard.report.records import known_fields, read_records
@@ -132,7 +133,7 @@ def read_deaths(path: str | os.PathLike[str]) -> list[Death]:
         00001 ray_memory_monitor certain
         115343360 train_00000 933232640
     """
-    if not os.path.exists(path):
+    if not Path(path).expanduser().exists():
         raise FileNotFoundError(f"There is no experiment at {os.fspath(path)}")
     return sorted(read_records(path, KIND, _death), key=lambda death: death.time)
 
