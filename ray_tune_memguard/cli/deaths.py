@@ -43,10 +43,11 @@ def deaths(path: str, trial: str | None, cause: str | None, details: bool, as_js
     """
     from ray_tune_memguard.diagnostics.deaths.record import read_deaths
     from ray_tune_memguard.report import driver_record
+    from ray_tune_memguard.report.series_file import report_files
 
     experiment = local_experiment(path)
     found = Readings(experiment).require("records of deaths", read_deaths)
-    if not found and not any(experiment.glob(f"*/{driver_record.KIND}-*.jsonl")):
+    if not found and not report_files(experiment, driver_record.FILE_PATTERN):
         raise nothing_measured(experiment, "records of deaths")
     chosen = [
         death for death in found if trial in (None, death.trial_id) and cause in (None, death.cause)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import islice
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 import click
 
 from ray_tune_memguard.cli.exit_codes import CommandError, ExitCode
+from ray_tune_memguard.report.series_file import OWN_DIRECTORIES
 
 if TYPE_CHECKING:
     from ray_tune_memguard.report.driver_record import DriverRecord
@@ -22,12 +24,12 @@ Found = TypeVar("Found")
 #: The argument that most commands have.
 path_argument = click.argument("path", type=click.Path(path_type=str))
 
-# The directory of MemGuard's files, and the one that earlier versions used.
-_OWN = (".memguard", "memguard")
 _STATE_FILES = "experiment_state-*.json"
 _MAX_NAMED = 5
 # How much the clocks of a process's start and of its record may differ.
 _CLOCK_TOLERANCE_S = 2.0
+# By default a run records its RSS every ten minutes at least.
+_QUIET_S = 1200.0
 
 
 def local_experiment(path: str) -> Path:
@@ -46,7 +48,7 @@ def local_experiment(path: str) -> Path:
             ExitCode.USAGE,
         )
     place = Path(os.path.abspath(os.path.expanduser(path)))
-    if place.name in _OWN and place.is_dir():
+    if place.name in OWN_DIRECTORIES and place.is_dir():
         place = place.parent
     if not place.exists():
         raise CommandError(f"There is nothing at {place}.", ExitCode.NOT_FOUND)
@@ -54,7 +56,7 @@ def local_experiment(path: str) -> Path:
         raise CommandError(f"{place} is a file; an experiment is a directory.", ExitCode.NOT_FOUND)
     if not _is_experiment(place):
         raise CommandError(
-            f"{place} is no experiment: it has neither {_STATE_FILES} nor {_OWN[0]}."
+            f"{place} is no experiment: it has neither {_STATE_FILES} nor {OWN_DIRECTORIES[0]}."
             + _experiments_in(place),
             ExitCode.NOT_FOUND,
         )
@@ -72,7 +74,7 @@ def location(path: str) -> str:
 
 def newest_in(directory: Path) -> Path | None:
     """The experiment in a directory that was measured last; None if there is none."""
-    found = [own for name in _OWN for own in directory.glob(f"*/{name}")]
+    found = [own for name in OWN_DIRECTORIES for own in directory.glob(f"*/{name}")]
     return max(found, key=_changed_at).parent if found else None
 
 
@@ -85,7 +87,7 @@ def _changed_at(own: Path) -> float:
 
 
 def _is_experiment(place: Path) -> bool:
-    own = (place / name for name in _OWN)
+    own = (place / name for name in OWN_DIRECTORIES)
     return any(map(Path.is_dir, own)) or any(place.glob(_STATE_FILES))
 
 
@@ -140,7 +142,7 @@ class Readings:
 
 def nothing_measured(path: Path, what: str) -> CommandError:
     """The error about an experiment without records of a kind."""
-    if not any((path / name).is_dir() for name in _OWN):
+    if not any((path / name).is_dir() for name in OWN_DIRECTORIES):
         reason = "its runs had no MemGuard() among their callbacks"
     elif last_run(path).state == "running":
         reason = "its run goes on and has recorded none yet"
@@ -171,16 +173,22 @@ def last_run(path: Path) -> LastRun:
     """
     from ray_tune_memguard.report import driver_record
 
-    directory = next((path / name for name in _OWN if (path / name).is_dir()), path)
-    if not any(directory.glob(f"{driver_record.KIND}-*.jsonl")):
-        return LastRun("unknown", "Whether its last run is over is not recorded.")
     try:
-        open_run = driver_record.interrupted_run(directory, None)
+        last = driver_record.last_record(path)
     except (OSError, TypeError, ValueError) as error:
         return LastRun("unknown", f"The record of its driver cannot be read: {error}.")
-    if open_run is None:
+    if last is None:
+        return LastRun("unknown", "Whether its last run is over is not recorded.")
+    if last[0].event == driver_record.END:
         return LastRun("finished", "Its last run has ended.")
-    return _unended(*open_run)
+    return _unended(*last)
+
+
+def is_quiet(path: Path) -> bool:
+    """Whether nothing has been recorded of an experiment for so long that its run is over."""
+    own = [directory for name in OWN_DIRECTORIES if (directory := path / name).is_dir()]
+    latest = max((_changed_at(directory) for directory in own), default=0.0)
+    return time.time() - max(latest, path.stat().st_mtime) > _QUIET_S
 
 
 def _unended(begin: DriverRecord, file: Path) -> LastRun:

@@ -11,7 +11,12 @@ import click
 
 from ray_tune_memguard.cli import output
 from ray_tune_memguard.cli.exit_codes import CommandError, ExitCode
-from ray_tune_memguard.cli.experiments import local_experiment, newest_in, nothing_measured
+from ray_tune_memguard.cli.experiments import (
+    is_quiet,
+    local_experiment,
+    newest_in,
+    nothing_measured,
+)
 from ray_tune_memguard.cli.measured import Measured
 
 _RESULTS = "~/ray_results"
@@ -36,8 +41,9 @@ def top(path: str | None, interval: float, count: int | None, rows: int, as_json
 
     PATH is the experiment's directory; without it, the experiment in ~/ray_results that was
     measured last. The command shows what "show" shows, from another terminal, and again at each
-    interval, until the run ends or you press Ctrl+C. It reads files only, and does not disturb the
-    run. With --json each look is an object of its own.
+    interval, until the run ends or you press Ctrl+C. Of a run on another machine that is not known;
+    there it ends when nothing has been recorded for 20 minutes. It reads files only, and does not
+    disturb the run. With --json each look is an object of its own.
 
     \b
     Examples:
@@ -52,7 +58,9 @@ def top(path: str | None, interval: float, count: int | None, rows: int, as_json
     with contextlib.suppress(KeyboardInterrupt):
         while True:
             measured = Measured.of(experiment)
-            is_over = measured.run.state in _OVER
+            is_over = measured.run.state in _OVER or (
+                measured.run.state == "unknown" and is_quiet(experiment)
+            )
             if is_over and measured.is_empty:
                 raise nothing_measured(experiment, "measurements")
             _look(measured, rows, as_json)

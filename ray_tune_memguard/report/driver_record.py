@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ray_tune_memguard.report.records import known_fields, read_records
+from ray_tune_memguard.report.records import SUFFIX, known_fields, read_records
+from ray_tune_memguard.report.series_file import report_files
 from ray_tune_memguard.system.kernel_log import boot_id, oom_kills_of_machine
 
 #: The kind of the records; their files are ``.memguard/driver-<run>.jsonl``.
 KIND = "driver"
+FILE_PATTERN = f"{KIND}-*{SUFFIX}"
 BEGIN, END = "begin", "end"
 
 
@@ -65,13 +67,20 @@ def interrupted_run(directory: Path, own: Path | None) -> tuple[DriverRecord, Pa
         directory: the directory of the runs' records.
         own: this run's file.
     """
-    files = sorted(file for file in directory.glob(f"{KIND}-*.jsonl") if file != own)
-    if not files:
-        return None
-    records = read_records(files[-1], KIND, _record)
-    if not records or records[-1].event == END:
-        return None
-    return records[-1], files[-1]
+    last = last_record(directory, own)
+    return None if last is None or last[0].event == END else last
+
+
+def last_record(path: Path, own: Path | None = None) -> tuple[DriverRecord, Path] | None:
+    """The last record of the last run, and its file; None if that run has no intact record.
+
+    Args:
+        path: the experiment's directory, or the directory of the runs' records.
+        own: the file of a run that does not count.
+    """
+    files = [file for file in report_files(path, FILE_PATTERN) if file != own]
+    records = read_records(files[-1], KIND, _record) if files else []
+    return (records[-1], files[-1]) if records else None
 
 
 def _record(row: dict[str, Any]) -> DriverRecord:

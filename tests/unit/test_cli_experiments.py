@@ -18,6 +18,7 @@ from ray_tune_memguard.cli.main import main
 from ray_tune_memguard.store.histories import FILE_NAME, HistoryStore
 from ray_tune_memguard.store.snapshot import Snapshot
 from ray_tune_memguard.store.trial_store import TrialStore
+from ray_tune_memguard.system.kernel_log import boot_id
 from tests.unit.measured_experiments import RUN, experiment_of_ray, measured, stored
 
 READERS = ["show", "top", "deaths", "trials", "verify", "export", "import"]
@@ -161,6 +162,26 @@ def test_top_before_anything_is_measured(tmp_path: Path) -> None:
     experiment = experiment_of_ray(tmp_path)
     (experiment / ".memguard").mkdir()
     assert "Nothing has been measured yet." in run("top", experiment, "--count", 1)
+
+
+@pytest.mark.parametrize("kind", ["none", "damaged", "elsewhere"])
+def test_top_ends_when_a_run_of_unknown_state_records_nothing_more(
+    tmp_path: Path, kind: str
+) -> None:
+    experiment = measured(tmp_path / "sweep", ended=False, is_alive=True)
+    [driver] = experiment.glob(".memguard/driver-*")
+    if kind == "none":
+        driver.unlink()
+    elif kind == "damaged":
+        driver.write_text('{"event": "be')
+    else:
+        driver.write_text(driver.read_text().replace(boot_id(), "another machine's"))
+    assert run_json("show", experiment)["run"]["state"] == "unknown"
+    # Something was recorded lately, so that the run may go on.
+    assert run("top", experiment, "--interval", 0.1, "--count", 2) == 2 * run("show", experiment)
+    for file in [experiment, *experiment.glob(".memguard/*")]:
+        os.utime(file, (1000, 1000))
+    assert run("top", experiment) == run("show", experiment)
 
 
 def test_top_takes_the_experiment_that_was_measured_last(
