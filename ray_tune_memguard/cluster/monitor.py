@@ -23,25 +23,23 @@ def monitor_settings(raylet_pid: int | None = None) -> MonitorSettings:
         given = system_config()
     except ClusterStateError:
         given = {}
-    return settings_from(given, _environment(raylet_pid))
+    return settings_from(given, given_in(dict(_environment(raylet_pid))))
 
 
-def settings_from(given: dict[str, object], environment: Mapping[str, str]) -> MonitorSettings:
+def settings_from(system_config: dict[str, object], given: dict[str, str]) -> MonitorSettings:
     """The settings by what the head was started with and by environment variables.
 
     Args:
-        given: ``_system_config`` of the head.
-        environment: variables of the raylet.
+        system_config: what the head was started with.
+        given: the settings in the environment of the raylet, by name.
 
     Example:
-        >>> settings_from({}, {"RAY_memory_usage_threshold": "0.8"}).threshold
+        >>> settings_from({}, {"memory_usage_threshold": "0.8"}).threshold
         0.8
     """
 
-    found = given_in(dict(environment))
-
     def value(name: str) -> Value:
-        return effective(name, given, found)
+        return effective(name, system_config, given)
 
     return MonitorSettings(
         is_on=value("memory_monitor_refresh_ms") > 0,

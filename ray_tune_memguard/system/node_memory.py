@@ -15,6 +15,7 @@ The monitor does not see limits of other cgroups above the process, such as a Sl
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -139,13 +140,27 @@ class MemoryLimits:
             return None
         if self.cgroup.total_bytes >= monitor.kills_above(self.ray.total_bytes):
             return None
-        share = self.cgroup.total_bytes * monitor.threshold / self.ray.total_bytes
+        share = threshold_below(self.cgroup.total_bytes * monitor.threshold / self.ray.total_bytes)
+        others = "" if monitor.min_free_bytes < 0 else " and RAY_min_memory_free_bytes=-1"
         return (
             f"Ray's memory monitor counts {self.ray.total_bytes / _GIB:.1f} GiB "
             f"({_origin(self.ray)}), but {_origin(self.cgroup)} allows only "
             f"{self.cgroup.total_bytes / _GIB:.1f} GiB: the kernel kills before Ray's monitor "
-            f"acts. Start Ray with RAY_memory_usage_threshold={share:.2f} on such nodes."
+            f"acts. Start Ray with RAY_memory_usage_threshold={share}{others} on such nodes."
         )
+
+
+def threshold_below(share: float) -> float:
+    """A share with two digits, rounded down, so that the limit that it stands for still holds.
+
+    Example:
+        >>> threshold_below(0.2375), threshold_below(0.00742)
+        (0.23, 0.0074)
+    """
+    if share <= 0:
+        return 0.0
+    digits = 1 - math.floor(math.log10(share))
+    return math.floor(share * 10**digits) / 10**digits
 
 
 def _origin(memory: NodeMemory) -> str:

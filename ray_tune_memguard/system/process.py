@@ -30,14 +30,15 @@ def memory_of(pid: int) -> ProcessMemory | None:
     try:
         with open(f"/proc/{pid}/statm", "rb") as file:
             _size, resident, shared, *_ = map(int, file.read().split())
-        return ProcessMemory(resident * _PAGE, (resident - shared) * _PAGE)
-    except FileNotFoundError:
-        pass
-    try:
-        rss = int(psutil.Process(pid).memory_info().rss)
-        return ProcessMemory(rss, rss)
-    except psutil.Error:
-        return None
+        found = ProcessMemory(resident * _PAGE, (resident - shared) * _PAGE)
+    except (FileNotFoundError, ProcessLookupError):  # No /proc; or it ended before, or meanwhile.
+        try:
+            rss = int(psutil.Process(pid).memory_info().rss)
+        except psutil.Error:
+            return None
+        found = ProcessMemory(rss, rss)
+    # One that has ended uses nothing until its parent knows.
+    return found if found.rss else None
 
 
 def rss_bytes() -> int:

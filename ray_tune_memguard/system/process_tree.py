@@ -14,6 +14,7 @@ Where there is no ``/proc``, ``psutil`` reads what the system has.
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -231,6 +232,7 @@ class _Descendants:
 
     def __init__(self) -> None:
         self._budget = _Budget(MAX_SEARCH_SHARE)
+        self._lock = threading.Lock()
         self._known: dict[int, list[ProcessKey]] = {}
         self._ended: set[ProcessKey] = set()
         self._searched: set[ProcessKey] = set()
@@ -247,27 +249,33 @@ class _Descendants:
 
     def update(self, roots: Sequence[ProcessKey]) -> None:
         """Search, if it is time, and if there can be others than at the last search."""
-        last_pid = _last_pid()
-        has_news = (
-            not last_pid or last_pid != self._last_pid or not self._searched.issuperset(roots)
-        )
-        if not has_news or not self._budget.is_due():
-            return
-        self._last_pid = last_pid
-        began = time.thread_time()
+        # Each run of this process has a thread that searches.
+        with self._lock:
+            last_pid = _last_pid()
+            has_news = (
+                not last_pid or last_pid != self._last_pid or not self._searched.issuperset(roots)
+            )
+            if has_news and self._budget.is_due():
+                self._last_pid = last_pid
+                began = time.thread_time()
+                self._search(roots)
+                self._budget.spend(began)
+
+    def _search(self, roots: Sequence[ProcessKey]) -> None:
         children = self._children()
         # Another run of this process asks for others in turn.
-        self._searched.update(roots)
-        self._ended = {root for root in self._searched if process_key(root.pid) != root}
-        self._searched -= self._ended
-        self._known = {}
+        searched = self._searched.union(roots)
+        ended = {root for root in searched if process_key(root.pid) != root}
+        self._searched = searched - ended
+        known = {}
         for root in self._searched:
             below = list(children.get(root.pid, ()))
             for key in below:  # Which grows meanwhile.
                 below.extend(children.get(key.pid, ()))
             if found := [key for key in below if self._is_same(key)]:
-                self._known[root.pid] = found
-        self._budget.spend(began)
+                known[root.pid] = found
+        # Other threads read them without the lock, so each is replaced as a whole.
+        self._known, self._ended = known, ended
 
     def _is_same(self, key: ProcessKey) -> bool:
         """Whether the pid still has the process that it had when it was read."""

@@ -92,7 +92,9 @@ def stored(path: Path, finish: bool = True) -> TrialStore:
     store.set_metadata(experiment=str(path), staging=str(path))
     running = [json.dumps(one) for one in ({"trial_id": "d", "status": "RUNNING"}, _REPORTED)]
     state = json.dumps({"trial_data": [running], "runner_data": {}})
-    Snapshot(state=state, positions=[3], creation_count=4, summaries=NO_SUMMARIES, files=None).save(store)
+    Snapshot(state=state, positions=[3], creation_count=4, summaries=NO_SUMMARIES, files=None).save(
+        store
+    )
     with store.transaction():
         for position, status in enumerate(("TERMINATED", "TERMINATED", "ERROR")):
             name = "abc"[position]

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from ray_tune_memguard.cluster.doctor import checks, plans
+from ray_tune_memguard.cluster.doctor import checks, gather, plans
 from ray_tune_memguard.cluster.doctor.facts import (
     Facts,
     HeadFacts,
@@ -20,6 +20,7 @@ from ray_tune_memguard.cluster.doctor.facts import (
 )
 from ray_tune_memguard.cluster.doctor.findings import Finding, Place, Remedy, Severity
 from ray_tune_memguard.cluster.doctor.fixes import FORMS, Fix
+from ray_tune_memguard.system.process import ThreadTime
 
 MIB, GIB = 2**20, 2**30
 IDLE = WorkerFacts(11, "ray::IDLE", anonymous=58 * MIB, cpu=0.005, owned_objects=0)
@@ -163,6 +164,19 @@ def test_a_limit_that_ray_does_not_see() -> None:
     assert checks.examine(facts(mended)) == []
 
 
+@pytest.mark.parametrize("limit", [16 * GIB, 300 * MIB])
+def test_the_settings_for_a_limit_mend_it_whatever_was_set(limit: int) -> None:
+    machine = MemoryFacts(ray_total=64 * GIB, limit=limit, limit_from="the cgroup /job_7")
+    # Below this share nothing is killed while 1 GiB is free.
+    given = {"memory_usage_threshold": "0.1", "min_memory_free_bytes": str(GIB)}
+    found = checks.examine(facts(node(machine=machine, environment=given, object_store=1)))
+    [unseen] = found
+    assert unseen.check == "memory-limit-unseen"
+    assert "The monitor acts at 63.0 GiB" in unseen.evidence
+    given.update((remedy.name, str(remedy.value)) for remedy in unseen.remedies)
+    assert checks.examine(facts(node(machine=machine, environment=given, object_store=1))) == []
+
+
 def test_a_slurm_job_that_nothing_enforces() -> None:
     found = checks.examine(facts(node(slurm_memory=8 * GIB)))
     assert set(names(found)) == {"memory-limit-unseen", "object-store-too-large"}
@@ -202,6 +216,36 @@ def test_what_the_head_will_keep() -> None:
         )
     grown = facts(head=HeadFacts(gcs_rss=3 * GIB, environment={}))
     assert only(grown, "head-keeps-records").severity is Severity.WARNING
+
+
+def test_a_large_head_without_task_events() -> None:
+    given = facts(
+        head=HeadFacts(gcs_rss=3 * GIB, environment={}),
+        system_config={"task_events_report_interval_ms": 0},
+    )
+    found = only(given, "head-keeps-records")
+    assert found.what == "gcs_server keeps records of dead actors and workers."
+    assert "tasks" not in f"{found.why} {found.evidence.replace('task_events_report', '')}"
+    assert {remedy.name for remedy in found.remedies} == {
+        "maximum_gcs_destroyed_actor_cached_count",
+        "maximum_gcs_dead_worker_cached_count",
+    }
+
+
+def test_an_environment_that_cannot_be_read_is_named() -> None:
+    head = HeadFacts(gcs_rss=60 * MIB)
+    nodes = [node(environment={}), node(name="10.0.0.6")]
+    unread, *_ = gather._unseen(nodes, head)
+    assert unread.startswith("The environment of the raylet of 10.0.0.6, gcs_server was not read")
+    read = gather._unseen([node(environment={})], HeadFacts(gcs_rss=1, environment={}))
+    assert not any("environment" in sentence for sentence in read)
+
+
+def test_cpu_time_counts_over_the_time_between_its_readings() -> None:
+    before = gather.CpuReading(10.0, {1: ThreadTime(5.0, 1.0), 2: ThreadTime(0.0, 0.0)})
+    after = gather.CpuReading(12.0, {1: ThreadTime(6.0, 1.5), 2: ThreadTime(0.5, 0.0)})
+    assert after.shares_since(before) == (0.75, 0.75)
+    assert after.shares_since(after) == (0.0, 0.0)
 
 
 def test_a_dashboard_beside_many_trials() -> None:

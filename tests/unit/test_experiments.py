@@ -27,7 +27,9 @@ def begun(path: Path, spill_dir: Path) -> TrialStore:
         f'{{"trial_data": [], "runner_data": {{"at": 1}}, "memguard": {pointer}}}'
     )
     state = '{"trial_data": [], "runner_data": {"at": 2}}'
-    Snapshot(state=state, positions=[], creation_count=0, summaries=NO_SUMMARIES, files=None).save(store)
+    Snapshot(state=state, positions=[], creation_count=0, summaries=NO_SUMMARIES, files=None).save(
+        store
+    )
     store.finalize()
     store.close()
     return store

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 
 import psutil
 import pytest
 
 from ray_tune_memguard.cluster import head_node
-from ray_tune_memguard.system import ray_processes
+from ray_tune_memguard.system import process, ray_processes
 from ray_tune_memguard.system.process import memory_of, thread_times
 from ray_tune_memguard.system.ray_processes import RayProcesses
 
@@ -104,3 +106,17 @@ def test_this_process_has_memory_and_takes_time(monkeypatch: pytest.MonkeyPatch)
     assert sum(time.ran for time in thread_times(os.getpid()).values()) > 0
     assert memory_of(2**22 - 1) is None
     assert thread_times(2**22 - 1) == {}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the processes read /proc")
+def test_a_process_that_is_ending_has_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    # It ends between the opening of the file and the reading.
+    with open(f"/proc/{child.pid}/statm", "rb") as file:
+        child.kill()
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+        assert memory_of(child.pid) is None  # Its parent does not know yet.
+        child.communicate()
+        monkeypatch.setattr(process, "open", lambda *_: file, raising=False)
+        assert memory_of(child.pid) is None

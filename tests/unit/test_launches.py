@@ -15,6 +15,7 @@ from ray_tune_memguard.adapter.contract import Capabilities
 from ray_tune_memguard.adapter.run import launches as module
 from ray_tune_memguard.adapter.run.launches import Launches, watch_launches
 from ray_tune_memguard.cluster.monitor import settings_from
+from ray_tune_memguard.cluster.settings import given_in
 from ray_tune_memguard.gate.admission import Rules
 from ray_tune_memguard.gate.gate import Gate
 from ray_tune_memguard.gate.interfaces import TrialUsage
@@ -322,4 +323,4 @@ def test_one_trial_always_runs_whatever_is_measured(
 def test_the_settings_of_the_monitor(
     given: dict[str, object], environment: dict[str, str], settings: MonitorSettings
 ) -> None:
-    assert settings_from(given, environment) == settings
+    assert settings_from(given, given_in(environment)) == settings

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -163,9 +164,23 @@ def test_the_line_and_the_warning(tmp_path: Path) -> None:
     assert warning is not None
     assert "64.0 GiB (the machine)" in warning
     assert f"cgroup {JOB_V1} allows only 16.0 GiB" in warning
-    assert "RAY_memory_usage_threshold=0.24" in warning
+    assert "RAY_memory_usage_threshold=0.23 on" in warning
     # Without the monitor there is nothing that believes in another limit.
     assert limits.warning(MonitorSettings(is_on=False)) is None
+
+
+@pytest.mark.parametrize("min_free_bytes", [-1, GIB])
+def test_the_advised_threshold_holds_for_a_small_limit(min_free_bytes: int) -> None:
+    limits = MemoryLimits(NodeMemory(0, 512 * GIB, MACHINE), NodeMemory(0, 2 * GIB, JOB_V1))
+    warning = limits.warning(MonitorSettings(min_free_bytes=min_free_bytes))
+    assert warning is not None
+    advised = dict(re.findall(r"RAY_(\w+)=([-\d.]+\d)", warning))
+    settings = MonitorSettings(
+        threshold=float(advised["memory_usage_threshold"]),
+        min_free_bytes=int(advised.get("min_memory_free_bytes", min_free_bytes)),
+    )
+    assert 1.8 * GIB < settings.kills_above(512 * GIB) < 2 * GIB
+    assert limits.warning(settings) is None
 
 
 def test_this_machine_is_measured() -> None:

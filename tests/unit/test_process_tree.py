@@ -180,3 +180,23 @@ def test_a_descendant_whose_pid_is_used_again_is_read_again(worker: WorkerProces
     descendants._last_pid = b""
     descendants.update([root])
     assert descendants.of(root.pid) == [child]
+
+
+def test_a_reader_sees_no_search_that_is_under_way(
+    worker: WorkerProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    descendants = process_tree._Descendants()
+    root = key_of(worker)
+    worker.fork(1)
+    descendants.update([root])
+    seen = []
+    key = process_tree.process_key
+
+    def read_meanwhile(pid: int) -> ProcessKey | None:
+        seen.append(len(descendants.of(root.pid)))
+        return key(pid)
+
+    monkeypatch.setattr(process_tree, "process_key", read_meanwhile)
+    descendants._last_pid = b""
+    descendants.update([root])
+    assert set(seen) == {1}

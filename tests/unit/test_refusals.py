@@ -47,7 +47,9 @@ def make_experiment(path: Path) -> TrialStore:
     store.set_metadata(experiment=str(path), staging=str(path))
     for number in range(TRIALS):
         if number == TRIALS // 2:
-            Snapshot(STATE, positions=[], creation_count=0, summaries=NO_SUMMARIES, files=None).save(store)
+            Snapshot(
+                STATE, positions=[], creation_count=0, summaries=NO_SUMMARIES, files=None
+            ).save(store)
         spill(store, number)
     (path / f"experiment_state-{RUN}.json").write_text(with_pointer(STATE, store.path))
     return store

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from ray_tune_memguard.cluster.monitor import settings_from
 from ray_tune_memguard.cluster.settings import NEWEST_KNOWN, Value, Version, effective
+from ray_tune_memguard.system.node_memory import MonitorSettings
 
 IDLE_TITLE = "ray::IDLE"
 
@@ -66,7 +68,7 @@ class NodeFacts:
         is_here: whether it runs on this machine, so that its processes could be read.
         cpus, free_cpus: CPUs that Ray may give away, and that it has not given away.
         object_store: the size of its object store.
-        environment: the settings in the environment of its raylet.
+        environment: the settings in the environment of its raylet; None if it was not read.
         slurm_memory: what its Slurm job may use (``SLURM_MEM_PER_NODE``).
         workers: its workers.
         lasting: pids of idle workers that were still idle after the time in which Ray ends those
@@ -80,7 +82,7 @@ class NodeFacts:
     cpus: float = 0.0
     free_cpus: float | None = None
     object_store: int | None = None
-    environment: dict[str, str] = field(default_factory=dict)
+    environment: dict[str, str] | None = None
     slurm_memory: int | None = None
     workers: tuple[WorkerFacts, ...] = ()
     lasting: frozenset[int] | None = None
@@ -105,7 +107,7 @@ class HeadFacts:
     Attributes:
         has_dashboard: whether it serves the dashboard (Ray runs its process in any case).
         gcs_rss: resident memory of ``gcs_server``.
-        environment: the settings in the environment of ``gcs_server``.
+        environment: the settings in the environment of ``gcs_server``; None if it was not read.
     """
 
     has_dashboard: bool | None = None
@@ -156,7 +158,11 @@ class Facts:
 
     def setting(self, name: str, node: NodeFacts) -> Value:
         """The value of a setting for a node's raylet."""
-        return effective(name, self.system_config, node.environment)
+        return effective(name, self.system_config, node.environment or {})
+
+    def monitor(self, node: NodeFacts) -> MonitorSettings:
+        """The settings of the memory monitor of a node."""
+        return settings_from(self.system_config, node.environment or {})
 
     def idle_limit(self, node: NodeFacts) -> float:
         """The idle workers that a node may keep; Ray ends others."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Iterable
+from typing import NamedTuple
 
 import psutil
 import ray
@@ -23,7 +24,7 @@ from ray_tune_memguard.cluster.doctor.facts import (
     PlanFacts,
     WorkerFacts,
 )
-from ray_tune_memguard.cluster.doctor.machine import memory_of, slurm_memory
+from ray_tune_memguard.cluster.doctor.machine import memory_facts, slurm_memory
 from ray_tune_memguard.cluster.doctor.processes import (
     argument,
     children,
@@ -33,13 +34,42 @@ from ray_tune_memguard.cluster.doctor.processes import (
     local_raylets,
     named,
 )
-from ray_tune_memguard.system.process import ThreadTime, thread_times
+from ray_tune_memguard.system.process import ThreadTime, memory_of, thread_times
 
 #: How long CPU time is counted.
 _CPU_WINDOW_S = 0.3
 #: How long it is watched whether idle workers above the limit end.
 _MAX_WAIT_S = 3.0
 _HEAD_RESOURCE = "node:__internal_head__"
+
+
+class CpuReading(NamedTuple):
+    """The CPU times of a process's threads, and when they were read, by ``time.monotonic()``."""
+
+    at: float
+    threads: dict[int, ThreadTime]
+
+    @classmethod
+    def of(cls, pid: int) -> CpuReading:
+        return cls(time.monotonic(), thread_times(pid))
+
+    def shares_since(self, then: CpuReading) -> tuple[float, float]:
+        """Shares of one CPU since an earlier reading.
+
+        Returns:
+            What all threads used, and for which part of the time the busiest one ran or waited for
+            a CPU.
+        """
+        seconds = self.at - then.at
+        both = then.threads.keys() & self.threads.keys()
+        if seconds <= 0 or not both:
+            return 0.0, 0.0
+        ran = {thread: self.threads[thread].ran - then.threads[thread].ran for thread in both}
+        waited = {
+            thread: self.threads[thread].waited - then.threads[thread].waited for thread in both
+        }
+        busiest = max(ran[thread] + waited[thread] for thread in both)
+        return sum(ran.values()) / seconds, busiest / seconds
 
 
 def of_cluster(address: str, plan: PlanFacts) -> Facts:
@@ -58,7 +88,7 @@ def of_cluster(address: str, plan: PlanFacts) -> Facts:
         free = gcs.available_resources()
     raylets = local_raylets()
     here = {node.node_id: raylets[node.node_id] for node in alive if node.node_id in raylets}
-    before = {pid: thread_times(pid) for process in here.values() for pid in children(process)}
+    before = {pid: CpuReading.of(pid) for process in here.values() for pid in children(process)}
     began = time.monotonic()
     owned = {
         node.node_id: raylet.owned_objects(node.address, node.port)
@@ -67,7 +97,6 @@ def of_cluster(address: str, plan: PlanFacts) -> Facts:
     }
     head = _head(here.values())
     time.sleep(max(0.0, _CPU_WINDOW_S - (time.monotonic() - began)))
-    seconds = time.monotonic() - began
     nodes = []
     for node in alive:
         facts = NodeFacts(
@@ -79,10 +108,11 @@ def of_cluster(address: str, plan: PlanFacts) -> Facts:
         )
         process = here.get(node.node_id)
         if process is not None:
-            facts = _with_processes(facts, process, before, seconds, owned[node.node_id])
+            facts = _with_processes(facts, process, before, owned[node.node_id])
         nodes.append(facts)
     nodes = _with_lasting(nodes, config)
-    given = {name for facts in nodes for name in facts.environment} | set(head.environment or {})
+    environments = [*(facts.environment for facts in nodes), head.environment]
+    given = {name for environment in environments for name in environment or ()}
     return Facts(
         ray_version=settings.version_of(ray.__version__),
         system_config=config,
@@ -97,47 +127,40 @@ def of_cluster(address: str, plan: PlanFacts) -> Facts:
 def _with_processes(
     facts: NodeFacts,
     process: psutil.Process,
-    before: dict[int, dict[int, ThreadTime]],
-    seconds: float,
+    before: dict[int, CpuReading],
     owned: dict[int, int] | None,
 ) -> NodeFacts:
     """The facts with those of the node's processes, which run on this machine."""
-    environment = environment_of(process) or {}
+    environment = environment_of(process)
     workers = []
     for pid, child in children(process).items():
         try:
             title = child.cmdline()[0]
-            memory = child.memory_info()
         except (psutil.Error, IndexError):
             continue
-        used, wanted = _cpu(before.get(pid, {}), thread_times(pid))
+        memory = memory_of(pid)
+        if memory is None:
+            continue
+        now = CpuReading.of(pid)
+        used, wanted = now.shares_since(before.get(pid, now))
         workers.append(
             WorkerFacts(
                 pid,
                 title,
-                # Linux alone tells what is shared.
-                anonymous=memory.rss - getattr(memory, "shared", 0),
-                cpu=used / seconds,
-                wanted_cpu=wanted / seconds,
+                anonymous=memory.anonymous,
+                cpu=used,
+                wanted_cpu=wanted,
                 owned_objects=None if owned is None else owned.get(pid, 0),
             )
         )
     return dataclasses.replace(
         facts,
         is_here=True,
-        environment=settings.given_in(environment),
-        slurm_memory=slurm_memory(environment),
+        environment=None if environment is None else settings.given_in(environment),
+        slurm_memory=slurm_memory(environment or {}),
         workers=tuple(worker for worker in workers if worker.title.startswith("ray::")),
-        machine=memory_of(process.pid),
+        machine=memory_facts(process.pid),
     )
-
-
-def _cpu(then: dict[int, ThreadTime], now: dict[int, ThreadTime]) -> tuple[float, float]:
-    """Seconds that the threads ran, and for which the busiest one ran or waited for a CPU."""
-    both = then.keys() & now.keys()
-    ran = {thread: now[thread].ran - then[thread].ran for thread in both}
-    waited = {thread: now[thread].waited - then[thread].waited for thread in both}
-    return sum(ran.values()), max((ran[thread] + waited[thread] for thread in both), default=0.0)
 
 
 def _with_lasting(nodes: list[NodeFacts], config: dict[str, object]) -> list[NodeFacts]:
@@ -168,10 +191,10 @@ def _head(raylets: Iterable[psutil.Process]) -> HeadFacts:
     for server in named("gcs_server"):
         session = argument(server, "--session-name=")
         if session and session in sessions:
-            environment = environment_of(server)
+            environment, memory = environment_of(server), memory_of(server.pid)
             return HeadFacts(
                 has_dashboard=has_dashboard(session),
-                gcs_rss=server.memory_info().rss,
+                gcs_rss=None if memory is None else memory.rss,
                 environment=None if environment is None else settings.given_in(environment),
             )
     return HeadFacts()
@@ -186,10 +209,18 @@ def _unseen(nodes: list[NodeFacts], head: HeadFacts) -> list[str]:
             f"({', '.join(elsewhere[:5])}{', …' if len(elsewhere) > 5 else ''}): run the same "
             "command there."
         )
-    if head.gcs_rss is not None and head.environment is None:
+    unread = [
+        *(
+            f"the raylet of {node.name}"
+            for node in nodes
+            if node.is_here and node.environment is None
+        ),
+        *(["gcs_server"] if head.gcs_rss is not None and head.environment is None else []),
+    ]
+    if unread:
         found.append(
-            "Ray runs as another user, so that its environment and its processes' memory were not "
-            "read: run the command as this user."
+            f"The environment of {', '.join(unread)} was not read, so that settings which were "
+            "given by variables are not known here: run the command as the user that runs Ray."
         )
     if not raylet.is_available():
         found.append(

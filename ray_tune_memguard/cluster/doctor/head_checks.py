@@ -45,38 +45,43 @@ def runs_trials(facts: Facts) -> Iterator[Finding]:
 
 def keeps_records(facts: Facts) -> Iterator[Finding]:
     """``gcs_server`` keeps, or will keep, much about tasks and actors that have ended."""
-    cap, interval = facts.head_setting(_TASKS), facts.head_setting(_REPORTS)
+    cap, has_events = facts.head_setting(_TASKS), facts.head_setting(_REPORTS) != 0
     trials, rss = facts.plan.trials, facts.head.gcs_rss
     kept = expected = 0
-    if trials is not None and interval != 0:
+    if trials is not None and has_events:
         kept = trials if cap < 0 else min(trials, int(cap / TASKS_PER_TRIAL))
         expected = kept * BYTES_PER_TRIAL
     is_large = rss is not None and rss >= _MAX_GCS_BYTES
-    is_unlimited = cap < 0 and interval != 0
+    is_unlimited = cap < 0 and has_events
     if not (expected >= _NOTED_BYTES or is_large or is_unlimited):
         return
-    evidence = [f"{_TASKS} is {cap:,}"]
+    evidence = [f"{_TASKS} is {cap:,}" if has_events else f"{_REPORTS} is 0"]
     if rss is not None:
         evidence.append(f"gcs_server has {size(rss)} now")
     if expected:
         evidence.append(
             f"those of {kept:,} trials at {BYTES_PER_TRIAL / 1000:.0f} KB are {size(expected)}"
         )
+    if is_unlimited:
+        what = "gcs_server keeps the events of every task, without a limit."
+    elif has_events:
+        what = f"gcs_server keeps the events of {cap:,.0f} tasks, and records of dead actors."
+    else:
+        what = "gcs_server keeps records of dead actors and workers."
+    of_a_trial = f"a trial is {TASKS_PER_TRIAL} tasks, or {BYTES_PER_TRIAL / 1000:.0f} KB"
     yield Finding(
         "head-keeps-records",
         Severity.WARNING
         if is_large or is_unlimited or expected >= _MAX_GCS_BYTES
         else Severity.NOTE,
-        "gcs_server keeps the events of every task, without a limit."
-        if is_unlimited
-        else f"gcs_server keeps the events of {cap:,.0f} tasks, and records of dead actors.",
-        f"They serve the dashboard and `ray summary` only; a trial is {TASKS_PER_TRIAL} tasks, or "
-        f"{BYTES_PER_TRIAL / 1000:.0f} KB.",
+        what,
+        "They serve the dashboard and `ray summary` only"
+        + (f"; {of_a_trial}." if has_events else "."),
         "; ".join(evidence) + ".",
         tuple(
             Remedy(name, value)
             for name, value in (
-                (_TASKS, _FEWER_TASKS),
+                *([(_TASKS, _FEWER_TASKS)] if has_events else []),
                 (_ACTORS, _FEWER_RECORDS),
                 (_WORKERS, _FEWER_RECORDS),
             )

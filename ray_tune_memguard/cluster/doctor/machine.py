@@ -25,7 +25,7 @@ _MIB = 2**20
 def of_machine(plan: PlanFacts) -> Facts:
     """Facts of this machine and of the variables that a Ray started here would get."""
     given = settings.given_in(dict(os.environ))
-    machine = memory_of(None)
+    machine = memory_facts(None)
     total = machine.ray_total
     node = NodeFacts(
         name="this machine",
@@ -47,7 +47,7 @@ def of_machine(plan: PlanFacts) -> Facts:
     )
 
 
-def memory_of(pid: int | None) -> MemoryFacts:
+def memory_facts(pid: int | None) -> MemoryFacts:
     """Memory of this machine, with the cgroups of a process; None for this one."""
     limits = NodeMemoryReader(pid=pid).read()
     swap = psutil.swap_memory()

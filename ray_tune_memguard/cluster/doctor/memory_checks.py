@@ -8,9 +8,11 @@ from ray_tune_memguard.cluster.doctor.facts import Facts, NodeFacts
 from ray_tune_memguard.cluster.doctor.findings import Finding, Place, Remedy, Severity
 from ray_tune_memguard.cluster.settings import BY_NAME
 from ray_tune_memguard.report.sizes import size
+from ray_tune_memguard.system.node_memory import threshold_below
 
 _REFRESH = "memory_monitor_refresh_ms"
 _THRESHOLD = "memory_usage_threshold"
+_MIN_FREE = "min_memory_free_bytes"
 _BY_GROUP = "worker_killing_policy_by_group"
 
 #: Above this share the kernel is short of memory before the monitor acts.
@@ -59,19 +61,23 @@ def limit_unseen(facts: Facts) -> Iterator[Finding]:
     """A limit is tighter than the memory that Ray counts with."""
     for node in facts.nodes:
         seen, limit, by = node.machine.ray_total, *_limit(node)
-        if seen is None or limit is None or facts.setting(_REFRESH, node) == 0:
+        monitor = facts.monitor(node)
+        if seen is None or limit is None or not monitor.is_on:
             continue
-        threshold = facts.setting(_THRESHOLD, node)
-        if limit < threshold * seen:
+        kills_above = monitor.kills_above(seen)
+        if limit < kills_above:
+            share = threshold_below(limit * BY_NAME[_THRESHOLD].default / seen)
+            by_free = monitor.min_free_bytes >= 0
             yield Finding(
                 "memory-limit-unseen",
                 Severity.SEVERE,
                 f"Ray counts with {size(seen)}, but {by} allows {size(limit)}.",
                 "Ray looks only at the machine and at the top of /sys/fs/cgroup; its memory "
                 "monitor does not act before the limit kills.",
-                f"The monitor acts at {size(threshold * seen)}, above {size(limit)}.",
+                f"The monitor acts at {size(kills_above)}, above {size(limit)}.",
                 (
-                    Remedy(_THRESHOLD, _below(limit * BY_NAME[_THRESHOLD].default / seen)),
+                    Remedy(_THRESHOLD, share),
+                    *([Remedy(_MIN_FREE, BY_NAME[_MIN_FREE].default)] if by_free else []),
                     Remedy(
                         "object-store-memory",
                         int(_STORE_SHARE * limit),
@@ -153,11 +159,6 @@ def _limit(node: NodeFacts) -> tuple[int | None, str]:
     if by_slurm is not None and (machine.limit is None or by_slurm < machine.limit):
         return by_slurm, "the Slurm job"
     return machine.limit, machine.limit_from
-
-
-def _below(share: float) -> float:
-    """The share with two digits, rounded down, so that the limit still holds."""
-    return max(0.01, int(share * 100) / 100)
 
 
 def _names(facts: Facts, nodes: list[NodeFacts]) -> str:
