@@ -44,13 +44,13 @@ from benchmarks import (
     trial_memory,
     uploads,
 )
-from benchmarks.machine import describe_machine
+from benchmarks.machine import describe_machine, machine_line
 from benchmarks.picture import draw, if_possible
 from benchmarks.record import Round, Run
 from benchmarks.report import format_table, write_results
 from benchmarks.rivals import MEMGUARD, RAY, RIVALS
 from benchmarks.rows import Row
-from benchmarks.runs import ChildFailed, run_rounds
+from benchmarks.runs import ChildFailed, positive, run_rounds
 from benchmarks.suite import BENCHMARKS, Benchmark, Leg
 
 #: With command lines of their own.
@@ -75,13 +75,6 @@ COMMANDS = {
 RESULTS_DIRECTORY = Path(__file__).resolve().parent / "results"
 
 
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, not {value}")
-    return value
-
-
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
@@ -90,7 +83,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--quick", action="store_true", help="5 %% of the size, one run: a smoke test"
     )
-    parser.add_argument("--runs", type=_positive, help="runs of each rival (default: 3)")
+    parser.add_argument("--runs", type=positive, help="runs of each rival (default: 3)")
     parser.add_argument(
         "--rivals",
         nargs="+",
@@ -99,10 +92,10 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         help="all, unless some are named; MemGuard and Ray alone are what bars are about",
     )
     parser.add_argument(
-        "--legs", nargs="+", type=_positive, help="only these parts of it, by number"
+        "--legs", nargs="+", type=positive, help="only these parts of it, by number"
     )
     parser.add_argument("--again", action="store_true", help="of what was measured last time")
-    parser.add_argument("--trials", type=_positive, help="trials (for `results`: results)")
+    parser.add_argument("--trials", type=positive, help="trials (for `results`: results)")
     parser.add_argument(
         "--scratch", type=Path, help="where the sweeps write; short path, local disk"
     )
@@ -132,10 +125,10 @@ class _Both(io.TextIOBase):
 @contextlib.contextmanager
 def _kept(name: str, results: Path) -> Iterator[None]:
     """Keep what is printed, but for progress, with the results, if it comes to an end."""
+    results.mkdir(parents=True, exist_ok=True)
     printed = io.StringIO()
     with contextlib.redirect_stdout(_Both(sys.stdout, printed)):
         yield
-    results.mkdir(parents=True, exist_ok=True)
     (results / f"{name}.txt").write_text(printed.getvalue())
 
 
@@ -177,7 +170,7 @@ def _run_benchmark(name: str, benchmark: Benchmark, arguments: argparse.Namespac
         runs = head["runs"]
     judged = head["judged"]
     print(f"\n{name}: {benchmark.title}")
-    print(", ".join(f"{key} {value}" for key, value in head["machine"].items()))
+    print(machine_line(head["machine"]))
     evaluated: list[tuple[Leg, list[Row], list[Round]]] = []
     for index, number in enumerate(head.get("legs", numbers)):
         leg = _sized(benchmark.legs[number - 1], arguments)
@@ -215,7 +208,6 @@ def _write(
     evaluated: list[tuple[Leg, list[Row], list[Round]]],
 ) -> None:
     """Write what these legs measured, and draw it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_results(path, head, [(leg.title, rows, rounds) for leg, rows, rounds in evaluated])
     panels = [(leg.title, leg.panel, rounds) for leg, _, rounds in evaluated]
     with if_possible():
@@ -227,8 +219,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
         if argv and argv[0] in COMMANDS:
-            results = Path(argv[argv.index("--results") + 1]) if "--results" in argv else None
-            return _run_command(argv[0], argv[1:], results or RESULTS_DIRECTORY)
+            return _run_command(argv[0], argv[1:], _results_of(argv[1:]))
         arguments = parse_arguments(argv)
         if arguments.name != "all":
             return _run_suite(arguments.name, arguments)
@@ -242,6 +233,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         return 130
+
+
+def _results_of(options: Sequence[str]) -> Path:
+    """The directory of the results, by the options of a command."""
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--results", type=Path, default=RESULTS_DIRECTORY)
+    results: Path = parser.parse_known_args(options)[0].results
+    return results
 
 
 def _run_suite(name: str, arguments: argparse.Namespace) -> int:

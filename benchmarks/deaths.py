@@ -15,18 +15,17 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.machine import describe_machine
+from benchmarks.machine import describe_machine, machine_line
 from benchmarks.out_of_memory import ray_of
+from benchmarks.runs import positive, said_by
 from tests.integration.deaths import CAUSES, DETAILS, can_limit
 
-ROOT = Path(__file__).resolve().parents[1]
 TIMEOUT_S = 900
 #: These need a cluster of their own.
 ALONE = ("monitor", "node")
@@ -47,23 +46,12 @@ RAYS_WORDS = {
 def sweeps(python: str, causes: Sequence[str], repeats: int = 1) -> list[dict[str, Any]]:
     """What the sweeps of one process say; an empty list if it failed, and why is printed."""
     with tempfile.TemporaryDirectory(prefix="tmp-") as folder:
-        command = [python, "-m", "tests.integration.deaths", folder, ",".join(causes)]
+        command = ["tests.integration.deaths", folder, ",".join(causes), str(repeats)]
         try:
-            done = subprocess.run(
-                [*command, str(repeats)],
-                cwd=ROOT,
-                capture_output=True,
-                text=True,
-                timeout=TIMEOUT_S,
-                check=False,
-            )
-        except subprocess.TimeoutExpired:
-            print(f"    {', '.join(causes)}: not over after {TIMEOUT_S} s", flush=True)
+            said: list[dict[str, Any]] = said_by(command, TIMEOUT_S, python)
+        except RuntimeError as error:
+            print(f"    {', '.join(causes)}: {error}", flush=True)
             return []
-    if done.returncode:
-        print(f"    {', '.join(causes)}: {done.stderr[-800:]}", flush=True)
-        return []
-    said: list[dict[str, Any]] = json.loads(done.stdout.strip().splitlines()[-1])
     return said
 
 
@@ -115,11 +103,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks deaths", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--python", nargs="+", default=[sys.executable])
-    parser.add_argument("--hogs", type=int, default=20, help="sweeps with a hog, on each Ray")
+    parser.add_argument("--hogs", type=positive, default=20, help="sweeps with a hog, on each Ray")
     parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results")
     arguments = parser.parse_args(argv)
     machine = describe_machine()
-    print(", ".join(f"{key} {value}" for key, value in machine.items()))
+    print(machine_line(machine))
     rows, is_good = [], True
     for python in arguments.python:
         version = ray_of(python)

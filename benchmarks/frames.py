@@ -16,13 +16,22 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from benchmarks.frames_child import READS, STREAMS
-from benchmarks.machine import describe_machine
+from benchmarks.machine import describe_machine, machine_line
 from benchmarks.picture import draw_bars, if_possible
 from benchmarks.record import Round, Run
 from benchmarks.report import format_table, write_results
 from benchmarks.rivals import MEMGUARD, RIVALS, TWO
 from benchmarks.rows import Bar, Figure, figure, megabytes, memguards, seconds
-from benchmarks.runs import ROOT, Progress, Sweep, record_of, run_child, scratch_directory
+from benchmarks.runs import (
+    ROOT,
+    Progress,
+    Sweep,
+    in_turn,
+    positive,
+    record_of,
+    run_child,
+    scratch_directory,
+)
 
 MB = 1_000_000
 SIZES = (10_000, 100_000)
@@ -90,7 +99,7 @@ def _measure(trials: int, runs: int, scratch: Path | None) -> list[Round]:
         experiment = _make(trials, directory)
         for number in range(runs):
             done = {}
-            for rival in TWO if number % 2 == 0 else TWO[::-1]:
+            for rival in in_turn(TWO, number):
                 done[rival] = _read(rival, experiment, trials, directory)
                 progress.finish(f"{trials:,} trials, run {number + 1}, {RIVALS[rival].title}: done")
             rounds.append(Round({rival: done[rival] for rival in TWO}))
@@ -100,8 +109,8 @@ def _measure(trials: int, runs: int, scratch: Path | None) -> list[Round]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Read experiments of all sizes; 1 if a bar was missed."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks frames", description=__doc__)
-    parser.add_argument("--trials", type=int, nargs="+", default=list(SIZES), help="the sizes")
-    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--trials", type=positive, nargs="+", default=list(SIZES), help="the sizes")
+    parser.add_argument("--runs", type=positive, default=3)
     parser.add_argument("--scratch", type=Path, help="a short path on a local disk")
     parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results")
     arguments = parser.parse_args(argv)
@@ -110,9 +119,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     title = "all results of a finished experiment"
     head = {"benchmark": "frames", "title": title, "machine": describe_machine()}
     print(f"\nframes: {title}")
-    print(", ".join(f"{key} {value}" for key, value in head["machine"].items()), flush=True)
+    print(machine_line(head["machine"]), flush=True)
     legs: list[tuple[str, list[Figure], list[Round]]] = []
-    arguments.results.mkdir(parents=True, exist_ok=True)
     path = arguments.results / "frames.json"
     for trials in arguments.trials:
         rounds = _measure(trials, arguments.runs, arguments.scratch)

@@ -20,16 +20,15 @@ import argparse
 import itertools
 import json
 import statistics
-import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.machine import describe_machine
+from benchmarks.machine import describe_machine, machine_line
+from benchmarks.runs import positive, said_by
 
-ROOT = Path(__file__).resolve().parents[1]
 TIMEOUT_S = 600
 SCHEDULERS = ("fifo", "asha", "hyperband", "pbt", "pbt-synch")
 #: Their trials end as without a gate, whatever else runs at the same time.
@@ -40,16 +39,11 @@ MAX_SLOWDOWN, MAX_AMPLE, MAX_STEPS, MAX_CPU = 1.6, 1.01, 15.0, 0.02
 def child(part: str, **options: Any) -> dict[str, Any]:
     """Run one sweep in a process of its own."""
     with tempfile.TemporaryDirectory(prefix="tmp-") as folder:
-        command = [sys.executable, "-m", "benchmarks.gate_sweep", part, folder, json.dumps(options)]
+        command = ["benchmarks.gate_sweep", part, folder, json.dumps(options)]
         try:
-            done = subprocess.run(
-                command, cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
-            )
-        except subprocess.TimeoutExpired:
-            return {"failed": f"it was not over after {TIMEOUT_S} s"}
-    if done.returncode:
-        return {"failed": done.stderr[-1500:]}
-    found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+            found: dict[str, Any] = said_by(command, TIMEOUT_S)
+        except RuntimeError as error:
+            return {"failed": str(error)}
     return found
 
 
@@ -167,14 +161,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     names = ("toy", "sweeps", "paused", "ample", "stop")
     parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(names))
     parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--runs", type=int, default=10, help="of the toy and of the ample sweep")
+    parser.add_argument("--runs", type=positive, default=10, help="of the toy and the ample sweep")
     parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results")
     arguments = parser.parse_args(argv)
     if unknown := set(arguments.parts) - set(names):
         parser.error(f"no such part: {', '.join(sorted(unknown))}")
     runs = 1 if arguments.quick else arguments.runs
     machine = describe_machine()
-    _say(", ".join(f"{key} {value}" for key, value in machine.items()))
+    _say(machine_line(machine))
     found: dict[str, Any] = {}
     is_kept = True
     for name in arguments.parts or names:

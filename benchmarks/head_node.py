@@ -13,18 +13,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
-import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.machine import describe_machine
+from benchmarks.machine import describe_machine, machine_line
+from benchmarks.runs import positive, said_by
 from ray_tune_memguard.report.line import fit_line
 
-ROOT = Path(__file__).resolve().parents[1]
 SETTINGS: dict[str, dict[str, str]] = {
     "Ray's own": {},
     "as advised": {"RAY_task_events_report_interval_ms": "0"},
@@ -39,15 +36,9 @@ TIMEOUT_S = 600
 
 def run(settings: dict[str, str], trials: int, watched: bool) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="tmp-") as folder:
-        command = [sys.executable, "-m", "benchmarks.head_sweep", folder, str(trials)]
-        command.append("watched" if watched else "plain")
-        environment = {**os.environ, **settings}
-        done = subprocess.run(
-            command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=TIMEOUT_S
-        )
-    if done.returncode:
-        raise SystemExit(done.stderr[-2000:])
-    found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+        how = "watched" if watched else "plain"
+        command = ["benchmarks.head_sweep", folder, str(trials), how]
+        found: dict[str, Any] = said_by(command, TIMEOUT_S, variables=settings)
     return found
 
 
@@ -63,11 +54,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the sweeps and print a row for each."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks head-node", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--trials", type=int, default=800)
+    parser.add_argument("--trials", type=positive, default=800)
     parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results")
     arguments = parser.parse_args(argv)
     machine = describe_machine()
-    print(", ".join(f"{key} {value}" for key, value in machine.items()))
+    print(machine_line(machine))
     rows, missed = [], 0
     for name, settings in SETTINGS.items():
         alone = run(settings, arguments.trials, watched=False)

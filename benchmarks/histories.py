@@ -21,7 +21,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -29,10 +28,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.kill_log import LOG_VARIABLE, read_log, write_line
-from benchmarks.machine import describe_machine
+from benchmarks.machine import describe_machine, machine_line
 from benchmarks.processes import MARK_VARIABLE, end_marked, new_mark
 from benchmarks.report import format_lines
-from benchmarks.runs import ROOT, record_of, write_record
+from benchmarks.runs import ROOT, record_of, scratch_directory, write_record
 
 TRIALS, RESULTS, KILLS = 30_000, 10_000, 50
 RIVALS = {"ray": "Ray alone", "files": "MemGuard, Ray's loggers", "store": "MemGuard, store"}
@@ -278,11 +277,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _report(arguments: argparse.Namespace) -> int:
     machine = describe_machine()
-    print(", ".join(f"{key} {value}" for key, value in machine.items()), flush=True)
+    print(machine_line(machine), flush=True)
     record: dict[str, Any] = {"machine": machine}
     bars: list[tuple[str, bool | None]] = []
-    with tempfile.TemporaryDirectory(prefix="h-", dir=arguments.scratch) as name:
-        scratch = Path(name)
+    with scratch_directory(arguments.scratch) as scratch:
         if arguments.trials:
             record["sweep"] = _sweeps(arguments, scratch, bars)
         if arguments.long:
@@ -292,7 +290,6 @@ def _report(arguments: argparse.Namespace) -> int:
     print()
     for text, kept in bars:
         print(f"{text}: {'not judged' if kept is None else 'pass' if kept else 'MISS'}")
-    arguments.results.mkdir(parents=True, exist_ok=True)
     (arguments.results / "histories.json").write_text(json.dumps(record, indent=1) + "\n")
     return 0 if all(kept is not False for _, kept in bars) else 1
 

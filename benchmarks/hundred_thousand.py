@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from benchmarks.machine import describe_machine
+from benchmarks.machine import describe_machine, machine_line
 from benchmarks.picture import Panel, columns, draw, if_possible
 from benchmarks.record import FINISHED, RSS, Round, Run, samples_path
 from benchmarks.report import format_table, write_results
@@ -39,7 +39,9 @@ from benchmarks.runs import (
     Progress,
     Sweep,
     describe_progress,
+    in_turn,
     last_sample,
+    positive,
     record_of,
     run_child,
     scratch_directory,
@@ -192,8 +194,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks hundred-thousand", description=__doc__
     )
-    parser.add_argument("--trials", type=int, default=TRIALS)
-    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--trials", type=positive, default=TRIALS)
+    parser.add_argument("--runs", type=positive, default=3)
     parser.add_argument("--scratch", type=Path, help="a short path on a local disk")
     parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results")
     arguments = parser.parse_args(argv)
@@ -204,7 +206,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     title = f"{arguments.trials:,} simulated trials, no loggers"
     head = {"benchmark": "hundred-thousand", "title": title, "machine": describe_machine()}
     print(f"\nhundred-thousand: {title}, runs: {arguments.runs}")
-    print(", ".join(f"{key} {value}" for key, value in head["machine"].items()), flush=True)
+    print(machine_line(head["machine"]), flush=True)
     sizes = {RAY: round(arguments.trials * RAYS_SHARE), MEMGUARD: arguments.trials}
     sweeps = {
         rival: Sweep(
@@ -218,10 +220,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     }
     rounds: list[Round] = []
     rows: list[Row] = []
-    arguments.results.mkdir(parents=True, exist_ok=True)
     path = arguments.results / "hundred-thousand.json"
     for number in range(arguments.runs):
-        order = TWO if number % 2 == 0 else TWO[::-1]
+        order = in_turn(TWO, number)
         runs = {}
         for rival in order:
             with scratch_directory(arguments.scratch) as directory:

@@ -9,11 +9,9 @@ from __future__ import annotations
 import json
 import os
 import random
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -34,6 +32,7 @@ from benchmarks.kill_log import (
     read_log,
 )
 from benchmarks.processes import MARK_VARIABLE, end_marked, new_mark
+from benchmarks.runs import scratch_directory
 
 ROOT = Path(__file__).resolve().parent.parent
 #: A trial that finished so long before the kill is to be safe.
@@ -157,11 +156,8 @@ def kill_and_restore(
 
     Never raises for what a driver does: the outcome says it.
     """
-    directory = Path(tempfile.mkdtemp(prefix="tmk-", dir=storage))
-    try:
+    with scratch_directory(storage) as directory:
         return _Run(plan, directory, show).outcome()
-    finally:
-        shutil.rmtree(directory, ignore_errors=True)
 
 
 class _Run:

@@ -20,11 +20,11 @@ from pathlib import Path
 
 from benchmarks.kill_hooks import AIMS, MEMGUARD_ONLY
 from benchmarks.kill_runs import SETTLED_SECONDS, Outcome, Plan, kill_and_restore
-from benchmarks.machine import describe_machine
+from benchmarks.machine import describe_machine, machine_line
 from benchmarks.picture import if_possible, new_picture
 from benchmarks.report import format_lines
 from benchmarks.rivals import RIVALS, TWO
-from benchmarks.runs import Progress
+from benchmarks.runs import Progress, in_turn
 
 NAMES = {"ray": "Ray alone", "memguard": "MemGuard"}
 RESULTS_DIRECTORY = Path(__file__).resolve().parent / "results"
@@ -94,7 +94,7 @@ def make_plans(arguments: argparse.Namespace) -> Iterator[Plan]:
             checkpoint_seconds = arguments.checkpoint_seconds
             if checkpoint_seconds is None and aim:
                 checkpoint_seconds = AIMED_CHECKPOINT_SECONDS
-            for rival in arguments.rivals if turn % 2 == 0 else arguments.rivals[::-1]:
+            for rival in in_turn(arguments.rivals, turn):
                 foreign = rival == "ray" and aim.startswith(MEMGUARD_ONLY)
                 if run < runs[rival] and not foreign:
                     yield Plan(
@@ -242,7 +242,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     machine = describe_machine()
     title = f"a driver killed by SIGKILL and restored, {arguments.trials:,} trials"
     print(f"\n{title}, {arguments.searcher}")
-    print(", ".join(f"{key} {value}" for key, value in machine.items()), flush=True)
+    print(machine_line(machine), flush=True)
     outcomes: list[Outcome] = []
     interrupted = False
     try:
@@ -261,7 +261,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     totals = {rival: total(runs) for rival, runs in by_rival.items()}
     print(f"\n{format_runs(outcomes)}\n\n{_LEGEND}\n\n{format_totals(totals)}", flush=True)
 
-    arguments.results.mkdir(parents=True, exist_ok=True)
     path = arguments.results / f"{_file_name(arguments)}.json"
     record = {
         "benchmark": "kills",

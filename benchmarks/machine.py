@@ -6,6 +6,7 @@ import functools
 import os
 import platform
 import subprocess
+from collections.abc import Mapping
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
@@ -35,6 +36,11 @@ def _commit() -> str:
     except (OSError, subprocess.CalledProcessError):
         return "not in a repository"
     return f"{name}+" if changed else name
+
+
+def machine_line(machine: Mapping[str, str]) -> str:
+    """Return what :func:`describe_machine` has returned, in one line."""
+    return ", ".join(f"{key} {value}" for key, value in machine.items())
 
 
 def describe_machine() -> dict[str, str]:

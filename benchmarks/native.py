@@ -18,7 +18,7 @@ from typing import Any
 import ray
 from ray import tune
 
-from benchmarks.machine import describe_machine
+from benchmarks.machine import describe_machine, machine_line
 from benchmarks.problem import METRIC, MODE, make_trainable, search_space
 from ray_tune_memguard import MemGuard
 from ray_tune_memguard.report.line import fit_line
@@ -52,7 +52,7 @@ def main() -> None:
     """Run the sweep and print the slopes."""
     trials = int(sys.argv[1]) if len(sys.argv) > 1 else 300
     print("native: what stays of fresh actors with MemGuard")
-    print(", ".join(f"{key} {value}" for key, value in describe_machine().items()), flush=True)
+    print(machine_line(describe_machine()), flush=True)
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = "4"
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)

@@ -21,33 +21,36 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.machine import describe_machine
+from benchmarks.machine import describe_machine, machine_line
+from benchmarks.runs import positive, said_by
 
-ROOT = Path(__file__).resolve().parents[1]
 MAX_FAILURES = (0, 1, 3)
 ACTORS = ("fresh", "reuse")
 TIMEOUT_S = 300
 
 
 def ray_of(python: str) -> str:
+    """The version of Ray in an environment.
+
+    Raises:
+        RuntimeError: there is none.
+    """
     command = [python, "-c", "from importlib.metadata import version; print(version('ray'))"]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise RuntimeError(f"{python} has no Ray: {error}") from error
 
 
 def run(python: str, max_failures: int, actors: str, guarded: bool) -> dict[str, Any]:
     """One sweep: whether it survived, and otherwise why not."""
     with tempfile.TemporaryDirectory(prefix="tmp-") as folder:
-        command = [python, "-m", "tests.integration.short_of_memory", folder, str(max_failures)]
-        command += [actors, "guarded" if guarded else "plain"]
+        command = ["tests.integration.short_of_memory", folder, str(max_failures), actors]
+        command.append("guarded" if guarded else "plain")
         try:
-            done = subprocess.run(
-                command, cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
-            )
-        except subprocess.TimeoutExpired:
-            return {"survived": False, "why": f"it was not over after {TIMEOUT_S} s"}
-    if done.returncode:
-        return {"survived": False, "why": done.stderr[-500:]}
-    said = json.loads(done.stdout.strip().splitlines()[-1])
+            said = said_by(command, TIMEOUT_S, python)
+        except RuntimeError as error:
+            return {"survived": False, "why": str(error)[-500:]}
     if "raised" in said:
         return {"survived": False, "why": said["raised"].splitlines()[0][:120]}
     for results in (said["results"], said["restored"]):
@@ -62,12 +65,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks out-of-memory", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--python", nargs="+", default=[sys.executable])
-    parser.add_argument("--sweeps", type=int, default=20, help="with MemGuard, on each Ray")
-    parser.add_argument("--alone", type=int, default=6, help="by Ray alone, on each Ray")
+    parser.add_argument("--sweeps", type=positive, default=20, help="with MemGuard, on each Ray")
+    parser.add_argument("--alone", type=positive, default=6, help="by Ray alone, on each Ray")
     parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results")
     arguments = parser.parse_args(argv)
     machine = describe_machine()
-    print(", ".join(f"{key} {value}" for key, value in machine.items()))
+    print(machine_line(machine))
     rows = []
     for python in arguments.python:
         for guarded, number in ((False, arguments.alone), (True, arguments.sweeps)):

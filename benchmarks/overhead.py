@@ -23,7 +23,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.machine import describe_machine
+from benchmarks.machine import describe_machine, machine_line
 from benchmarks.picture import draw_bars, if_possible
 from benchmarks.record import Round, Run
 from benchmarks.report import format_table, write_results
@@ -38,7 +38,7 @@ from benchmarks.rows import (
     milliseconds,
     plain_bytes,
 )
-from benchmarks.runs import ROOT, record_of, write_record
+from benchmarks.runs import ROOT, positive, record_of, write_record
 
 # Long enough for an experiment checkpoint in mid-sweep, which comes every ten seconds.
 TRIALS = 6000
@@ -298,8 +298,8 @@ def _evaluate(rounds: list[Round]) -> tuple[list[Row], list[Figure]]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run it; 1 if the bar was missed."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks overhead", description=__doc__)
-    parser.add_argument("--trials", type=int, default=TRIALS)
-    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--trials", type=positive, default=TRIALS)
+    parser.add_argument("--runs", type=positive, default=3)
     parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results")
     parser.add_argument("--child", choices=("ray", "memguard", "parts"), help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
@@ -313,7 +313,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     title = f"{arguments.trials:,} simulated trials, no loggers"
     head = {"benchmark": "overhead", "title": title, "machine": describe_machine()}
     print(f"\noverhead: {title}, runs: {arguments.runs}")
-    print(", ".join(f"{key} {value}" for key, value in head["machine"].items()), flush=True)
+    print(machine_line(head["machine"]), flush=True)
     with tempfile.TemporaryDirectory() as directory:
         rounds = [
             _measure(arguments.trials, Path(directory), guarded_first=bool(number % 2))
@@ -321,7 +321,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         ]
     rows, parts = _evaluate(rounds)
     print(format_table(rows, judged=True), flush=True)
-    arguments.results.mkdir(parents=True, exist_ok=True)
     path = arguments.results / "overhead.json"
     write_results(path, head, [(title, rows, rounds)])
     with if_possible():

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.machine import describe_machine
+from benchmarks.machine import describe_machine, machine_line
 from benchmarks.runs import record_of
 
 #: Those of ``plants``, which imports Ray; the parent does not.
@@ -67,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results")
     arguments = parser.parse_args(argv)
     machine = describe_machine()
-    print(", ".join(f"{key} {value}" for key, value in machine.items()))
+    print(machine_line(machine))
     print(f"{'plant':<15}{'planted':>11}  what the report names first, per trial, at trial 500")
     rows = []
     with tempfile.TemporaryDirectory(prefix="tmp-") as directory:

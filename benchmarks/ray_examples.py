@@ -16,11 +16,9 @@ import importlib.util
 import json
 import os
 import re
-import shutil
 import sqlite3
 import subprocess
 import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -29,9 +27,10 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from benchmarks.machine import describe_machine
+from benchmarks.machine import describe_machine, machine_line
 from benchmarks.processes import MARK_VARIABLE, end_marked, new_mark
 from benchmarks.report import format_lines
+from benchmarks.runs import scratch_directory
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS_DIRECTORY = Path(__file__).resolve().parent / "results"
@@ -149,13 +148,12 @@ def obstacle(path: Path, directory: Path) -> str:
 
 def run_example(path: Path, guarded: bool, timeout: float, scratch: Path | None) -> Leg:
     """Run an example in a process and directories of its own."""
-    home = Path(tempfile.mkdtemp(prefix="tmx-", dir=scratch))
     mark = new_mark()
-    try:
-        return _run_in(home, mark, path, guarded, timeout)
-    finally:
-        end_marked(mark)
-        shutil.rmtree(home, ignore_errors=True)
+    with scratch_directory(scratch) as home:
+        try:
+            return _run_in(home, mark, path, guarded, timeout)
+        finally:
+            end_marked(mark)
 
 
 def _environment(home: Path, mark: str, guarded: bool) -> dict[str, str]:
@@ -305,7 +303,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the examples that the command line names."""
     arguments = parse_arguments(argv)
     machine = describe_machine()
-    print(", ".join(f"{key} {value}" for key, value in machine.items()), flush=True)
+    print(machine_line(machine), flush=True)
     directory = examples_directory()
     paths = [
         path
@@ -327,7 +325,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         # What was run so far is worth showing.
         interrupted = True
     print(f"\n{format_table(examples)}")
-    arguments.results.mkdir(parents=True, exist_ok=True)
     record: dict[str, Any] = {
         "benchmark": "ray-examples",
         "title": "Ray's own examples, without and with MemGuard",

@@ -17,13 +17,22 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.machine import describe_machine
+from benchmarks.machine import describe_machine, machine_line
 from benchmarks.picture import draw_bars, if_possible
 from benchmarks.record import Round, Run
 from benchmarks.report import format_table, write_results
 from benchmarks.rivals import MEMGUARD, RAY, RIVALS, TWO
 from benchmarks.rows import Bar, Figure, Row, figure, megabytes, seconds
-from benchmarks.runs import ROOT, Progress, Sweep, record_of, run_child, scratch_directory
+from benchmarks.runs import (
+    ROOT,
+    Progress,
+    Sweep,
+    in_turn,
+    positive,
+    record_of,
+    run_child,
+    scratch_directory,
+)
 
 MB = 1_000_000
 #: An experiment that is begun anew, to compare a resumed one with.
@@ -163,7 +172,7 @@ def _measure(trials: int, runs: int, scratch: Path | None) -> list[Round]:
         places[NEW] = directory / NEW / "sweep"
         for number in range(runs):
             done = {}
-            for rival in TWO if number % 2 == 0 else TWO[::-1]:
+            for rival in in_turn(TWO, number):
                 done[rival] = _take_all(rival, places, trials, directory)
                 progress.finish(f"{trials:,} trials, run {number + 1}, {RIVALS[rival].title}: done")
             rounds.append(Round({rival: done[rival] for rival in TWO}))
@@ -173,8 +182,10 @@ def _measure(trials: int, runs: int, scratch: Path | None) -> list[Round]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run all steps at all sizes; 1 if a bar was missed."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks restore", description=__doc__)
-    parser.add_argument("--trials", type=int, nargs="+", default=[1_000, 10_000], help="the sizes")
-    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument(
+        "--trials", type=positive, nargs="+", default=[1_000, 10_000], help="the sizes"
+    )
+    parser.add_argument("--runs", type=positive, default=3)
     parser.add_argument("--scratch", type=Path, help="a short path on a local disk")
     parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results")
     arguments = parser.parse_args(argv)
@@ -183,7 +194,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     title = "opening and resuming a finished experiment"
     head = {"benchmark": "restore", "title": title, "machine": describe_machine()}
     print(f"\nrestore: {title}")
-    print(", ".join(f"{key} {value}" for key, value in head["machine"].items()), flush=True)
+    print(machine_line(head["machine"]), flush=True)
     legs: list[tuple[str, list[Row], list[Round]]] = []
     panels: list[tuple[str, list[Figure]]] = []
     for trials in arguments.trials:
@@ -193,7 +204,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"\n{name}, runs: {arguments.runs}\n{format_table(rows, judged=True)}", flush=True)
         legs.append((name, rows, rounds))
         panels.append((name, drawn))
-    arguments.results.mkdir(parents=True, exist_ok=True)
     path = arguments.results / "restore.json"
     write_results(path, head, legs)
     with if_possible():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import re
@@ -10,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,6 +63,22 @@ class Sweep:
 
 class ChildFailed(RuntimeError):
     """A sweep's process ended with an error; the message has the end of its log."""
+
+
+def positive(text: str) -> int:
+    """Read a number of an option that must be at least 1."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, not {value}")
+    return value
+
+
+def in_turn(rivals: Sequence[str], number: int) -> Sequence[str]:
+    """Return the order of the rivals in a round: in every other one they go backwards.
+
+    So a machine that gets slower or faster favours none.
+    """
+    return rivals if number % 2 == 0 else rivals[::-1]
 
 
 class Progress:
@@ -137,6 +154,8 @@ def run_child(module: str, arguments: list[str], log: Path, on_poll: Any) -> Non
 @contextmanager
 def scratch_directory(parent: Path | None) -> Iterator[Path]:
     """Make a directory with a short name (Ray's sockets go there), and delete it afterwards."""
+    if parent is not None:
+        parent.mkdir(parents=True, exist_ok=True)
     path = Path(tempfile.mkdtemp(prefix="tmg-", dir=parent))
     try:
         yield path
@@ -202,13 +221,12 @@ def run_rounds(
 ) -> list[Round]:
     """Run the sweep ``runs`` times with each rival.
 
-    They go in order and then in the opposite order, so that a machine that gets slower or faster
-    favours none. All of a round have the same seed, so that their results can be compared.
+    All of a round have the same seed, so that their results can be compared.
     """
     rounds = []
     for index in range(runs):
         done: dict[str, Run] = {}
-        for rival in rivals if index % 2 == 0 else rivals[::-1]:
+        for rival in in_turn(rivals, index):
             title = f"{name}, run {index + 1} of {runs}, {RIVALS[rival].title}"
             done[rival] = _run_one(sweep, rival, index, scratch, reopen, title)
         rounds.append(Round({rival: done[rival] for rival in rivals}))
@@ -241,3 +259,40 @@ def record_of(command: Sequence[str], directory: Path) -> dict[str, Any]:
 def write_record(record: dict[str, Any]) -> None:
     """In such a process: write what it found."""
     Path(os.environ[RECORD_VARIABLE]).write_text(json.dumps(record))
+
+
+def said_by(
+    command: Sequence[str],
+    timeout: float,
+    python: str = sys.executable,
+    variables: Mapping[str, str] | None = None,
+) -> Any:
+    """Run ``python -m command`` in a fresh process; what it printed last, JSON.
+
+    Args:
+        command: the module and its arguments.
+        timeout: seconds that it may take.
+        python: the interpreter, for an environment with another Ray.
+        variables: of its environment, beside our own.
+
+    Raises:
+        RuntimeError: it failed, took longer, or said nothing; with the end of its errors.
+    """
+    try:
+        done = subprocess.run(
+            [python, "-m", *command],
+            cwd=ROOT,
+            env={**os.environ, **(variables or {})},
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise RuntimeError(f"{command[0]} was not over after {timeout:.0f} s") from error
+    try:
+        if done.returncode == 0:
+            return json.loads(done.stdout.strip().splitlines()[-1])
+    except (IndexError, ValueError):
+        pass  # It was killed, or has ended early.
+    raise RuntimeError(f"{command[0]} ended with {done.returncode}: {done.stderr[-1500:]}")

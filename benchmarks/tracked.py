@@ -17,7 +17,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.machine import describe_machine
+from benchmarks.machine import describe_machine, machine_line
 from benchmarks.runs import record_of, write_record
 
 TRIALS = {"alone": 1000, "guarded": 4000}
@@ -78,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sweep(kind, int(trials))
         return 0
     machine = describe_machine()
-    print(", ".join(f"{key} {value}" for key, value in machine.items()))
+    print(machine_line(machine))
     with tempfile.TemporaryDirectory(prefix="tmp-") as directory:
         records = {
             kind: record_of(["benchmarks.tracked", "--run", kind, str(trials)], Path(directory))

@@ -24,9 +24,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.machine import describe_machine
+from benchmarks.machine import describe_machine, machine_line
+from benchmarks.runs import ROOT, said_by
 
-ROOT = Path(__file__).resolve().parents[1]
+TIMEOUT_S = 600
 MIB = 2**20
 TRIALS = 64
 # Bars of the issue.
@@ -154,15 +155,8 @@ def peaks_of_a_sweep() -> list[dict[str, Any]]:
 
 def two_nodes() -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="tmp-") as folder:
-        done = subprocess.run(
-            [sys.executable, "-m", "tests.integration.two_nodes", "trials", folder],
-            cwd=ROOT,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-    said: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+        command = ["tests.integration.two_nodes", "trials", folder]
+        said: dict[str, Any] = said_by(command, TIMEOUT_S, variables={"PYTHONPATH": str(ROOT)})
     return said
 
 
@@ -178,7 +172,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results")
     arguments = parser.parse_args(argv)
     machine = describe_machine()
-    print(", ".join(f"{key} {value}" for key, value in machine.items()))
+    print(machine_line(machine))
     met = []
 
     def say(text: str, is_met: bool) -> None:

@@ -18,14 +18,14 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from benchmarks.machine import describe_machine
+from benchmarks.machine import describe_machine, machine_line
 from benchmarks.picture import Panel, draw, if_possible
 from benchmarks.record import Round, Run
 from benchmarks.report import format_table, write_results
 from benchmarks.rivals import MEMGUARD, RAY, RIVALS, TWO
 from benchmarks.rows import Bar, Figure, figure, megabytes, plain_bytes
 from benchmarks.rows import factor as ratio
-from benchmarks.runs import ROOT, Progress, record_of, scratch_directory
+from benchmarks.runs import ROOT, Progress, in_turn, positive, record_of, scratch_directory
 
 TRIALS = 20_000
 RAYS_SHARE = 0.25
@@ -106,9 +106,9 @@ def _evaluate(rounds: list[Round]) -> list[Figure]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run it; 1 if the bar was missed."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks uploads", description=__doc__)
-    parser.add_argument("--trials", type=int, default=TRIALS)
+    parser.add_argument("--trials", type=positive, default=TRIALS)
     parser.add_argument("--every-s", type=float, default=1.0, help="seconds between checkpoints")
-    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--runs", type=positive, default=3)
     parser.add_argument("--scratch", type=Path, help="a short path on a local disk")
     parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results")
     arguments = parser.parse_args(argv)
@@ -117,13 +117,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     title = f"{arguments.trials:,} simulated trials on a local S3 server"
     head = {"benchmark": "uploads", "title": title, "machine": describe_machine()}
     print(f"\nuploads: {title}, runs: {arguments.runs}")
-    print(", ".join(f"{key} {value}" for key, value in head["machine"].items()), flush=True)
+    print(machine_line(head["machine"]), flush=True)
     sizes = {RAY: round(arguments.trials * RAYS_SHARE), MEMGUARD: arguments.trials}
     rounds = []
     progress = Progress()
     for number in range(arguments.runs):
         runs = {}
-        for rival in TWO if number % 2 == 0 else TWO[::-1]:
+        for rival in in_turn(TWO, number):
             with scratch_directory(arguments.scratch) as directory:
                 runs[rival] = _measure(rival, sizes[rival], arguments.every_s, directory)
             title_of_run = f"{sizes[rival]:,} trials, run {number + 1}, {RIVALS[rival].title}"
@@ -132,7 +132,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     rows = _evaluate(rounds)
     judged = arguments.trials == TRIALS
     print(format_table(rows, judged), flush=True)
-    arguments.results.mkdir(parents=True, exist_ok=True)
     path = arguments.results / "uploads.json"
     write_results(path, head, [(title, list(rows), rounds)])
     panel = Panel(

@@ -9,11 +9,13 @@ import pytest
 
 from benchmarks import __main__ as command
 from benchmarks import overhead, restore
+from benchmarks.out_of_memory import ray_of
 from benchmarks.picture import draw_bars
 from benchmarks.record import Round, Run
 from benchmarks.report import format_table, write_results
 from benchmarks.rivals import MEMGUARD, RAY, RIVALS
 from benchmarks.rows import Bar, Row, figure, memguards, plain_bytes, same_results
+from benchmarks.runs import said_by
 from benchmarks.suite import BENCHMARKS
 
 
@@ -194,3 +196,45 @@ def test_an_interrupt_ends_all_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(command, "_run_benchmark", interrupted)
     assert command.main(["all"]) == 130
     assert len(begun) == 1
+
+
+@pytest.mark.parametrize(
+    ("program", "timeout", "said"),
+    [
+        ("raise ValueError('planned')", 60, "ValueError: planned"),
+        ("import os; os._exit(0)", 60, "ended with 0"),
+        ("print('no JSON')", 60, "ended with 0"),
+        ("import time; time.sleep(600)", 1, "was not over after 1 s"),
+    ],
+)
+def test_a_process_that_fails_ends_its_benchmark_and_not_all(
+    program: str,
+    timeout: float,
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "failing_child.py").write_text(program)
+    variables = {"PYTHONPATH": str(tmp_path)}
+
+    def failing(options: list[str]) -> int:
+        said_by(["failing_child"], timeout, variables=variables)
+        return 0
+
+    monkeypatch.setitem(command.COMMANDS, "gate", failing)
+    results = tmp_path / "new" / "results"
+    assert command.main(["gate", f"--results={results}"]) == 2
+    assert said in capsys.readouterr().err
+    assert results.is_dir()
+
+
+def test_what_a_process_says_last_counts(tmp_path: Path) -> None:
+    (tmp_path / "talking_child.py").write_text("print('begin'); print('[1, 2]')")
+    variables = {"PYTHONPATH": str(tmp_path)}
+    assert said_by(["talking_child"], 60, variables=variables) == [1, 2]
+
+
+def test_an_environment_without_ray_is_one_error(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="has no Ray"):
+        ray_of(str(tmp_path / "python"))
