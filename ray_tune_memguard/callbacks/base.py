@@ -60,6 +60,17 @@ class GuardCallback(Callback):
     def begin(self) -> None:
         """Create the state of a run. An error here disables the callback."""
 
+    def claim(self, job: str) -> bool:
+        """Claim a job of the run. If another callback has it, this one is disabled and says so."""
+        if self.run.claim(job, self):
+            return True
+        self.active = False
+        self.notices.remark(
+            "second",
+            f"Another {type(self).__name__} is already active; this instance is disabled.",
+        )
+        return False
+
     def begin_safely(self) -> None:
         _BEGIN(self)
 

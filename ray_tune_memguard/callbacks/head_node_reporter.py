@@ -108,11 +108,7 @@ class HeadNodeReporter(CountingCallback):
         now = time.monotonic()
         records = RunRecords(self.run, KIND, "HeadNodeReporter", self.notices)
         self._state = _HeadState(records, began=now, looked_at=now)
-        if not self.run.claim("head node", self):
-            self.active = False
-            self.notices.remark(
-                "second", "Another HeadNodeReporter is already active; this instance is disabled."
-            )
+        self.claim("head node")
 
     def processes(self) -> list[ProcessGrowth]:
         """The processes at the last look, the one that grows most first.

@@ -132,11 +132,7 @@ class LaunchGate(GuardCallback):
         self._state = None
         if not self.launch_gate:
             return
-        if not self.run.claim("launch gate", self):
-            self.active = False
-            self.notices.remark(
-                "second", "Another LaunchGate is already active; this instance is disabled."
-            )
+        if not self.claim("launch gate"):
             return
         parts = self.run.memory_of_nodes(self)
         if parts is None:

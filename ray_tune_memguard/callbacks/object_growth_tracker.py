@@ -147,12 +147,7 @@ class ObjectGrowthTracker(CountingCallback):
             _WARM_UP_INTERVALS * self.sample_every_trials,
         )
         self._state = _TrackerState(last_trials=warm_up)
-        if not self.run.claim("growth", self):
-            self.active = False
-            self.notices.remark(
-                "second",
-                "Another ObjectGrowthTracker is already active; this instance is disabled.",
-            )
+        self.claim("growth")
 
     # Called by the user.
 

@@ -80,11 +80,7 @@ class RssReporter(CountingCallback):
     def begin(self) -> None:
         super().begin()
         self._state = _ReporterState()
-        if not self.run.claim("RSS reports", self):
-            self.active = False
-            self.notices.remark(
-                "second", "Another RssReporter is already active; this instance is disabled."
-            )
+        self.claim("RSS reports")
 
     def on_first_step(self) -> None:
         if self._state is not None:

@@ -60,23 +60,13 @@ class TrialDeathReporter(GuardCallback):
         if not self.report_deaths:
             self.active = False
             return
-        if not self.run.claim("death reports", self):
-            self.active = False
-            self.notices.remark(
-                "second",
-                "Another TrialDeathReporter is already active; this instance is disabled.",
-            )
+        if not self.claim("death reports"):
             return
         name = type(self).__name__
         self._records = RunRecords(self.run, "deaths", name, self.notices)
         self._driver_records = RunRecords(self.run, driver_record.KIND, name, self.notices)
         self._watch = KernelWatch()
         self.run.observe_failures(self)
-
-    @property
-    def is_waiting(self) -> bool:
-        """Whether a verdict waits for what another node says."""
-        return bool(self._waiting)
 
     @guarded
     def on_step_begin(self, iteration: int, trials: list[Trial], **info: object) -> None:

@@ -112,11 +112,7 @@ class TrialMemoryReporter(GuardCallback):
         ):
             self.active = False
             return
-        if not run.claim("trial memory", self):
-            self.active = False
-            self.notices.remark(
-                "second", "Another TrialMemoryReporter is already active; this one is disabled."
-            )
+        if not self.claim("trial memory"):
             return
         self._state = _State(
             run.trial_memory(),

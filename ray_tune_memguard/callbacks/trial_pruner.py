@@ -105,11 +105,7 @@ class TrialPruner(GuardCallback):
 
     def begin(self) -> None:
         self._state = _PrunerState()
-        if not self.run.claim(SPILLING, self):
-            self.active = False
-            self.notices.remark(
-                "second", "Another TrialPruner is already active; this instance is disabled."
-            )
+        if not self.claim(SPILLING):
             return
         missing = self.run.warning()
         if missing is not None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -70,6 +71,27 @@ def location(path: str) -> str:
         CommandError: it is a local path without an experiment.
     """
     return path if "://" in path else str(local_experiment(path))
+
+
+@contextlib.contextmanager
+def failures_of(path: str, done: str) -> Iterator[None]:
+    """End the command with a sentence if an experiment cannot be read.
+
+    Args:
+        path: the experiment, as the user has named it.
+        done: what is done with it (``exported``).
+
+    Raises:
+        CommandError: in place of the error.
+    """
+    from ray_tune_memguard.store.errors import StoreError
+
+    try:
+        yield
+    except (OSError, RuntimeError, ValueError, sqlite3.Error, StoreError) as error:
+        # What is there is no experiment.
+        code = ExitCode.NOT_FOUND if isinstance(error, ValueError) else ExitCode.FAILED
+        raise CommandError(f"{path} cannot be {done}: {error}", code) from error
 
 
 def newest_in(directory: Path) -> Path | None:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import sqlite3
 from typing import Literal
 
 import click
 
 from ray_tune_memguard.cli import output
-from ray_tune_memguard.cli.exit_codes import CommandError, ExitCode
-from ray_tune_memguard.cli.experiments import location, path_argument
+from ray_tune_memguard.cli.experiments import failures_of, location, path_argument
 
 
 @click.command()
@@ -52,12 +50,8 @@ def export(
     """
     from ray_tune_memguard.exporting import export_results
 
-    try:
+    with failures_of(path, "exported"):
         written = export_results(location(path), to, destination=destination)
-    except ValueError as error:
-        raise CommandError(str(error), ExitCode.NOT_FOUND) from error
-    except (OSError, RuntimeError, sqlite3.Error) as error:
-        raise CommandError(f"{path} cannot be exported: {error}") from error
     if as_json:
         output.show_json({"format": to, "path": written})
     else:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import sqlite3
-
 import click
 
 from ray_tune_memguard.cli import output
-from ray_tune_memguard.cli.exit_codes import CommandError, ExitCode
-from ray_tune_memguard.cli.experiments import location, path_argument
+from ray_tune_memguard.cli.experiments import failures_of, location, path_argument
 
 
 @click.command("import")
@@ -31,15 +28,9 @@ def import_(path: str, as_json: bool) -> None:
     The exit code is 1 if the run is not over, or the store cannot be written.
     """
     from ray_tune_memguard.adapter import handle
-    from ray_tune_memguard.store.errors import StoreError
 
-    place = location(path)
-    try:
-        built = handle.import_experiment(place, None)
-    except (OSError, RuntimeError, sqlite3.Error, StoreError) as error:
-        raise CommandError(f"{path} cannot be imported: {error}") from error
-    except ValueError as error:
-        raise CommandError(f"{path} cannot be imported: {error}", ExitCode.NOT_FOUND) from error
+    with failures_of(path, "imported"):
+        built = handle.import_experiment(location(path), None)
     if as_json:
         output.show_json(built)
         return

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sqlite3
 from typing import TYPE_CHECKING
 
 import click
 
 from ray_tune_memguard.cli import output
-from ray_tune_memguard.cli.exit_codes import CommandError, ExitCode
-from ray_tune_memguard.cli.experiments import location, path_argument
+from ray_tune_memguard.cli.exit_codes import ExitCode
+from ray_tune_memguard.cli.experiments import failures_of, location, path_argument
 from ray_tune_memguard.cli.texts import one_line
 
 if TYPE_CHECKING:
@@ -47,12 +46,8 @@ def verify(context: click.Context, path: str, errored: str, as_json: bool) -> No
     """
     from ray_tune_memguard.adapter import handle
 
-    try:
+    with failures_of(path, "examined"):
         found = handle.examine(location(path), None, errored=errored)
-    except ValueError as error:
-        raise CommandError(str(error), ExitCode.NOT_FOUND) from error
-    except (OSError, RuntimeError, sqlite3.Error) as error:
-        raise CommandError(f"{path} cannot be examined: {error}") from error
     if as_json:
         output.show_json(_as_dict(found))
     else:

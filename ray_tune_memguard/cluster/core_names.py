@@ -34,7 +34,7 @@ NAMES: tuple[PrivateName, ...] = (
     *rows_of("ray._private.state", _BOTH, "state"),
     *rows_of(_STATE, _BOTH, "_connect_and_get_accessor()", older="_check_connected"),
     *rows_of(_ACCESSOR, _BOTH, "get_actor_info"),
-    *rows_of(_ACCESSOR, CLUSTER_STATE, "get_worker_info", "get_worker_table"),
+    *rows_of(_ACCESSOR, CLUSTER_STATE, "get_worker_info"),
     *rows_of(_ACCESSOR, CLUSTER_STATE, "get_node_table", "get_system_config"),
     *rows_of(_MESSAGES, _BOTH, "ActorTableData"),
     *rows_of(_MESSAGES, CLUSTER_STATE, "WorkerTableData"),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import socket
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -36,7 +36,6 @@ class ActorInfo:
         death_reason: for a dead actor ``WORKER_DIED``, ``OWNER_DIED``, ``NODE_DIED``,
             ``RAY_KILL``, ``OUT_OF_SCOPE``, ``REF_DELETED``, ``OUT_OF_MEMORY``, ``UNSPECIFIED``, or
             what else Ray names; empty for a living one.
-        death_message: what Ray says about the death.
     """
 
     actor_id: str
@@ -45,7 +44,6 @@ class ActorInfo:
     worker_id: str
     state: str
     death_reason: str = ""
-    death_message: str = ""
 
 
 @dataclass(frozen=True)
@@ -60,8 +58,6 @@ class WorkerInfo:
         exit_type: for a dead worker ``SYSTEM_ERROR``, ``INTENDED_SYSTEM_EXIT``, ``USER_ERROR``,
             ``INTENDED_USER_EXIT`` or ``NODE_OUT_OF_MEMORY``; empty for a living one.
         exit_detail: what Ray says about the exit.
-        start_time: when it started, in seconds since the epoch; None if Ray does not know.
-        end_time: when it ended, in seconds since the epoch; None for a living one.
     """
 
     worker_id: str
@@ -70,8 +66,6 @@ class WorkerInfo:
     is_alive: bool
     exit_type: str
     exit_detail: str
-    start_time: float | None
-    end_time: float | None
 
 
 @dataclass(frozen=True)
@@ -82,20 +76,16 @@ class NodeInfo:
         node_id: its id.
         is_alive: whether Ray counts it as alive.
         address: its IP address.
-        hostname: the name of the machine.
         port: the port of its raylet.
         resources: total amounts by name (``memory`` and ``object_store_memory`` in bytes).
-        labels: its labels.
         death_message: why Ray counts it as dead; empty for a living one.
     """
 
     node_id: str
     is_alive: bool
     address: str
-    hostname: str
     port: int
     resources: dict[str, float]
-    labels: dict[str, str]
     death_message: str = ""
 
 
@@ -184,17 +174,6 @@ def worker_info(worker_id: str) -> WorkerInfo | None:
         return None if raw is None else _worker(_messages().WorkerTableData.FromString(raw))
 
 
-def workers() -> list[WorkerInfo]:
-    """All workers that the control service knows, alive and dead, in any order.
-
-    Raises:
-        ClusterStateError: the control service cannot be asked.
-    """
-    with _failures_named("the workers"):
-        table = _accessor().get_worker_table()
-        return [_worker(_messages().WorkerTableData.FromString(raw)) for raw in table]
-
-
 def nodes() -> list[NodeInfo]:
     """All nodes that the control service knows, alive and dead.
 
@@ -266,30 +245,27 @@ def _failures_named(what: str) -> Iterator[None]:
 
 
 def _actor(row: Any) -> ActorInfo:
-    reason, message = _death(row.death_cause)
     return ActorInfo(
         actor_id=row.actor_id.hex(),
         pid=row.pid,
         node_id=row.address.node_id.hex() or row.node_id.hex(),
         worker_id=row.address.worker_id.hex(),
         state=type(row).ActorState.Name(row.state),
-        death_reason=reason,
-        death_message=message,
+        death_reason=_death_reason(row.death_cause),
     )
 
 
-def _death(cause: Any) -> tuple[str, str]:
-    """Reason and message of an actor's death cause; empty if there is none."""
+def _death_reason(cause: Any) -> str:
+    """The reason of an actor's death cause; empty if there is none."""
     kind = cause.WhichOneof("context")
     if kind is None:
-        return "", ""
-    context = getattr(cause, kind)
-    message = str(getattr(context, "error_message", ""))
+        return ""
     if kind == "oom_context":
-        return "OUT_OF_MEMORY", message
+        return "OUT_OF_MEMORY"
     if kind == "actor_died_error_context":
-        return type(context).Reason.Name(context.reason), message
-    return kind.upper().removesuffix("_CONTEXT"), message
+        context = cause.actor_died_error_context
+        return str(type(context).Reason.Name(context.reason))
+    return str(kind.upper().removesuffix("_CONTEXT"))
 
 
 def _worker(row: Any) -> WorkerInfo:
@@ -300,8 +276,6 @@ def _worker(row: Any) -> WorkerInfo:
         is_alive=row.is_alive,
         exit_type="" if row.is_alive else _common_messages().WorkerExitType.Name(row.exit_type),
         exit_detail=row.exit_detail,
-        start_time=row.start_time_ms / 1000 or None,
-        end_time=row.end_time_ms / 1000 or None,
     )
 
 
@@ -310,13 +284,7 @@ def _node(row: dict[str, Any]) -> NodeInfo:
         node_id=row["NodeID"],
         is_alive=row["Alive"],
         address=row["NodeManagerAddress"],
-        hostname=row["NodeManagerHostname"],
         port=row["NodeManagerPort"],
         resources=dict(row["Resources"]),
-        labels=_plain(row.get("Labels", {}).items()),
         death_message=row.get("DeathReasonMessage", ""),
     )
-
-
-def _plain(pairs: Iterable[tuple[object, object]]) -> dict[str, str]:
-    return {str(key): str(value) for key, value in pairs}

@@ -51,11 +51,6 @@ class Setting:
     says: str
     since: Version = OLDEST_KNOWN
 
-    @property
-    def variable(self) -> str:
-        """The environment variable."""
-        return ENVIRONMENT_PREFIX + self.name
-
     def parse(self, text: str) -> Value | None:
         """The value of an environment variable; None if it is not one."""
         if isinstance(self.default, bool):

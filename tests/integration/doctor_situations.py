@@ -13,8 +13,9 @@ import time
 from typing import Any
 
 import ray
+from ray._private.state import workers
 
-from ray_tune_memguard.cluster import gcs, settings
+from ray_tune_memguard.cluster import settings
 
 MIB = 2**20
 CLUSTER: dict[str, Any] = {
@@ -58,7 +59,7 @@ def doctor(*arguments: str) -> tuple[int, str]:
 
 
 def idle() -> int:
-    return sum(worker.is_alive for worker in gcs.workers()) - 1  # One is this driver.
+    return len(workers())
 
 
 def main() -> None:

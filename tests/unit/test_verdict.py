@@ -33,7 +33,7 @@ def actor(reason: str) -> ActorInfo:
 
 
 def worker(detail: str, exit_type: str = "SYSTEM_ERROR") -> WorkerInfo:
-    return WorkerInfo("w", PID, "node", False, exit_type, detail, 1.0, 2.0)
+    return WorkerInfo("w", PID, "node", False, exit_type, detail)
 
 
 def gone(kernel: KernelEvidence | None, tail: str | None = "", **more: object) -> DeathFacts:
@@ -53,7 +53,7 @@ def kill(pid: int = PID, rss: int = GIB, **more: object) -> OomKill:
     return OomKill(10.0, pid, "ray::ImplicitFu", rss, **more)  # type: ignore[arg-type]
 
 
-DEAD_NODE = NodeInfo("node", False, "192.0.2.3", "b", 1, {}, {}, "health check failed")
+DEAD_NODE = NodeInfo("node", False, "192.0.2.3", 1, {}, "health check failed")
 
 TABLE: dict[str, tuple[DeathFacts, tuple[str, str, str] | None]] = {
     "exit type of the monitor": (

@@ -90,7 +90,6 @@ class Investigation:
         self._user = user
         self._place = Place.of_driver()
         self._dead: deque[tuple[int, str, str]] = deque(maxlen=MAX_DEAD)
-        self._uses_probes = False
 
     def investigate(
         self, trial: Trial, exception: Exception, actor_id: str | None
@@ -136,10 +135,7 @@ class Investigation:
 
     def end(self) -> None:
         """Give back the probes of other nodes."""
-        if self._uses_probes:
-            probes = self._run.node_probes(self._user)
-            if probes is not None:
-                probes.give_back(self._user)
+        self._run.release_nodes(self._user)
 
     def _ask_node(self, inquiry: Inquiry) -> None:
         actor, worker, node = inquiry.facts.actor, inquiry.facts.worker, inquiry.facts.node
@@ -148,7 +144,6 @@ class Investigation:
         probes = self._run.node_probes(self._user)
         if probes is None:
             return
-        self._uses_probes = True
         inquiry.answer = probes.ask(
             node.node_id,
             evidence.of_this_node,
