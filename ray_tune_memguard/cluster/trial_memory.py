@@ -459,6 +459,7 @@ class TrialMemories:
                 tracked.is_exact = False
             else:
                 tracked.key = reading.root.key
+                # Ray gives an actor no worker that has run tasks, so a new one's peak is its own.
                 tracked.peaks.begin(reading, is_fresh=not tracked.is_reused)
                 # Where it could not be reset, it hides what is lower than earlier trials' peaks.
                 hidden = reading.root.highest_rss - reading.root.rss
