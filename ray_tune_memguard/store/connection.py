@@ -98,6 +98,16 @@ def connect_to_read(path: Path) -> tuple[sqlite3.Connection, bool]:
         if is_locked(error) or is_damage(error):
             raise
     # No run writes the file, and SQLite cannot read it without write access: it has a log.
+    return connect_to_copy(path), True
+
+
+def connect_to_copy(path: Path) -> sqlite3.Connection:
+    """A connection that reads a copy of a file and its log, as of this moment.
+
+    Raises:
+        OSError: the file cannot be copied.
+        sqlite3.DatabaseError: it is damaged, or a run has changed it while it was copied.
+    """
     copy = files.copy_privately(path)
     try:
         connection = connect(copy)
@@ -108,10 +118,10 @@ def connect_to_read(path: Path) -> tuple[sqlite3.Connection, bool]:
         except BaseException:
             connection.close()
             raise
+        return connection
     finally:
         # The copy stays readable while it is open, and leaves nothing behind.
         shutil.rmtree(copy.parent, ignore_errors=True)
-    return connection, True
 
 
 def _allow_reading_only(connection: sqlite3.Connection) -> None:

@@ -22,7 +22,6 @@ begun anew with it, and files are exported in the same pieces.
 from __future__ import annotations
 
 import os
-import shutil
 import sqlite3
 import threading
 import weakref
@@ -38,13 +37,12 @@ from ray_tune_memguard.store import files, result_columns
 from ray_tune_memguard.store.errors import (
     EmptyStoreError,
     StoreError,
-    UnsupportedVersionError,
     damage_as_store_error,
     raise_if_unread,
 )
 from ray_tune_memguard.store.result_values import Result
-from ray_tune_memguard.store.rows import Compressors
-from ray_tune_memguard.store.schema import pragma
+from ray_tune_memguard.store.rows import Compressors, transaction
+from ray_tune_memguard.store.schema import Schema, is_empty, pragma
 
 #: "RTMH", see ``schema.APPLICATION_ID``.
 APPLICATION_ID = 0x52544D48
@@ -81,6 +79,8 @@ CREATE TABLE start (
     PRIMARY KEY (trial_id, number)
 ) WITHOUT ROWID;
 """
+
+_SCHEMA = Schema("a file of histories", APPLICATION_ID, HISTORY_VERSION, _TABLES)
 
 
 @dataclass(frozen=True)
@@ -138,15 +138,14 @@ class HistoryStore:
             StoreError: it is damaged, or of another version.
         """
         path.parent.mkdir(parents=True, exist_ok=True)
-        is_new = not path.exists() or not path.stat().st_size
         connection = connections.connect(path, mode="rwc")
         try:
             with damage_as_store_error():
                 connections.prepare_to_write(connection)
-                if is_new or connection.execute("SELECT 1 FROM sqlite_master").fetchone() is None:
-                    _create_tables(connection)
+                if is_empty(connection):
+                    _SCHEMA.create(connection)
                 else:
-                    _check_kind(connection)
+                    _SCHEMA.check(connection)
                     if not files.has_valid_seal(path):
                         _check_pages(connection)
                 # What is written from now on does not fit the seal.
@@ -169,12 +168,7 @@ class HistoryStore:
             raise EmptyStoreError("it is empty")
         with damage_as_store_error():
             connection, _ = connections.connect_to_read(path)
-            try:
-                _check_kind(connection)
-                return cls(path, connection)
-            except BaseException:
-                connection.close()
-                raise
+            return cls._checked(path, connection)
 
     @classmethod
     def open_copy(cls, path: Path) -> HistoryStore:
@@ -187,14 +181,26 @@ class HistoryStore:
         """
         for _ in range(_MAX_COPIES):
             before = _state_of(path)
-            copy = files.copy_privately(path)
             try:
+                with damage_as_store_error():
+                    store = cls._checked(path, connections.connect_to_copy(path))
+            except (sqlite3.Error, StoreError):
                 if _state_of(path) == before:
-                    return cls.open(copy)
-            finally:
-                # The copy stays readable while it is open.
-                shutil.rmtree(copy.parent, ignore_errors=True)
+                    raise
+                continue
+            if _state_of(path) == before:
+                return store
+            store.close()
         raise sqlite3.OperationalError("database is locked")
+
+    @classmethod
+    def _checked(cls, path: Path, connection: sqlite3.Connection) -> HistoryStore:
+        try:
+            _SCHEMA.check(connection)
+            return cls(path, connection)
+        except BaseException:
+            connection.close()
+            raise
 
     # Writing.
 
@@ -293,18 +299,8 @@ class HistoryStore:
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
-        with self._lock:
-            mark = self._compressors.mark()
-            self._connection.execute("BEGIN IMMEDIATE")
-            try:
-                yield
-                self._connection.execute("COMMIT")
-            except BaseException:
-                # SQLite may have rolled back by itself (a full disk does that).
-                if self._connection.in_transaction:
-                    self._connection.execute("ROLLBACK")
-                self._compressors.rewind(mark)
-                raise
+        with self._lock, transaction(self._connection, self._compressors):
+            yield
 
     def _tail(self, trial_id: str) -> _Tail:
         known = self._tails.get(trial_id)
@@ -437,25 +433,6 @@ def _copy_intact(source: HistoryStore, target: HistoryStore) -> None:
         with suppress(StoreError), damage_as_store_error():
             starts = source._connection.execute("SELECT * FROM start").fetchall()
             target._connection.executemany("INSERT OR IGNORE INTO start VALUES (?, ?)", starts)
-
-
-def _create_tables(connection: sqlite3.Connection) -> None:
-    connection.executescript(
-        f"BEGIN IMMEDIATE; PRAGMA application_id={APPLICATION_ID}; "
-        f"PRAGMA user_version={HISTORY_VERSION}; {_TABLES} COMMIT;"
-    )
-
-
-def _check_kind(connection: sqlite3.Connection) -> None:
-    if connection.execute("SELECT 1 FROM sqlite_master").fetchone() is None:
-        raise EmptyStoreError("it is empty")
-    if pragma(connection, "application_id") != APPLICATION_ID:
-        raise StoreError("it holds no histories, or its first bytes are damaged")
-    version = int(pragma(connection, "user_version") or 0)
-    if version != HISTORY_VERSION:
-        raise UnsupportedVersionError(
-            f"its schema version is {version}; this package reads version {HISTORY_VERSION}"
-        )
 
 
 def _check_pages(connection: sqlite3.Connection) -> None:

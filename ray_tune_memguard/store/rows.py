@@ -9,7 +9,8 @@ from __future__ import annotations
 import sqlite3
 import time
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -106,13 +107,21 @@ class Compressors:
         """
         return self._by_kind[kind].unpack(packed)
 
-    def mark(self) -> Mapping[str, DictionaryCompressor]:
-        """The present dictionaries, for :meth:`rewind`."""
-        return dict(self._by_kind)
 
-    def rewind(self, mark: Mapping[str, DictionaryCompressor]) -> None:
-        """Drop the dictionaries of a transaction that was rolled back."""
-        self._by_kind = dict(mark)
+@contextmanager
+def transaction(connection: sqlite3.Connection, compressors: Compressors) -> Iterator[None]:
+    """Commit what is written inside the block together, or nothing, also of the dictionaries."""
+    known = dict(compressors._by_kind)
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        # SQLite may have rolled back by itself (a full disk does that).
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        compressors._by_kind = known
+        raise
 
 
 def insert(

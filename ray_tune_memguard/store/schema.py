@@ -1,14 +1,14 @@
 """Defines the tables of a trial store: names, order and meaning of their columns.
 
 The column names are those of schema 5, which stays readable. ``rows.TrialRow`` has clearer names
-for
-four of them: ``position`` for ``seq``, ``creation_index`` for ``birth``, ``finished_at`` for
+for four of them: ``position`` for ``seq``, ``creation_index`` for ``birth``, ``finished_at`` for
 ``settled_at``, and ``state_record`` for ``entry``.
 """
 
 from __future__ import annotations
 
 import sqlite3
+from dataclasses import dataclass
 from typing import TypeAlias
 
 from ray_tune_memguard.store.errors import (
@@ -61,31 +61,54 @@ CREATE INDEX trial_words ON trial (seq, trial_id, status, reported_at, birth, re
 """
 
 
-def create_tables(connection: sqlite3.Connection) -> None:
-    """Create all tables of an empty database in one transaction."""
-    connection.executescript(
-        f"BEGIN IMMEDIATE; PRAGMA application_id={APPLICATION_ID}; "
-        f"PRAGMA user_version={SCHEMA_VERSION}; {_TABLES} COMMIT;"
-    )
+@dataclass(frozen=True)
+class Schema:
+    """The tables of one kind of database.
 
-
-def check_kind(connection: sqlite3.Connection) -> None:
-    """Check that a database is a trial store of this version.
-
-    Raises:
-        EmptyStoreError: it has no commit.
-        UnsupportedVersionError: it is a store of another version.
-        StoreError: it is another database.
+    Attributes:
+        what: the kind of database, in messages.
+        application_id: marks a file of this kind.
+        version: changes with the meaning of the tables.
+        tables: the SQL that creates them.
     """
-    if connection.execute("SELECT 1 FROM sqlite_master").fetchone() is None:
-        raise EmptyStoreError("it is empty")
-    if pragma(connection, "application_id") != APPLICATION_ID:
-        raise StoreError("it is not a trial store, or its first bytes are damaged")
-    version = int(pragma(connection, "user_version") or 0)
-    if version != SCHEMA_VERSION:
-        raise UnsupportedVersionError(
-            f"its schema version is {version}; this package reads version {SCHEMA_VERSION}"
+
+    what: str
+    application_id: int
+    version: int
+    tables: str
+
+    def create(self, connection: sqlite3.Connection) -> None:
+        """Create all tables of an empty database in one transaction."""
+        connection.executescript(
+            f"BEGIN IMMEDIATE; PRAGMA application_id={self.application_id}; "
+            f"PRAGMA user_version={self.version}; {self.tables} COMMIT;"
         )
+
+    def check(self, connection: sqlite3.Connection) -> None:
+        """Check that a database is of this kind and version.
+
+        Raises:
+            EmptyStoreError: it has no commit.
+            UnsupportedVersionError: it is of another version.
+            StoreError: it is another database.
+        """
+        if is_empty(connection):
+            raise EmptyStoreError("it is empty")
+        if pragma(connection, "application_id") != self.application_id:
+            raise StoreError(f"it is not {self.what}, or its first bytes are damaged")
+        version = int(pragma(connection, "user_version") or 0)
+        if version != self.version:
+            raise UnsupportedVersionError(
+                f"its schema version is {version}; this package reads version {self.version}"
+            )
+
+
+TRIALS = Schema("a trial store", APPLICATION_ID, SCHEMA_VERSION, _TABLES)
+
+
+def is_empty(connection: sqlite3.Connection) -> bool:
+    """Whether a database has no commit."""
+    return connection.execute("SELECT 1 FROM sqlite_master").fetchone() is None
 
 
 def pragma(connection: sqlite3.Connection, name: str) -> SqlValue:

@@ -47,7 +47,7 @@ from ray_tune_memguard.store.errors import (
 )
 from ray_tune_memguard.store.queries import SpilledRow, TrialQueries
 from ray_tune_memguard.store.rows import TrialRow
-from ray_tune_memguard.store.schema import COVERED, check_kind, create_tables
+from ray_tune_memguard.store.schema import COVERED, TRIALS
 
 __all__ = ["SpilledRow", "TrialRow", "TrialStore"]
 
@@ -90,7 +90,7 @@ class TrialStore(TrialQueries):
         try:
             connection = connect(path)
             prepare_to_write(connection)
-            create_tables(connection)
+            TRIALS.create(connection)
         except BaseException:
             if connection is not None:
                 connection.close()
@@ -114,7 +114,7 @@ class TrialStore(TrialQueries):
         with damage_as_store_error():
             connection, is_copy = connect_to_read(path)
             try:
-                check_kind(connection)
+                TRIALS.check(connection)
                 store = cls(path, connection, has_states=False, is_copy=is_copy)
                 store._compressors.read(connection)
             except BaseException:
@@ -131,18 +131,8 @@ class TrialStore(TrialQueries):
         Raises:
             sqlite3.Error: the commit failed; the rows are not in the store.
         """
-        with self._lock:
-            mark = self._compressors.mark()
-            self._connection.execute("BEGIN IMMEDIATE")
-            try:
-                yield
-                self._connection.execute("COMMIT")
-            except BaseException:
-                # SQLite may have rolled back by itself (a full disk does that).
-                if self._connection.in_transaction:
-                    self._connection.execute("ROLLBACK")
-                self._compressors.rewind(mark)
-                raise
+        with self._lock, rows.transaction(self._connection, self._compressors):
+            yield
 
     def put(self, position: int, row: TrialRow) -> None:
         """Add a trial, inside a :meth:`transaction`.
