@@ -60,9 +60,7 @@ def export_results(
     """
     if to not in FORMATS:
         raise ValueError(f"to must be one of {', '.join(map(repr, FORMATS))}; got {to!r}")
-    location = os.fspath(path)
-    if storage_filesystem is None and "://" not in location:
-        location = os.path.abspath(os.path.expanduser(location))
+    location = handle.location_of(path, storage_filesystem)
     if to == "files":
         folder = None if destination is None else Path(destination).expanduser().absolute()
         handle.export_files(location, storage_filesystem, folder)

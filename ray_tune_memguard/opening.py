@@ -48,9 +48,7 @@ def open_experiment(
     """
     if mode not in (None, "min", "max"):
         raise ValueError(f"mode is {mode!r}; it must be 'min', 'max' or None.")
-    location = os.fspath(path)
-    if storage_filesystem is None and "://" not in location:
-        location = os.path.abspath(os.path.expanduser(location))
+    location = handle.location_of(path, storage_filesystem)
     return handle.open_experiment(location, metric, mode, storage_filesystem)
 
 

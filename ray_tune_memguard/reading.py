@@ -125,10 +125,7 @@ def _checked(columns: Sequence[str] | None) -> list[str] | None:
 def _found(
     path: str | os.PathLike[str], filesystem: FileSystem | None
 ) -> Iterator[tuple[str | None, Result]]:
-    location = os.fspath(path)
-    if filesystem is None and "://" not in location:
-        location = os.path.abspath(os.path.expanduser(location))
-    return handle.results_of(location, filesystem)
+    return handle.results_of(handle.location_of(path, filesystem), filesystem)
 
 
 def _with_ids(

@@ -6,6 +6,7 @@ only after the contract has found the names that they use.
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import time
 import weakref
@@ -251,10 +252,7 @@ class RunHandle:
             return None
         from ray_tune_memguard.cluster import gcs
 
-        try:
-            return gcs.actor_id_of(actor)
-        except gcs.ClusterStateError:
-            return None
+        return gcs.actor_id_or_none(actor)
 
     def memory_of_nodes(self, user: object) -> tuple[MonitorSettings, ClusterMemory] | None:
         """The settings of Ray's memory monitor, and the memory of all nodes.
@@ -430,9 +428,7 @@ def open_experiment(
 
 def export_files(path: str, filesystem: FileSystem | None, destination: Path | None) -> None:
     """See :func:`ray_tune_memguard.exporting.export_results`."""
-    capabilities = contract.probe()
-    if not {contract.OPEN, contract.HISTORIES, contract.EXPORT} <= capabilities.on:
-        raise RuntimeError(capabilities.warning())
+    _require(contract.OPEN, contract.HISTORIES, contract.EXPORT)
     from ray_tune_memguard.adapter.histories.export_experiment import export_files
 
     export_files(path, filesystem, destination)
@@ -442,9 +438,7 @@ def results_of(
     path: str, filesystem: FileSystem | None
 ) -> Iterator[tuple[str | None, dict[str, object]]]:
     """See :func:`ray_tune_memguard.reading.iter_results`."""
-    capabilities = contract.probe()
-    if contract.OPEN not in capabilities:
-        raise RuntimeError(capabilities.warning())
+    _require(contract.OPEN)
     from ray_tune_memguard.adapter.analysis import result_stream
 
     return result_stream.results_of(path, filesystem)
@@ -477,6 +471,14 @@ def import_experiment(path: str, filesystem: FileSystem | None) -> Import:
     from ray_tune_memguard.adapter.restore import offline
 
     return offline.import_experiment(path, filesystem)
+
+
+def location_of(path: str | os.PathLike[str], filesystem: FileSystem | None) -> str:
+    """The path of an experiment that a user has given: absolute if it is a local one."""
+    location = os.fspath(path)
+    if filesystem is None and "://" not in location:
+        return os.path.abspath(os.path.expanduser(location))
+    return location
 
 
 def _require(*needed: str) -> None:

@@ -161,6 +161,14 @@ def actor_id_of(handle: object) -> str:
         return str(found._actor_id.hex())
 
 
+def actor_id_or_none(handle: object) -> str | None:
+    """As :func:`actor_id_of`; None without a handle, or if it has no id."""
+    try:
+        return None if handle is None else actor_id_of(handle)
+    except ClusterStateError:
+        return None
+
+
 def worker_info(worker_id: str) -> WorkerInfo | None:
     """One worker, alive or dead; None if the control service does not know it.
 

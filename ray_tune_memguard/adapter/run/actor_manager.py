@@ -67,9 +67,9 @@ def _actor_id(manager: object, tracked_actor: object) -> str | None:
     live = getattr(manager, "_live_actors_to_ray_actors_resources", {})
     try:
         handle, _resources = live[tracked_actor]
-        return gcs.actor_id_of(handle)
-    except (LookupError, TypeError, ValueError, gcs.ClusterStateError):
+    except (LookupError, TypeError, ValueError):
         return None
+    return gcs.actor_id_or_none(handle)
 
 
 def tolerate_out_of_memory(controller: Controller) -> None:

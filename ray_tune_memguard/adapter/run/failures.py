@@ -69,20 +69,13 @@ def _process_trial_failure(
     rays: RaysOwn, controller: Controller, trial: Trial, exception: Exception
 ) -> None:
     observer: FailureObserver = getattr(type(controller), _OBSERVER)
-    actor_id = getattr(exception, "actor_id", None) or _actor_id(trial)
+    actor = trial.temporary_state.ray_actor
+    actor_id = getattr(exception, "actor_id", None) or gcs.actor_id_or_none(actor)
     text = observer.before_failure(trial, exception, actor_id)
     if text and isinstance(exception, RayActorError):
         exception.error_msg = f"{exception.error_msg.rstrip()}\n\n{text}"
     rays(controller, trial, exception)
     observer.after_failure(trial, trial.status != "ERROR")
-
-
-def _actor_id(trial: Trial) -> str | None:
-    handle = trial.temporary_state.ray_actor
-    try:
-        return None if handle is None else gcs.actor_id_of(handle)
-    except gcs.ClusterStateError:
-        return None
 
 
 def trials_by_pid(
@@ -99,11 +92,12 @@ def trials_by_pid(
     found = {}
     for number, trial in enumerate(controller._trial_to_actor):
         pid = (trial.last_result or {}).get("pid")
-        actor_id = _actor_id(trial) if asks_ray and number < MAX_LOOK_UPS else None
+        actor = trial.temporary_state.ray_actor
+        actor_id = gcs.actor_id_or_none(actor) if asks_ray and number < MAX_LOOK_UPS else None
         with contextlib.suppress(gcs.ClusterStateError):
-            actor = gcs.actor_info(actor_id) if actor_id else None
-            if actor is not None:
-                pid = actor.pid if node_id in (None, "", actor.node_id) else None
+            info = gcs.actor_info(actor_id) if actor_id else None
+            if info is not None:
+                pid = info.pid if node_id in (None, "", info.node_id) else None
         if pid:
             found[int(pid)] = (trial.trial_id, str(trial))
     return found
