@@ -67,21 +67,21 @@ def override_methods(controller: Controller, run: SpillingRun) -> Callable[[obje
     return add_methods(controller, namespace)
 
 
-def add_methods(controller: Controller, namespace: dict[str, object]) -> Callable[[object], None]:
-    """Give this one controller a class of its own, derived from the class that it has.
+def add_methods(owner: object, namespace: dict[str, object]) -> Callable[[object], None]:
+    """Give this one object, a controller for example, a class of its own, derived from its class.
 
     Args:
-        controller: the controller.
+        owner: the object.
         namespace: the attributes of the new class.
 
     Returns:
-        A function that takes this class away from a controller. Classes that were derived from it
+        A function that takes this class away from the object. Classes that were derived from it
         in the meantime stay.
     """
-    plain = type(controller)
+    plain = type(owner)
     key = object()
     own = {"__module__": plain.__module__, **namespace, _LAYER: key}
-    controller.__class__ = type(plain.__name__, (plain,), own)
+    owner.__class__ = type(plain.__name__, (plain,), own)
 
     def take_away(overridden: object) -> None:
         overridden.__class__ = _without(key, type(overridden))

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from ray_tune_memguard.adapter import boundary, contract
 from ray_tune_memguard.adapter.boundary import Policy, RaysOwn
 from ray_tune_memguard.adapter.contract import Capabilities
+from ray_tune_memguard.adapter.run.controller import add_methods
 
 if TYPE_CHECKING:
     from ray.air.execution._internal.tracked_actor import TrackedActor
@@ -203,8 +204,7 @@ def _override(owner: Any, launches: Launches, **methods: boundary.Entry) -> None
     """Give one object a subclass of its class with these methods."""
     plain = type(owner)
     replaced = {name: entry.in_place_of(getattr(plain, name)) for name, entry in methods.items()}
-    namespace = {"__module__": plain.__module__, _LAUNCHES: launches, **replaced}
-    owner.__class__ = type(plain.__name__, (plain,), namespace)
+    add_methods(owner, {_LAUNCHES: launches, **replaced})
 
 
 def watch_launches(
