@@ -31,6 +31,15 @@ class Experiment:
     filesystem: FileSystem
     path: str
 
+    @classmethod
+    def at(cls, path: str, filesystem: FileSystem | None) -> Experiment:
+        """The experiment at a path, or at a URI if no file system is given."""
+        # A Ray without this name loses what opens experiments, and runs still spill.
+        from ray.train._internal.storage import get_fs_and_path
+
+        filesystem, inner = get_fs_and_path(path, filesystem)
+        return cls(filesystem, inner.rstrip("/"))
+
     # A trial's storage context gets these values, because the experiment may have been moved.
     @property
     def storage_filesystem(self) -> FileSystem:

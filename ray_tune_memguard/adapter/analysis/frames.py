@@ -39,7 +39,7 @@ def dataframe(
     is_valid = mode is None or (mode in MODES and metric)
     if not (
         is_valid
-        and _spills(trials)
+        and is_spilled(trials)
         and isinstance(frames, LazyTrialDict)
         and not frames.has_own_values()
         and isinstance(frames.make, FrameReader)
@@ -58,7 +58,7 @@ def results_df(
     original: Callable[[ExperimentAnalysis], pandas.DataFrame], analysis: ExperimentAnalysis
 ) -> pandas.DataFrame:
     trials = analysis.trials
-    if not (_spills(trials) and trials):
+    if not (is_spilled(trials) and trials):
         return original(analysis)
     reader, table = TrialReader(trials), RowTable()
     delimiter = analysis._delimiter()
@@ -174,5 +174,5 @@ def _with_progress(trials: SpilledTrials[Trial]) -> Iterable[Trial]:
     )
 
 
-def _spills(trials: object) -> TypeGuard[SpilledTrials[Trial]]:
+def is_spilled(trials: object) -> TypeGuard[SpilledTrials[Trial]]:
     return isinstance(trials, SpilledTrials)

@@ -58,7 +58,7 @@ class FileHistories:
     def __init__(
         self, filesystem: FileSystem, experiment: str, staging: Path | None = None
     ) -> None:
-        self._filesystem = None if isinstance(filesystem, LocalFileSystem) else filesystem
+        self._filesystem = filesystem
         self._experiment = experiment.rstrip("/")
         self._staging = staging
 
@@ -69,31 +69,21 @@ class FileHistories:
         return self._latest(directory, EXPR_PROGRESS_FILE)
 
     def _latest(self, directory: str, name: str) -> bytes | None:
-        stored = self._stored(f"{self._experiment}/{directory}/{name}")
+        stored = reading.content_of(self._filesystem, f"{self._experiment}/{directory}/{name}")
+        staged = None
         if self._staging is not None:
             with suppress(OSError):
-                staged = _content(os.path.join(self._staging, directory, name))
-                # Results are only appended.
-                if stored is None or len(staged) > len(stored):
-                    return staged
-        return stored
-
-    def _stored(self, path: str) -> bytes | None:
-        try:
-            if self._filesystem is None:
-                return _content(path)
-            with self._filesystem.open_input_stream(path) as stream:
-                content: bytes = stream.readall()
-                return content
-        except (FileNotFoundError, NotADirectoryError):
-            return None
+                path = os.path.join(self._staging, directory, name)
+                staged = reading.content_of(LocalFileSystem(), path)
+        # Results are only appended.
+        return max(stored, staged, key=lambda content: -1 if content is None else len(content))
 
     def directories(self) -> list[str]:
         """The names of all directories in which trials may have written files, sorted."""
         from pyarrow.fs import FileSelector, FileType
 
         found: set[str] = set()
-        if self._filesystem is None:
+        if isinstance(self._filesystem, LocalFileSystem):
             found.update(_directories_in(self._experiment))
         else:
             selector = FileSelector(self._experiment, allow_not_found=True)
@@ -167,11 +157,6 @@ def histories_of(trials: SpilledTrials[TrialT], staging: Path | None = None) -> 
     if not isinstance(codec, TrialStateCodec):
         return None
     return histories_at(codec.filesystem, codec.experiment_path, staging)
-
-
-def _content(path: str) -> bytes:
-    with open(path, "rb", buffering=0) as file:
-        return file.readall()
 
 
 def _directories_in(path: str | Path) -> list[str]:

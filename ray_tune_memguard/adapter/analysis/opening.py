@@ -47,8 +47,9 @@ def load_trials(
         if analysis._experiment_json_fs_path == experiment.newest_state_file():
             ref = locate(experiment)
             found = verify(ref)
-            if found is None and ref.state_file and uploaded_parts(experiment, ref.state_file):
-                found = rebuild(ref, ref.state_file)
+            if found is None and ref.state_file:
+                parts = uploaded_parts(experiment, ref.state_file)
+                found = rebuild(ref, ref.state_file, parts=parts) if parts else None
             if found is not None:
                 return open_trials(found)
     except Exception as error:

@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pyarrow.fs import FileSystem
-from ray.train._internal.storage import get_fs_and_path
 
 from ray_tune_memguard.adapter.analysis.histories import (
     FileHistories,
@@ -40,16 +39,15 @@ def results_of(path: str, filesystem: FileSystem | None) -> Iterator[tuple[str |
     Raises:
         ValueError: there is no experiment at ``path``.
     """
-    filesystem, inner = get_fs_and_path(path, filesystem)
-    experiment = Experiment(filesystem, inner.rstrip("/"))
+    experiment = Experiment.at(path, filesystem)
     try:
         state_file = StateFile.newest_of(experiment)
     except OSError:  # It may be renamed at this moment; results are found without it.
         state_file = None
     if (
         state_file is None
-        and not FileHistories(filesystem, experiment.path).directories()
-        and places.find(filesystem, experiment.path) is None
+        and not FileHistories(experiment.filesystem, experiment.path).directories()
+        and places.find(experiment.filesystem, experiment.path) is None
     ):
         raise ValueError(f"There is no experiment at {path!r}.")
     return _stream(experiment, state_file)

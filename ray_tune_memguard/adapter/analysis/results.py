@@ -8,7 +8,7 @@ first argument (``patches``).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol, TypeGuard, cast
+from typing import Protocol, cast
 
 import pandas
 from ray.tune import Result, ResultGrid
@@ -18,7 +18,6 @@ from ray.tune.experiment import Trial
 from ray_tune_memguard.adapter.analysis import frames
 from ray_tune_memguard.lazy.best import MODES, SCOPES
 from ray_tune_memguard.lazy.containers import LazyTrialDict, LazyTrialSequence
-from ray_tune_memguard.lazy.trial_list import SpilledTrials
 
 Frames = dict[str, pandas.DataFrame]
 Configs = dict[str, dict[str, object]]
@@ -28,9 +27,9 @@ def dataframes(
     original: Callable[[ExperimentAnalysis], Frames], analysis: ExperimentAnalysis
 ) -> Frames:
     trials = analysis.trials
-    return (
-        LazyTrialDict(trials, frames.FrameReader(trials)) if _spills(trials) else original(analysis)
-    )
+    if not frames.is_spilled(trials):
+        return original(analysis)
+    return LazyTrialDict(trials, frames.FrameReader(trials))
 
 
 class _ConfigsMethod(Protocol):
@@ -41,7 +40,7 @@ def configs(
     original: _ConfigsMethod, analysis: ExperimentAnalysis, prefix: bool = False
 ) -> Configs:
     trials = analysis.trials
-    if not _spills(trials):
+    if not frames.is_spilled(trials):
         return original(analysis, prefix)
     # The first call comes from the constructor, which only stores the result.
     if "_configs" not in analysis.__dict__:
@@ -74,7 +73,7 @@ def best_trial(
     trials = analysis.trials
     few = None
     # Ray returns a single trial whatever it has reported.
-    if _spills(trials) and len(trials) > 1 and filter_nan_and_inf:
+    if frames.is_spilled(trials) and len(trials) > 1 and filter_nan_and_inf:
         asked_metric = metric or analysis.default_metric
         asked_mode = mode or analysis.default_mode
         if asked_metric and asked_mode in MODES and scope in SCOPES:
@@ -94,14 +93,10 @@ def result_grid(
     experiment_analysis: ExperimentAnalysis,
 ) -> None:
     trials = experiment_analysis.trials
-    if _spills(trials):
+    if frames.is_spilled(trials):
         grid._experiment_analysis = experiment_analysis
         lazy: Sequence[Result] = LazyTrialSequence(trials, grid._trial_to_result)
         # A list to Ray, which only reads it.
         grid._results = cast("list[Result]", lazy)
         return
     original(grid, experiment_analysis)
-
-
-def _spills(trials: object) -> TypeGuard[SpilledTrials[Trial]]:
-    return isinstance(trials, SpilledTrials)

@@ -13,12 +13,12 @@ from pathlib import Path, PurePosixPath
 import tqdm
 from pyarrow.fs import FileSystem, LocalFileSystem
 from ray.air.constants import EXPR_RESULT_FILE
-from ray.train._internal.storage import get_fs_and_path
 from ray.tune.experiment import Trial
 
 from ray_tune_memguard.adapter import paths
 from ray_tune_memguard.adapter.histories import places, reading
 from ray_tune_memguard.adapter.histories.export import EVENT_FILES, write_files
+from ray_tune_memguard.adapter.location import Experiment
 from ray_tune_memguard.adapter.restore.opened import trials_of
 from ray_tune_memguard.adapter.run.releasers import TensorboardExitHooks, tensorboard_exit_hooks
 from ray_tune_memguard.store.histories import History, HistoryStore
@@ -30,13 +30,12 @@ _COPY_BYTES = 1 << 20
 
 def export_files(path: str, filesystem: FileSystem | None, destination: Path | None) -> None:
     """See :func:`ray_tune_memguard.exporting.export_results`."""
-    inner_filesystem, inner = get_fs_and_path(path, filesystem)
-    experiment = inner.rstrip("/")
-    if paths.newest_state_file(inner_filesystem, experiment) is None:
+    experiment = Experiment.at(path, filesystem)
+    if experiment.newest_state_file() is None:
         raise ValueError(f"There is no experiment at {path!r}.")
-    store = places.find(inner_filesystem, experiment)
+    store = places.find(experiment.filesystem, experiment.path)
     if store is None:
-        if places.has_file(inner_filesystem, experiment):
+        if places.has_file(experiment.filesystem, experiment.path):
             raise RuntimeError(f"The histories of {path} cannot be read now.")
         return  # Its results are in files.
     trials = trials_of(path, filesystem)
@@ -45,7 +44,7 @@ def export_files(path: str, filesystem: FileSystem | None, destination: Path | N
     bar = tqdm.tqdm(
         trials, desc="Writing files", unit="trial", delay=_SHOW_PROGRESS_AFTER_S, leave=False
     )
-    with _closed_writers_released() as hooks, _scratch(inner_filesystem, experiment) as scratch:
+    with _closed_writers_released() as hooks, _scratch(experiment) as scratch:
         for number, listed in enumerate(bar):
             trial = trials.cache.peek(listed)
             target = None if destination is None else destination / (trial.relative_logdir or "")
@@ -112,10 +111,9 @@ def _upload(folder: Path, filesystem: FileSystem, target: str) -> None:
 
 
 @contextmanager
-def _scratch(filesystem: FileSystem, experiment: str) -> Iterator[Path]:
+def _scratch(experiment: Experiment) -> Iterator[Path]:
     """A directory for files that are being written, on the disk where they go."""
-    is_local = isinstance(filesystem, LocalFileSystem)
-    parent = Path(experiment, paths.DIRECTORY) if is_local else None
+    parent = Path(experiment.path, paths.DIRECTORY) if experiment.is_local else None
     with tempfile.TemporaryDirectory(prefix="export-", dir=parent) as directory:
         yield Path(directory)
 

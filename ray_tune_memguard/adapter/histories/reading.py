@@ -91,8 +91,8 @@ def content_of(filesystem: FileSystem, path: str) -> bytes | None:
     """The content of a file; None if there is none."""
     try:
         if isinstance(filesystem, LocalFileSystem):
-            with open(path, "rb") as file:
-                return file.read()
+            with open(path, "rb", buffering=0) as file:
+                return file.readall()
         with filesystem.open_input_stream(path) as stream:
             content: bytes = stream.readall()
             return content

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import tqdm
 from pyarrow.fs import FileSystem
-from ray.train._internal.storage import get_fs_and_path
 from ray.tune import ResumeConfig
 
 from ray_tune_memguard.adapter import paths
@@ -163,8 +162,7 @@ def import_experiment(path: str, filesystem: FileSystem | None) -> Import:
 
 
 def _located(path: str, filesystem: FileSystem | None) -> StoreRef:
-    filesystem, inner = get_fs_and_path(path, filesystem)
-    ref = locate(Experiment(filesystem, inner.rstrip("/")))
+    ref = locate(Experiment.at(path, filesystem))
     if ref.state_file is None and not ref.stores:
         raise ValueError(f"There is no experiment at {path!r}.")
     return ref

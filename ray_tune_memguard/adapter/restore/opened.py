@@ -5,7 +5,6 @@ from __future__ import annotations
 import sqlite3
 
 from pyarrow.fs import FileSystem
-from ray.train._internal.storage import get_fs_and_path
 from ray.tune.experiment import Trial
 
 from ray_tune_memguard.adapter.installation import new_summary_index
@@ -30,9 +29,9 @@ def trials_of(path: str, filesystem: FileSystem | None) -> SpilledTrials[Trial] 
         The trials; None if Ray is to open the experiment, because its run is not over, its store
         cannot be read now, or there is no experiment (Ray then raises its own error).
     """
-    filesystem, inner = get_fs_and_path(path, filesystem)
+    experiment = Experiment.at(path, filesystem)
     try:
-        found = verify_or_rebuild(locate(Experiment(filesystem, inner.rstrip("/"))))
+        found = verify_or_rebuild(locate(experiment))
     except (OSError, sqlite3.OperationalError) as error:
         if isinstance(error, sqlite3.Error) and is_locked(error):
             logger.debug("The run is not over, so Ray alone opens %s: %s", path, error)

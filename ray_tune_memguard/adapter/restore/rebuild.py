@@ -71,6 +71,7 @@ def rebuild(
     state_file: StateFile,
     damaged: Sequence[Damage] = (),
     intact: Path | None = None,
+    parts: UploadedParts | None = None,
 ) -> VerifiedStore:
     """Build a trial store.
 
@@ -82,12 +83,13 @@ def rebuild(
         state_file: its newest state file.
         damaged: the stores whose intact rows are copied, the newest run's first.
         intact: an intact store of an earlier run, which may have trials that they have lost.
+        parts: the later checkpoint in parts, if it was read already.
 
     Raises: see :func:`verify_or_rebuild`.
     """
     with _new_store(ref.directory, state_file.run) as store:
         content = _StateFileContent()
-        parts = uploaded_parts(ref.experiment, state_file)
+        parts = parts or uploaded_parts(ref.experiment, state_file)
         content.read(ref.experiment, state_file, store, parts)
         if parts is not None:
             content.update_from(parts.snapshot)

@@ -13,7 +13,6 @@ from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
 from pyarrow.fs import FileSystem
-from ray.train._internal.storage import get_fs_and_path
 
 from ray_tune_memguard.adapter.location import Experiment
 from ray_tune_memguard.adapter.restore.locate import locate
@@ -45,8 +44,7 @@ def restore_tuner(
     try:
         return restore()
     except Exception as error:
-        filesystem, path = get_fs_and_path(path_or_uri, storage_filesystem)
-        if not _is_replaced(Experiment(filesystem, path.rstrip("/")), error):
+        if not _is_replaced(Experiment.at(path_or_uri, storage_filesystem), error):
             raise
     return restore()
 
