@@ -193,6 +193,24 @@ def test_a_damaged_row_costs_no_other_trial_its_files(
     assert [len(frame) for frame in frames] == [1] * SAMPLES
 
 
+@pytest.mark.parametrize("searcher", ["own", "variants"])
+def test_a_damaged_store_of_a_run_without_a_state_file(
+    tmp_path: Path, searcher: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two kills: the second run was resumed from the first, and had not written a checkpoint."""
+    monkeypatch.setenv("TUNE_GLOBAL_CHECKPOINT_S", "1000")
+    path = begin(tmp_path, searcher, is_killed=True, guarded=True)
+    trials = open_experiment(str(path))._experiment_analysis.trials
+    finished = {trial.config["number"] for trial in trials if trial.is_finished()}
+    assert len(finished) >= SAMPLES // 2
+    (path / ".memguard" / "trials-2999-01-01_00-00-00.sqlite").write_bytes(b"garbled" * 4096)
+    opened = open_experiment(str(path))._experiment_analysis.trials
+    assert [trial.trial_id for trial in opened] == [trial.trial_id for trial in trials]
+    numbers, ran = resume(path, searcher)
+    assert numbers == list(range(SAMPLES))
+    assert finished.isdisjoint(ran)
+
+
 def test_a_history_that_cannot_be_read_costs_its_own_row_only(
     begun: Begun, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -19,6 +19,7 @@ from ray_tune_memguard.store.histories import FILE_NAME, HistoryStore
 from ray_tune_memguard.store.snapshot import Snapshot
 from ray_tune_memguard.store.trial_store import TrialStore
 from ray_tune_memguard.system.kernel_log import boot_id
+from tests.unit.fakes import fake_row
 from tests.unit.measured_experiments import RUN, experiment_of_ray, measured, stored
 
 READERS = ["show", "top", "deaths", "trials", "verify", "export", "import"]
@@ -306,6 +307,29 @@ def test_verify_a_damaged_store_changes_nothing(store: Path) -> None:
     assert found["staying"] == {"TERMINATED": 1, "ERROR": 1}
     assert content_of(store.parent.parent) == before
     assert "A restore rebuilds it" in run("verify", store.parent.parent, code=ExitCode.WARNING)
+
+
+def overwrite_beginning(store: Path) -> None:
+    with store.open("r+b") as file:
+        file.write(b"\xff" * 100)
+
+
+@pytest.mark.parametrize("damages", [overwrite_beginning, damage])
+def test_a_damaged_store_without_a_checkpoint_loses_no_trial(store: Path, damages: Any) -> None:
+    """The resumed run was killed before it wrote its state file."""
+    later = TrialStore.create(store.parent, "trials-2026-11-23_10-00-00")
+    with later.transaction():
+        later.put(1, fake_row("b"))
+    later.finalize()
+    later.close()
+    damages(later.path)
+    found = run_json("verify", store.parent.parent, code=ExitCode.WARNING)
+    assert found["source"] == "store"
+    assert found["store"] == str(store)
+    assert str(later.path) in found["problems"][0]
+    assert found["staying"] == {"TERMINATED": 2, "ERROR": 1}
+    assert found["returning"] == {"RUNNING": 1}
+    assert run_json("import", store.parent.parent)["trials"] == 4
 
 
 def test_verify_where_nothing_can_be_restored(store: Path) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import random
+import shutil
 import sqlite3
 from pathlib import Path
 
 import pytest
 
+from ray_tune_memguard.store.snapshot import Snapshot
 from ray_tune_memguard.store.trial_store import TrialStore
 from tests.unit.fakes import fake_row
 
@@ -69,3 +72,17 @@ def test_rows_of_another_store_are_whole(path: Path, tmp_path: Path) -> None:
     opened = TrialStore.open(store.path)
     assert opened.damage() is None
     assert list(opened.state_records()) == [entry(2), entry(4)]
+
+
+def test_the_log_of_a_killed_run_has_the_first_bytes(tmp_path: Path) -> None:
+    store = TrialStore.create(tmp_path / "run", "trials")
+    Snapshot(state="{}", positions=[], creation_count=0, summaries={}, files=None).save(store)
+    for number in range(TRIALS):
+        with store.transaction():
+            store.put(number, fake_row(f"t{number}", state=random.randbytes(500)))
+    killed = Path(shutil.copytree(tmp_path / "run", tmp_path / "killed"), store.path.name)
+    with killed.open("r+b") as file:
+        file.write(b"\xff" * 100)
+    opened = TrialStore.open(killed)
+    assert opened.damage() is None
+    assert len(list(opened.state_records())) == TRIALS

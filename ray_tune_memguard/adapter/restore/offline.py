@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,7 +22,12 @@ from ray_tune_memguard.adapter.location import Experiment
 from ray_tune_memguard.adapter.restore.locate import StoreRef, locate
 from ray_tune_memguard.adapter.restore.plan import plan
 from ray_tune_memguard.adapter.restore.rebuild import rebuild, verify_or_rebuild
-from ray_tune_memguard.adapter.restore.verify import DamagedStoreError, VerifiedStore, verify
+from ray_tune_memguard.adapter.restore.verify import (
+    Damage,
+    DamagedStoreError,
+    VerifiedStore,
+    verify,
+)
 from ray_tune_memguard.store.errors import StoreError, is_locked
 from ray_tune_memguard.store.histories import FILE_NAME, HistoryStore
 
@@ -181,13 +186,17 @@ def _restorable(ref: StoreRef) -> tuple[str, tuple[str, ...], VerifiedStore]:
     except DamagedStoreError as error:
         if ref.state_file is None:
             raise
-        problems = tuple(f"{damage.path}: {damage.reason}" for damage in error.damaged)
-        return REBUILT, problems, rebuild(aside, ref.state_file, error.damaged, error.intact)
+        built = rebuild(aside, ref.state_file, error.damaged, error.intact)
+        return REBUILT, _problems(error.damaged), built
     if found is not None:
-        return STORE, (), found
+        return STORE, _problems(found.passed_over), found
     if ref.state_file is None:
         raise StoreError(_NO_CHECKPOINT)
     return STATE_FILE, (), rebuild(aside, ref.state_file)
+
+
+def _problems(damaged: Sequence[Damage]) -> tuple[str, ...]:
+    return tuple(f"{damage.path}: {damage.reason}" for damage in damaged)
 
 
 def _histories(experiment: Experiment) -> Histories | None:

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ray_tune_memguard.adapter.installation import new_summary_index
 from ray_tune_memguard.adapter.location import Experiment
 from ray_tune_memguard.adapter.restore.locate import StoreRef
-from ray_tune_memguard.store.errors import EmptyStoreError, StoreError, UnsupportedVersionError
+from ray_tune_memguard.notices import logger
+from ray_tune_memguard.store.errors import (
+    EmptyStoreError,
+    StoreError,
+    UnsupportedVersionError,
+    damage_as_store_error,
+)
 from ray_tune_memguard.store.snapshot import Snapshot
 from ray_tune_memguard.store.trial_store import TrialStore
 
@@ -18,12 +24,27 @@ BUILT_FROM = "made from"
 
 
 @dataclass(frozen=True)
+class Damage:
+    """What is wrong with a trial store."""
+
+    path: Path
+    reason: str
+    #: Whether it may have trials that the store of the run before lacks.
+    may_have_more: bool = True
+
+
+@dataclass(frozen=True)
 class VerifiedStore:
-    """An intact trial store, opened for reading."""
+    """An intact trial store, opened for reading.
+
+    Attributes:
+        passed_over: damaged stores of later runs, which have no trials that this one lacks.
+    """
 
     experiment: Experiment
     store: TrialStore
     snapshot: Snapshot
+    passed_over: tuple[Damage, ...] = ()
 
     def is_owned(self) -> bool:
         """Whether the store is this experiment's own, and not that of an experiment it copies."""
@@ -33,14 +54,6 @@ class VerifiedStore:
 
     def close(self) -> None:
         self.store.close()
-
-
-@dataclass(frozen=True)
-class Damage:
-    """What is wrong with a trial store."""
-
-    path: Path
-    reason: str
 
 
 class DamagedStoreError(StoreError):
@@ -55,6 +68,13 @@ class DamagedStoreError(StoreError):
         super().__init__(f"{damaged[0].path}: {damaged[0].reason}")
         self.damaged = damaged
         self.intact = intact
+
+
+class NothingToReadError(StoreError):
+    """A trial store is damaged, and has no trial that its own run has finished.
+
+    It cannot be opened, or its run ended before its first checkpoint.
+    """
 
 
 def verify(ref: StoreRef) -> VerifiedStore | None:
@@ -84,7 +104,7 @@ def verify(ref: StoreRef) -> VerifiedStore | None:
         except UnsupportedVersionError as error:
             raise UnsupportedVersionError(f"{path}: {error}") from error
         except StoreError as error:
-            damaged.append(Damage(path, str(error)))
+            damaged.append(Damage(path, str(error), not isinstance(error, NothingToReadError)))
             continue
         if found is None:
             continue
@@ -93,8 +113,17 @@ def verify(ref: StoreRef) -> VerifiedStore | None:
             is_current = not ref.went_on_alone(path)
         else:
             is_current = ref.state_file is not None and built_from == ref.state_file.version
-        if is_current and not damaged:
-            return found
+        if is_current and not any(damage.may_have_more for damage in damaged):
+            # It is as new as the experiment state file, from which a store would be rebuilt.
+            for damage in damaged:
+                logger.warning(
+                    "The trial store %s is damaged (%s), and no trial can be read from it. The "
+                    "store of the run before is used, %s.",
+                    damage.path,
+                    damage.reason,
+                    path,
+                )
+            return replace(found, passed_over=tuple(damaged))
         found.close()
         if is_current:
             # This store has trials that a newer, damaged one may have lost.
@@ -110,13 +139,21 @@ def _open(path: Path, experiment: Experiment) -> VerifiedStore | None:
     """The opened store; None if its run ended before its first checkpoint.
 
     Raises:
+        NothingToReadError: it is damaged, and no trial can be read from it.
         StoreError: it is damaged.
     """
-    store = TrialStore.open(path)
+    try:
+        store = TrialStore.open(path)
+    except (EmptyStoreError, UnsupportedVersionError):
+        raise
+    except StoreError as error:
+        raise NothingToReadError(str(error)) from error
     try:
         reason = store.damage()
         if reason is not None:
-            raise StoreError(reason)
+            with damage_as_store_error():
+                has_checkpoint = store.has_snapshot()
+            raise StoreError(reason) if has_checkpoint else NothingToReadError(reason)
         if store.has_snapshot():
             return VerifiedStore(experiment, store, load_snapshot(store))
     except BaseException:
