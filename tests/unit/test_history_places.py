@@ -162,6 +162,9 @@ def test_what_was_recorded_before_an_error_is_in_the_storage(run: Any) -> None:
     assert found(run) == [{"step": 1}]
 
 
+STATE_OF_MEMGUARD = b'{"trial_data": [], "memguard": {"store": "/none/trials-x.sqlite"}}'
+
+
 def add_file(run: Any, path: str, content: bytes) -> None:
     storage = run._storage
     path = f"{storage.experiment_fs_path}/{path}"
@@ -191,10 +194,18 @@ def test_what_ray_alone_wrote_after_a_run_with_histories(run: Any) -> None:
     # A later run keeps results in the store again; its state file points to its trial store.
     again = places.open_for_run(run)
     HistoryRecorder(again, run, Notices()).finish()
-    pointer = json.dumps({"store": "/none/trials-x.sqlite"}).encode()
-    state = b'{"trial_data": [], "memguard": %s}' % pointer
-    add_file(run, "experiment_state-2026-01-03_00-00-00.json", state)
+    add_file(run, "experiment_state-2026-01-03_00-00-00.json", STATE_OF_MEMGUARD)
     assert lines(run, "two") == b'{"step": 3, "trial_id": "two"}\n'
+
+
+def test_what_a_run_wrote_to_files_before_one_with_histories(run: Any) -> None:
+    add_file(run, "experiment_state-2026-01-01_00-00-00.json", STATE_OF_MEMGUARD)
+    add_file(run, "trial_two/result.json", THREE)
+    recorder = HistoryRecorder(places.open_for_run(run), run, Notices())
+    report(recorder.store, 1)
+    recorder.finish()
+    assert lines(run, "one") == ONE
+    assert lines(run, "two") == THREE
 
 
 def test_what_rays_loggers_write_after_an_error(run: Any) -> None:
@@ -203,9 +214,7 @@ def test_what_rays_loggers_write_after_an_error(run: Any) -> None:
     logger = HistoryLogger(recorder, [], run)
     logger.log_trial_result(1, trial, {"step": 1})
     logger.give_back()
-    pointer = json.dumps({"store": "/none/trials-x.sqlite"}).encode()
-    state = b'{"trial_data": [], "memguard": %s}' % pointer
-    add_file(run, "experiment_state-2026-01-03_00-00-00.json", state)
+    add_file(run, "experiment_state-2026-01-03_00-00-00.json", STATE_OF_MEMGUARD)
     add_file(run, "trial_one/result.json", ONE + TWO)
     assert lines(run, "one") == ONE + TWO
 

@@ -52,11 +52,16 @@ class HistoryRecorder:
         self.store = store
         self.experiment = places.Experiment.of_run(controller)
         self._notices = notices
-        if not self.experiment.is_local and places.may_have_files(self.experiment, store):
-            # This run's state files will no longer tell that Ray ran alone before it.
-            places.note_files(store)
         staging = str(controller._storage.experiment_driver_staging_path)
-        self._continues_staging = store.get_metadata(_STAGING) == staging
+        last_staging = store.get_metadata(_STAGING)
+        self._continues_staging = last_staging == staging
+        experiment = self.experiment
+        if not experiment.is_local and (
+            (last_staging is None and experiment.newest_state_file() is not None)
+            or places.may_have_files(experiment, store)
+        ):
+            # This run's state files will not tell that a run before it has written files.
+            places.note_files(store)
         store.set_metadata(**{_STAGING: staging})
         self._encoder = ResultEncoder(replace=SafeFallbackEncoder().default)
         # Trials that have begun in this run and not ended.
