@@ -27,11 +27,12 @@ import functools
 import sys
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from ray_tune_memguard.notices import Notices, logger
 
 Value = TypeVar("Value")
+Function: TypeAlias = Callable[..., Any]
 
 _PACKAGE = "ray_tune_memguard"
 
@@ -49,7 +50,7 @@ class RaysOwn:
 
     __slots__ = ("_function", "raised", "result", "returned")
 
-    def __init__(self, function: Callable[..., Any]) -> None:
+    def __init__(self, function: Function) -> None:
         self._function = function
         #: Exceptions that Ray or a user's code has raised.
         self.raised: list[Exception] = []
@@ -89,7 +90,7 @@ class Entry:
         self,
         name: str,
         policy: Policy,
-        ours: Callable[..., Any],
+        ours: Function,
         take_out: Callable[[Any, Exception], None] | None = None,
     ) -> None:
         self.name = name
@@ -97,11 +98,11 @@ class Entry:
         self.ours = ours
         self._take_out = take_out
 
-    def in_place_of(self, original: Callable[..., Any]) -> Callable[..., Any]:
+    def in_place_of(self, original: Function) -> Function:
         """A function that can stand in for ``original``, a function or method of Ray's."""
 
         @functools.wraps(original)
-        def stand_in(*args: Any, **kwargs: Any) -> Any:
+        def stand_in(*args: object, **kwargs: object) -> object:
             rays = RaysOwn(original)
             try:
                 return self.ours(rays, *args, **kwargs)
@@ -122,11 +123,11 @@ class Entry:
 
         return stand_in
 
-    def on_its_own(self) -> Callable[..., Any]:
+    def on_its_own(self) -> Function:
         """``ours`` as a function for threads, finalizers and hooks. It never raises."""
 
         @functools.wraps(self.ours)
-        def safe(*args: Any, **kwargs: Any) -> Any:
+        def safe(*args: object, **kwargs: object) -> object:
             try:
                 return self.ours(*args, **kwargs)
             except Exception as error:
@@ -148,7 +149,7 @@ class Entry:
         )
         logger.debug("%s", self.name, exc_info=error)
 
-    def _leave(self, owner: Any, error: Exception) -> bool:
+    def _leave(self, owner: object, error: Exception) -> bool:
         """Whether what is in place for the run is taken out now."""
         if self._take_out is not None:
             try:
@@ -167,7 +168,7 @@ _notices = Notices()
 
 def entry(
     name: str, policy: Policy, take_out: Callable[[Any, Exception], None] | None = None
-) -> Callable[[Callable[..., Any]], Entry]:
+) -> Callable[[Function], Entry]:
     """Register the decorated function as what Ray calls there.
 
     Args:
@@ -176,7 +177,7 @@ def entry(
         take_out: for :attr:`Policy.TAKE_OUT`; takes the first argument of the call, and the error.
     """
 
-    def register(ours: Callable[..., Any]) -> Entry:
+    def register(ours: Function) -> Entry:
         return ENTRIES.setdefault(name, Entry(name, policy, ours, take_out))
 
     return register

@@ -91,29 +91,29 @@ class _EventLogger(TBXLoggerCallback):
         self.reported_at: float | None = None
         self._summary_writer_cls = self._writer
 
-    def _writer(self, *args: Any, **kwargs: Any) -> Any:
+    def _writer(self, *args: object, **kwargs: object) -> Any:
         from tensorboardX import SummaryWriter
 
         logger = self
 
         class Writer(SummaryWriter):
-            def _at_its_time(self, name: str, *args: Any, **kwargs: Any) -> None:
+            def _at_its_time(self, name: str, *args: object, **kwargs: object) -> None:
                 kwargs.setdefault("walltime", logger.reported_at)
                 getattr(super(), name)(*args, **kwargs)
 
-            def add_scalar(self, *args: Any, **kwargs: Any) -> None:
+            def add_scalar(self, *args: object, **kwargs: object) -> None:
                 self._at_its_time("add_scalar", *args, **kwargs)
 
-            def add_histogram(self, *args: Any, **kwargs: Any) -> None:
+            def add_histogram(self, *args: object, **kwargs: object) -> None:
                 self._at_its_time("add_histogram", *args, **kwargs)
 
-            def add_image(self, *args: Any, **kwargs: Any) -> None:
+            def add_image(self, *args: object, **kwargs: object) -> None:
                 self._at_its_time("add_image", *args, **kwargs)
 
-            def add_images(self, *args: Any, **kwargs: Any) -> None:
+            def add_images(self, *args: object, **kwargs: object) -> None:
                 self._at_its_time("add_images", *args, **kwargs)
 
-            def add_video(self, *args: Any, **kwargs: Any) -> None:
+            def add_video(self, *args: object, **kwargs: object) -> None:
                 self._at_its_time("add_video", *args, **kwargs)
 
         return Writer(*args, **kwargs)

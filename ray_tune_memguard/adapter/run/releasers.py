@@ -11,6 +11,7 @@ import importlib
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler
@@ -114,21 +115,21 @@ class TensorboardExitHooks:
     exit, as ``atexit`` does; it drops those of closed writers.
     """
 
-    def __init__(self, atexit: Any) -> None:
+    def __init__(self, atexit: ModuleType) -> None:
         self.atexit = atexit
-        self._cleanups: list[Callable[[], Any]] = []
+        self._cleanups: list[Callable[[], object]] = []
         self._registered = False
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> object:
         return getattr(self.atexit, name)
 
-    def register(self, cleanup: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    def register(self, cleanup: Callable[..., object], *args: object, **kwargs: object) -> object:
         return _REGISTER_AT_EXIT(self, cleanup, *args, **kwargs)
 
     def release_closed(self) -> None:
         self._cleanups = [cleanup for cleanup in self._cleanups if not _is_closed(cleanup)]
 
-    def keep(self, cleanup: Callable[[], Any]) -> None:
+    def keep(self, cleanup: Callable[[], object]) -> None:
         """Run the clean-up of an open writer at exit."""
         if not self._registered:
             # Not before the first writer: its queue's own exit function must run after this one.
@@ -153,8 +154,8 @@ class TensorboardExitHooks:
 
 
 def _register_with_atexit(
-    hooks: TensorboardExitHooks, cleanup: Callable[..., Any], *args: Any, **kwargs: Any
-) -> Any:
+    hooks: TensorboardExitHooks, cleanup: Callable[..., object], *args: object, **kwargs: object
+) -> object:
     return hooks.atexit.register(cleanup, *args, **kwargs)
 
 
@@ -162,10 +163,10 @@ def _register_with_atexit(
 def _register(
     rays: RaysOwn,
     hooks: TensorboardExitHooks,
-    cleanup: Callable[..., Any],
-    *args: Any,
-    **kwargs: Any,
-) -> Any:
+    cleanup: Callable[..., object],
+    *args: object,
+    **kwargs: object,
+) -> object:
     if args or kwargs or _writer_of(cleanup) is None:
         return rays(hooks, cleanup, *args, **kwargs)
     hooks.keep(cleanup)
@@ -183,7 +184,7 @@ def _run_at_exit(hooks: TensorboardExitHooks) -> None:
 _RUN_AT_EXIT = _run_at_exit.on_its_own()
 
 
-def _writer_of(cleanup: Any) -> Any | None:
+def _writer_of(cleanup: object) -> Any | None:
     """The event writer that a ``FileWriter``'s clean-up closes; None for other functions."""
     for cell in getattr(cleanup, "__closure__", None) or ():
         writer = getattr(cell.cell_contents, "event_writer", None)
@@ -192,7 +193,7 @@ def _writer_of(cleanup: Any) -> Any | None:
     return None
 
 
-def _is_closed(cleanup: Any) -> bool:
+def _is_closed(cleanup: object) -> bool:
     writer = _writer_of(cleanup)
     return writer is not None and bool(writer._closed)
 
