@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from ray_tune_memguard.callbacks.head_node_reporter import HeadNodeReporter
 from ray_tune_memguard.callbacks.launch_gate import LaunchGate
 from ray_tune_memguard.callbacks.object_growth_tracker import ObjectGrowthTracker
+from ray_tune_memguard.callbacks.object_store_reporter import ObjectStoreReporter
 from ray_tune_memguard.callbacks.oom_survival import OomSurvival
 from ray_tune_memguard.callbacks.result_histories import ResultHistories
 from ray_tune_memguard.callbacks.rss_reporter import RssReporter
@@ -19,6 +20,7 @@ from ray_tune_memguard.opening import install, open_experiment, uninstall
 from ray_tune_memguard.reading import iter_results, read_results
 from ray_tune_memguard.report.gate_records import read_gate
 from ray_tune_memguard.report.head_records import read_head_node
+from ray_tune_memguard.report.object_records import read_object_store
 from ray_tune_memguard.report.picture import plot_rss_series
 from ray_tune_memguard.report.series import read_rss_series
 from ray_tune_memguard.report.trial_memory import read_trial_memory
@@ -35,6 +37,7 @@ __all__ = [
     "LaunchGate",
     "MemGuard",
     "ObjectGrowthTracker",
+    "ObjectStoreReporter",
     "OomSurvival",
     "ResultHistories",
     "RssReporter",
@@ -51,6 +54,7 @@ __all__ = [
     "read_gate",
     "read_growth",
     "read_head_node",
+    "read_object_store",
     "read_results",
     "read_rss_series",
     "read_trial_memory",

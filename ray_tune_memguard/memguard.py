@@ -11,6 +11,7 @@ from ray_tune_memguard.callbacks.base import GuardCallback, guarded
 from ray_tune_memguard.callbacks.head_node_reporter import HeadNodeReporter
 from ray_tune_memguard.callbacks.launch_gate import LaunchGate
 from ray_tune_memguard.callbacks.object_growth_tracker import ObjectGrowthTracker
+from ray_tune_memguard.callbacks.object_store_reporter import ObjectStoreReporter
 from ray_tune_memguard.callbacks.oom_survival import OomSurvival
 from ray_tune_memguard.callbacks.result_histories import ResultHistories
 from ray_tune_memguard.callbacks.rss_reporter import RssReporter
@@ -33,8 +34,9 @@ class MemGuard(GuardCallback):
     or, without a change of code, ``RAY_TUNE_CALLBACKS=ray_tune_memguard.MemGuard``. It combines a
     :class:`TrialPruner`, a :class:`RssReporter`, an :class:`ObjectGrowthTracker`, an
     :class:`OomSurvival`, a :class:`TrialDeathReporter`, a :class:`ResultHistories`, a
-    :class:`TrialMemoryReporter`, a :class:`LaunchGate` and a :class:`HeadNodeReporter`, whose pages
-    describe the arguments and their environment variables.
+    :class:`TrialMemoryReporter`, a :class:`LaunchGate`, a :class:`HeadNodeReporter` and an
+    :class:`ObjectStoreReporter`, whose pages describe the arguments and their environment
+    variables.
 
     Args:
         every_trials: finished trials between two RSS lines (:class:`RssReporter`).
@@ -57,6 +59,8 @@ class MemGuard(GuardCallback):
         shed: whether the newest trial is paused when memory is short (:class:`LaunchGate`).
         stop_at: share of the memory at which the run ends resumably (:class:`LaunchGate`).
         head_every_seconds: seconds between two looks at the head (:class:`HeadNodeReporter`).
+        objects_every_seconds: seconds between two looks at the object store
+            (:class:`ObjectStoreReporter`).
 
     Raises:
         ValueError, TypeError: an argument, or its environment variable, is not allowed.
@@ -92,6 +96,7 @@ class MemGuard(GuardCallback):
         shed: bool | opt.Unset = opt.UNSET,
         stop_at: float | opt.Unset | None = opt.UNSET,
         head_every_seconds: float | opt.Unset | None = opt.UNSET,
+        objects_every_seconds: float | opt.Unset | None = opt.UNSET,
     ) -> None:
         self.pruner = TrialPruner(
             spill_dir=spill_dir, trim_every_trials=trim_every_trials, trim_slack_mib=trim_slack_mib
@@ -114,6 +119,7 @@ class MemGuard(GuardCallback):
             stop_at=stop_at,
         )
         self.head = HeadNodeReporter(head_every_seconds=head_every_seconds)
+        self.objects = ObjectStoreReporter(objects_every_seconds=objects_every_seconds)
         # The order matters: results are committed before a spill, RSS is reported after it.
         self._parts: tuple[GuardCallback, ...] = (
             self.histories,
@@ -125,6 +131,7 @@ class MemGuard(GuardCallback):
             self.memory,
             self.gate,
             self.head,
+            self.objects,
         )
         self._forget_run()
         self.options = {name: value for part in self._parts for name, value in part.options.items()}
@@ -176,6 +183,7 @@ class MemGuard(GuardCallback):
             self.memory.on_step_end(iteration=iteration, trials=trials, **info)
             self.gate.on_step_end(iteration=iteration, trials=trials, **info)
             self.head.on_step_end(iteration=iteration, trials=trials, **info)
+            self.objects.on_step_end(iteration=iteration, trials=trials, **info)
 
     @guarded
     def on_trial_start(
@@ -206,6 +214,7 @@ class MemGuard(GuardCallback):
         self.reporter.on_trial_complete(iteration, trials, trial, **info)
         self.tracker.on_trial_complete(iteration, trials, trial, **info)
         self.head.on_trial_complete(iteration, trials, trial, **info)
+        self.objects.on_trial_complete(iteration, trials, trial, **info)
 
     @guarded
     def on_trial_error(
@@ -216,6 +225,7 @@ class MemGuard(GuardCallback):
         self.reporter.on_trial_error(iteration, trials, trial, **info)
         self.tracker.on_trial_error(iteration, trials, trial, **info)
         self.head.on_trial_error(iteration, trials, trial, **info)
+        self.objects.on_trial_error(iteration, trials, trial, **info)
 
     @guarded
     def on_experiment_end(self, trials: list[Trial], **info: object) -> None:

@@ -74,6 +74,7 @@ class Measured:
         deaths: the deaths of trials.
         gate: what the launch gate did.
         head: memory of Ray's processes on the head node, a row for each process and time.
+        store: what the object store held, a row for each time.
         problems: what cannot be read.
     """
 
@@ -86,6 +87,7 @@ class Measured:
     deaths: list[Death]
     gate: list[GateRecord]
     head: pd.DataFrame | None
+    store: pd.DataFrame | None
     problems: list[str]
 
     @classmethod
@@ -109,13 +111,14 @@ class Measured:
             readings.read("records of deaths", read_deaths) or [],
             readings.read("records of the launch gate", read_gate) or [],
             readings.read("measurements of the head node", _head_of),
+            readings.read("measurements of the object store", _store_of),
             readings.problems,
         )
 
     @property
     def is_empty(self) -> bool:
         """Whether nothing was measured, and nothing is damaged."""
-        tables = (self.series, self.diagnosis, self.trials, self.head)
+        tables = (self.series, self.diagnosis, self.trials, self.head, self.store)
         lists: tuple[list[Any], ...] = (self.growth, self.deaths, self.gate, self.problems)
         return all(one is None for one in tables) and not any(lists)
 
@@ -152,6 +155,7 @@ class Measured:
             "deaths": self.deaths,
             "gate": self.gate,
             "head": [] if self.head is None else self.head.to_dict("records"),
+            "store": [] if self.store is None else self.store.to_dict("records"),
             "problems": self.problems,
         }
 
@@ -180,6 +184,10 @@ class Measured:
             self.head_table(),
         ):
             self._show(table)
+        for number, sentence in enumerate(self.store_words()):
+            if number == 0:
+                output.show_text()
+            output.show_text(sentence)
         if self.is_empty:
             output.show_text("Nothing has been measured yet.")
         for problem in self.problems:
@@ -307,6 +315,24 @@ class Measured:
             ("RSS", "anonymous", "per trial"),
         )
 
+    def store_words(self) -> list[str]:
+        """What stayed in the object store, in sentences; none if it was not measured."""
+        store = self.store
+        if store is None:
+            return []
+        last = store.iloc[-1]
+        held = store["primary_bytes"] + store["spilled_bytes"]
+        slope = _slope(store.assign(held=held), "held")
+        grows = "" if slope is None else f", {signed(slope)} per trial"
+        return [
+            f"Object store: {size(last['primary_bytes'])} of {size(last['capacity_bytes'])} in "
+            f"memory, {size(last['spilled_bytes'])} on disk{grows}.",
+            *(
+                f"Trials have left objects behind: {one_line(leak)}"
+                for leak in store["leak"][store["leak"] != ""]
+            ),
+        ]
+
 
 def growth_of(path: Path) -> list[Growth]:
     """The categories of the driver's RSS, and what else grows fastest.
@@ -353,6 +379,13 @@ def _head_of(path: Path) -> pd.DataFrame | None:
 
     head = read_head_node(path)
     return None if head.empty else head
+
+
+def _store_of(path: Path) -> pd.DataFrame | None:
+    from ray_tune_memguard.report.object_records import read_object_store
+
+    store = read_object_store(path)
+    return None if store.empty else store
 
 
 def _rss(row: dict[str, float]) -> str:

@@ -22,8 +22,8 @@ def show(context: click.Context, path: str, rows: int, as_json: bool) -> None:
 
     PATH is the experiment's directory; its run may go on, have ended or have been killed. The
     command shows how its last run stands, the driver's memory over its trials, who holds memory,
-    the trials that took most, which trials died, why trials waited, and Ray's processes on the head
-    node. What was not measured is left out.
+    the trials that took most, which trials died, why trials waited, Ray's processes on the head
+    node, and what stays in the object store. What was not measured is left out.
 
     \b
     Examples:

@@ -17,8 +17,8 @@ TRIAL_MEMORY = "trial_memory"
 WITHOUT: dict[str, str] = {
     RAY_PROCESSES: "other processes of Ray are not measured",
     CLUSTER_STATE: "nothing is read from Ray's control service, such as why a process ended",
-    CLUSTER_BY_ADDRESS: "`memguard doctor` cannot look at a running cluster",
-    OBJECT_OWNERS: "`memguard doctor` does not tell which idle workers own objects",
+    CLUSTER_BY_ADDRESS: "`memguard doctor` and `memguard objects` cannot look at a running cluster",
+    OBJECT_OWNERS: "nothing tells which process owns or holds objects",
     TRIAL_MEMORY: "the memory of trials is not measured",
 }
 

@@ -36,6 +36,8 @@ class ActorInfo:
         death_reason: for a dead actor ``WORKER_DIED``, ``OWNER_DIED``, ``NODE_DIED``,
             ``RAY_KILL``, ``OUT_OF_SCOPE``, ``REF_DELETED``, ``OUT_OF_MEMORY``, ``UNSPECIFIED``, or
             what else Ray names; empty for a living one.
+        name: the name that its user gave it, or empty.
+        class_name: the name of its class.
     """
 
     actor_id: str
@@ -44,6 +46,8 @@ class ActorInfo:
     worker_id: str
     state: str
     death_reason: str = ""
+    name: str = ""
+    class_name: str = ""
 
 
 @dataclass(frozen=True)
@@ -260,6 +264,8 @@ def _actor(row: Any) -> ActorInfo:
         worker_id=row.address.worker_id.hex(),
         state=type(row).ActorState.Name(row.state),
         death_reason=_death_reason(row.death_cause),
+        name=row.name,
+        class_name=row.class_name,
     )
 
 

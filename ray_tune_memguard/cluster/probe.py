@@ -183,6 +183,27 @@ class NodeProbes:
             self._run_in_thread(lambda probes: probes._send(answer, function, args), answer)
         return answer
 
+    def ask_here(self, function: Callable[..., Value], *args: object) -> Answer[Value]:
+        """Run a function in this process, but in the probes' thread, because it may wait for Ray.
+
+        Args:
+            function: any function.
+            args: its arguments.
+        """
+        answer: Answer[Value] = Answer(self.own_node)
+
+        def run(probes: NodeProbes) -> None:
+            try:
+                # Without a cluster Ray would start one.
+                if probes._is_closed or not ray.is_initialized():
+                    raise NoAnswerError("The run has ended.")
+                answer.resolve(function(*args))
+            except Exception as error:
+                answer.fail(error)
+
+        self._run_in_thread(run, answer)
+        return answer
+
     def ask_all(self, function: Callable[..., Value], *args: object) -> dict[str, Answer[Value]]:
         """Run a function on every node that is alive.
 

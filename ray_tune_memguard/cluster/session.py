@@ -12,7 +12,7 @@ def session_directory() -> Path | None:
     """
     from ray._private import worker
 
-    node = worker._global_node
+    node = getattr(worker, "_global_node", None)
     return None if node is None else Path(node.get_session_dir_path())
 
 

@@ -14,6 +14,7 @@ from ray_tune_memguard.diagnostics.growth import GrowthRow
 from ray_tune_memguard.report.driver_record import BEGIN, END, DriverRecord
 from ray_tune_memguard.report.gate_records import GateRecord
 from ray_tune_memguard.report.head_records import HeadRecord
+from ray_tune_memguard.report.object_records import StoreRecord
 from ray_tune_memguard.report.records import RecordFile
 from ray_tune_memguard.report.series import RssPoint, RssSeries
 from ray_tune_memguard.report.series_file import SeriesFile
@@ -70,6 +71,12 @@ def measured(path: Path, ended: bool = True, is_alive: bool = False) -> Path:
     for trials in range(0, 401, 100):
         own_bytes = 50 * MIB + trials * 16_384
         head.add(HeadRecord(1000.0 + trials, trials, {"gcs_server": (90 * MIB, own_bytes)}))
+    store = RecordFile(own / f"objects-{RUN}.jsonl")
+    for trials in range(0, 401, 100):
+        leak = "78.1 MiB stay in it" if trials == 400 else ""
+        store.add(
+            StoreRecord(1000.0 + trials, trials, 2**30, trials * 150_000, trials * 54_800, leak)
+        )
     drivers = RecordFile(own / f"driver-{RUN}.jsonl")
     begin = DriverRecord.now(BEGIN, 0.0)
     drivers.add(begin if is_alive or ended else replace(begin, pid=_NO_PROCESS))

@@ -12,6 +12,11 @@ from click.testing import CliRunner
 from ray_tune_memguard.cli import exit_codes, output
 from ray_tune_memguard.cli.exit_codes import ExitCode
 from ray_tune_memguard.cli.main import main
+from ray_tune_memguard.cluster import object_survey
+from ray_tune_memguard.cluster.gcs import ClusterStateError
+from ray_tune_memguard.cluster.object_holders import KINDS, Holder, Holding
+from ray_tune_memguard.cluster.object_store import NodeStore
+from ray_tune_memguard.cluster.object_survey import Survey
 
 COMMANDS = sorted(main.commands)
 
@@ -70,3 +75,44 @@ def test_json_has_dataclasses_and_no_nan(capsys: pytest.CaptureFixture[str]) -> 
 
     output.show_json([Row(1.5), Row(math.nan)])
     assert json.loads(capsys.readouterr().out) == [{"slope": 1.5}, {"slope": None}]
+
+
+def test_objects_wants_the_address_of_a_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    assert "Name the cluster" in run("objects", code=ExitCode.USAGE)
+
+    def nobody(address: str) -> Survey:
+        raise ClusterStateError(f"No Ray cluster answers at {address}.")
+
+    monkeypatch.setattr(object_survey, "survey", nobody)
+    text = run("objects", "--address", "10.0.0.5:6379", code=ExitCode.UNREACHABLE)
+    assert "No Ray cluster answers at 10.0.0.5:6379." in text
+
+
+def test_objects_explains_each_word_that_it_shows(monkeypatch: pytest.MonkeyPatch) -> None:
+    mib = 2**20
+    stores = [
+        NodeStore("n", "10.0.0.5", 80 * mib, 50 * mib, 60 * mib, 70 * mib, 170 * mib, 0, 20 * mib),
+        NodeStore("m", "10.0.0.6", 80 * mib, 0),
+    ]
+    driver = Holder("driver", "driver (pid 7)")
+    held = [
+        Holding(driver, "n", kind, "train.py:3", 5, size * mib)
+        for size, kind in ((50, "LOCAL_REFERENCE"), (10, "CAPTURED_IN_OBJECT"))
+    ]
+    unseen = ["What is spilled now was not read on 10.0.0.6."]
+    monkeypatch.setattr(object_survey, "survey", lambda address: Survey(stores, held, unseen))
+    text = run("objects", "--address", "10.0.0.5:6379", "--rows", "1")
+    first, second, third = text.splitlines()[:3]
+    assert [first.split()[0], *first.split("  ")[-2:]] == ["node", "created", "fallback"]
+    cells = ["10.0.0.5", "80.0 MiB", "70.0 MiB", "50.0 MiB", "60.0 MiB", "170 MiB", "0 B"]
+    assert second.split() == " ".join(cells).split()
+    assert third.split() == ["10.0.0.6", "80.0", "MiB", "?", "0", "B", "?", "?", "?"]
+    assert "10.0.0.5: 20.0 MiB are copies that were made for reading" in text
+    assert "driver (pid 7)  50.0 MiB" in text
+    assert f"LOCAL_REFERENCE: {KINDS['LOCAL_REFERENCE']}." in text
+    assert "CAPTURED_IN_OBJECT" not in text
+    assert unseen[0] in text
+    found = json.loads(run("objects", "--address", "10.0.0.5:6379", "--json"))
+    assert [node["spilled"] for node in found["nodes"]] == [60 * mib, None]
+    assert found["held"][1]["holder"] == {"kind": "driver", "name": "driver (pid 7)"}

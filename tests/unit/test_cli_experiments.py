@@ -97,6 +97,9 @@ def test_show_an_experiment_that_has_ended(experiment: Path) -> None:
     assert "Deaths: 1 kernel_oom" in text
     assert "93 % of its memory is in use" in text
     assert "+16.0 KiB" in text.partition("gcs_server")[2]
+    store = "Object store: 57.2 MiB of 1.0 GiB in memory, 20.9 MiB on disk, +200 KiB per trial."
+    assert store in text
+    assert "Trials have left objects behind: 78.1 MiB stay in it" in text
     found = run_json("show", experiment)
     assert found["run"]["state"] == "finished"
     assert found["rss"]["bytes_per_trial"] == pytest.approx(2048)
@@ -104,6 +107,7 @@ def test_show_an_experiment_that_has_ended(experiment: Path) -> None:
     assert found["diagnosis"]["trials"] == 400
     assert [record["action"] for record in found["gate"]] == ["pause"]
     assert len(found["head"]) == 5
+    assert len(found["store"]) == 5
 
 
 @pytest.mark.parametrize(("is_alive", "state"), [(True, "running"), (False, "killed")])

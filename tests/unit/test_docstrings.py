@@ -19,6 +19,7 @@ from ray_tune_memguard.diagnostics.findings import GrowingSite
 from ray_tune_memguard.diagnostics.growth import GrowthRow
 from ray_tune_memguard.report.gate_records import GateRecord
 from ray_tune_memguard.report.head_records import HeadRecord
+from ray_tune_memguard.report.object_records import StoreRecord
 from ray_tune_memguard.report.records import RecordFile
 from ray_tune_memguard.report.series import RssPoint
 from ray_tune_memguard.report.series_file import SeriesFile
@@ -89,6 +90,9 @@ def experiment(tmp_path: Path) -> Path:
     head = RecordFile(reports / f"head-{RUN}.jsonl")
     for time, trials, rss in ((0.0, 500, 48 * MIB), (60.0, 1000, 64 * MIB)):
         head.add(HeadRecord(time, trials, {"gcs_server": (rss, rss // 2)}))
+    store = RecordFile(reports / f"objects-{RUN}.jsonl")
+    for time, trials in ((0.0, 500), (60.0, 1000)):
+        store.add(StoreRecord(time, trials, 80 * MIB, trials * 40_000, 0))
     state = '{"trial_data": [], "runner_data": {}, "stats": {}}'
     (path / f"experiment_state-{RUN}.json").write_text(state)
     (path / "trial_1").mkdir()

@@ -63,6 +63,7 @@ def test_bad_arguments(option: str, value: Any, error: type[Exception]) -> None:
         ("SURVIVE_OOM", "perhaps"),
         ("SURVIVE_OOM", "2"),
         ("HEAD_EVERY_SECONDS", "0"),
+        ("OBJECTS_EVERY_SECONDS", "0"),
         ("TRIAL_MEMORY_EVERY_SECONDS", "-1"),
         ("LAUNCH_GATE", "maybe"),
         ("PAUSE", "0"),
@@ -88,6 +89,7 @@ def test_an_argument_wins_over_the_environment(
     monkeypatch.setenv("TUNE_MEMGUARD_GROWTH_BUDGET", "0.5")
     monkeypatch.setenv("TUNE_MEMGUARD_SURVIVE_OOM", "0")
     monkeypatch.setenv("TUNE_MEMGUARD_HEAD_EVERY_SECONDS", "30")
+    monkeypatch.setenv("TUNE_MEMGUARD_OBJECTS_EVERY_SECONDS", "none")
     monkeypatch.setenv("TUNE_MEMGUARD_REPORT_DEATHS", "0")
     monkeypatch.setenv("TUNE_MEMGUARD_HISTORIES", "store")
     monkeypatch.setenv("TUNE_MEMGUARD_TRIAL_MEMORY_EVERY_SECONDS", "none")
@@ -104,6 +106,7 @@ def test_an_argument_wins_over_the_environment(
         "growth_budget": 0.5,
         "survive_oom": False,
         "head_every_seconds": 30.0,
+        "objects_every_seconds": None,
         "report_deaths": False,
         "histories": "store",
         "trial_memory_every_seconds": None,

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from ray_tune_memguard.diagnostics.process_growth import (
-    MAX_POINTS,
-    ProcessGrowth,
-    ProcessSeries,
-)
+from ray_tune_memguard.diagnostics.process_growth import ProcessGrowth, ProcessSeries
+from ray_tune_memguard.diagnostics.steady_growth import MAX_POINTS
 
 MIB = 2**20
 
@@ -67,7 +64,7 @@ def test_few_points_are_no_growth_and_many_are_thinned_out() -> None:
     assert not growth(series)["raylet"].is_growing
     for trials in range(400, 100_000, 25):
         series.add(trials, float(trials), {"raylet": (trials * 8192, 0)})
-    assert len(series._points) <= MAX_POINTS
+    assert len(series._series._points) <= MAX_POINTS
     assert growth(series)["raylet"].per_trial == pytest.approx(8192, rel=0.01)
 
 

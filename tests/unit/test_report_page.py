@@ -102,11 +102,12 @@ def test_the_page_says_what_show_says_and_draws_it(experiment: Path) -> None:
         "train_t00001: 900 MiB",
         "93 % of its memory is in use",
         "gcs_server is the largest process of Ray's on the head node: 90.0 MiB, +16.0 KiB",
+        "Object store: 57.2 MiB of 1.0 GiB in memory, 20.9 MiB on disk, +200 KiB per trial.",
     ):
         assert text in page.text
     found = list(sections(experiment))
-    assert [section.count("<svg") for section in found] == [1, 1, 1, 1]
-    assert [section.count("<table") for section in found] == [1, 1, 2, 1]
+    assert [section.count("<svg") for section in found] == [1, 1, 1, 1, 1]
+    assert [section.count("<table") for section in found] == [1, 1, 2, 1, 0]
     assert "layers (ρ = +1.00)" in page.text
     assert "died: kernel_oom" in page.text
 
@@ -188,6 +189,7 @@ def test_damaged_records_are_named_and_the_rest_is_shown(experiment: Path) -> No
         ("gate-{}.jsonl", '{"time": [1]}', "records of the launch gate"),
         ("head-{}.jsonl", '{"processes": {"raylet": ["a", 1]}}', "measurements of the head node"),
         ("head-{}.jsonl", '{"time": null}', "measurements of the head node"),
+        ("objects-{}.jsonl", '{"trials": "x"}', "measurements of the object store"),
         ("rss-{}.csv", "time,trials,completed,errored,rss_bytes\n1,2,3,4,much\n", "RSS series"),
         ("rss-{}.csv", "time,trials\n1,2\n", "RSS series"),
     ],

@@ -244,6 +244,21 @@ def head(measured: pd.DataFrame, names: Sequence[str]) -> str:
     return _svg(2.8, draw)
 
 
+def store(measured: pd.DataFrame) -> str:
+    """What stays in the object store over finished trials, in memory and on disk."""
+
+    def draw(figure: Figure) -> None:
+        axes = figure.add_subplot()
+        rows = _thinned(measured)
+        bands = [rows[name] / _MIB for name in ("primary_bytes", "spilled_bytes")]
+        names = ["in memory", "on disk"]
+        axes.stackplot(rows["trials"], bands, labels=names, colors=_COLOURS, alpha=0.5, lw=0)
+        _finish(axes, "finished trials", "MiB")
+        axes.legend(loc="upper left", ncols=2)
+
+    return _svg(2.8, draw)
+
+
 def _finish(axes: Axes, x: str, y: str) -> None:
     axes.set_xlabel(x)
     axes.set_ylabel(y)

@@ -68,7 +68,7 @@ class Page:
 
     def sections(self) -> list[Section]:
         """All sections, in their order."""
-        return [self._driver(), self._trials(), self._time_line(), self._head()]
+        return [self._driver(), self._trials(), self._time_line(), self._head(), self._store()]
 
     def _draw(self, section: Section, draw: Callable[[], str]) -> None:
         try:
@@ -201,6 +201,16 @@ class Page:
         section.caption = "Anonymous memory of the largest processes over the finished trials."
         self._draw(section, lambda: charts.head(head, [one.name for one in processes]))
         section.tables = _present(self.measured.head_table())
+        return section
+
+    def _store(self) -> Section:
+        store, section = self.measured.store, Section("Ray's object store")
+        if store is None:
+            section.absent = _NOT_MEASURED
+            return section
+        section.words = self.measured.store_words()
+        section.caption = "Primary copies in memory, and what is spilled to disk, on all nodes."
+        self._draw(section, lambda: charts.store(store))
         return section
 
 

@@ -1,0 +1,78 @@
+"""One sweep of ``python -m benchmarks object-store``, in a process and a Ray cluster of its own.
+
+Prints one JSON object.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from typing import Any
+
+
+def run(storage: str, trials: int, left: int, held: int, watched: bool) -> dict[str, Any]:
+    """What the reporter said, and what its looks cost."""
+    import numpy as np
+    import ray
+    from ray import tune
+
+    from ray_tune_memguard import ObjectStoreReporter
+    from ray_tune_memguard.notices import logger
+
+    ray.init(
+        address="local",
+        num_cpus=2,
+        include_dashboard=False,
+        log_to_driver=False,
+        object_store_memory=80 * 2**20,
+        namespace="benchmark",
+    )
+
+    @ray.remote(num_cpus=0)
+    class Archive:
+        def __init__(self) -> None:
+            self.kept: list[Any] = []
+
+        def keep(self) -> None:
+            self.kept.append(ray.put(np.ones(left, dtype=np.uint8)))
+
+    def train(_config: dict[str, Any]) -> None:
+        if left:
+            ray.get(ray.get_actor("archive", namespace="benchmark").keep.remote())
+        mine = ray.put(np.ones(held, dtype=np.uint8)) if held else None
+        tune.report({"i": 1})
+        del mine
+
+    archive = Archive.options(name="archive").remote()  # type: ignore[attr-defined]
+    lines: list[str] = []
+    logger.addFilter(lambda record: bool(lines.append(record.getMessage())) or True)
+    reporter = ObjectStoreReporter()
+    began = time.monotonic()
+    tune.Tuner(
+        train,
+        tune_config=tune.TuneConfig(num_samples=trials, reuse_actors=True),
+        run_config=tune.RunConfig(
+            name="store", storage_path=storage, verbose=0, callbacks=[reporter] if watched else []
+        ),
+    ).fit()
+    seconds = time.monotonic() - began
+    del archive
+    state = reporter._state
+    found = [line for line in lines if "object store: " in line]
+    return {
+        "seconds": seconds,
+        "per_trial": reporter.bytes_per_trial() if watched else None,
+        "named_at": int(found[0].partition("#")[2].split()[0]) if found else None,
+        "looks": state.looks if state is not None and watched else 0,
+        "look_s": state.spent_s / max(1, state.looks) if state is not None and watched else 0.0,
+        "lines": found,
+    }
+
+
+if __name__ == "__main__":
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
+    os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
+    print(json.dumps(run(sys.argv[1], *map(int, sys.argv[2:5]), sys.argv[5] == "watched")))
