@@ -219,11 +219,12 @@ class RunHandle:
         return trials_by_pid(controller, node_id, core_names.CLUSTER_STATE in self.capabilities)
 
     def running_trials(self) -> int:
-        """The number of trials that have an actor; 0 if this Ray does not tell."""
+        """The number of trials that run; 0 if this Ray does not tell."""
         controller = self.controller
         if controller is None or contract.TRIAL_DEATHS not in self.capabilities:
             return 0
-        return len(controller._trial_to_actor)
+        # Trials that wait for their actor are there as well.
+        return [trial.status for trial in controller._trial_to_actor].count("RUNNING")
 
     def node_probes(self, user: object) -> NodeProbes | None:
         """What asks the nodes of the cluster; the callbacks of a run share it.

@@ -16,9 +16,11 @@ from ray_tune_memguard.report.sizes import size
 #: If a node has more references than this, only their number is told.
 MAX_REFERENCES = 10_000
 _MAX_CALL_SITE = 120
-_RAYS_OWN = "/ray/_private/"
+_RAYS_OWN = "-packages/ray/"
 #: So many are named in a line.
 MAX_NAMED = 3
+#: And only those that hold this share of what the first one holds.
+_MIN_SHARE = 0.05
 
 #: What the kinds of references mean.
 KINDS = {
@@ -169,8 +171,9 @@ def advice(held: list[Holding], too_many: int, is_told: bool) -> str:
     if not held:
         why = f"{too_many:,} references are too many to list" if too_many else "no process tells"
         return f"Who holds the objects is not known: {why}. Delete references when a trial ends."
-    most = "; ".join(map(str, held[:MAX_NAMED]))
-    text = f"Who holds most: {most}{'; …' if len(held) > MAX_NAMED else ''}. "
+    large = [one for one in held if one.size >= _MIN_SHARE * held[0].size]
+    most = "; ".join(map(str, large[:MAX_NAMED]))
+    text = f"Who holds most: {most}{'; …' if len(large) > MAX_NAMED else ''}. "
     text += f"{held[0].kind} means that {KINDS[held[0].kind]}. Delete it when a trial ends."
     if not held[0].call_site:
         text += " RAY_record_ref_creation_sites=1 before Ray starts names the lines that made them."
@@ -181,7 +184,7 @@ def _shortened(call_site: str) -> str:
     """A call site in one line, without Ray's own calls.
 
     Example:
-        >>> _shortened("(put object)  | /lib/ray/_private/hook.py:wrapper:134 | train.py:run:15")
+        >>> _shortened("(put object)  | /site-packages/ray/hook.py:wrapper:134 | train.py:run:15")
         'train.py:run:15 (put object)'
     """
     what, *calls = (part.strip() for part in call_site.split("|"))

@@ -38,7 +38,7 @@ class StoreReading:
         capacity: what they may hold in memory.
         primary: primary copies in memory.
         spilled: on disk now, as far as it is known.
-        seconds: what the look took.
+        seconds: of a CPU, which the look took.
     """
 
     capacity: int
@@ -177,12 +177,12 @@ class StoreWatch:
 
 
 def _look_here(node: str) -> tuple[int, int, int | None, float]:
-    """Capacity and primary copies of the cluster, what is spilled here, and how long that took."""
-    began = time.perf_counter()
+    """Capacity and primary copies of the cluster, what is spilled here, and the CPU's seconds."""
+    began = time.thread_time()
     capacity = ray.cluster_resources().get(STORE, 0.0)
     primary = primary_bytes(capacity, ray.available_resources().get(STORE, 0.0))
     spilled = spilled_now(node)
-    return int(capacity), primary, spilled, time.perf_counter() - began
+    return int(capacity), primary, spilled, time.thread_time() - began
 
 
 def primary_bytes(total: float, available: float) -> int:

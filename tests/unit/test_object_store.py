@@ -277,7 +277,7 @@ def test_a_raylet_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 #: As Ray writes it, from the inside to the outside.
-SITE = "(put object)  | /lib/ray/_private/hook.py:wrapper:134 | one.py:f:3 | two.py:g:9"
+SITE = "(put object)  | /site-packages/ray/hook.py:wrapper:134 | one.py:f:3 | two.py:g:9"
 
 
 def process(pid: int, *references: Reference, **rest: Any) -> WorkerObjects:
@@ -333,7 +333,9 @@ def holding(call_site: str = "") -> Holding:
 
 
 def test_the_advice_says_who_and_how_to_learn_more() -> None:
-    text = object_holders.advice([holding()] * 4, 0, is_told=True)
+    small = Holding(Holder("driver", "driver (pid 9)"), "n", CAPTURED, "", 2, 242)
+    assert "pid 9" not in object_holders.advice([holding(), small], 0, is_told=True)
+    text = object_holders.advice([holding()] * 4 + [small], 0, is_told=True)
     assert text.startswith(
         "Who holds most: driver (pid 1) 14.3 MiB in 75 objects (LOCAL_REFERENCE); "
     )
