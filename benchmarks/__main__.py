@@ -5,9 +5,9 @@ also kept in ``benchmarks/results/NAME.txt``. ``--again`` runs nothing: it reads
 prints, judges and draws it anew.
 
 ``deaths``, ``frames``, ``gate``, ``head-node``, ``histories``, ``html-report``,
-``hundred-thousand``, ``kills``, ``object-store``, ``out-of-memory``, ``overhead``, ``planted``,
-``ray-examples``, ``restore``, ``tracked``, ``trial-memory`` and ``uploads`` have options of their
-own: see ``NAME --help``.
+``hundred-thousand``, ``keeper``, ``kills``, ``object-store``, ``out-of-memory``, ``overhead``,
+``planted``, ``ray-examples``, ``restore``, ``tracked``, ``trial-memory`` and ``uploads`` have
+options of their own: see ``NAME --help``.
 
 Prints one table per benchmark and writes ``NAME.json`` and ``NAME.png`` to ``benchmarks/results/``.
 Figures are medians over the runs, with the lowest and the highest in brackets; the ratio is the
@@ -34,6 +34,7 @@ from benchmarks import (
     histories,
     html_report,
     hundred_thousand,
+    keeper,
     kills,
     object_store,
     out_of_memory,
@@ -63,6 +64,7 @@ COMMANDS = {
     "head-node": head_node.main,
     "html-report": html_report.main,
     "hundred-thousand": hundred_thousand.main,
+    "keeper": keeper.main,
     "kills": kills.main,
     "object-store": object_store.main,
     "out-of-memory": out_of_memory.main,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from ray_tune_memguard.callbacks.head_node_reporter import HeadNodeReporter
@@ -29,11 +30,17 @@ if TYPE_CHECKING:
     from ray_tune_memguard.diagnostics.deaths.record import read_deaths
     from ray_tune_memguard.diagnostics.diagnosis import read_diagnosis
     from ray_tune_memguard.diagnostics.growth import read_growth
+    from ray_tune_memguard.keeping.explanations import explain
+    from ray_tune_memguard.keeping.keeper import Keeper
+    from ray_tune_memguard.keeping.kept import Kept, KeptLostError
 
 __version__ = "0.1.0"
 
 __all__ = [
     "HeadNodeReporter",
+    "Keeper",
+    "Kept",
+    "KeptLostError",
     "LaunchGate",
     "MemGuard",
     "ObjectGrowthTracker",
@@ -44,6 +51,7 @@ __all__ = [
     "TrialDeathReporter",
     "TrialMemoryReporter",
     "TrialPruner",
+    "explain",
     "export_results",
     "install",
     "iter_results",
@@ -65,18 +73,19 @@ __all__ = [
 install()
 
 
+#: Imported when they are used.
+_LAZY = {
+    "Keeper": "keeping.keeper",
+    "Kept": "keeping.kept",
+    "KeptLostError": "keeping.kept",
+    "explain": "keeping.explanations",
+    "read_deaths": "diagnostics.deaths.record",
+    "read_diagnosis": "diagnostics.diagnosis",
+    "read_growth": "diagnostics.growth",
+}
+
+
 def __getattr__(name: str) -> object:
-    # The diagnostics are imported when they are used.
-    if name == "read_diagnosis":
-        from ray_tune_memguard.diagnostics.diagnosis import read_diagnosis
-
-        return read_diagnosis
-    if name == "read_growth":
-        from ray_tune_memguard.diagnostics.growth import read_growth
-
-        return read_growth
-    if name == "read_deaths":
-        from ray_tune_memguard.diagnostics.deaths.record import read_deaths
-
-        return read_deaths
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)

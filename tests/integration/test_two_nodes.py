@@ -82,3 +82,19 @@ def test_a_full_node_does_not_hold_up_the_other_one() -> None:
     assert said["overlaps_on_own"] == 0
     assert said["pauses"]
     assert said["paused_elsewhere"] == []
+
+
+@pytest.mark.latest_only
+def test_values_are_kept_on_their_node_and_lost_with_it() -> None:
+    found = run("keeper")
+    assert found["is_there"]
+    assert found["read"] == 2.0
+    assert found["of_process"].startswith(f"the process that kept it on node {found['node']}")
+    assert found["held"] == 3
+    assert found["of_node"] == (
+        f"node {found['node']}, where it was kept, is not in the cluster (any more)."
+    )
+    assert found["held_then"] == 2
+    assert found["here"] == 1.0
+    # Ray runs a task again whose result is lost, and the keeper on the driver's node owns it.
+    assert found["made_again"] == "4.0 was read"

@@ -18,11 +18,20 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import numpy as np
 import ray
 from ray import tune
 from ray.cluster_utils import Cluster
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from ray_tune_memguard import LaunchGate, TrialMemoryReporter, read_gate, read_trial_memory
+from ray_tune_memguard import (
+    Keeper,
+    KeptLostError,
+    LaunchGate,
+    TrialMemoryReporter,
+    read_gate,
+    read_trial_memory,
+)
 from ray_tune_memguard.cluster import probe
 from ray_tune_memguard.cluster.node_readings import ClusterMemory
 from ray_tune_memguard.cluster.probe import Answer, NoAnswerError, NodeProbes
@@ -117,6 +126,55 @@ def ask_a_node_that_dies() -> dict[str, Any]:
             "refused": [isinstance(value, int) for value in refused].count(True),
             "lines": kept.lines,
             "closed": closed,
+        }
+
+
+@ray.remote(num_cpus=0.1)
+def keep(keeper: Keeper, number: float) -> Any:
+    return keeper.keep(np.full(MIB, number))
+
+
+@ray.remote(num_cpus=0.1)
+def make(number: float) -> Any:
+    return np.full(MIB, number)
+
+
+def lost(kept: Any) -> str:
+    try:
+        return f"{kept.get(timeout_s=60)[0]} was read"
+    except KeptLostError as error:
+        return str(error).partition("because ")[2]
+
+
+def keep_on_a_node_that_dies() -> dict[str, Any]:
+    with two_nodes() as (cluster, second), Keeper() as keeper:
+        there = NodeAffinitySchedulingStrategy(second.node_id, soft=True)
+        here = keeper.keep(np.full(MIB, 1.0))
+        elsewhere = ray.get(keep.options(scheduling_strategy=there).remote(keeper, 2.0))
+        is_there = elsewhere.node == second.node_id
+        read = elsewhere.get()[0]
+        namespace = {one["namespace"] for one in ray.util.list_named_actors(all_namespaces=True)}
+
+        # The keeper's process on that node.
+        ray.kill(ray.get_actor("keeper-1", namespace.pop()))
+        of_process = lost(elsewhere)
+        again = ray.get(keep.options(scheduling_strategy=there).remote(keeper, 3.0))
+        of_task = keeper.run(make.options(scheduling_strategy=there), 4.0)
+        while keeper.held()["bytes"].isna().any():
+            time.sleep(0.1)
+        held = len(keeper.held())
+
+        cluster.remove_node(second, allow_graceful=False)
+        return {
+            "is_there": is_there,
+            "read": read,
+            "of_process": of_process,
+            "held": held,
+            "of_node": lost(again),
+            "held_then": len(keeper.held()),
+            "here": here.get()[0],
+            "made_again": lost(of_task),
+            "node": second.node_id,
         }
 
 
@@ -267,6 +325,7 @@ def gate_with_a_full_node() -> dict[str, Any]:
 
 PARTS: dict[str, Callable[..., dict[str, Any]]] = {
     "probes": ask_a_node_that_dies,
+    "keeper": keep_on_a_node_that_dies,
     "trials": measure_trials_on_both,
     "gate": gate_with_a_full_node,
 }

@@ -1,0 +1,98 @@
+"""How any process of the cluster finds and asks the actors of a keeper."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import ModuleType
+from typing import Any
+
+import ray
+from ray import cloudpickle
+from ray.exceptions import ActorUnavailableError, RayActorError
+
+from ray_tune_memguard.keeping import actor
+
+#: An actor that cannot be reached is asked again for this time: by then Ray knows whether it lives.
+UNAVAILABLE_S = 60.0
+_ASK_AGAIN_S = 0.5
+
+# By the process as Ray knows it, since a handle of an earlier cluster is of no use; by keeper and
+# number. The handle of the first actor, in the process that started it, is what keeps it alive.
+_handles: dict[tuple[str, str, int], Any] = {}
+
+
+class ActorEndedError(Exception):
+    """The actor has ended, or Ray is not running in this process."""
+
+
+def start_first(keeper: str) -> None:
+    """Start the first actor of a keeper, on this process's node, and Ray if it is not running."""
+    if not ray.is_initialized():
+        ray.init()
+    node = ray.get_runtime_context().get_node_id()
+    with actor_by_value() as module:
+        _handles[_place(keeper, 0)] = module.start(keeper, 0, node)
+
+
+@contextmanager
+def actor_by_value() -> Iterator[ModuleType]:
+    """Pickle the actor's class by value meanwhile.
+
+    An actor that imports this package imports Tune, which takes XXX.
+    """
+    cloudpickle.register_pickle_by_value(actor)
+    try:
+        yield actor
+    finally:
+        cloudpickle.unregister_pickle_by_value(actor)
+
+
+def ask(keeper: str, number: int, method: str, *args: object) -> Any:
+    """What a method of an actor returns.
+
+    Raises:
+        ActorEndedError: see there.
+        ActorUnavailableError: it cannot be reached, and Ray does not know that it has ended.
+    """
+    until = time.monotonic() + UNAVAILABLE_S
+    while True:
+        handle = _find(keeper, number)
+        try:
+            return ray.get(getattr(handle, method).remote(*args))
+        except ActorUnavailableError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(_ASK_AGAIN_S)
+        except RayActorError as error:
+            _handles.pop(_place(keeper, number), None)
+            raise ActorEndedError(str(error)) from error
+
+
+def end(keeper: str, number: int) -> None:
+    """End an actor. One that has ended is no error."""
+    try:
+        ray.kill(_find(keeper, number))
+    except ActorEndedError:
+        return
+    _handles.pop(_place(keeper, number), None)
+
+
+def _place(keeper: str, number: int) -> tuple[str, str, int]:
+    return ray.get_runtime_context().get_worker_id(), keeper, number
+
+
+def _find(keeper: str, number: int) -> Any:
+    # Ray would start a cluster.
+    if not ray.is_initialized():
+        raise ActorEndedError("Ray is not running in this process.")
+    place = _place(keeper, number)
+    if place not in _handles:
+        try:
+            found = ray.get_actor(actor.name_of(number), actor.namespace_of(keeper))
+        # AssertionError: the job of the actor has just ended, and Ray no longer has its class.
+        except (ValueError, AssertionError) as error:
+            raise ActorEndedError(str(error)) from error
+        _handles[place] = found
+    return _handles[place]
