@@ -11,6 +11,7 @@ LAZY = (
     "ray_tune_memguard.diagnostics",
     "ray_tune_memguard.cli",
     "ray_tune_memguard.cluster.doctor",
+    "ray_tune_memguard.keeping",
     "objgraph",
     "jinja2",
     "matplotlib",

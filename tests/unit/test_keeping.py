@@ -125,8 +125,6 @@ def of_ray(name: str) -> BaseException:
     kind = getattr(exceptions, name, None)
     if kind is None:
         pytest.skip(f"This Ray has no {name}")
-    if name == "ObjectReconstructionFailedError" and ray.__version__ >= "2.56":
-        return kind("00ff", reason_message="why")
     return kind("00ff", b"", "")
 
 
