@@ -94,21 +94,21 @@ docs: $(VENV)/.ready  ## The documentation site, in site/
 	$(MKDOCS)
 
 coverage: $(VENV)/.ready  ## Which lines the unit tests run; fails below the floor in pyproject.toml
-	$(VENV)/bin/pytest -q --numprocesses 2 --dist loadfile --cov --cov-report term tests/unit
+	$(VENV)/bin/$(PYTEST) --cov --cov-report term tests/unit
 
 pythons: $(PYTHONS:%=python-%)  ## The unit tests on the other Pythons (needs uv)
 
 python-%:
 	PYENV_VERSION=$* uv venv --quiet --clear --python $* .venv-python-$*
 	uv pip install --quiet --python .venv-python-$* --only-binary :all: --requirement requirements/dev-ray-$(LATEST).txt
-	.venv-python-$*/bin/python -m pytest -q --numprocesses 2 --dist loadfile tests/unit
+	.venv-python-$*/bin/python -m $(PYTEST) tests/unit
 
 lowest:  ## The unit tests with the lowest version of each dependency, on Python 3.10 (needs uv)
 	PYENV_VERSION=3.10 uv venv --quiet --clear --python 3.10 .venv-lowest
 	uv pip install --quiet --python .venv-lowest --only-binary :all: --resolution lowest-direct \
 	  --requirement pyproject.toml --extra all
 	uv pip install --quiet --python .venv-lowest pytest pytest-timeout pytest-xdist hypothesis pympler tomli
-	.venv-lowest/bin/python -m pytest -q --numprocesses 2 --dist loadfile tests/unit
+	.venv-lowest/bin/python -m $(PYTEST) tests/unit
 
 dist:  ## Wheel and sdist of the last commit, checked, in dist/ (needs uv; REPOSITORY_URL makes links absolute)
 	rm -rf build/source dist

@@ -23,8 +23,9 @@ from typing import Any
 
 from benchmarks.machine import describe_machine, machine_line
 from benchmarks.out_of_memory import ray_of
-from benchmarks.runs import positive, said_by
+from benchmarks.runs import positive
 from tests.integration.deaths import CAUSES, DETAILS, can_limit
+from tests.integration.own_process import said_by
 
 TIMEOUT_S = 900
 #: These need a cluster of their own.

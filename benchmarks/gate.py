@@ -27,7 +27,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import describe_machine, machine_line
-from benchmarks.runs import positive, said_by
+from benchmarks.runs import positive
+from tests.integration.own_process import said_by
 
 TIMEOUT_S = 600
 SCHEDULERS = ("fifo", "asha", "hyperband", "pbt", "pbt-synch")

@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import describe_machine, machine_line
-from benchmarks.runs import positive, said_by
+from benchmarks.runs import positive
 from ray_tune_memguard.report.line import fit_line
+from tests.integration.own_process import said_by
 
 SETTINGS: dict[str, dict[str, str]] = {
     "Ray's own": {},

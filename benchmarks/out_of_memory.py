@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import describe_machine, machine_line
-from benchmarks.runs import positive, said_by
+from benchmarks.runs import positive
+from tests.integration.own_process import said_by
 
 MAX_FAILURES = (0, 1, 3)
 ACTORS = ("fresh", "reuse")

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -259,40 +259,3 @@ def record_of(command: Sequence[str], directory: Path) -> dict[str, Any]:
 def write_record(record: dict[str, Any]) -> None:
     """In such a process: write what it found."""
     Path(os.environ[RECORD_VARIABLE]).write_text(json.dumps(record))
-
-
-def said_by(
-    command: Sequence[str],
-    timeout: float,
-    python: str = sys.executable,
-    variables: Mapping[str, str] | None = None,
-) -> Any:
-    """Run ``python -m command`` in a fresh process; what it printed last, JSON.
-
-    Args:
-        command: the module and its arguments.
-        timeout: seconds that it may take.
-        python: the interpreter, for an environment with another Ray.
-        variables: of its environment, beside our own.
-
-    Raises:
-        RuntimeError: it failed, took longer, or said nothing; with the end of its errors.
-    """
-    try:
-        done = subprocess.run(
-            [python, "-m", *command],
-            cwd=ROOT,
-            env={**os.environ, **(variables or {})},
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            check=False,
-        )
-    except subprocess.TimeoutExpired as error:
-        raise RuntimeError(f"{command[0]} was not over after {timeout:.0f} s") from error
-    try:
-        if done.returncode == 0:
-            return json.loads(done.stdout.strip().splitlines()[-1])
-    except (IndexError, ValueError):
-        pass  # It was killed, or has ended early.
-    raise RuntimeError(f"{command[0]} ended with {done.returncode}: {done.stderr[-1500:]}")

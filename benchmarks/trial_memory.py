@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import describe_machine, machine_line
-from benchmarks.runs import ROOT, said_by
+from tests.integration.own_process import said_by
 
 TIMEOUT_S = 600
 MIB = 2**20
@@ -156,7 +156,7 @@ def peaks_of_a_sweep() -> list[dict[str, Any]]:
 def two_nodes() -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="tmp-") as folder:
         command = ["tests.integration.two_nodes", "trials", folder]
-        said: dict[str, Any] = said_by(command, TIMEOUT_S, variables={"PYTHONPATH": str(ROOT)})
+        said: dict[str, Any] = said_by(command, TIMEOUT_S)
     return said
 
 

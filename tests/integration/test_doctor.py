@@ -3,38 +3,22 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.integration.own_process import said_by
+
 #: What it measures is the whole machine.
 pytestmark = pytest.mark.alone
-
-ROOT = Path(__file__).parents[2]
-
-
-def run(*arguments: str) -> dict[str, Any]:
-    done = subprocess.run(
-        [sys.executable, "-m", *arguments],
-        cwd=ROOT,
-        env={**os.environ, "RAY_ADDRESS": ""},
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
-    found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
-    return found
 
 
 @pytest.fixture(scope="module")
 def said() -> dict[str, Any]:
-    return run("tests.integration.doctor_situations")
+    found: dict[str, Any] = said_by(
+        ["tests.integration.doctor_situations"], variables={"RAY_ADDRESS": ""}
+    )
+    return found
 
 
 def test_five_situations_are_five_findings(said: dict[str, Any]) -> None:

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,8 +21,7 @@ from ray.tune.stopper import (
 from ray_tune_memguard import MemGuard
 from tests.integration import equality, sweeps
 from tests.integration.equality import Case
-
-REPOSITORY = Path(__file__).parents[2]
+from tests.integration.own_process import said_by
 
 
 class EnoughInAll(tune.Stopper):
@@ -249,17 +244,7 @@ def finished_only_in(here: dict[str, Any], there: dict[str, Any]) -> list[str]:
 def test_endings_by_signal(tmp_path: Path) -> None:
     """Ray stops the sweep in good order at either signal, and it can be resumed."""
     address = ray.get_runtime_context().gcs_address
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.integration.interrupted", address, str(tmp_path)],
-        cwd=REPOSITORY,
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
-    left = json.loads(done.stdout.strip().splitlines()[-1])
+    left = said_by(["tests.integration.interrupted", address, str(tmp_path)])
     for signal in ("SIGINT", "SIGUSR1"):
         plain, guarded = left[f"{signal} plain"], left[f"{signal} guarded"]
         assert guarded.pop("guarded")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import subprocess
 import sys
@@ -13,12 +12,7 @@ from pathlib import Path
 import pytest
 import ray
 
-REPOSITORY = Path(__file__).parents[2]
-
-
-def environment() -> dict[str, str]:
-    """As it is once the cluster runs: Ray notes there how processes of it talk to each other."""
-    return {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+from tests.integration.own_process import ROOT, run
 
 
 @pytest.fixture
@@ -33,8 +27,7 @@ def client_address(tmp_path: Path) -> Iterator[str]:
     with (tmp_path / "server.log").open("w") as log:
         server = subprocess.Popen(
             [sys.executable, *command, "--host=127.0.0.1", f"--port={port}"],
-            cwd=REPOSITORY,
-            env=environment(),
+            cwd=ROOT,
             stdout=log,
             stderr=log,
         )
@@ -52,13 +45,5 @@ def client_address(tmp_path: Path) -> Iterator[str]:
 
 
 def test_ray_client(client_address: str, tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.integration.over_client", client_address, str(tmp_path)],
-        cwd=REPOSITORY,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
+    done = run(["tests.integration.over_client", client_address, str(tmp_path)])
     assert done.returncode == 0, done.stderr[-4000:]

@@ -2,39 +2,26 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.integration.own_process import said_by
+
 #: What it measures is the whole machine.
 pytestmark = pytest.mark.alone
 
-ROOT = Path(__file__).parents[2]
 
-
-def run(*arguments: str) -> dict[str, Any]:
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.integration.two_nodes", *arguments],
-        cwd=ROOT,
-        env={**os.environ, "RAY_ADDRESS": ""},
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
-    said: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+def said_of(*arguments: str) -> dict[str, Any]:
+    command = ["tests.integration.two_nodes", *arguments]
+    said: dict[str, Any] = said_by(command, variables={"RAY_ADDRESS": ""})
     return said
 
 
 @pytest.fixture(scope="module")
 def probes() -> dict[str, Any]:
-    return run("probes")
+    return said_of("probes")
 
 
 @pytest.mark.latest_only
@@ -61,7 +48,7 @@ def test_a_probe_that_cannot_start_is_one_line(probes: dict[str, Any]) -> None:
 
 @pytest.mark.latest_only
 def test_trials_are_measured_on_both_nodes_and_one_may_die(tmp_path: Path) -> None:
-    said = run("trials", str(tmp_path))
+    said = said_of("trials", str(tmp_path))
     assert said["nodes"] == 2
     # On the other node the last reading can come too late.
     assert set(said["exact"]) == {True}
@@ -75,7 +62,7 @@ def test_trials_are_measured_on_both_nodes_and_one_may_die(tmp_path: Path) -> No
 
 @pytest.mark.latest_only
 def test_a_full_node_does_not_hold_up_the_other_one() -> None:
-    said = run("gate")
+    said = said_of("gate")
     assert said["errors"] == 0
     assert said["trials"] == 6
     assert said["elsewhere"] > 0

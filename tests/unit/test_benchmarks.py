@@ -15,8 +15,8 @@ from benchmarks.record import Round, Run
 from benchmarks.report import format_table, write_results
 from benchmarks.rivals import MEMGUARD, RAY, RIVALS
 from benchmarks.rows import Bar, Row, figure, memguards, plain_bytes, same_results
-from benchmarks.runs import said_by
 from benchmarks.suite import BENCHMARKS
+from tests.integration.own_process import said_by
 
 
 def _run(slope: float, best: str = "0") -> Run:

@@ -75,9 +75,14 @@ def worker() -> Iterator[WorkerProcess]:
 
 
 @pytest.fixture
-def memories() -> TrialMemories:
+def probes() -> Probes:
+    return Probes()
+
+
+@pytest.fixture
+def memories(probes: Probes) -> TrialMemories:
     found = TrialMemories()
-    found.measure_with(Probes())  # type: ignore[arg-type]
+    found.measure_with(probes)  # type: ignore[arg-type]
     return found
 
 
@@ -234,10 +239,11 @@ def test_another_trial_in_the_actor_of_a_paused_one(
 
 @on_linux
 def test_a_far_node_is_not_waited_for(
-    worker: WorkerProcess, actors: dict[str, tuple[int, str]], monkeypatch: pytest.MonkeyPatch
+    memories: TrialMemories,
+    probes: Probes,
+    worker: WorkerProcess,
+    actors: dict[str, tuple[int, str]],
 ) -> None:
-    memories, probes = TrialMemories(), Probes()
-    memories.measure_with(probes)  # type: ignore[arg-type]
     actors["a"] = worker.pid, "far"
     memories.start("t1", "a", {})
     memories.look()
@@ -263,10 +269,11 @@ def test_a_far_node_is_not_waited_for(
 
 @on_linux
 def test_a_lost_node_leaves_what_was_seen_last(
-    worker: WorkerProcess, actors: dict[str, tuple[int, str]], monkeypatch: pytest.MonkeyPatch
+    memories: TrialMemories,
+    probes: Probes,
+    worker: WorkerProcess,
+    actors: dict[str, tuple[int, str]],
 ) -> None:
-    memories, probes = TrialMemories(), Probes()
-    memories.measure_with(probes)  # type: ignore[arg-type]
     actors["a"] = worker.pid, "far"
     memories.start("t1", "a", {})
     memories.look()
