@@ -85,7 +85,7 @@ class NodeStore:
             >>> mib = 2**20
             >>> [sentence] = NodeStore("n", "10.0.0.5", 80 * mib, 0, 0, used=70 * mib).sentences()
             >>> sentence[:66]
-            '70.0 MiB are copies that were made for reading (87 % of the store)'
+            '70.0 MiB (88 % of the store) are copies of objects of other nodes,'
         """
         found = []
         primary, spilled = self.primary or 0, self.spilled or 0
@@ -103,9 +103,9 @@ class NodeStore:
         if copies >= _NEGLIGIBLE:
             of_what = "spilled objects" if spilled or self.restored else "objects of other nodes"
             found.append(
-                f"{size(copies)} are copies that were made for reading "
-                f"({_percent(copies, self.capacity)} of the store), of {of_what}. Ray drops them "
-                "when room is needed: they are no leak."
+                f"{size(copies)} ({_percent(copies, self.capacity)} of the store) are copies of "
+                f"{of_what}, for reading. Ray drops those that are not in use when room is needed: "
+                "they are no leak."
             )
         if self.fallback:
             found.append(

@@ -108,7 +108,9 @@ def test_objects_explains_each_word_that_it_shows(monkeypatch: pytest.MonkeyPatc
     cells = ["10.0.0.5", "80.0 MiB", "70.0 MiB", "50.0 MiB", "60.0 MiB", "170 MiB", "0 B"]
     assert second.split() == " ".join(cells).split()
     assert third.split() == ["10.0.0.6", "80.0", "MiB", "?", "0", "B", "?", "?", "?"]
-    assert "10.0.0.5: 20.0 MiB are copies that were made for reading" in text
+    assert (
+        "10.0.0.5: 20.0 MiB (25 % of the store) are copies of spilled objects, for reading." in text
+    )
     assert "driver (pid 7)  50.0 MiB" in text
     assert f"LOCAL_REFERENCE: {KINDS['LOCAL_REFERENCE']}." in text
     assert "CAPTURED_IN_OBJECT" not in text

@@ -53,7 +53,7 @@ def node_store(primary: int, spilled: int, used: int | None = None, **rest: int)
 
 PRIMARY = "are primary copies: they stay until nothing refers to them"
 SPILLED = "are on disk now, because they did not fit"
-COPIES = "Ray drops them when room is needed: they are no leak"
+COPIES = "Ray drops those that are not in use when room is needed: they are no leak"
 
 
 @pytest.mark.parametrize(
@@ -81,8 +81,8 @@ COPIES = "Ray drops them when room is needed: they are no leak"
             node_store(0, 110, 70, created=170, restored=60),
             [
                 "110 MiB " + SPILLED,
-                "70.0 MiB are copies that were made for reading (88 % of the store), of spilled "
-                "objects. " + COPIES,
+                "70.0 MiB (88 % of the store) are copies of spilled objects, for reading. "
+                + COPIES,
             ],
             [PRIMARY],
             id="read once",
@@ -100,7 +100,7 @@ COPIES = "Ray drops them when room is needed: they are no leak"
             id="fallback",
         ),
         pytest.param(
-            node_store(0, 0, 40), ["copies", "of objects of other nodes"], [PRIMARY], id="fetched"
+            node_store(0, 0, 40), ["are copies of objects of other nodes"], [PRIMARY], id="fetched"
         ),
         pytest.param(node_store(50, 60), [PRIMARY, SPILLED], [COPIES], id="without grpcio"),
     ],
