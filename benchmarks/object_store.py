@@ -12,17 +12,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
-import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import describe_machine
+from tests.integration.own_process import said_by
 
-ROOT = Path(__file__).resolve().parents[1]
 #: By name: what a trial leaves behind, and what it holds until it ends, in bytes.
 SWEEPS = {
     "leaves 200 KB": (200_000, 0),
@@ -37,14 +34,10 @@ TIMEOUT_S = 600
 
 def run(left: int, held: int, trials: int, watched: bool) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="tmp-") as folder:
-        command = [sys.executable, "-m", "benchmarks.object_store_sweep", folder]
-        command += [str(trials), str(left), str(held), "watched" if watched else "plain"]
-        done = subprocess.run(
-            command, cwd=ROOT, env={**os.environ}, capture_output=True, text=True, timeout=TIMEOUT_S
+        command = ["benchmarks.object_store_sweep", folder, str(trials), str(left), str(held)]
+        found: dict[str, Any] = said_by(
+            [*command, "watched" if watched else "plain"], timeout=TIMEOUT_S
         )
-    if done.returncode:
-        raise SystemExit(done.stderr[-2000:])
-    found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
     return found
 
 

@@ -2,34 +2,24 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.integration.own_process import said_by
+
 #: What it measures is the whole machine.
 pytestmark = pytest.mark.alone
 
-ROOT = Path(__file__).parents[2]
-
 
 def run(*arguments: str) -> dict[str, Any]:
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.integration.object_situations", *arguments],
-        cwd=ROOT,
-        env={**os.environ, "RAY_ADDRESS": ""},
-        capture_output=True,
-        text=True,
+    found: dict[str, Any] = said_by(
+        ["tests.integration.object_situations", *arguments],
         timeout=540,
-        check=False,
+        variables={"RAY_ADDRESS": ""},
     )
-    assert done.returncode == 0, done.stderr[-4000:]
-    said: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
-    return said
+    return found
 
 
 @pytest.fixture(scope="module")
