@@ -40,7 +40,7 @@ def start_first(keeper: str) -> None:
 def actor_by_value() -> Iterator[ModuleType]:
     """Pickle the actor's class by value meanwhile.
 
-    An actor that imports this package imports Tune, which takes XXX.
+    An actor that imports this package imports Tune: 118 MiB of private memory instead of 58.
     """
     cloudpickle.register_pickle_by_value(actor)
     try:
