@@ -165,6 +165,9 @@ def keep_on_a_node_that_dies() -> dict[str, Any]:
         held = len(keeper.held())
 
         cluster.remove_node(second, allow_graceful=False)
+        # Until Ray knows, the value may still be readable.
+        while any(one["Alive"] for one in ray.nodes() if one["NodeID"] == second.node_id):
+            time.sleep(0.1)
         return {
             "is_there": is_there,
             "read": read,
