@@ -5,9 +5,9 @@ also kept in ``benchmarks/results/NAME.txt``. ``--again`` runs nothing: it reads
 prints, judges and draws it anew.
 
 ``deaths``, ``frames``, ``gate``, ``head-node``, ``histories``, ``html-report``,
-``hundred-thousand``, ``keeper``, ``kills``, ``object-store``, ``out-of-memory``, ``overhead``,
-``planted``, ``ray-examples``, ``restore``, ``tracked``, ``trial-memory`` and ``uploads`` have
-options of their own: see ``NAME --help``.
+``hundred-thousand``, ``keeper``, ``kills``, ``metrics``, ``object-store``, ``out-of-memory``,
+``overhead``, ``planted``, ``ray-examples``, ``restore``, ``tracked``, ``trial-memory`` and
+``uploads`` have options of their own: see ``NAME --help``.
 
 Prints one table per benchmark and writes ``NAME.json`` and ``NAME.png`` to ``benchmarks/results/``.
 Figures are medians over the runs, with the lowest and the highest in brackets; the ratio is the
@@ -36,6 +36,7 @@ from benchmarks import (
     hundred_thousand,
     keeper,
     kills,
+    metrics,
     object_store,
     out_of_memory,
     overhead,
@@ -66,6 +67,7 @@ COMMANDS = {
     "hundred-thousand": hundred_thousand.main,
     "keeper": keeper.main,
     "kills": kills.main,
+    "metrics": metrics.main,
     "object-store": object_store.main,
     "out-of-memory": out_of_memory.main,
     "overhead": overhead.main,

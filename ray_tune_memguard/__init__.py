@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from ray_tune_memguard.callbacks.head_node_reporter import HeadNodeReporter
 from ray_tune_memguard.callbacks.launch_gate import LaunchGate
+from ray_tune_memguard.callbacks.metrics_exporter import MetricsExporter
 from ray_tune_memguard.callbacks.object_growth_tracker import ObjectGrowthTracker
 from ray_tune_memguard.callbacks.object_store_reporter import ObjectStoreReporter
 from ray_tune_memguard.callbacks.oom_survival import OomSurvival
@@ -43,6 +44,7 @@ __all__ = [
     "KeptLostError",
     "LaunchGate",
     "MemGuard",
+    "MetricsExporter",
     "ObjectGrowthTracker",
     "ObjectStoreReporter",
     "OomSurvival",

@@ -10,6 +10,7 @@ from ray_tune_memguard import options as opt
 from ray_tune_memguard.callbacks.base import GuardCallback, guarded
 from ray_tune_memguard.callbacks.head_node_reporter import HeadNodeReporter
 from ray_tune_memguard.callbacks.launch_gate import LaunchGate
+from ray_tune_memguard.callbacks.metrics_exporter import MetricsExporter
 from ray_tune_memguard.callbacks.object_growth_tracker import ObjectGrowthTracker
 from ray_tune_memguard.callbacks.object_store_reporter import ObjectStoreReporter
 from ray_tune_memguard.callbacks.oom_survival import OomSurvival
@@ -34,9 +35,9 @@ class MemGuard(GuardCallback):
     or, without a change of code, ``RAY_TUNE_CALLBACKS=ray_tune_memguard.MemGuard``. It combines a
     :class:`TrialPruner`, a :class:`RssReporter`, an :class:`ObjectGrowthTracker`, an
     :class:`OomSurvival`, a :class:`TrialDeathReporter`, a :class:`ResultHistories`, a
-    :class:`TrialMemoryReporter`, a :class:`LaunchGate`, a :class:`HeadNodeReporter` and an
-    :class:`ObjectStoreReporter`, whose pages describe the arguments and their environment
-    variables.
+    :class:`TrialMemoryReporter`, a :class:`LaunchGate`, a :class:`HeadNodeReporter`, an
+    :class:`ObjectStoreReporter` and a :class:`MetricsExporter`, whose pages describe the arguments
+    and their environment variables.
 
     Args:
         every_trials: finished trials between two RSS lines (:class:`RssReporter`).
@@ -61,6 +62,8 @@ class MemGuard(GuardCallback):
         head_every_seconds: seconds between two looks at the head (:class:`HeadNodeReporter`).
         objects_every_seconds: seconds between two looks at the object store
             (:class:`ObjectStoreReporter`).
+        metrics_port: port of the metrics for Prometheus (:class:`MetricsExporter`).
+        metrics_host: address of the metrics (:class:`MetricsExporter`).
 
     Raises:
         ValueError, TypeError: an argument, or its environment variable, is not allowed.
@@ -97,6 +100,8 @@ class MemGuard(GuardCallback):
         stop_at: float | opt.Unset | None = opt.UNSET,
         head_every_seconds: float | opt.Unset | None = opt.UNSET,
         objects_every_seconds: float | opt.Unset | None = opt.UNSET,
+        metrics_port: int | opt.Unset | None = opt.UNSET,
+        metrics_host: str | opt.Unset = opt.UNSET,
     ) -> None:
         self.pruner = TrialPruner(
             spill_dir=spill_dir, trim_every_trials=trim_every_trials, trim_slack_mib=trim_slack_mib
@@ -120,6 +125,7 @@ class MemGuard(GuardCallback):
         )
         self.head = HeadNodeReporter(head_every_seconds=head_every_seconds)
         self.objects = ObjectStoreReporter(objects_every_seconds=objects_every_seconds)
+        self.metrics = MetricsExporter(metrics_port=metrics_port, metrics_host=metrics_host)
         # The order matters: results are committed before a spill, RSS is reported after it.
         self._parts: tuple[GuardCallback, ...] = (
             self.histories,
@@ -132,6 +138,7 @@ class MemGuard(GuardCallback):
             self.gate,
             self.head,
             self.objects,
+            self.metrics,
         )
         self._forget_run()
         self.options = {name: value for part in self._parts for name, value in part.options.items()}
@@ -150,6 +157,7 @@ class MemGuard(GuardCallback):
         for part in self._parts:
             part.active = False
         self.histories.give_back()
+        self.metrics.stop()
         if hasattr(self, "run"):
             self.run.take_out()
 
@@ -184,6 +192,7 @@ class MemGuard(GuardCallback):
             self.gate.on_step_end(iteration=iteration, trials=trials, **info)
             self.head.on_step_end(iteration=iteration, trials=trials, **info)
             self.objects.on_step_end(iteration=iteration, trials=trials, **info)
+            self.metrics.on_step_end(iteration=iteration, trials=trials, **info)
 
     @guarded
     def on_trial_start(
@@ -215,6 +224,7 @@ class MemGuard(GuardCallback):
         self.tracker.on_trial_complete(iteration, trials, trial, **info)
         self.head.on_trial_complete(iteration, trials, trial, **info)
         self.objects.on_trial_complete(iteration, trials, trial, **info)
+        self.metrics.on_trial_complete(iteration, trials, trial, **info)
 
     @guarded
     def on_trial_error(
@@ -226,6 +236,7 @@ class MemGuard(GuardCallback):
         self.tracker.on_trial_error(iteration, trials, trial, **info)
         self.head.on_trial_error(iteration, trials, trial, **info)
         self.objects.on_trial_error(iteration, trials, trial, **info)
+        self.metrics.on_trial_error(iteration, trials, trial, **info)
 
     @guarded
     def on_experiment_end(self, trials: list[Trial], **info: object) -> None:

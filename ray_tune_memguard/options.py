@@ -139,6 +139,28 @@ def size_or_none(name: str, value: object) -> int | None:
     return int(_real(name, value, allowed, lambda given: 1 <= given < math.inf))
 
 
+def port_or_none(name: str, value: object) -> int | None:
+    """A port from 0 (one that is free) to 65535, or None for none."""
+    if value is None:
+        return None
+    allowed = "a port from 0 to 65535, or None"
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be {allowed}; got {value!r}")
+    if not 0 <= value <= 65535:
+        raise ValueError(f"{name} must be {allowed}; got {value!r}")
+    return value
+
+
+def host(name: str, value: object) -> str:
+    """The name or the address of a network interface."""
+    allowed = 'the name or the address to listen on, such as "127.0.0.1"'
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be {allowed}; got {value!r}")
+    if not value.strip():
+        raise ValueError(f"{name} must be {allowed}; got {value!r}")
+    return value.strip()
+
+
 def mebibytes_or_none(name: str, value: object) -> float | None:
     """A finite number of MiB of at least 0, or None for never."""
     if value is None:

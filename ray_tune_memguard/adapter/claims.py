@@ -37,6 +37,12 @@ def claim(controller: Controller, job: str, owner: object) -> bool:
     return jobs[job]() is owner
 
 
+def owner_of(controller: Controller, job: str) -> object | None:
+    """The callback that has a job in a run; None if there is none."""
+    owner = _jobs.get(controller, {}).get(job)
+    return None if owner is None else owner()
+
+
 def end_abandoned_runs(experiment_path: str) -> None:
     """End the runs of an experiment that were left without their last hook.
 

@@ -104,6 +104,11 @@ class RunHandle:
         controller = self.controller
         return controller is None or claims.claim(controller, job, owner)
 
+    def owner_of(self, job: str) -> object | None:
+        """The callback that has claimed a job in this run; None if there is none."""
+        controller = self.controller
+        return None if controller is None else claims.owner_of(controller, job)
+
     def is_spilling(self) -> bool:
         """Whether finished trials of the run are spilled."""
         controller = self.controller

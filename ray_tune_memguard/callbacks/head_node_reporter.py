@@ -125,6 +125,17 @@ class HeadNodeReporter(CountingCallback):
         state = self._state
         return [] if state is None or state.series is None else state.series.growth()
 
+    def latest(self) -> dict[str, tuple[int, int]]:
+        """RSS and anonymous memory in bytes of each process at the last look.
+
+        Example:
+            >>> from ray_tune_memguard import HeadNodeReporter
+            >>> HeadNodeReporter().latest()
+            {}
+        """
+        state = self._state
+        return {} if state is None or state.series is None else state.series.latest()
+
     def on_first_step(self) -> None:
         if self._state is not None:
             self._state.before = self._state.looked_trials = self._finished.total

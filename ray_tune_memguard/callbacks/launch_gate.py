@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -14,6 +15,7 @@ from ray_tune_memguard.gate.admission import Rules, describe
 from ray_tune_memguard.gate.gate import Gate
 from ray_tune_memguard.notices import logger
 from ray_tune_memguard.report.gate_records import KIND, Action, GateRecord
+from ray_tune_memguard.report.readings import NodeLevel
 
 if TYPE_CHECKING:
     from ray.tune.experiment import Trial
@@ -48,6 +50,7 @@ class _GateState:
     trials: list[Trial] = field(default_factory=list)
     look_at: float = 0.0
     shed_again_at: dict[str, float] = field(default_factory=dict)
+    actions: Counter[str] = field(default_factory=Counter)
     is_stopped: bool = False
 
 
@@ -216,6 +219,22 @@ class LaunchGate(GuardCallback):
         if hasattr(self, "run"):
             self.run.open_gate()
 
+    def number_by_action(self) -> dict[str, int]:
+        """The number of each of the gate's actions in this run."""
+        return {} if self._state is None else dict(self._state.actions)
+
+    def levels(self) -> list[NodeLevel]:
+        """How full each node is whose memory is known. Called by the run's thread."""
+        state = self._state
+        if state is None:
+            return []
+        fullest = {node: _fullest(state.readings.limits(node)) for node in state.readings.nodes()}
+        return [
+            NodeLevel(node, limit.share, state.gate.rules.pause, state.gate.is_paused(node))
+            for node, limit in fullest.items()
+            if limit is not None
+        ]
+
     def _stop_in_time(self, state: _GateState, stop_at: float) -> None:
         fullest = _fullest(state.readings.limits(state.own_node))
         if fullest is None or fullest.share < stop_at:
@@ -254,6 +273,7 @@ class LaunchGate(GuardCallback):
         where = "" if self._has_one_node() else f" on node {record.node[:8]}"
         logger.info("%s%s: %s.", _WORDS[record.action], where, record.reason)
         if self._state is not None:
+            self._state.actions[record.action] += 1
             self._state.records.add(self._state.trials, record)
 
     def _has_one_node(self) -> bool:

@@ -190,6 +190,17 @@ class ObjectGrowthTracker(CountingCallback):
             raise RuntimeError("This ObjectGrowthTracker has not measured anything yet.")
         return state.diagnosis
 
+    def categories(self) -> dict[str, float]:
+        """What the driver's RSS consists of at the last sample of a run that goes on, in bytes.
+
+        Example:
+            >>> from ray_tune_memguard import ObjectGrowthTracker
+            >>> ObjectGrowthTracker().categories()  # No run has begun.
+            {}
+        """
+        tracking = None if self._state is None else self._state.tracking
+        return {} if tracking is None else tracking.categories()
+
     def show_backrefs(self, type_name: str, filename: str | os.PathLike[str]) -> None:
         """Draw the references to a typical object of a type, with ``objgraph.show_backrefs``.
 

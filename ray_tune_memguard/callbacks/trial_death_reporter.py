@@ -68,6 +68,10 @@ class TrialDeathReporter(GuardCallback):
         self._watch = KernelWatch()
         self.run.observe_failures(self)
 
+    def number_by_cause(self) -> dict[str, int]:
+        """The number of deaths in this run, by cause."""
+        return dict(getattr(self, "_number_by_cause", {}))
+
     @guarded
     def on_step_begin(self, iteration: int, trials: list[Trial], **info: object) -> None:
         if not self._has_begun:

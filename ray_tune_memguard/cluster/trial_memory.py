@@ -16,13 +16,14 @@ import threading
 import time
 from array import array
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from ray_tune_memguard.cluster import gcs
 from ray_tune_memguard.cluster.probe import Answer, NoAnswerError, NodeProbes
 from ray_tune_memguard.report.line import fit_line
+from ray_tune_memguard.report.readings import RunningTrial
 from ray_tune_memguard.report.sizes import size as size_text
 from ray_tune_memguard.report.trial_memory import TrialMemory
 from ray_tune_memguard.system.process_tree import (
@@ -255,13 +256,21 @@ class TrialMemories:
             node: the id of a node; None for all nodes.
         """
         with self._lock:
-            tracked = [
-                one
-                for one in self._tracked.values()
-                if one.key is not None and not one.ending and node in (None, one.node)
-            ]
+            tracked = [one for one in self._running() if node in (None, one.node)]
             uses = [use for one in tracked if (use := _use_of(one)) is not None]
         return sorted(uses, key=lambda use: -use.anonymous)
+
+    def sizes(self) -> list[RunningTrial]:
+        """The sizes alone of the running trials that have been looked at, in any order."""
+        with self._lock:
+            return [
+                RunningTrial(one.trial_id, one.node, last.rss, last.anonymous)
+                for one in self._running()
+                if (last := one.peaks.last) is not None
+            ]
+
+    def _running(self) -> Iterator[_Tracked]:
+        return (one for one in self._tracked.values() if one.key is not None and not one.ending)
 
     def of(self, trial_id: str) -> TrialUse | None:
         """What a trial used at the last look, also if its process has just ended.

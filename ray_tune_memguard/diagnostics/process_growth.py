@@ -62,6 +62,10 @@ class ProcessSeries:
         self._last = dict(memory)
         self._series.add(trials, time, {name: rss for name, (rss, _) in memory.items()})
 
+    def latest(self) -> dict[str, tuple[int, int]]:
+        """RSS and anonymous memory in bytes by process, at the latest measurement."""
+        return dict(self._last)
+
     def growth(self) -> list[ProcessGrowth]:
         """All processes of the latest measurement, the one that grows most first."""
         return sorted(map(self._growth_of, self._last), key=lambda one: -(one.per_hour or 0.0))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 
 from ray_tune_memguard.adapter.handle import RunHandle, is_users_type
@@ -11,7 +12,7 @@ from ray_tune_memguard.diagnostics.advice import Circumstances
 from ray_tune_memguard.diagnostics.diagnosis import Diagnosis
 from ray_tune_memguard.diagnostics.findings import GrowingSite
 from ray_tune_memguard.diagnostics.growth import GrowthSeries
-from ray_tune_memguard.diagnostics.ranking import rank
+from ray_tune_memguard.diagnostics.ranking import CATEGORIES, rank
 from ray_tune_memguard.diagnostics.sampler import GrowthSampler, Sample
 from ray_tune_memguard.diagnostics.trend import MIN_POINTS
 from ray_tune_memguard.diagnostics.type_growth import with_types
@@ -50,6 +51,11 @@ class GrowthTracking:
     def has_trend(self) -> bool:
         """Whether there are enough samples for a trend, so that the end of the run needs none."""
         return len(self._series.trials) > MIN_POINTS
+
+    def categories(self) -> dict[str, float]:
+        """The bytes of each category of RSS at the last sample."""
+        found = {name: self._series.last("part", name) for name in CATEGORIES if name != "rss"}
+        return {name: value for name, value in found.items() if not math.isnan(value)}
 
     def wants(self, trials: int, results: int) -> bool:
         """Whether a sample is far enough from the last one."""

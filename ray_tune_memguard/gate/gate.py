@@ -93,6 +93,11 @@ class Gate:
             self._report(self._record(node, "pause", state.decision.reason))
         return False
 
+    def is_paused(self, node: str) -> bool:
+        """Whether trials wait on a node."""
+        state = self._states.get(node)
+        return state is not None and state.paused_at is not None
+
     def admits_everywhere(self, nodes: Sequence[str]) -> bool:
         """Whether one more trial may start, whichever node it starts on. Refuses nothing."""
         return all(self._state_with_decision(node).allowance > 0 for node in nodes)

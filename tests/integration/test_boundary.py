@@ -43,6 +43,8 @@ ELSEWHERE = {
     "CountingCallback.on_trial_error",
     "JupyterNotebookReporter._progress_html",
     "MemGuard.on_trial_error",
+    # Called by Prometheus.
+    "MetricsExporter.scrape",
     # Simulated actors have no process.
     "TrialMemoryReporter.look",
     "TrialMemoryReporter.on_trial_error",
@@ -162,7 +164,7 @@ def calls(tmp_path_factory: pytest.TempPathFactory) -> Counter[str]:
 
 def guards_for(name: str, *_: str) -> list[tune.Callback]:
     """The callbacks of a sweep that goes through an entry."""
-    return [MemGuard(histories="store" if name in OF_HISTORIES else "files")]
+    return [MemGuard(histories="store" if name in OF_HISTORIES else "files", metrics_port=0)]
 
 
 def test_the_sweep_goes_through_every_entry_but_a_few(calls: Counter[str]) -> None:

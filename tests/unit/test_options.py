@@ -13,6 +13,7 @@ from ray import cloudpickle
 from ray_tune_memguard import (
     LaunchGate,
     MemGuard,
+    MetricsExporter,
     ObjectGrowthTracker,
     OomSurvival,
     RssReporter,
@@ -36,6 +37,10 @@ BAD: list[tuple[str, Any, type[Exception]]] = [
     ("survive_oom", 2, ValueError),
     ("trial_memory_every_seconds", 0, ValueError),
     ("trial_memory_every_seconds", "often", TypeError),
+    ("metrics_port", -1, ValueError),
+    ("metrics_port", "http", TypeError),
+    ("metrics_host", 7, TypeError),
+    ("metrics_host", " ", ValueError),
     ("spill_dir", 7, TypeError),
     ("spill_dir", "/dev/null", ValueError),
     ("spill_dir", "/dev/null/below", ValueError),
@@ -71,6 +76,7 @@ def test_bad_arguments(option: str, value: Any, error: type[Exception]) -> None:
         ("MEMORY_PER_TRIAL", "much"),
         ("SHED", "2"),
         ("STOP_AT", "-1"),
+        ("METRICS_PORT", "65536"),
     ],
 )
 def test_bad_environment(monkeypatch: pytest.MonkeyPatch, variable: str, text: str) -> None:
@@ -94,6 +100,7 @@ def test_an_argument_wins_over_the_environment(
     monkeypatch.setenv("TUNE_MEMGUARD_HISTORIES", "store")
     monkeypatch.setenv("TUNE_MEMGUARD_TRIAL_MEMORY_EVERY_SECONDS", "none")
     monkeypatch.setenv("TUNE_MEMGUARD_MEMORY_PER_TRIAL", "2 GB")
+    monkeypatch.setenv("TUNE_MEMGUARD_METRICS_PORT", "9099")
     monkeypatch.setenv("TUNE_MEMGUARD_PAUSE", "0.7")
     monkeypatch.setenv("TUNE_MEMGUARD_SLOW_START", "1")
     assert MemGuard(every_trials=3).options == {
@@ -117,6 +124,8 @@ def test_an_argument_wins_over_the_environment(
         "memory_per_trial": 2_000_000_000,
         "shed": False,
         "stop_at": None,
+        "metrics_port": 9099,
+        "metrics_host": "127.0.0.1",
     }
 
 
@@ -126,6 +135,7 @@ def test_an_argument_wins_over_the_environment(
     [
         LaunchGate(memory_per_trial="2 GB", stop_at=0.93),
         MemGuard(every_trials=9),
+        MetricsExporter(metrics_port=9099),
         ObjectGrowthTracker(growth_budget=0.5),
         OomSurvival(survive_oom=False),
         RssReporter(every_seconds=9),
