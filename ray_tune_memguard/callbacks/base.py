@@ -38,7 +38,7 @@ class GuardCallback(Callback):
     state of a run in :meth:`begin`.
     """
 
-    options: dict[str, Any]
+    options: dict[str, object]
     #: The part of this callback that spills trials; a resumed run reads its options.
     prunes: Any = None
 
@@ -85,7 +85,7 @@ class GuardCallback(Callback):
         )
         logger.debug("%s is disabled", type(self).__name__, exc_info=error)
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         left_out = {
             "run",
             "notices",
@@ -96,7 +96,7 @@ class GuardCallback(Callback):
         }
         return {name: value for name, value in self.__dict__.items() if name not in left_out}
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         if not type(self).__module__.startswith("ray_tune_memguard."):
             # A user's subclass has arguments and state of its own, and pickles as classes do.
             return copyreg.__newobj__, (type(self),), self.__getstate__()  # type: ignore[attr-defined]
@@ -107,14 +107,14 @@ class GuardCallback(Callback):
 class _Reopened:
     """Pickles as the function that recreates a callback, or a plain one without this package."""
 
-    def __call__(self, name: str, options: dict[str, Any]) -> Any:
+    def __call__(self, name: str, options: dict[str, object]) -> object:
         return reopen(name, options)
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         return eval, (_OPEN,)
 
 
-def reopen(name: str, options: dict[str, Any]) -> Any:
+def reopen(name: str, options: dict[str, object]) -> object:
     """Recreate a pickled callback.
 
     An option that is not valid here (a directory of another machine, an argument of another

@@ -214,7 +214,7 @@ def _same_keeper(keeper: str) -> Keeper:
     return same
 
 
-def _about(size: int | None) -> dict[str, Any]:
+def _about(size: int | None) -> dict[str, object]:
     """Who keeps a value, and its size."""
     trial = None
     if "ray.tune" in sys.modules:

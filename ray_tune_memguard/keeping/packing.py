@@ -18,7 +18,7 @@ from ray.cloudpickle import CloudPickler
 class _Pickler(CloudPickler):
     """Ray's own, with the serializers that were registered with Ray, but without references."""
 
-    def reducer_override(self, obj: Any) -> Any:
+    def reducer_override(self, obj: object) -> Any:
         if isinstance(obj, ray.ObjectRef):
             raise TypeError(
                 "it contains an ObjectRef, and the object behind it ends with its owner; "

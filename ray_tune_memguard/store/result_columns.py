@@ -14,7 +14,7 @@ The content of a chunk is one byte for its layout, then compressed data:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import zstandard
@@ -29,6 +29,7 @@ from ray_tune_memguard.store.result_values import (
 
 Compress = Callable[[bytes], bytes]
 Path = tuple[str, ...]
+Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 #: A column as it is written: its kind, then its parameters.
 Spec = list[Any]
 
@@ -111,13 +112,13 @@ def _decompress(packed: bytes) -> bytes:
 # Between rows and columns.
 
 
-def _runs(results: Sequence[Result]) -> Iterator[tuple[list[Path], list[list[Any]]]]:
+def _runs(results: Sequence[Result]) -> Iterator[tuple[list[Path], list[list[object]]]]:
     """Neighbouring results with the same keys: the paths of the values, and those of each."""
     shape: list[Path] | None = None
-    found: list[list[Any]] = []
+    found: list[list[object]] = []
     for result in results:
         paths: list[Path] = []
-        values: list[Any] = []
+        values: list[object] = []
         _flatten(result, (), paths, values)
         if paths != shape:
             if shape is not None:
@@ -128,7 +129,7 @@ def _runs(results: Sequence[Result]) -> Iterator[tuple[list[Path], list[list[Any
         yield shape, found
 
 
-def _flatten(value: Result, above: Path, paths: list[Path], values: list[Any]) -> None:
+def _flatten(value: Result, above: Path, paths: list[Path], values: list[object]) -> None:
     for key, inner in value.items():
         if type(inner) is dict and inner:
             _flatten(inner, (*above, key), paths, values)
@@ -137,7 +138,7 @@ def _flatten(value: Result, above: Path, paths: list[Path], values: list[Any]) -
             values.append(inner)
 
 
-def _nested(paths: Sequence[Path], columns: Sequence[Sequence[Any]], count: int) -> list[Result]:
+def _nested(paths: Sequence[Path], columns: Sequence[Sequence[object]], count: int) -> list[Result]:
     results: list[Result] = [{} for _ in range(count)]
     for (*above, name), column in zip(paths, columns, strict=True):
         for result, value in zip(results, column, strict=True):
@@ -148,10 +149,10 @@ def _nested(paths: Sequence[Path], columns: Sequence[Sequence[Any]], count: int)
     return results
 
 
-def _pack_columns(rows: list[list[Any]]) -> list[Spec]:
+def _pack_columns(rows: list[list[object]]) -> list[Spec]:
     specs: list[Spec] = []
     first_with: dict[tuple[type, bytes], int] = {}
-    last_floats: tuple[int, np.ndarray[Any, Any]] | None = None
+    last_floats: tuple[int, Array] | None = None
     for index, values in enumerate(zip(*rows, strict=True)):
         kind = _common_type(values)
         array = _array_of(values, kind)
@@ -173,8 +174,8 @@ def _pack_columns(rows: list[list[Any]]) -> list[Spec]:
     return specs
 
 
-def _unpack_columns(specs: Sequence[Spec], count: int) -> list[Sequence[Any]]:
-    columns: list[Sequence[Any]] = []
+def _unpack_columns(specs: Sequence[Spec], count: int) -> list[Sequence[object]]:
+    columns: list[Sequence[object]] = []
     for kind, *parameters in specs:
         if kind == _CONSTANT:
             found = decode(parameters[0])
@@ -201,12 +202,12 @@ def _unpack_columns(specs: Sequence[Spec], count: int) -> list[Sequence[Any]]:
     return columns
 
 
-def _common_type(values: Sequence[Any]) -> type:
+def _common_type(values: Sequence[object]) -> type:
     kinds = set(map(type, values))
     return kinds.pop() if len(kinds) == 1 else object
 
 
-def _array_of(values: Sequence[Any], kind: type) -> np.ndarray[Any, Any] | None:
+def _array_of(values: Sequence[Any], kind: type) -> Array | None:
     """The numbers of a column; None if it has other values."""
     if kind is float:
         return np.array(values, np.float64)
@@ -218,7 +219,7 @@ def _array_of(values: Sequence[Any], kind: type) -> np.ndarray[Any, Any] | None:
     return None
 
 
-def _bits(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+def _bits(array: Array) -> Array:
     """The numbers as integers of the same bits: of NaN and of zeros with a sign, == says less."""
     return array.view(f"u{array.dtype.itemsize}")
 
@@ -247,7 +248,7 @@ def _unpack_texts(length: int, packed: bytes, count: int) -> list[str]:
 # Numbers.
 
 
-def _pack_integers(array: np.ndarray[Any, Any]) -> Spec:
+def _pack_integers(array: Array) -> Spec:
     # Differences of large numbers wrap around, and back again.
     steps = np.diff(array)
     first, step = int(array[0]), int(steps[0])
@@ -255,9 +256,7 @@ def _pack_integers(array: np.ndarray[Any, Any]) -> Spec:
     return [_RANGE, first, step] if is_range else [_INTEGERS, *_differenced(array)]
 
 
-def _pack_floats(
-    array: np.ndarray[Any, Any], before: tuple[int, np.ndarray[Any, Any]] | None
-) -> Spec:
+def _pack_floats(array: Array, before: tuple[int, Array] | None) -> Spec:
     """The shortest of several ways to write floats, each of which gives back the same bits."""
     if before is not None:
         index, parts = before
@@ -276,8 +275,8 @@ def _pack_floats(
 
 
 def _unpack_floats(
-    kind: str, parameters: Sequence[Any], columns: Sequence[Sequence[Any]], count: int
-) -> np.ndarray[Any, Any]:
+    kind: str, parameters: Spec, columns: Sequence[Sequence[object]], count: int
+) -> Array:
     if kind == _SUM:
         index, first = parameters
         return _summed(first, np.array(columns[index], np.float64))
@@ -286,17 +285,17 @@ def _unpack_floats(
     return _undifferenced(parameters[1:], count) / parameters[0]
 
 
-def _summed(first: float, parts: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+def _summed(first: float, parts: Array) -> Array:
     """The running sums of all but the first part, added one after the other."""
     with np.errstate(all="ignore"):
         return np.add.accumulate(np.concatenate(([first], parts[1:])))
 
 
-def _is_equal(one: np.ndarray[Any, Any], other: np.ndarray[Any, Any]) -> bool:
+def _is_equal(one: Array, other: Array) -> bool:
     return bool((_bits(one) == _bits(other)).all())
 
 
-def _differenced(array: np.ndarray[Any, Any]) -> tuple[bool, bytes]:
+def _differenced(array: Array) -> tuple[bool, bytes]:
     """Integers as bytes, and whether they are differences, which are shorter if they are small."""
     plain, differences = (
         _transposed(array),
@@ -306,7 +305,7 @@ def _differenced(array: np.ndarray[Any, Any]) -> tuple[bool, bytes]:
     return is_shorter, differences if is_shorter else plain
 
 
-def _undifferenced(parameters: Sequence[Any], count: int) -> np.ndarray[Any, Any]:
+def _undifferenced(parameters: Spec, count: int) -> Array:
     is_differenced, packed = parameters
     array = _restored(packed, "<i8")
     if len(array) != count:
@@ -314,13 +313,13 @@ def _undifferenced(parameters: Sequence[Any], count: int) -> np.ndarray[Any, Any
     return np.cumsum(array, dtype=np.int64) if is_differenced else array
 
 
-def _transposed(array: np.ndarray[Any, Any]) -> bytes:
+def _transposed(array: Array) -> bytes:
     """All first bytes, all second bytes, …: the high ones of similar numbers are equal."""
     size = array.dtype.itemsize
     return np.ascontiguousarray(array).view(np.uint8).reshape(-1, size).T.tobytes()
 
 
-def _restored(packed: bytes, dtype: str) -> np.ndarray[Any, Any]:
+def _restored(packed: bytes, dtype: str) -> Array:
     kind = np.dtype(dtype)
     flat = np.frombuffer(packed, np.uint8).reshape(kind.itemsize, -1).T
     return np.ascontiguousarray(flat).view(kind).reshape(-1)

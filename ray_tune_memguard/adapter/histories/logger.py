@@ -52,7 +52,7 @@ class HistoryLogger(LoggerCallback):
     def log_trial_start(self, trial: Trial) -> None:
         _BEGIN(self, trial)
 
-    def log_trial_result(self, iteration: int, trial: Trial, result: dict[str, Any]) -> None:
+    def log_trial_result(self, iteration: int, trial: Trial, result: dict[str, object]) -> None:
         _ADD(self, iteration, trial, result)
 
     def log_trial_end(self, trial: Trial, failed: bool = False) -> None:
@@ -164,7 +164,7 @@ def _begin(made: HistoryLogger, trial: Trial) -> None:
 
 
 @boundary.entry("HistoryLogger.log_trial_result", Policy.TAKE_OUT, _give_back)
-def _add(made: HistoryLogger, _iteration: int, trial: Trial, result: dict[str, Any]) -> None:
+def _add(made: HistoryLogger, _iteration: int, trial: Trial, result: dict[str, object]) -> None:
     if made.is_in_place:
         made.recorder.add(trial, result)
 

@@ -13,7 +13,7 @@ import sqlite3
 import time
 from contextlib import suppress
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pyarrow.fs import LocalFileSystem
 from ray.air._internal.json import SafeFallbackEncoder
@@ -86,7 +86,7 @@ class HistoryRecorder:
         else:
             self.store.clear(trial.trial_id)
 
-    def add(self, trial: Trial, result: dict[str, Any]) -> None:
+    def add(self, trial: Trial, result: dict[str, object]) -> None:
         """Record a result."""
         if trial.trial_id not in self._begun:
             self.begin(trial)
@@ -97,7 +97,7 @@ class HistoryRecorder:
         self._begun.discard(trial.trial_id)
         self._ended[trial.trial_id] = trial
 
-    def _encoded(self, result: dict[str, Any]) -> bytes:
+    def _encoded(self, result: dict[str, object]) -> bytes:
         try:
             return self._encoder.encode(result)
         except (ValueError, TypeError, OverflowError):
