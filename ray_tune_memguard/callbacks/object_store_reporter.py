@@ -139,11 +139,7 @@ class ObjectStoreReporter(CountingCallback):
         now = time.monotonic()
         records = RunRecords(self.run, KIND, "ObjectStoreReporter", self.notices)
         self._state = _StoreState(records, began=now, looked_at=now)
-        if not self.run.claim("object store", self):
-            self.active = False
-            self.notices.remark(
-                "second", "Another ObjectStoreReporter is already active; this one is disabled."
-            )
+        self.claim("object store")
 
     def latest(self) -> StoreReading | None:
         """What the stores of all nodes held at the last look.

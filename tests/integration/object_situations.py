@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 import ray
 from ray import tune
+from ray._private.state import workers
 
 from ray_tune_memguard import MemGuard, ObjectStoreReporter, read_object_store
-from ray_tune_memguard.cluster import gcs
 from ray_tune_memguard.notices import logger
 
 MIB = 2**20
@@ -74,9 +74,9 @@ def put() -> Any:
 
 def situations() -> dict[str, Any]:
     ray.init(**CLUSTER)
-    alive = sum(worker.is_alive for worker in gcs.workers())
+    before = len(workers())
     said = {"start": settled(0)}
-    said["started"] = sum(worker.is_alive for worker in gcs.workers()) - alive
+    said["started"] = len(workers()) - before
     first = [put() for _ in range(5)]
     said["put"] = settled(50)
     views = [ray.get(one) for one in first]
