@@ -39,6 +39,9 @@ def start(keeper: str, number: int, node: str) -> Any:
         ray.remote(KeeperActor)
         .options(
             num_cpus=0,
+            # One byte. Of what needs nothing at all Ray lets any node choose the place, also one
+            # that has just joined and does not know this node yet.
+            memory=1,
             max_restarts=0,
             name=name_of(number),
             namespace=namespace_of(keeper),

@@ -74,6 +74,7 @@ def test_a_full_node_does_not_hold_up_the_other_one() -> None:
 @pytest.mark.latest_only
 def test_values_are_kept_on_their_node_and_lost_with_it() -> None:
     found = said_of("keeper")
+    assert found["are_here"] == [True] * 6
     assert found["is_there"]
     assert found["read"] == 2.0
     assert found["of_process"].startswith(f"the process that kept it on node {found['node']}")

@@ -146,17 +146,22 @@ def lost(kept: Any) -> str:
         return str(error).partition("because ")[2]
 
 
+def is_kept_here() -> bool:
+    with Keeper() as keeper:
+        return keeper.keep(1).node == ray.get_runtime_context().get_node_id()
+
+
 def keep_on_a_node_that_dies() -> dict[str, Any]:
     with two_nodes() as (cluster, second), Keeper() as keeper:
+        are_here = [is_kept_here() for _ in range(6)]
         there = NodeAffinitySchedulingStrategy(second.node_id, soft=True)
         here = keeper.keep(np.full(MIB, 1.0))
         elsewhere = ray.get(keep.options(scheduling_strategy=there).remote(keeper, 2.0))
         is_there = elsewhere.node == second.node_id
         read = elsewhere.get()[0]
-        namespace = {one["namespace"] for one in ray.util.list_named_actors(all_namespaces=True)}
 
         # The keeper's process on that node.
-        ray.kill(ray.get_actor("keeper-1", namespace.pop()))
+        ray.kill(ray.get_actor("keeper-1", f"memguard-{elsewhere.keeper}"))
         of_process = lost(elsewhere)
         again = ray.get(keep.options(scheduling_strategy=there).remote(keeper, 3.0))
         of_task = keeper.run(make.options(scheduling_strategy=there), 4.0)
@@ -169,6 +174,7 @@ def keep_on_a_node_that_dies() -> dict[str, Any]:
         while any(one["Alive"] for one in ray.nodes() if one["NodeID"] == second.node_id):
             time.sleep(0.1)
         return {
+            "are_here": are_here,
             "is_there": is_there,
             "read": read,
             "of_process": of_process,
