@@ -32,8 +32,9 @@ def until(is_so: Callable[[], bool]) -> bool:
 
 
 def stored() -> float:
+    """What is in the object store, in values of SIZE; tests before may have left something small."""
     total = ray.cluster_resources()["object_store_memory"]
-    return total - ray.available_resources().get("object_store_memory", 0.0)
+    return (total - ray.available_resources().get("object_store_memory", 0.0)) / SIZE
 
 
 def named_actors(keeper: Keeper) -> list[str]:
@@ -119,11 +120,11 @@ def test_any_process_can_read(keeper: Keeper) -> None:
 
 
 def test_a_released_value_is_freed(keeper: Keeper) -> None:
-    assert until(lambda: stored() == 0)
+    before = stored()
     kept = keeper.keep(np.zeros(SIZE, dtype=np.uint8))
     other = keeper.run(make, 7, SIZE)
     assert other.get()[0] == 7
-    assert until(lambda: stored() >= 2 * SIZE)
+    assert until(lambda: stored() > before + 1.5)
     kept.release()
     kept.release()
     with pytest.raises(
@@ -134,14 +135,16 @@ def test_a_released_value_is_freed(keeper: Keeper) -> None:
     assert list(keeper.held()["kept"]) == [other]
     keeper.release_all()
     assert keeper.held().empty
-    assert until(lambda: stored() == 0)
+    assert until(lambda: stored() < before + 0.5)
 
 
 def test_everything_ends_with_the_block() -> None:
+    before = stored()
     with Keeper() as keeper:
-        kept = ray.get(keep.remote(keeper, 1))
+        kept = keeper.keep(np.zeros(SIZE, dtype=np.uint8))
         assert named_actors(keeper) == ["keeper-0"]
-    assert until(lambda: stored() == 0 and named_actors(keeper) == [])
+        assert until(lambda: stored() > before + 0.5)
+    assert until(lambda: stored() < before + 0.5 and named_actors(keeper) == [])
     with pytest.raises(KeptLostError, match="its Keeper was closed"):
         kept.get()
     with pytest.raises(RuntimeError, match="has ended: it was closed"):
