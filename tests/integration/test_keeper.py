@@ -32,7 +32,7 @@ def until(is_so: Callable[[], bool]) -> bool:
 
 
 def stored() -> float:
-    """What is in the object store, in values of SIZE; tests before may have left something small."""
+    """What is in the object store, in values of SIZE; tests before may have left a little."""
     total = ray.cluster_resources()["object_store_memory"]
     return (total - ray.available_resources().get("object_store_memory", 0.0)) / SIZE
 
