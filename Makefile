@@ -15,7 +15,7 @@ help:  ## What there is to make
 demo: $(VENV)/.ready  ## A real sweep without and with MemGuard, side by side (under five minutes)
 	$(VENV)/bin/python -m examples.demo
 
-test: lint types unit integration  ## All checks and tests on the latest Ray (about fifteen minutes)
+test: lint types unit integration  ## All checks and tests on the latest Ray (about twenty-five minutes)
 
 test-all: compat  ## What `make test` leaves out: the integration tests on older Rays
 
