@@ -68,8 +68,10 @@ def run(storage: str, trials: int, watched: bool) -> dict[str, Any]:
         "truth": truth,
         "per_trial": said[0].per_trial if said else None,
         "is_growing": said[0].is_growing if said else False,
-        "looks": state.looks if state is not None and watched else 0,
-        "look_s": state.spent_s / max(1, state.looks) if state is not None and watched else 0.0,
+        "looks": state.pace.looks if state is not None and watched else 0,
+        "look_s": state.pace.spent_s / max(1, state.pace.looks)
+        if state is not None and watched
+        else 0.0,
         "lines": [line for line in lines if "head node" in line],
     }
 

@@ -65,8 +65,10 @@ def run(storage: str, trials: int, left: int, held: int, watched: bool) -> dict[
         "seconds": seconds,
         "per_trial": reporter.bytes_per_trial() if watched else None,
         "named_at": int(found[0].partition("#")[2].split()[0]) if found else None,
-        "looks": state.looks if state is not None and watched else 0,
-        "look_s": state.spent_s / max(1, state.looks) if state is not None and watched else 0.0,
+        "looks": state.pace.looks if state is not None and watched else 0,
+        "look_s": state.pace.spent_s / max(1, state.pace.looks)
+        if state is not None and watched
+        else 0.0,
         "lines": found,
     }
 

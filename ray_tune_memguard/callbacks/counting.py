@@ -54,8 +54,7 @@ class FinishedTrials:
 class CountingCallback(GuardCallback):
     """A callback that counts finished trials.
 
-    Its ``on_step_end`` must call ``count_step``, and its ``on_experiment_end`` ``recount``, because
-    Ray calls no hooks for trials that end with the experiment.
+    Its ``on_step_end`` must call ``count_step``.
     """
 
     _finished: FinishedTrials
@@ -71,6 +70,15 @@ class CountingCallback(GuardCallback):
         if not self._finished.is_begun:
             self._finished.recount(trials)
             self.on_first_step()
+
+    def on_run_end(self, trials: list[Trial]) -> None:
+        """Called once, after the trials that ended with the experiment were counted."""
+
+    @guarded
+    def on_experiment_end(self, trials: list[Trial], **info: object) -> None:
+        # Ray calls no hooks for trials that end with the experiment.
+        self._finished.recount(trials)
+        self.on_run_end(trials)
 
     @guarded
     def on_trial_complete(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from ray_tune_memguard import options as opt
 from ray_tune_memguard.callbacks.base import guarded
 from ray_tune_memguard.callbacks.counting import CountingCallback
+from ray_tune_memguard.callbacks.pacing import Pace
 from ray_tune_memguard.callbacks.recording import RunRecords
 from ray_tune_memguard.notices import logger
 from ray_tune_memguard.report.head_records import KIND, HeadRecord
@@ -26,10 +27,6 @@ if TYPE_CHECKING:
 HEAD_EVERY_SECONDS = 1.0
 #: Finished trials between two looks, unless more time passes than that.
 _EVERY_TRIALS = 25
-_MAX_SECONDS = 60.0
-#: Share of the wall-clock time that looks may take, and seconds that are always allowed.
-_BUDGET = 0.001
-_ALLOWANCE_S = 0.1
 #: Looks between two judgements.
 _JUDGE_EVERY = 5
 DRIVER = "driver"
@@ -41,11 +38,7 @@ class _HeadState:
 
     Attributes:
         records: the file of measurements.
-        began: when the run began.
-        looked_at, looked_trials: time and finished trials at the last look.
-        before: number of trials that had finished before the run.
-        looks: number of looks.
-        spent_s: seconds that they took.
+        pace: when to look again.
         probes: the way to the head; None before the first look.
         head: the id of the head's node.
         answer: what the head has been asked and has not answered.
@@ -54,12 +47,7 @@ class _HeadState:
     """
 
     records: RunRecords
-    began: float
-    looked_at: float
-    before: int = 0
-    looked_trials: int = 0
-    looks: int = 0
-    spent_s: float = 0.0
+    pace: Pace
     probes: NodeProbes | None = None
     head: str | None = None
     answer: Answer[dict[str, tuple[int, int]]] | None = None
@@ -105,9 +93,8 @@ class HeadNodeReporter(CountingCallback):
 
     def begin(self) -> None:
         super().begin()
-        now = time.monotonic()
         records = RunRecords(self.run, KIND, "HeadNodeReporter", self.notices)
-        self._state = _HeadState(records, began=now, looked_at=now)
+        self._state = _HeadState(records, Pace(self.head_every_seconds))
         self.claim("head node")
 
     def processes(self) -> list[ProcessGrowth]:
@@ -138,7 +125,7 @@ class HeadNodeReporter(CountingCallback):
 
     def on_first_step(self) -> None:
         if self._state is not None:
-            self._state.before = self._state.looked_trials = self._finished.total
+            self._state.pace.count_from(self._finished.total)
 
     @guarded
     def on_step_end(self, iteration: int, trials: list[Trial], **info: object) -> None:
@@ -148,12 +135,10 @@ class HeadNodeReporter(CountingCallback):
             return
         if state.answer is not None and state.answer.is_ready():
             self._receive(state, trials)
-        elif self._is_due(state):
+        elif state.answer is None and state.pace.is_due(self._finished.total, _EVERY_TRIALS):
             self._look(state, trials)
 
-    @guarded
-    def on_experiment_end(self, trials: list[Trial], **info: object) -> None:
-        self._finished.recount(trials)
+    def on_run_end(self, trials: list[Trial]) -> None:
         state = self._state
         if state is None:
             return
@@ -167,30 +152,15 @@ class HeadNodeReporter(CountingCallback):
         if state.probes is not None:
             state.probes.give_back(self)
 
-    def _is_due(self, state: _HeadState) -> bool:
-        least = self.head_every_seconds
-        if least is None or state.answer is not None:
-            return False
-        now = time.monotonic()
-        waited = now - state.looked_at
-        if waited < least:
-            return False
-        if self._finished.total - state.looked_trials < _EVERY_TRIALS and waited < _MAX_SECONDS:
-            return False
-        return state.spent_s <= _ALLOWANCE_S + _BUDGET * (now - state.began)
-
     def _look(self, state: _HeadState, trials: list[Trial]) -> None:
-        began = time.perf_counter()
-        if state.series is None:
-            self._begin_looking(state)
-        state.looked_at = time.monotonic()
-        state.looked_trials = self._finished.total
-        if state.probes is not None and state.head is not None:
-            from ray_tune_memguard.cluster.head_node import memory_by_process
+        with state.pace.timed():
+            if state.series is None:
+                self._begin_looking(state)
+            state.pace.count_look(self._finished.total)
+            if state.probes is not None and state.head is not None:
+                from ray_tune_memguard.cluster.head_node import memory_by_process
 
-            state.answer = state.probes.ask(state.head, memory_by_process, state.head)
-        state.looks += 1
-        state.spent_s += time.perf_counter() - began
+                state.answer = state.probes.ask(state.head, memory_by_process, state.head)
         if state.answer is not None and state.answer.is_ready():
             self._receive(state, trials)
 
@@ -198,35 +168,33 @@ class HeadNodeReporter(CountingCallback):
         from ray_tune_memguard.cluster.head_node import head_node_id
         from ray_tune_memguard.diagnostics.process_growth import ProcessSeries
 
-        state.series = ProcessSeries(state.before, state.began)
+        state.series = ProcessSeries(state.pace.before, state.pace.began)
         state.probes = self.run.node_probes(self)
         state.head = None if state.probes is None else head_node_id()
 
     def _receive(self, state: _HeadState, trials: list[Trial]) -> None:
         from ray_tune_memguard.cluster.probe import NoAnswerError
 
-        began = time.perf_counter()
         answer, state.answer = state.answer, None
         assert answer is not None
         assert state.series is not None
-        try:
-            memory = dict(answer.get())
-            self.notices.again("head")
-        except NoAnswerError as error:
-            self.notices.warn(
-                "head",
-                f"The head node's processes are not measured ({error}). The run continues.",
-            )
-            return
-        own = memory_of(os.getpid())
-        if own is not None:
-            memory[DRIVER] = (own.rss, own.anonymous)
-        now = time.monotonic()
-        state.series.add(self._finished.total, now, memory)
-        state.records.add(trials, HeadRecord(time.time(), self._finished.total, memory))
-        if state.looks % _JUDGE_EVERY == 0:
-            self._name_growth(state)
-        state.spent_s += time.perf_counter() - began
+        with state.pace.timed():
+            try:
+                memory = dict(answer.get())
+                self.notices.again("head")
+            except NoAnswerError as error:
+                self.notices.warn(
+                    "head",
+                    f"The head node's processes are not measured ({error}). The run continues.",
+                )
+                return
+            own = memory_of(os.getpid())
+            if own is not None:
+                memory[DRIVER] = (own.rss, own.anonymous)
+            state.series.add(self._finished.total, time.monotonic(), memory)
+            state.records.add(trials, HeadRecord(time.time(), self._finished.total, memory))
+            if state.pace.looks % _JUDGE_EVERY == 0:
+                self._name_growth(state)
 
     def _name_growth(self, state: _HeadState) -> None:
         """Log each process that grows, once."""

@@ -143,8 +143,7 @@ class MetricsExporter(CountingCallback):
             state.read_at = now
             state.readings = self._read(trials)
 
-    @guarded
-    def on_experiment_end(self, trials: list[Trial], **info: object) -> None:
+    def on_run_end(self, trials: list[Trial]) -> None:
         self.stop()
         self.active = False
 

@@ -251,9 +251,7 @@ class ObjectGrowthTracker(CountingCallback):
             if self._is_due(state):
                 self._sample(state)
 
-    @guarded
-    def on_experiment_end(self, trials: list[Trial], **info: object) -> None:
-        self._finished.recount(trials)
+    def on_run_end(self, trials: list[Trial]) -> None:
         state = self._state
         if state is None:
             return

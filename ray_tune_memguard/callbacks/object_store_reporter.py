@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from ray_tune_memguard import options as opt
 from ray_tune_memguard.callbacks.base import guarded
 from ray_tune_memguard.callbacks.counting import CountingCallback
+from ray_tune_memguard.callbacks.pacing import Pace
 from ray_tune_memguard.callbacks.recording import RunRecords
 from ray_tune_memguard.cluster import core_names
 from ray_tune_memguard.notices import logger
@@ -33,10 +34,6 @@ OBJECTS_EVERY_SECONDS = 0.25
 #: within 100 trials; a trend needs five looks or more.
 _FIRST_TRIALS = 10
 _EVERY_TRIALS = 25
-_MAX_SECONDS = 60.0
-#: Share of the wall-clock time that looks may take, and seconds that are always allowed.
-_BUDGET = 0.001
-_ALLOWANCE_S = 0.1
 #: Trials over which growth is judged, at least; before the first judgement, and between two.
 _MIN_TRIALS = 40
 _JUDGE_FROM = 50
@@ -61,11 +58,7 @@ class _StoreState:
 
     Attributes:
         records: the file of measurements.
-        began: when the run began.
-        looked_at, looked_trials: time and finished trials at the last look.
-        before: number of trials that had finished before the run.
-        looks: number of looks.
-        spent_s: seconds that they took.
+        pace: when to look again.
         probes, watch: the way to the stores; None before the first look.
         series: what stays in the store, by trials; None before the first look.
         last: the last reading.
@@ -76,12 +69,7 @@ class _StoreState:
     """
 
     records: RunRecords
-    began: float
-    looked_at: float
-    before: int = 0
-    looked_trials: int = 0
-    looks: int = 0
-    spent_s: float = 0.0
+    pace: Pace
     probes: NodeProbes | None = None
     watch: StoreWatch | None = None
     series: GrowthSeries | None = None
@@ -136,9 +124,8 @@ class ObjectStoreReporter(CountingCallback):
 
     def begin(self) -> None:
         super().begin()
-        now = time.monotonic()
         records = RunRecords(self.run, KIND, "ObjectStoreReporter", self.notices)
-        self._state = _StoreState(records, began=now, looked_at=now)
+        self._state = _StoreState(records, Pace(self.objects_every_seconds))
         self.claim("object store")
 
     def latest(self) -> StoreReading | None:
@@ -171,7 +158,8 @@ class ObjectStoreReporter(CountingCallback):
     def on_first_step(self) -> None:
         state = self._state
         if state is not None:
-            state.before = state.looked_trials = state.judged_trials = self._finished.total
+            state.pace.count_from(self._finished.total)
+            state.judged_trials = self._finished.total
 
     @guarded
     def on_step_end(self, iteration: int, trials: list[Trial], **info: object) -> None:
@@ -183,11 +171,10 @@ class ObjectStoreReporter(CountingCallback):
             self._receive(state, trials)
         elif state.asked is not None:
             self._name_if_told(state, trials, _MAX_WAIT_S)
-        elif self._is_due(state):
+        elif state.pace.is_due(self._finished.total, self._every_trials(state)):
             self._look(state)
 
-    @guarded
-    def on_experiment_end(self, trials: list[Trial], **info: object) -> None:
+    def on_run_end(self, trials: list[Trial]) -> None:
         state = self._state
         if state is None:
             return
@@ -201,37 +188,24 @@ class ObjectStoreReporter(CountingCallback):
             state.probes.give_back(self)
         self.active = False
 
-    def _is_due(self, state: _StoreState) -> bool:
-        least = self.objects_every_seconds
-        if least is None:
-            return False
-        now = time.monotonic()
-        waited = now - state.looked_at
-        if waited < least:
-            return False
-        finished = self._finished.total
-        every = _FIRST_TRIALS if finished - state.before <= 100 else _EVERY_TRIALS
-        if finished - state.looked_trials < every and waited < _MAX_SECONDS:
-            return False
-        return state.spent_s <= _ALLOWANCE_S + _BUDGET * (now - state.began)
+    def _every_trials(self, state: _StoreState) -> int:
+        finished = self._finished.total - state.pace.before
+        return _FIRST_TRIALS if finished <= 100 else _EVERY_TRIALS
 
     def _look(self, state: _StoreState) -> None:
-        began = time.perf_counter()
-        if state.watch is None:
-            from ray_tune_memguard.cluster.object_store import StoreWatch
-            from ray_tune_memguard.diagnostics.steady_growth import GrowthSeries
+        with state.pace.timed():
+            if state.watch is None:
+                from ray_tune_memguard.cluster.object_store import StoreWatch
+                from ray_tune_memguard.diagnostics.steady_growth import GrowthSeries
 
-            state.series = GrowthSeries(state.before, state.began)
-            state.probes = self.run.node_probes(self)
-            if state.probes is None:
-                self.active = False
-                return
-            state.watch = StoreWatch(state.probes)
-        state.looked_at = time.monotonic()
-        state.looked_trials = self._finished.total
-        state.watch.look()
-        state.looks += 1
-        state.spent_s += time.perf_counter() - began
+                state.series = GrowthSeries(state.pace.before, state.pace.began)
+                state.probes = self.run.node_probes(self)
+                if state.probes is None:
+                    self.active = False
+                    return
+                state.watch = StoreWatch(state.probes)
+            state.pace.count_look(self._finished.total)
+            state.watch.look()
 
     def _receive(self, state: _StoreState, trials: list[Trial], timeout_s: float = 0.0) -> None:
         from ray_tune_memguard.cluster.probe import NoAnswerError
@@ -247,13 +221,14 @@ class ObjectStoreReporter(CountingCallback):
             return
         if reading is None:
             return
-        began = time.perf_counter()
-        self.notices.again("store")
-        state.last = reading
-        state.series.add(self._finished.total, time.monotonic(), {_STORE: reading.held})
-        state.records.add(trials, self._record(state))
-        self._judge(state)
-        state.spent_s += reading.seconds + time.perf_counter() - began
+        # It was read in another thread.
+        state.pace.spent_s += reading.seconds
+        with state.pace.timed():
+            self.notices.again("store")
+            state.last = reading
+            state.series.add(self._finished.total, time.monotonic(), {_STORE: reading.held})
+            state.records.add(trials, self._record(state))
+            self._judge(state)
 
     def _record(self, state: _StoreState, leak: str = "") -> StoreRecord:
         assert state.last is not None
@@ -264,7 +239,7 @@ class ObjectStoreReporter(CountingCallback):
 
     def _judge(self, state: _StoreState) -> None:
         """Ask who holds objects if what stays in the store grows with the trials."""
-        finished = self._finished.total - state.before
+        finished = self._finished.total - state.pace.before
         since = self._finished.total - state.judged_trials
         is_first = finished == since
         if (
@@ -317,10 +292,9 @@ class ObjectStoreReporter(CountingCallback):
         is_late = time.monotonic() - state.asked_at >= within_s
         if not is_late and not all(answer.is_ready() for answer in asked.values()):
             return
-        began = time.perf_counter()
-        state.asked = None
-        self._name(state, trials, asked)
-        state.spent_s += time.perf_counter() - began
+        with state.pace.timed():
+            state.asked = None
+            self._name(state, trials, asked)
 
     def _name(
         self,

@@ -92,9 +92,7 @@ class RssReporter(CountingCallback):
         if self._state is not None and self._is_due(self._state):
             self._report(self._state, trials)
 
-    @guarded
-    def on_experiment_end(self, trials: list[Trial], **info: object) -> None:
-        self._finished.recount(trials)
+    def on_run_end(self, trials: list[Trial]) -> None:
         state = self._state
         if state is not None and (
             state.series is None or self._finished.total != state.last_trials

@@ -69,3 +69,18 @@ def fake_row(
 ) -> TrialRow:
     """A row whose entry is its state."""
     return TrialRow(trial_id, status, status == "ERROR", state_record=state, state=state, **other)
+
+
+class Clock:
+    """Stands in for the module ``time``; a test sets what it says."""
+
+    now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def time(self) -> float:
+        return self.now
+
+    def perf_counter(self) -> float:
+        return self.now

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from ray_tune_memguard import HeadNodeReporter, read_head_node
-from ray_tune_memguard.callbacks import head_node_reporter
+from ray_tune_memguard.callbacks import head_node_reporter, pacing
 from ray_tune_memguard.cluster import head_node
 from ray_tune_memguard.cluster.probe import Answer
-from tests.unit.fakes import FakeTrial
+from tests.unit.fakes import Clock, FakeTrial
 
 MIB = 2**20
 
@@ -60,23 +60,11 @@ class Run:
         return self.path / ".memguard" / f"{kind}-2026-11-26_10-00-00{suffix}"
 
 
-class Clock:
-    now = 1000.0
-
-    def monotonic(self) -> float:
-        return self.now
-
-    def time(self) -> float:
-        return self.now
-
-    def perf_counter(self) -> float:
-        return self.now
-
-
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[Clock]:
     clock = Clock()
-    monkeypatch.setattr(head_node_reporter, "time", clock)
+    for module in (head_node_reporter, pacing):
+        monkeypatch.setattr(module, "time", clock)
     monkeypatch.setattr(head_node, "head_node_id", lambda: "head")
     return clock
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from ray_tune_memguard import ObjectStoreReporter, read_object_store
-from ray_tune_memguard.callbacks import object_store_reporter
+from ray_tune_memguard.callbacks import object_store_reporter, pacing
 from ray_tune_memguard.cluster import object_holders
 from ray_tune_memguard.cluster.core_names import OBJECT_OWNERS
 from ray_tune_memguard.cluster.probe import Answer
@@ -22,7 +22,7 @@ from ray_tune_memguard.cluster.raylet import (
     StoreStats,
     WorkerObjects,
 )
-from tests.unit.fakes import FakeTrial
+from tests.unit.fakes import Clock, FakeTrial
 
 MIB = 2**20
 Held = Callable[[int], tuple[int, int]]
@@ -100,23 +100,11 @@ class Run:
         return RayletReport(StoreStats(0, 0, 0, 0, 0, 0, 0), (holder,))
 
 
-class Clock:
-    now = 1000.0
-
-    def monotonic(self) -> float:
-        return self.now
-
-    def time(self) -> float:
-        return self.now
-
-    def perf_counter(self) -> float:
-        return self.now
-
-
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[Clock]:
     clock = Clock()
-    monkeypatch.setattr(object_store_reporter, "time", clock)
+    for module in (object_store_reporter, pacing):
+        monkeypatch.setattr(module, "time", clock)
     return clock
 
 
@@ -141,6 +129,10 @@ def sweep(run: Any, clock: Clock, trials: int, **options: Any) -> ObjectStoreRep
     return reporter
 
 
+def finished(trials: int) -> list[Any]:
+    return [FakeTrial(number) for number in range(trials)]
+
+
 def test_a_leak_of_200_kb_is_named_within_100_trials(
     tmp_path: Path, clock: Clock, log: pytest.LogCaptureFixture
 ) -> None:
@@ -155,7 +147,7 @@ def test_a_leak_of_200_kb_is_named_within_100_trials(
     reading = reporter.latest()
     assert reading is not None
     assert reading.held == 200_000 * 90
-    reporter.on_experiment_end([])
+    reporter.on_experiment_end(finished(99))
     assert len(log.messages) == 1
     assert run.is_given_back
     store = read_object_store(tmp_path)
@@ -178,7 +170,7 @@ def test_a_leak_of_200_kb_is_named_within_100_trials(
 def test_no_other_growth_is_named(
     tmp_path: Path, clock: Clock, log: pytest.LogCaptureFixture, held: Held
 ) -> None:
-    sweep(Run(tmp_path, held), clock, 400).on_experiment_end([])
+    sweep(Run(tmp_path, held), clock, 400).on_experiment_end(finished(400))
     assert log.messages == []
 
 
@@ -248,7 +240,7 @@ def test_a_store_that_is_not_told_is_one_warning(
     run = Run(tmp_path, leaks)
     run.answers = "never"
     reporter = sweep(run, clock, 100)
-    reporter.on_experiment_end([])
+    reporter.on_experiment_end(finished(100))
     [line] = log.messages
     assert "The object store is not measured" in line
     assert read_object_store(tmp_path).empty
@@ -257,8 +249,14 @@ def test_a_store_that_is_not_told_is_one_warning(
 
 def test_no_looks_are_taken_on_request(tmp_path: Path, clock: Clock) -> None:
     run = Run(tmp_path, leaks)
-    sweep(run, clock, 100, objects_every_seconds=None).on_experiment_end([])
+    sweep(run, clock, 100, objects_every_seconds=None).on_experiment_end(finished(100))
     assert run.looks == 0
+
+
+def test_trials_that_end_with_the_experiment_count(tmp_path: Path, clock: Clock) -> None:
+    """Ray calls no hook for them."""
+    sweep(Run(tmp_path, leaks), clock, 30).on_experiment_end(finished(40))
+    assert read_object_store(tmp_path)["trials"].tolist() == [10, 20, 30, 40]
 
 
 def test_looks_stay_in_their_budget(tmp_path: Path, clock: Clock) -> None:
