@@ -13,6 +13,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from tests.integration.own_process import CLUSTER
+
 EVERY_TRIALS = 10
 
 
@@ -24,13 +26,7 @@ def run(storage: str, trials: int, watched: bool) -> dict[str, Any]:
     from ray_tune_memguard import HeadNodeReporter
     from ray_tune_memguard.notices import logger
 
-    ray.init(
-        address="local",
-        num_cpus=2,
-        include_dashboard=False,
-        log_to_driver=False,
-        object_store_memory=80 * 2**20,
-    )
+    ray.init(**CLUSTER)
     node = ray._private.worker._global_node
     gcs = node.all_processes["gcs_server"][0].process.pid
     truth: list[tuple[int, int]] = []
@@ -68,10 +64,8 @@ def run(storage: str, trials: int, watched: bool) -> dict[str, Any]:
         "truth": truth,
         "per_trial": said[0].per_trial if said else None,
         "is_growing": said[0].is_growing if said else False,
-        "looks": state.pace.looks if state is not None and watched else 0,
-        "look_s": state.pace.spent_s / max(1, state.pace.looks)
-        if state is not None and watched
-        else 0.0,
+        "looks": 0 if state is None else state.pace.looks,
+        "look_s": 0.0 if state is None else state.pace.seconds_per_look,
         "lines": [line for line in lines if "head node" in line],
     }
 

@@ -23,7 +23,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from benchmarks.machine import describe_machine
+from benchmarks.machine import describe_machine, machine_line
+from benchmarks.runs import positive
 from ray_tune_memguard.diagnostics.deaths.record import Death, MemoryUser
 from ray_tune_memguard.diagnostics.diagnosis import Diagnosis
 from ray_tune_memguard.diagnostics.findings import GrowingSite, Quantity
@@ -146,12 +147,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Make the page and print a row."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks html-report", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--trials", type=int, default=10_000)
-    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--trials", type=positive, default=10_000)
+    parser.add_argument("--runs", type=positive, default=5)
     parser.add_argument("--keep", type=Path)
     parser.add_argument("--results", type=Path, help="where figures go; only printed here")
     arguments = parser.parse_args(argv)
-    print(", ".join(f"{key} {value}" for key, value in describe_machine().items()))
+    print(machine_line(describe_machine()))
     with tempfile.TemporaryDirectory() as folder:
         place = arguments.keep or Path(folder)
         experiment, page = place / "sweep", place / "memguard-report.html"

@@ -24,7 +24,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.machine import describe_machine
+from benchmarks.machine import describe_machine, machine_line
+from benchmarks.runs import positive
 
 BYTES = 5_000_000
 BATCH = 10
@@ -142,8 +143,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Measure, and print what was found."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks keeper", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--trials", type=int, default=100, help="that are killed")
-    parser.add_argument("--rounds", type=int, default=200, help="of the measurement of time")
+    parser.add_argument("--trials", type=positive, default=100, help="that are killed")
+    parser.add_argument("--rounds", type=positive, default=200, help="of the measurement of time")
     parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results")
     arguments = parser.parse_args(argv)
 
@@ -153,7 +154,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from ray_tune_memguard import Keeper
 
     machine = describe_machine()
-    print(", ".join(f"{key} {value}" for key, value in machine.items()), flush=True)
+    print(machine_line(machine), flush=True)
     ray.init(
         address="local",
         num_cpus=2,

@@ -18,7 +18,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks.machine import describe_machine
+from benchmarks.machine import describe_machine, machine_line
+from benchmarks.runs import positive
 from ray_tune_memguard import MetricsExporter
 from ray_tune_memguard.cluster.trial_memory import MAX_POINTS, TrialMemories, _Tracked
 from ray_tune_memguard.report.metrics import MetricsServer
@@ -72,11 +73,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Scrape both pages and print a row for each."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks metrics", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--trials", type=int, default=64)
-    parser.add_argument("--scrapes", type=int, default=500)
+    parser.add_argument("--trials", type=positive, default=64)
+    parser.add_argument("--scrapes", type=positive, default=500)
     parser.add_argument("--results", type=Path, help="where figures go; only printed here")
     arguments = parser.parse_args(argv)
-    print(", ".join(f"{key} {value}" for key, value in describe_machine().items()))
+    print(machine_line(describe_machine()))
     empty = MetricsServer("127.0.0.1", 0, lambda: None)
     exporter = MetricsExporter(metrics_port=0)
     exporter.setup()

@@ -17,7 +17,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.machine import describe_machine
+from benchmarks.machine import describe_machine, machine_line
+from benchmarks.runs import positive
 from tests.integration.own_process import said_by
 
 #: By name: what a trial leaves behind, and what it holds until it ends, in bytes.
@@ -55,11 +56,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the sweeps and print a row for each."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks object-store", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--trials", type=int, default=200)
+    parser.add_argument("--trials", type=positive, default=200)
     parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results")
     arguments = parser.parse_args(argv)
     machine = describe_machine()
-    print(", ".join(f"{key} {value}" for key, value in machine.items()))
+    print(machine_line(machine))
     rows, missed = [], 0
     for name, (left, held) in SWEEPS.items():
         alone = run(left, held, arguments.trials, watched=False)

@@ -11,6 +11,8 @@ import sys
 import time
 from typing import Any
 
+from tests.integration.own_process import CLUSTER
+
 
 def run(storage: str, trials: int, left: int, held: int, watched: bool) -> dict[str, Any]:
     """What the reporter said, and what its looks cost."""
@@ -21,14 +23,7 @@ def run(storage: str, trials: int, left: int, held: int, watched: bool) -> dict[
     from ray_tune_memguard import ObjectStoreReporter
     from ray_tune_memguard.notices import logger
 
-    ray.init(
-        address="local",
-        num_cpus=2,
-        include_dashboard=False,
-        log_to_driver=False,
-        object_store_memory=80 * 2**20,
-        namespace="benchmark",
-    )
+    ray.init(**CLUSTER, namespace="benchmark")
 
     @ray.remote(num_cpus=0)
     class Archive:
@@ -65,10 +60,8 @@ def run(storage: str, trials: int, left: int, held: int, watched: bool) -> dict[
         "seconds": seconds,
         "per_trial": reporter.bytes_per_trial() if watched else None,
         "named_at": int(found[0].partition("#")[2].split()[0]) if found else None,
-        "looks": state.pace.looks if state is not None and watched else 0,
-        "look_s": state.pace.spent_s / max(1, state.pace.looks)
-        if state is not None and watched
-        else 0.0,
+        "looks": 0 if state is None else state.pace.looks,
+        "look_s": 0.0 if state is None else state.pace.seconds_per_look,
         "lines": found,
     }
 

@@ -33,6 +33,11 @@ class Pace:
         self.looks = 0
         self.spent_s = 0.0
 
+    @property
+    def seconds_per_look(self) -> float:
+        """What a look takes on average; 0 before the first one."""
+        return self.spent_s / max(1, self.looks)
+
     def count_from(self, finished: int) -> None:
         """Begin with the trials that had finished before the run."""
         self.before = self._looked_trials = finished

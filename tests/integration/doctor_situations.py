@@ -10,22 +10,14 @@ import os
 import subprocess
 import sys
 import time
-from typing import Any
 
 import ray
 from ray._private.state import workers
 
 from ray_tune_memguard.cluster import settings
+from tests.integration.own_process import CLUSTER
 
 MIB = 2**20
-CLUSTER: dict[str, Any] = {
-    "address": "local",
-    "num_cpus": 2,
-    "include_dashboard": False,
-    "log_to_driver": False,
-    "logging_level": "ERROR",
-    "object_store_memory": 80 * MIB,
-}
 BAD = {"kill_idle_workers_interval_ms": 0, "idle_worker_killing_time_threshold_ms": 60_000}
 
 

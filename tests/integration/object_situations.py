@@ -22,16 +22,9 @@ from ray._private.state import workers
 
 from ray_tune_memguard import MemGuard, ObjectStoreReporter, read_object_store
 from ray_tune_memguard.notices import logger
+from tests.integration.own_process import CLUSTER
 
 MIB = 2**20
-CLUSTER: dict[str, Any] = {
-    "address": "local",
-    "num_cpus": 2,
-    "include_dashboard": False,
-    "log_to_driver": False,
-    "logging_level": "ERROR",
-    "object_store_memory": 80 * MIB,
-}
 #: What a raylet writes of spilled objects is up to 10 s old.
 MAX_WAIT_S = 40.0
 TRIALS = 95

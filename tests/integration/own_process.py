@@ -12,6 +12,15 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 TIMEOUT_S = 280.0
+#: Arguments of `ray.init` for a small cluster of such a process.
+CLUSTER: dict[str, Any] = {
+    "address": "local",
+    "num_cpus": 2,
+    "include_dashboard": False,
+    "log_to_driver": False,
+    "logging_level": "ERROR",
+    "object_store_memory": 80 * 2**20,
+}
 
 
 def run(

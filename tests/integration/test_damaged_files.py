@@ -99,6 +99,22 @@ def begin(folder: Path, searcher: str, is_killed: bool, guarded: bool) -> Path:
     return folder / "killed" / "sweep" if is_killed else folder / "sweep"
 
 
+def killed_between_checkpoints(
+    folder: Path, searcher: str, monkeypatch: pytest.MonkeyPatch
+) -> Path:
+    """Its store knows trials that finished after the last experiment checkpoint."""
+    monkeypatch.setenv("TUNE_GLOBAL_CHECKPOINT_S", "1000")
+    return begin(folder, searcher, is_killed=True, guarded=True)
+
+
+def trials_in(path: Path) -> tuple[list[str], set[int]]:
+    """The ids of all trials, and the numbers of those that have finished: half of them or more."""
+    trials = open_experiment(str(path))._experiment_analysis.trials
+    finished = {trial.config["number"] for trial in trials if trial.is_finished()}
+    assert len(finished) >= SAMPLES // 2
+    return [trial.trial_id for trial in trials], finished
+
+
 def tuner(folder: Path, searcher: str, callbacks: list[tune.Callback]) -> Tuner:
     own = searcher == "own"
     return Tuner(
@@ -161,8 +177,7 @@ def test_a_damaged_row_costs_its_own_trial_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The others finished after the searcher's state was saved, and are not suggested again."""
-    monkeypatch.setenv("TUNE_GLOBAL_CHECKPOINT_S", "1000")
-    path = begin(tmp_path, "own", is_killed=True, guarded=True)
+    path = killed_between_checkpoints(tmp_path, "own", monkeypatch)
     [store] = path.glob(".memguard/trials-*.sqlite")
     connection = sqlite3.connect(store, isolation_level=None)
     connection.execute("UPDATE trial SET settled_at = 0 WHERE seq = 2")
@@ -178,8 +193,7 @@ def test_a_damaged_row_costs_no_other_trial_its_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They were not uploaded: the killed driver's staging directory alone has them."""
-    monkeypatch.setenv("TUNE_GLOBAL_CHECKPOINT_S", "1000")
-    path = begin(tmp_path, "own", is_killed=True, guarded=True)
+    path = killed_between_checkpoints(tmp_path, "own", monkeypatch)
     [store] = path.glob(".memguard/trials-*.sqlite")
     connection = sqlite3.connect(store, isolation_level=None)
     connection.execute("UPDATE trial SET settled_at = 0 WHERE seq = 2")
@@ -198,14 +212,11 @@ def test_a_damaged_store_of_a_run_without_a_state_file(
     tmp_path: Path, searcher: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two kills: the second run was resumed from the first, and had not written a checkpoint."""
-    monkeypatch.setenv("TUNE_GLOBAL_CHECKPOINT_S", "1000")
-    path = begin(tmp_path, searcher, is_killed=True, guarded=True)
-    trials = open_experiment(str(path))._experiment_analysis.trials
-    finished = {trial.config["number"] for trial in trials if trial.is_finished()}
-    assert len(finished) >= SAMPLES // 2
+    path = killed_between_checkpoints(tmp_path, searcher, monkeypatch)
+    trials, finished = trials_in(path)
     (path / ".memguard" / "trials-2999-01-01_00-00-00.sqlite").write_bytes(b"garbled" * 4096)
     opened = open_experiment(str(path))._experiment_analysis.trials
-    assert [trial.trial_id for trial in opened] == [trial.trial_id for trial in trials]
+    assert [trial.trial_id for trial in opened] == trials
     numbers, ran = resume(path, searcher)
     assert numbers == list(range(SAMPLES))
     assert finished.isdisjoint(ran)
@@ -230,12 +241,8 @@ def test_a_history_that_cannot_be_read_costs_its_own_row_only(
 def test_no_room_for_a_new_store_costs_no_trial(
     tmp_path: Path, searcher: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The store knows trials that finished after the last experiment checkpoint."""
-    monkeypatch.setenv("TUNE_GLOBAL_CHECKPOINT_S", "1000")
-    path = begin(tmp_path, searcher, is_killed=True, guarded=True)
-    trials = open_experiment(str(path))._experiment_analysis.trials
-    finished = {trial.config["number"] for trial in trials if trial.is_finished()}
-    assert len(finished) >= SAMPLES // 2
+    path = killed_between_checkpoints(tmp_path, searcher, monkeypatch)
+    _, finished = trials_in(path)
     with monkeypatch.context() as patch:
         patch.setattr(TrialStore, "create", no_room)
         numbers, ran = resume(path, searcher)
