@@ -12,7 +12,7 @@ VENV := .venv
 help:  ## What there is to make
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
-demo: $(VENV)/.ready  ## A real sweep without and with MemGuard, side by side (under five minutes)
+demo: $(VENV)/.ready  ## A real sweep without and with MemGuard, side by side (three minutes, six the first time)
 	$(VENV)/bin/python -m examples.demo
 
 test: lint types unit integration  ## All checks and tests on the latest Ray (about twenty-five minutes)
