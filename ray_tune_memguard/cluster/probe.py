@@ -307,8 +307,16 @@ class NodeProbes:
 
     def _report_end(self, node: str, error: BaseException) -> None:
         self._read_nodes()
-        if node in (self._nodes or []) and not self._is_closed:
+        if self._is_closed:
+            return
+        if node in (self._nodes or []):
             self._warn("ended", node, str(error).strip().splitlines()[-1])
+        else:
+            self._notices.warn(
+                "lost",
+                f"Node {node} has left the cluster. What is measured on it ends there; the run "
+                "continues. Further occurrences are not logged.",
+            )
 
     def _warn(self, topic: str, node: str, reason: str) -> None:
         self._notices.warn(

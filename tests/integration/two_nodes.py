@@ -28,8 +28,12 @@ from ray_tune_memguard import (
     Keeper,
     KeptLostError,
     LaunchGate,
+    MemGuard,
     TrialMemoryReporter,
+    read_deaths,
     read_gate,
+    read_head_node,
+    read_object_store,
     read_trial_memory,
 )
 from ray_tune_memguard.cluster import probe
@@ -37,15 +41,16 @@ from ray_tune_memguard.cluster.node_readings import ClusterMemory
 from ray_tune_memguard.cluster.probe import Answer, NoAnswerError, NodeProbes
 from ray_tune_memguard.notices import Notices, logger
 from ray_tune_memguard.system.node_memory import MACHINE, NodeMemory
-from tests.integration.memory_users import uses_memory
+from tests.integration import own_process
+from tests.integration.memory_users import take, uses_memory
 
 MIB = 2**20
 
 
 @contextmanager
-def two_nodes() -> Iterator[tuple[Cluster, Any]]:
-    """A cluster, and its second node. The driver is on the first one."""
-    node = {"num_cpus": 2, "object_store_memory": 80 * MIB, "include_dashboard": False}
+def two_nodes(head_cpus: int = 2) -> Iterator[tuple[Cluster, Any]]:
+    """A cluster, and its second node. The driver is on the first one, the head."""
+    node = {"num_cpus": head_cpus, "object_store_memory": 80 * MIB, "include_dashboard": False}
     # A node that is gone is noticed within seconds.
     settings = {"health_check_period_ms": 500, "health_check_timeout_ms": 500}
     cluster = Cluster(initialize_head=True, head_node_args={**node, "_system_config": settings})
@@ -227,8 +232,10 @@ class WaitForProbes(tune.Callback):
 class Kill(tune.Callback):
     """Kills the second node once trials on it have been looked at."""
 
-    def __init__(self, cluster: Cluster, second: Any, reporter: TrialMemoryReporter) -> None:
+    def __init__(self, cluster: Cluster, second: Any, reporter: tune.Callback) -> None:
         self.killed: list[str] = []
+        self.at = 0.0
+        self._node = second.node_id
         self._kill = lambda: cluster.remove_node(second, allow_graceful=False)
         self._reporter = reporter
 
@@ -236,12 +243,12 @@ class Kill(tune.Callback):
         return tune.Callback, ()
 
     def on_step_end(self, **info: Any) -> None:
-        own = ray.get_runtime_context().get_node_id()
         if not self.killed:
             uses = self._reporter.run.trial_memory().running()
-            self.killed = [use.trial_id for use in uses if use.node != own]
+            self.killed = [use.trial_id for use in uses if use.node == self._node]
             if self.killed:
                 self._kill()
+                self.at = time.time()
 
 
 def measure_trials_on_both(folder: str) -> dict[str, Any]:
@@ -332,11 +339,71 @@ def gate_with_a_full_node() -> dict[str, Any]:
     }
 
 
+def holds(config: dict[str, Any], keeper: Keeper) -> None:
+    """Keeps an array, and holds memory for some time."""
+    keeper.keep(np.full(MIB // 8, config["number"], dtype=np.float64))
+    held = take(30)
+    time.sleep(1.5)
+    tune.report({"node": ray.get_runtime_context().get_node_id(), "bytes": len(held)})
+
+
+def examined(address: str) -> tuple[int, dict[str, Any]]:
+    """Exit code and findings of the doctor."""
+    command = ["ray_tune_memguard", "doctor", "--address", address, "--json"]
+    done = own_process.run(command)
+    return done.returncode, json.loads(done.stdout)
+
+
+def lose_a_node_in_a_whole_sweep(folder: str) -> dict[str, Any]:
+    """The head runs no trials, and one of two other nodes is killed in mid-sweep."""
+    kept = Kept()
+    with two_nodes(head_cpus=0) as (cluster, second), Keeper() as keeper:
+        third = cluster.add_node(num_cpus=2, object_store_memory=80 * MIB)
+        logger.addHandler(kept)
+        before = examined(cluster.address)
+        guard = MemGuard(head_every_seconds=0.2, objects_every_seconds=0.2)
+        kill = Kill(cluster, second, guard)
+        grid = tune.Tuner(
+            tune.with_parameters(holds, keeper=keeper),
+            param_space={"number": tune.grid_search(list(range(12)))},
+            tune_config=tune.TuneConfig(reuse_actors=True),
+            run_config=tune.RunConfig(
+                name="lost",
+                storage_path=folder,
+                verbose=0,
+                callbacks=[guard, WaitForProbes(guard), kill],
+                failure_config=tune.FailureConfig(max_failures=3),
+            ),
+        ).fit()
+        path = Path(folder, "lost")
+        head, stores = read_head_node(path), read_object_store(path)
+        held = keeper.held()
+        after = examined(cluster.address)
+        return {
+            "results": len(grid),
+            "errors": grid.num_errors,
+            "killed": len(kill.killed),
+            "ran_on_the_head": sum(
+                r.metrics["node"] == ray.get_runtime_context().get_node_id() for r in grid
+            ),
+            "verdicts": sorted({death.cause for death in read_deaths(path)}),
+            "measured": len(read_trial_memory(path)),
+            "looks_after": [int((part["time"] > kill.at).sum()) for part in (head, stores)],
+            "capacity": int(stores["capacity_bytes"].iloc[-1]) // MIB,
+            "held_on": sorted(held["node"].unique()),
+            "third": third.node_id,
+            "before": before,
+            "after": after,
+            "lines": [line for line in kept.lines if "has left the cluster" in line],
+        }
+
+
 PARTS: dict[str, Callable[..., dict[str, Any]]] = {
     "probes": ask_a_node_that_dies,
     "keeper": keep_on_a_node_that_dies,
     "trials": measure_trials_on_both,
     "gate": gate_with_a_full_node,
+    "sweep": lose_a_node_in_a_whole_sweep,
 }
 
 if __name__ == "__main__":
