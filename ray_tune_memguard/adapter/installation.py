@@ -26,6 +26,7 @@ from ray_tune_memguard.adapter.location import RunLocation
 from ray_tune_memguard.adapter.run import releasers
 from ray_tune_memguard.adapter.run.checkpoint import CheckpointWriter
 from ray_tune_memguard.adapter.run.controller import override_methods, run_of
+from ray_tune_memguard.adapter.run.last_checkpoint import LastCheckpoint
 from ray_tune_memguard.adapter.run.tuner_copy import save_copy
 from ray_tune_memguard.adapter.serialization.trial_pickle import TrialStateCodec
 from ray_tune_memguard.lazy.cache import TrialCache
@@ -115,10 +116,11 @@ class Installation:
         self._staging = files.location.listing(files.store.known_directories)
         with ExitStack() as undo:
             self._put_in_place(controller, undo)
+            last = LastCheckpoint()
             self.writer = CheckpointWriter(
-                self.store, self.state_file, trials, self._staging, self.syncer
+                self.store, self.state_file, trials, self._staging, self.syncer, last
             )
-            self._upload_in_parts(files.location)
+            self._upload_in_parts(files.location, last)
             # Last, so that no method of ours runs before everything is installed.
             _undone_weakly(undo, controller, override_methods(controller, self))
             self._undo: ExitStack | None = undo.pop_all()
@@ -144,7 +146,7 @@ class Installation:
             if self.exit_hooks is not None:
                 undo.callback(self.exit_hooks.take_out)
 
-    def _upload_in_parts(self, location: RunLocation) -> None:
+    def _upload_in_parts(self, location: RunLocation, last: LastCheckpoint) -> None:
         """Let uploads to a remote storage not grow with the number of finished trials."""
         self._experiment = location.experiment.path
         if self.syncer is None or location.experiment.is_local:
@@ -157,7 +159,7 @@ class Installation:
             location.session,
             self.store,
             self.state_file,
-            self.writer,
+            last,
             location.work_directory,
         )
 

@@ -17,6 +17,7 @@ from ray_tune_memguard.adapter.restore.parts import uploaded_parts as newest_par
 from ray_tune_memguard.adapter.restore.rebuild import verify_or_rebuild
 from ray_tune_memguard.adapter.run import part_uploads
 from ray_tune_memguard.adapter.run.checkpoint import with_pointer
+from ray_tune_memguard.adapter.run.last_checkpoint import LastCheckpoint
 from ray_tune_memguard.adapter.run.part_uploads import PartUploads
 from ray_tune_memguard.store.snapshot import Snapshot
 from ray_tune_memguard.store.state_file import HEAD, ExperimentStateFile
@@ -37,12 +38,6 @@ def record(trial_id: str, status: str) -> str:
 REST = record("unfinished", "PENDING") + '], "runner_data": {}, "stats": {}}'
 
 
-class Writer:
-    """A run's checkpoints, of which the last one was written."""
-
-    written: tuple[int, int] | None = None
-
-
 class Uploading:
     """A run on a storage that is not a local disk, as Arrow sees it."""
 
@@ -52,14 +47,14 @@ class Uploading:
         self.filesystem = pyarrow.fs.SubTreeFileSystem(str(self.root), pyarrow.fs.LocalFileSystem())
         self.store = TrialStore.create(path / "local", "trials")
         self.state_file = ExperimentStateFile(path / "local" / NAME, path / "local" / "work")
-        self.writer: Any = Writer()
+        self.last = LastCheckpoint()
         self.parts = PartUploads(
             self.filesystem,
             "sweep",
             RUN,
             self.store,
             self.state_file,
-            self.writer,
+            self.last,
             path / "local",
         )
         self.number = self.trials = 0
@@ -77,7 +72,7 @@ class Uploading:
         )
         tail = with_pointer(REST, self.store.path, number=self.number)
         self.state_file.publish(tail)
-        self.writer.written = (self.number, self.state_file.mark())
+        self.last.number, self.last.end = self.number, self.state_file.mark()
 
     def copy(self, source: str, target: str) -> None:
         (self.root / target).write_bytes(Path(source).read_bytes())
@@ -245,7 +240,7 @@ def test_a_damaged_segment_is_an_error(run: Uploading, damage: Any) -> None:
 def test_a_checkpoint_that_was_not_written_completely_waits(run: Uploading) -> None:
     run.checkpoint(5)
     run.upload()
-    run.writer.written = None
+    run.last.end = None
     assert run.parts.must_wait
     assert run.parts.begin(whole=False) is None
 

@@ -21,6 +21,7 @@ from ray_tune_memguard.store.trial_store import TrialStore
 if TYPE_CHECKING:
     from ray.tune.experiment import Trial
 
+    from ray_tune_memguard.adapter.run.last_checkpoint import LastCheckpoint
     from ray_tune_memguard.adapter.run.uploads import IncrementalSyncer
     from ray_tune_memguard.adapter.seam import Controller
     from ray_tune_memguard.lazy.trial_list import SpilledTrials
@@ -43,20 +44,18 @@ class CheckpointWriter:
         trials: SpilledTrials[Trial],
         staging: paths.StagingListing,
         syncer: IncrementalSyncer | None,
+        last: LastCheckpoint,
     ) -> None:
         self._store = store
         self._state_file = state_file
         self._trials = trials
         self._staging = staging
         self._syncer = syncer
+        self._last = last
         # The partial file that Ray writes to during a checkpoint.
         self._partial: Path | None = None
         #: Whether a checkpoint of the whole run was written. Until then no trial is released.
         self.has_written = False
-        #: The number of the last checkpoint, and how many bytes of its state file are records of
-        #: finished trials; None if not all of its files were written.
-        self.written: tuple[int, int] | None = None
-        self._number = 0
 
     def redirected_name(self, controller: Controller) -> str | None:
         """The path, relative to the staging directory, that Ray writes to; None for its own."""
@@ -86,8 +85,8 @@ class CheckpointWriter:
         text = partial.read_text()
         if not text.startswith(HEAD):
             raise UnknownLayoutError(f"{partial} does not begin with {HEAD!r}")
-        self._number += 1
-        self.written = None
+        self._last.number += 1
+        self._last.end = None
         # First the store, which restores read; the file is for Ray alone.
         try:
             self._save_snapshot(controller, text)
@@ -95,7 +94,7 @@ class CheckpointWriter:
             self._publish(controller, text, staged)
         partial.unlink()
         self.has_written = True
-        self.written = (self._number, self._state_file.mark())
+        self._last.end = self._state_file.mark()
 
     def _save_snapshot(self, controller: Controller, state: str) -> None:
         found = (self._trials.position_of(trial_id) for trial_id in controller._trial_metadata)
@@ -113,7 +112,7 @@ class CheckpointWriter:
         is_uploaded = self._state_file.path == staged
         self._state_file.publish(
             with_pointer(
-                text[len(HEAD) :], self._store.path, self._staging.directory, self._number
+                text[len(HEAD) :], self._store.path, self._staging.directory, self._last.number
             ),
             keep_old=is_uploaded and self._is_uploading(),
         )

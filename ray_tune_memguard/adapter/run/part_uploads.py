@@ -17,7 +17,7 @@ from ray_tune_memguard.adapter import uploaded_parts
 from ray_tune_memguard.adapter.uploaded_parts import PARTS_DIRECTORY, Manifest
 
 if TYPE_CHECKING:
-    from ray_tune_memguard.adapter.run.checkpoint import CheckpointWriter
+    from ray_tune_memguard.adapter.run.last_checkpoint import LastCheckpoint
     from ray_tune_memguard.store.state_file import ExperimentStateFile
     from ray_tune_memguard.store.trial_store import TrialStore
 
@@ -49,7 +49,7 @@ class PartUploads:
         run: the name of the run.
         store: the trial store, which has the snapshot.
         state_file: the experiment state file.
-        writer: the run's checkpoints.
+        checkpoint: the run's last one.
         work_directory: a local directory for temporary files.
     """
 
@@ -60,7 +60,7 @@ class PartUploads:
         run: str,
         store: TrialStore,
         state_file: ExperimentStateFile,
-        writer: CheckpointWriter,
+        checkpoint: LastCheckpoint,
         work_directory: Path,
     ) -> None:
         self._filesystem = filesystem
@@ -68,7 +68,7 @@ class PartUploads:
         self._run = run
         self._store = store
         self._state_file = state_file
-        self._writer = writer
+        self._checkpoint = checkpoint
         self._work_directory = work_directory
         # In the storage: the records in the whole file, those in it and in segments, and segments.
         self._base = self._end = 0
@@ -89,10 +89,10 @@ class PartUploads:
         """
         if whole or not self._base or self.written_end <= MAX_WHOLE_BYTES:
             return None
-        assert self._writer.written is not None
-        number, end = self._writer.written
+        end = self.written_end
         snapshot = uploaded_parts.in_text(self._store.packed_snapshot())
         last = self._last + (end > self._end)
+        number = self._checkpoint.number
         manifest = Manifest(self._run, number, self._base, self._first, last, end, snapshot)
         return PartUpload(self._state_file.open_published(), self._end, manifest)
 
@@ -102,12 +102,12 @@ class PartUploads:
 
         0 if not all files of the checkpoint were written: they may be of different moments.
         """
-        return 0 if self._writer.written is None else self._writer.written[1]
+        return self._checkpoint.end or 0
 
     @property
     def must_wait(self) -> bool:
         """Whether the storage has a checkpoint, and the last one cannot be uploaded in parts."""
-        return self._base > 0 and self._writer.written is None
+        return self._base > 0 and self._checkpoint.end is None
 
     def carry_out(self, upload: PartUpload, copy: Callable[[str, str], None]) -> None:
         """Upload the parts, in the upload thread. After an error the next upload repeats them.
