@@ -257,6 +257,35 @@ def test_a_run_that_began_with_files_goes_on_in_the_store(storage: Path) -> None
     assert len(list(iter_results(storage / "sweep"))) == len(found)
 
 
+@pytest.mark.latest_only
+def test_runs_with_and_without_the_store_take_turns(storage: Path) -> None:
+    case = Case(
+        sweeps.Stepwise,
+        run_config={
+            "stop": {"training_iteration": 7},
+            "checkpoint_config": tune.CheckpointConfig(checkpoint_frequency=1),
+        },
+        samples=1,
+    )
+    case.run_config["callbacks"] = [Interrupts(2)]
+    equality.run(case, storage, keep())
+    for callbacks in ([Interrupts(4)], keep()):
+        tuner = tune.Tuner.restore(str(storage / "sweep"), trainable=sweeps.Stepwise)
+        tuner._local_tuner._run_config.callbacks = callbacks
+        grid = tuner.fit()
+    [file] = (storage / "sweep").glob("*/result.json")
+    # As a driver leaves it that is killed while it writes.
+    with file.open("a") as appended:
+        appended.write('{"training_iteration": 5')
+    found = [result["training_iteration"] for result in iter_results(storage / "sweep")]
+    # What was reported before its checkpoint was there runs again.
+    assert found == sorted(found)
+    assert set(found) == set(range(1, 8))
+    assert list(grid[0].metrics_dataframe["training_iteration"]) == found
+    export_results(storage / "sweep")
+    assert iterations_in(storage / "sweep") == [found]
+
+
 def iterations_in(directory: Path) -> list[list[int]]:
     """The iterations in each ``result.json``."""
     return [

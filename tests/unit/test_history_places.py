@@ -17,7 +17,7 @@ from ray_tune_memguard.adapter.histories import places, reading
 from ray_tune_memguard.adapter.histories.logger import HistoryLogger
 from ray_tune_memguard.adapter.histories.recorder import HistoryRecorder
 from ray_tune_memguard.notices import Notices
-from ray_tune_memguard.store.histories import HistoryStore
+from ray_tune_memguard.store.histories import History, HistoryStore
 from ray_tune_memguard.store.result_values import ResultEncoder
 
 encoder = ResultEncoder(replace=str)
@@ -222,6 +222,11 @@ def test_what_rays_loggers_write_after_an_error(run: Any) -> None:
 ONE, TWO, THREE = b'{"step": 1}\n', b'{"step": 2}\n', b'{"step": 3}\n'
 
 
+def at(*times: int) -> list[dict[str, Any]]:
+    """Results with the times at which they were reported."""
+    return [{"timestamp": time} for time in times]
+
+
 @pytest.mark.parametrize(
     ("stored", "in_file", "whole"),
     [
@@ -229,10 +234,40 @@ ONE, TWO, THREE = b'{"step": 1}\n', b'{"step": 2}\n', b'{"step": 3}\n'
         (ONE + TWO, b"", ONE + TWO),
         (b"", ONE, ONE),
         (ONE + TWO, b'{"step":1}\n', ONE + TWO),
-        (ONE, b'{"step":1}\n' + TWO, b'{"step":1}\n' + TWO),
+        (ONE, b'{"step":1}\n' + TWO, ONE + TWO),
         (ONE + TWO, THREE, ONE + TWO + THREE),
-        (ONE, b"not JSON\n", ONE + b"not JSON\n"),
+        # Both go on from the first.
+        (ONE + TWO, ONE + THREE, ONE + TWO + THREE),
+        # A driver was killed while it wrote the last line.
+        (ONE, THREE + b'{"step": 4', ONE + THREE),
+        (ONE, b"not JSON\n", ONE),
+        (ONE, b'{"step": NaN}\n', ONE + b'{"step": NaN}\n'),
     ],
 )
 def test_a_history_in_two_places(stored: bytes, in_file: bytes | None, whole: bytes) -> None:
-    assert reading.joined(stored, in_file) == whole
+    found = reading.merged(History(reading.results_in(stored)), in_file)
+    assert reading.as_lines(found.results) == whole
+
+
+@pytest.mark.parametrize(
+    ("stored", "starts", "in_file", "whole", "whole_starts"),
+    [
+        # The store, Ray alone, and the store again.
+        ([1, 2, 5, 6], [2], [3, 4], [1, 2, 3, 4, 5, 6], (2, 4)),
+        # Ray alone, the store, which took that over, Ray alone, and the store.
+        ([1, 2, 3, 5], [1, 3], [1, 4], [1, 2, 3, 4, 5], (1, 3, 4)),
+        # What was taken over is damaged.
+        ([3, 4], [], [1, 2], [1, 2, 3, 4], (2,)),
+        ([1, 4, 7], [1, 2], [2, 3, 5, 6, 8], [1, 2, 3, 4, 5, 6, 7, 8], (1, 3, 4, 6, 7)),
+        ([1, 2], [], [1, 2, 3], [1, 2, 3], ()),
+    ],
+)
+def test_runs_with_and_without_the_store(
+    stored: list[int],
+    starts: list[int],
+    in_file: list[int],
+    whole: list[int],
+    whole_starts: tuple[int, ...],
+) -> None:
+    found = reading.merged(History(at(*stored), tuple(starts)), reading.as_lines(at(*in_file)))
+    assert (found.results, found.starts) == (at(*whole), whole_starts)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import tempfile
@@ -21,7 +20,7 @@ from ray_tune_memguard.adapter.histories.export import EVENT_FILES, write_files
 from ray_tune_memguard.adapter.location import Experiment
 from ray_tune_memguard.adapter.restore.opened import trials_of
 from ray_tune_memguard.adapter.run.releasers import TensorboardExitHooks, tensorboard_exit_hooks
-from ray_tune_memguard.store.histories import History, HistoryStore
+from ray_tune_memguard.store.histories import HistoryStore
 
 _SHOW_PROGRESS_AFTER_S = 1.0
 _RELEASE_EVERY_TRIALS = 50
@@ -60,9 +59,11 @@ def _export(trial: Trial, store: HistoryStore, scratch: Path, target: Path | Non
         return
     path = PurePosixPath(storage.trial_fs_path, EXPR_RESULT_FILE)
     in_file = reading.content_of(storage.storage_filesystem, str(path))
-    history, is_in_file = _joined(reading.history(store, trial.trial_id), in_file)
-    if is_in_file and target is None:
-        return
+    stored = reading.history(store, trial.trial_id)
+    history = reading.merged(stored, in_file)
+    count = len(history.results)
+    if target is None and len(stored.results) < count == len(reading.results_in(in_file)):
+        return  # All of it is in files.
     folder = scratch / trial.trial_id
     folder.mkdir()
     try:
@@ -75,20 +76,6 @@ def _export(trial: Trial, store: HistoryStore, scratch: Path, target: Path | Non
             _upload(folder, storage.storage_filesystem, storage.trial_fs_path)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _joined(stored: History, in_file: bytes | None) -> tuple[History, bool]:
-    """The whole history of a trial, and whether its file has all of it."""
-    if in_file is None or not in_file.strip():
-        return stored, False
-    lines = reading.as_lines(stored.results)
-    whole = reading.joined(lines, in_file)
-    if whole == lines:
-        return stored, False
-    results = [json.loads(line) for line in in_file.splitlines() if line.strip()]
-    if whole == in_file:
-        return History(results, stored.starts), True
-    return History([*stored.results, *results], (*stored.starts, len(stored.results))), False
 
 
 def _move(folder: Path, target: Path) -> None:

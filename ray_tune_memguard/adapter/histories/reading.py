@@ -5,15 +5,17 @@ It is given as the lines of Ray's ``result.json``, so whoever reads it gets what
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import PurePosixPath
-from typing import Any
 
 import pandas
 from pyarrow.fs import FileSystem, LocalFileSystem
 from ray.air._internal.json import SafeFallbackEncoder
-from ray.air.constants import EXPR_RESULT_FILE
+from ray.air.constants import EXPR_RESULT_FILE, TIMESTAMP, TRAINING_ITERATION
 from ray.tune.analysis.experiment_analysis import ExperimentAnalysis
 from ray.tune.experiment import Trial
 
@@ -35,18 +37,72 @@ def lines(store: HistoryStore, trial_id: str, in_file: bytes | None) -> bytes:
         in_file: the content of the trial's ``result.json``; None if it has none. A user's own
             logger writes one, and so does a run without this package that resumes the experiment.
     """
-    return joined(as_lines(history(store, trial_id).results), in_file)
-
-
-def joined(stored: bytes, in_file: bytes | None) -> bytes:
-    """The whole history of a trial, of which a store and a file have each a part or all."""
-    if not in_file or not in_file.strip():
-        return stored
-    if not stored:
+    found = history(store, trial_id)
+    if not found.results and in_file:
         return in_file
-    if _first(stored) == _first(in_file):
-        return max(stored, in_file, key=lambda content: content.count(b"\n"))
-    return stored + in_file
+    return as_lines(merged(found, in_file).results)
+
+
+def merged(stored: History, in_file: bytes | None) -> History:
+    """The whole history of a trial, of which a store and a file each have a part, or all.
+
+    Both begin with what one has taken over from the other. Then come the runs that wrote to the
+    store, and those of Ray alone, which wrote to the file, in the order of their times.
+    """
+    of_file = results_in(in_file)
+    if not of_file:
+        return stored
+    common = _count_common(stored.results, of_file)
+    rest = of_file[common:]
+    if not rest:
+        return stored
+    if common == len(stored.results):
+        return History(of_file, stored.starts, stored.missing)
+    results: list[Result] = []
+    starts: list[int] = []
+    ends = {0, common, *stored.starts, len(stored.results)}
+    for begin, end in itertools.pairwise(sorted(ends)):
+        if begin >= common:
+            at = _when(stored.results[begin])
+            earlier = list(itertools.takewhile(lambda one, at=at: _when(one) < at, rest))
+            if earlier:
+                del rest[: len(earlier)]
+                starts.append(len(results))
+                results += earlier
+                starts.append(len(results))
+        if begin in stored.starts:
+            starts.append(len(results))
+        results += stored.results[begin:end]
+    if rest:
+        starts.append(len(results))
+        results += rest
+    return History(results, tuple(dict.fromkeys(filter(None, starts))), stored.missing)
+
+
+def results_in(lines: bytes | None) -> list[Result]:
+    """The results of a ``result.json``. A line that is not JSON is left out.
+
+    The last one of a trial whose driver was killed may end in the middle.
+    """
+    found = []
+    for line in (lines or b"").split(b"\n"):
+        with suppress(ValueError):
+            found.append(json.loads(line))
+    return [result for result in found if isinstance(result, dict)]
+
+
+def _count_common(some: list[Result], others: list[Result]) -> int:
+    """How many results both begin with."""
+    # By their meaning: another encoder may have written some of them. NaN equals NaN here.
+    pairs = zip(as_lines(some).split(b"\n"), as_lines(others).split(b"\n"), strict=False)
+    count = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
+    return min(count, len(some), len(others))
+
+
+def _when(result: Result) -> tuple[float, ...]:
+    """When a result was reported: Ray's full second, and its iteration. Unknown is last."""
+    found = (result.get(key) for key in (TIMESTAMP, TRAINING_ITERATION))
+    return tuple(one if isinstance(one, (int, float)) else math.inf for one in found)
 
 
 def history(store: HistoryStore, trial_id: str) -> History:
@@ -64,14 +120,6 @@ def history(store: HistoryStore, trial_id: str) -> History:
 def as_lines(results: list[Result]) -> bytes:
     """Results as the lines that Ray's logger writes."""
     return "".join(f"{_encode(result)}\n" for result in results).encode()
-
-
-def _first(content: bytes) -> Any:
-    try:
-        # By their meaning: another encoder may have written one of them.
-        return repr(json.loads(content.split(b"\n", 1)[0]))
-    except ValueError:
-        return None
 
 
 def of_trial(trial: Trial) -> bytes | None:

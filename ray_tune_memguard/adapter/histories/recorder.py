@@ -20,7 +20,7 @@ from ray.air._internal.json import SafeFallbackEncoder
 from ray.air.constants import EXPR_RESULT_FILE
 
 from ray_tune_memguard.adapter.histories import places
-from ray_tune_memguard.adapter.histories.reading import content_of
+from ray_tune_memguard.adapter.histories.reading import content_of, results_in
 from ray_tune_memguard.notices import Notices
 from ray_tune_memguard.store.histories import HistoryStore
 from ray_tune_memguard.store.result_values import ResultEncoder
@@ -105,8 +105,7 @@ class HistoryRecorder:
 
     def _take_over_file(self, trial: Trial) -> None:
         """Begin the history with the results that Ray's logger wrote in an earlier run."""
-        lines = (_earlier_file(trial) or b"").splitlines()
-        rows = [self._encoder.encode(json.loads(line)) for line in lines if line.strip()]
+        rows = [self._encoder.encode(result) for result in results_in(_earlier_file(trial))]
         if rows:
             self.store.append({trial.trial_id: rows})
             self.store.continue_in_new_run(trial.trial_id)
