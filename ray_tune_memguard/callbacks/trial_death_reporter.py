@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from ray_tune_memguard import options as opt
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
     from ray_tune_memguard.diagnostics.deaths.investigation import Inquiry, Investigation
     from ray_tune_memguard.diagnostics.deaths.record import Death
+
+_INVESTIGATION = "ray_tune_memguard.diagnostics.deaths.investigation"
 
 
 class TrialDeathReporter(GuardCallback):
@@ -78,6 +81,10 @@ class TrialDeathReporter(GuardCallback):
             self._has_begun = True
             self._record_driver(trials, driver_record.BEGIN)
             self._look_at_last_run()
+            probes = self.run.node_probes(self)
+            if probes is not None:
+                # In another thread, because the first death would be 30 ms late otherwise.
+                probes.ask_here(import_module, _INVESTIGATION)
 
     @guarded
     def on_step_end(self, iteration: int, trials: list[Trial], **info: object) -> None:
@@ -89,8 +96,7 @@ class TrialDeathReporter(GuardCallback):
         for inquiry in self._waiting:
             inquiry.until = 0.0
         self._report_those_over(trials)
-        if self._investigation is not None:
-            self._investigation.end()
+        self.run.release_nodes(self)
         if self._has_begun:
             self._record_driver(trials, driver_record.END)
         if self._number_by_cause:
@@ -104,7 +110,6 @@ class TrialDeathReporter(GuardCallback):
         """Find out what happened, before Ray handles the failure."""
         if not self.active:
             return None
-        # Imported with the first failure.
         from ray_tune_memguard.diagnostics.deaths.evidence import is_about_a_process
         from ray_tune_memguard.diagnostics.deaths.investigation import Investigation
 

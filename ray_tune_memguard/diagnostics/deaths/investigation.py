@@ -133,10 +133,6 @@ class Investigation:
             self._ask_node(inquiry)
         return inquiry
 
-    def end(self) -> None:
-        """Give back the probes of other nodes."""
-        self._run.release_nodes(self._user)
-
     def _ask_node(self, inquiry: Inquiry) -> None:
         actor, worker, node = inquiry.facts.actor, inquiry.facts.worker, inquiry.facts.node
         if actor is None or worker is None or node is None or not node.is_alive:
