@@ -30,8 +30,9 @@ lint: $(VENV)/.ready
 types: $(VENV)/.ready
 	$(VENV)/bin/mypy
 
-# Half of a test is waiting, for a small Ray cluster above all.
-PYTEST := pytest -q --numprocesses 2 --dist loadfile
+# Half of a test is waiting, for a small Ray cluster above all. Some files take as long as all others together, so
+# the process that is done first takes tests from the other.
+PYTEST := pytest -q --numprocesses 2 --dist worksteal
 # These run whole Ray clusters on a machine that may be busy; what passed only at the second try is listed (RERUN).
 INTEGRATION := --reruns 1 -raR --durations 15 tests/integration
 
