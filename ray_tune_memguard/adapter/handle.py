@@ -13,7 +13,7 @@ import weakref
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, TypeAlias, cast
 
 from ray_tune_memguard.adapter import claims, contract
 from ray_tune_memguard.adapter.contract import Capabilities
@@ -22,6 +22,7 @@ from ray_tune_memguard.notices import Notices
 
 if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
+    from ray.actor import ActorHandle
     from ray.tune import ResultGrid
     from ray.tune.experiment import Trial
 
@@ -36,6 +37,9 @@ if TYPE_CHECKING:
     from ray_tune_memguard.cluster.trial_memory import TrialMemories
     from ray_tune_memguard.gate.interfaces import TrialMemory
     from ray_tune_memguard.system.node_memory import MonitorSettings
+
+#: The handle of a trial's actor, and its id.
+TrialActor: TypeAlias = "tuple[ActorHandle[object], str]"
 
 # By controller: what the callbacks of its run share.
 _probes: weakref.WeakKeyDictionary[Controller, NodeProbes] = weakref.WeakKeyDictionary()
@@ -266,6 +270,23 @@ class RunHandle:
         from ray_tune_memguard.cluster import gcs
 
         return gcs.actor_id_or_none(actor)
+
+    def actor_of(self, trial: Trial) -> TrialActor | None:
+        """The actor that runs a trial; None if there is none or Ray does not tell.
+
+        Whoever keeps the handle keeps the actor's process alive.
+        """
+        handle = trial.temporary_state.ray_actor
+        if handle is None or contract.TRIAL_PROFILES not in self.capabilities:
+            return None
+        from ray_tune_memguard.cluster import gcs
+
+        return handle, gcs.actor_id_of(handle)
+
+    def directory_of(self, trial: Trial) -> tuple[FileSystem, str]:
+        """The directory of a trial in the experiment's storage."""
+        assert trial.storage is not None
+        return trial.storage.storage_filesystem, str(trial.path)
 
     def memory_of_nodes(self, user: object) -> tuple[MonitorSettings, ClusterMemory] | None:
         """The settings of Ray's memory monitor, and the memory of all nodes.

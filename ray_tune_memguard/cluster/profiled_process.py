@@ -1,14 +1,15 @@
 """Profiles one trial by memray, in the trial's process. The functions are sent there by value.
 
-:func:`start` and :func:`stop` take the trial's actor first, as Ray's ``__ray_call__`` passes it, and
-return a dictionary; they raise nothing. ``problem`` in it says why there is no profile.
+:func:`start` and :func:`stop` take the trial's actor first, as Ray's ``__ray_call__`` passes it.
+They raise nothing; a result with a ``problem`` says why there is no profile.
 
 A process can have one tracker of memray. If the trial's code has imported memray before, ours is not
 started, because the code may be about to use it; if the code starts a tracker later, ours is stopped
 first. Otherwise memray would raise an error in the trial's code.
 
-A profile that survives a kill has a record of each allocation and can fill the disk. A thread
-stops it when its file is as large as allowed, or when the disk is nearly full.
+A profile that survives a kill, or that follows forked processes, has a record of each allocation
+and can fill the disk. A thread stops it when its files are as large as allowed, or when the disk is
+nearly full.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import sys
 import tempfile
 import threading
 from types import ModuleType
-from typing import Any
+from typing import TypedDict
 
 #: Problems of which the driver says more.
 MISSING = "memray is not installed"
@@ -38,43 +39,82 @@ _WATCH_EVERY_S = 0.5
 _MIN_FREE_SHARE = 0.05
 
 
+class Settings(TypedDict):
+    """How to profile; ``max_size`` is in bytes."""
+
+    native: bool
+    follow_fork: bool
+    survive_kill: bool
+    max_size: int
+
+
+class Started(TypedDict, total=False):
+    """What :func:`start` returns: where the process is, and the file or the problem."""
+
+    node: str
+    address: str
+    pid: int
+    path: str
+    problem: str
+
+
+class Stopped(TypedDict, total=False):
+    """What :func:`stop` returns: the peak in bytes, and why it was stopped early, or the problem."""
+
+    peak: int
+    early: str
+    problem: str
+
+
 class Profile:
     """A running profile.
 
     Args:
         memray: the module.
         path: the file.
-        options: see :func:`start`.
+        settings: how to profile.
     """
 
-    def __init__(self, memray: ModuleType, path: str, options: dict[str, Any]) -> None:
+    def __init__(self, memray: ModuleType, path: str, settings: Settings) -> None:
         self.path = path
         self._memray = memray
         self._original = memray.Tracker
         self._lock = threading.Lock()
         self._is_stopped = threading.Event()
         self._early = ""
-        survives = options["survive_kill"]
+        # The other form is written when the process ends, which forked ones end without.
+        records_all = settings["survive_kill"] or settings["follow_fork"]
         kinds = memray.FileFormat
-        self._tracker = self._original(
+        self._tracker = memray.Tracker(
             destination=memray.FileDestination(path, overwrite=True),
-            native_traces=options["native"],
-            follow_fork=options["follow_fork"],
+            native_traces=settings["native"],
+            follow_fork=settings["follow_fork"],
             memory_interval_ms=_INTERVAL_MS,
-            file_format=kinds.ALL_ALLOCATIONS if survives else kinds.AGGREGATED_ALLOCATIONS,
+            file_format=kinds.ALL_ALLOCATIONS if records_all else kinds.AGGREGATED_ALLOCATIONS,
         )
-        if survives:
-            watch = threading.Thread(target=self._watch, args=(options["max_size"],), daemon=True)
-            watch.start()
+        self._begin()
+        if records_all:
+            threading.Thread(target=self._watch, args=(settings["max_size"],), daemon=True).start()
+        vars(memray)["Tracker"] = _stopping_first(self._original, self)
+        # For an actor that ends without being asked to stop.
+        atexit.register(self.end, "")
+
+    def _begin(self) -> None:
+        errors: list[Exception] = []
+
+        def enter() -> None:
+            try:
+                self._tracker.__enter__()
+            except Exception as error:
+                errors.append(error)
+
         # Memray hides as many frames of the thread that begins as there are now. Of the trial's own
         # thread it would hide the trial's.
-        beginning = threading.Thread(target=self._tracker.__enter__)
-        beginning.start()
-        beginning.join()
-        memray.Tracker = _stopping_first(self._original, self)
-        setattr(memray, _ATTRIBUTE, self)
-        # An actor that ends without being asked to stop.
-        atexit.register(self.end, "")
+        thread = threading.Thread(target=enter)
+        thread.start()
+        thread.join()
+        for error in errors:
+            raise error
 
     def end(self, reason: str) -> None:
         """Stop tracking, unless that was done.
@@ -87,15 +127,14 @@ class Profile:
                 return
             self._is_stopped.set()
             self._early = reason
-            self._memray.Tracker = self._original
+            vars(self._memray)["Tracker"] = self._original
             self._tracker.__exit__(None, None, None)
         atexit.unregister(self.end)
 
-    def result(self) -> dict[str, Any]:
+    def result(self) -> Stopped:
         """What :func:`stop` returns."""
         with self._memray.FileReader(self.path) as reader:
-            peak = reader.metadata.peak_memory
-        return {"peak": peak, "early": self._early}
+            return {"peak": reader.metadata.peak_memory, "early": self._early}
 
     def _watch(self, max_size: int) -> None:
         while not self._is_stopped.wait(_WATCH_EVERY_S):
@@ -106,15 +145,14 @@ class Profile:
                 self.end(DISK_FULL)
 
 
-def _stopping_first(original: Any, profile: Profile) -> Any:
+def _stopping_first(original: type, profile: Profile) -> type:
     """Memray's ``Tracker``, as the trial's code gets it while ours is active."""
 
-    class Tracker(original):
-        def __enter__(self) -> Any:
-            profile.end(IN_USE)
-            return super().__enter__()
+    def enter(tracker: object) -> object:
+        profile.end(IN_USE)
+        return original.__enter__(tracker)  # type: ignore[attr-defined]
 
-    return Tracker
+    return type(original.__name__, (original,), {"__enter__": enter})
 
 
 def files_of(path: str) -> list[str]:
@@ -122,21 +160,17 @@ def files_of(path: str) -> list[str]:
     return [*glob.glob(glob.escape(path)), *sorted(glob.glob(f"{glob.escape(path)}.*"))]
 
 
-def start(actor: object, name: str, options: dict[str, Any]) -> dict[str, Any]:
+def start(actor: object, name: str, settings: Settings) -> Started:
     """Begin to profile this process.
 
     Args:
         actor: the trial's actor.
         name: of the file, which is put into the directory of the Ray session's logs.
-        options: ``native``, ``follow_fork``, ``survive_kill``, and ``max_size`` in bytes.
-
-    Returns:
-        ``node``, ``address`` and ``pid`` of the process, and the ``path`` of the file; or
-        ``problem``.
+        settings: how to profile.
     """
     import ray
 
-    place: dict[str, Any] = {
+    place: Started = {
         "node": ray.get_runtime_context().get_node_id(),
         "address": ray.util.get_node_ip_address(),
         "pid": os.getpid(),
@@ -147,11 +181,11 @@ def start(actor: object, name: str, options: dict[str, Any]) -> dict[str, Any]:
             return {**place, "problem": IN_USE}
         import memray
 
-        setattr(memray, _ATTRIBUTE, None)
+        vars(memray)[_ATTRIBUTE] = None
         path = os.path.join(_logs_directory(), name)
         for old in files_of(path):
             os.unlink(old)
-        Profile(memray, path, options)
+        vars(memray)[_ATTRIBUTE] = Profile(memray, path, settings)
     except ImportError as error:
         is_missing = error.name == "memray"
         return {**place, "problem": MISSING if is_missing else f"memray cannot be used ({error})"}
@@ -160,22 +194,18 @@ def start(actor: object, name: str, options: dict[str, Any]) -> dict[str, Any]:
     return {**place, "path": path}
 
 
-def stop(actor: object) -> dict[str, Any]:
+def stop(actor: object) -> Stopped:
     """End the profile of this process.
 
     Args:
         actor: the trial's actor.
-
-    Returns:
-        ``peak`` in bytes, and ``early``: why it was stopped before the trial ended; or ``problem``.
     """
     try:
-        memray = sys.modules["memray"]
-        profile = getattr(memray, _ATTRIBUTE)
-        setattr(memray, _ATTRIBUTE, None)
+        names = vars(sys.modules["memray"])
+        profile: Profile = names[_ATTRIBUTE]
+        names[_ATTRIBUTE] = None
         profile.end("")
-        found: dict[str, Any] = profile.result()
-        return found
+        return profile.result()
     except Exception as error:
         return {"problem": f"{type(error).__name__}: {error}"}
 
