@@ -3,9 +3,9 @@
 :func:`start` and :func:`stop` take the trial's actor first, as Ray's ``__ray_call__`` passes it.
 They raise nothing; a result with a ``problem`` says why there is no profile.
 
-A process can have one tracker of memray. If the trial's code has imported memray before, ours is not
-started, because the code may be about to use it; if the code starts a tracker later, ours is stopped
-first. Otherwise memray would raise an error in the trial's code.
+A process can have one tracker of memray. If the trial's code has imported memray before, ours is
+not started, because the code may be about to use it; if the code starts a tracker later, ours is
+stopped first. Otherwise memray would raise an error in the trial's code.
 
 A profile that survives a kill, or that follows forked processes, has a record of each allocation
 and can fill the disk. A thread stops it when its files are as large as allowed, or when the disk is
@@ -59,7 +59,7 @@ class Started(TypedDict, total=False):
 
 
 class Stopped(TypedDict, total=False):
-    """What :func:`stop` returns: the peak in bytes, and why it was stopped early, or the problem."""
+    """What :func:`stop` returns: the peak in bytes and why it was stopped early, or the problem."""
 
     peak: int
     early: str
@@ -160,11 +160,11 @@ def files_of(path: str) -> list[str]:
     return [*glob.glob(glob.escape(path)), *sorted(glob.glob(f"{glob.escape(path)}.*"))]
 
 
-def start(actor: object, name: str, settings: Settings) -> Started:
+def start(_actor: object, name: str, settings: Settings) -> Started:
     """Begin to profile this process.
 
     Args:
-        actor: the trial's actor.
+        _actor: the trial's actor.
         name: of the file, which is put into the directory of the Ray session's logs.
         settings: how to profile.
     """
@@ -194,11 +194,11 @@ def start(actor: object, name: str, settings: Settings) -> Started:
     return {**place, "path": path}
 
 
-def stop(actor: object) -> Stopped:
+def stop(_actor: object) -> Stopped:
     """End the profile of this process.
 
     Args:
-        actor: the trial's actor.
+        _actor: the trial's actor.
     """
     try:
         names = vars(sys.modules["memray"])

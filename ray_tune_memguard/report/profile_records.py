@@ -63,7 +63,7 @@ def read_profiles(path: str | os.PathLike[str]) -> list[TrialProfile]:
 
     Example:
         >>> from ray_tune_memguard import read_profiles
-        >>> [(profile.trial_id, profile.peak_bytes / 2**20) for profile in read_profiles(experiment)]
+        >>> [(one.trial_id, one.peak_bytes / 2**20) for one in read_profiles(experiment)]
         [('00001', 83.0)]
     """
     return list({one.trial_id: one for one in read_records(path, KIND, _record)}.values())
