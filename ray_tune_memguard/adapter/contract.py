@@ -179,6 +179,7 @@ NAMES: tuple[PrivateName, ...] = (
     *_of(CONTROLLER, SURVIVE_OOM, "_actor_manager"),
     *_of(CONTROLLER, TRIAL_DEATHS, "_process_trial_failure(trial, exception)"),
     *_of(CONTROLLER, TRIAL_DEATHS, "_trial_to_actor"),
+    *_of(CONTROLLER, TRIAL_PROFILES, "_schedule_trial_stop(trial, exception)"),
     *_of(_ACTORS, TRIAL_DEATHS, "_live_actors_to_ray_actors_resources"),
     *_of(_ACTOR_TASK, TRIAL_DEATHS, "_tracked_actor"),
     *_of(CONTROLLER, RETENTION_SITES, "_actor_manager", "_reuse_actors"),

@@ -13,7 +13,7 @@ import weakref
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, TypeAlias, cast
+from typing import TYPE_CHECKING, cast
 
 from ray_tune_memguard.adapter import claims, contract
 from ray_tune_memguard.adapter.contract import Capabilities
@@ -31,15 +31,13 @@ if TYPE_CHECKING:
     from ray_tune_memguard.adapter.run.failures import FailureObserver
     from ray_tune_memguard.adapter.run.launches import Launches
     from ray_tune_memguard.adapter.run.spiller import Spiller
+    from ray_tune_memguard.adapter.run.stops import StopObserver
     from ray_tune_memguard.adapter.seam import Controller
     from ray_tune_memguard.cluster.node_readings import ClusterMemory
     from ray_tune_memguard.cluster.probe import NodeProbes
     from ray_tune_memguard.cluster.trial_memory import TrialMemories
     from ray_tune_memguard.gate.interfaces import TrialMemory
     from ray_tune_memguard.system.node_memory import MonitorSettings
-
-#: The handle of a trial's actor, and its id.
-TrialActor: TypeAlias = "tuple[ActorHandle[object], str]"
 
 # By controller: what the callbacks of its run share.
 _probes: weakref.WeakKeyDictionary[Controller, NodeProbes] = weakref.WeakKeyDictionary()
@@ -214,6 +212,14 @@ class RunHandle:
 
             observe_failures(controller, observer)
 
+    def observe_stops(self, observer: StopObserver) -> None:
+        """Tell ``observer`` before Ray asks a trial's actor to stop, if this Ray allows."""
+        controller = self.controller
+        if controller is not None and contract.TRIAL_PROFILES in self.capabilities:
+            from ray_tune_memguard.adapter.run.stops import observe_stops
+
+            observe_stops(controller, observer)
+
     def trials_by_pid(self, node_id: str | None) -> dict[int, tuple[str, str]]:
         """Id and name of the trials that run on a node, by their processes.
 
@@ -271,17 +277,14 @@ class RunHandle:
 
         return gcs.actor_id_or_none(actor)
 
-    def actor_of(self, trial: Trial) -> TrialActor | None:
+    def actor_of(self, trial: Trial) -> ActorHandle[object] | None:
         """The actor that runs a trial; None if there is none or Ray does not tell.
 
         Whoever keeps the handle keeps the actor's process alive.
         """
-        handle = trial.temporary_state.ray_actor
-        if handle is None or contract.TRIAL_PROFILES not in self.capabilities:
+        if contract.TRIAL_PROFILES not in self.capabilities:
             return None
-        from ray_tune_memguard.cluster import gcs
-
-        return handle, gcs.actor_id_of(handle)
+        return trial.temporary_state.ray_actor
 
     def directory_of(self, trial: Trial) -> tuple[FileSystem, str]:
         """The directory of a trial in the experiment's storage."""

@@ -62,7 +62,7 @@ class _Profile:
     """A profile that is not complete.
 
     Attributes:
-        trial: until the profile is asked to end.
+        trial: the trial, while it is not known what ends the profile.
         directory: the trial's, in ``filesystem``.
         record: the last one written, or the next one.
         end: what ended the profile; None while it runs.
@@ -70,7 +70,6 @@ class _Profile:
     """
 
     trial: Trial | None
-    actor_id: str
     remote: RemoteProfile
     filesystem: FileSystem
     directory: str
@@ -200,6 +199,7 @@ class MemrayProfiler(GuardCallback):
         assert probes is not None
         records = RunRecords(run, KIND, type(self).__name__, self.notices)
         self._state = _State(self._choice(), probes, records)
+        run.observe_stops(self)
 
     def disable(self, error: Exception) -> None:
         super().disable(error)
@@ -210,14 +210,9 @@ class MemrayProfiler(GuardCallback):
         self, iteration: int, trials: list[Trial], trial: Trial, **info: object
     ) -> None:
         state = self._state
-        actor = self.run.actor_of(trial)
-        if state is None or actor is None:
+        handle = self.run.actor_of(trial)
+        if state is None or handle is None:
             return
-        handle, actor_id = actor
-        # A trial that has paused left its actor to this one. It asked first, so it ends first.
-        for one in state.profiles.values():
-            if one.end is None and one.actor_id == actor_id:
-                self._end(one, "paused")
         if trial.trial_id in state.once or state.failures >= MAX_FAILURES:
             return
         if not self._can_choose(state):
@@ -232,9 +227,7 @@ class MemrayProfiler(GuardCallback):
         remote = RemoteProfile(handle, f"{FILE_PREFIX}{name}.bin", self._settings())
         record = TrialProfile(trial.trial_id, "running", time.time())
         state.once.add(trial.trial_id)
-        state.profiles[trial.trial_id] = _Profile(
-            trial, actor_id, remote, filesystem, directory, record
-        )
+        state.profiles[trial.trial_id] = _Profile(trial, remote, filesystem, directory, record)
 
     @guarded
     def on_step_end(self, iteration: int, trials: list[Trial], **info: object) -> None:
@@ -242,7 +235,7 @@ class MemrayProfiler(GuardCallback):
         if state is None or not state.profiles:
             return
         for one in list(state.profiles.values()):
-            # Ray calls no hook when a trial pauses.
+            # Ray calls no hook for it.
             if one.trial is not None and one.trial.status not in ("RUNNING", "PENDING"):
                 self._end(one, "paused" if one.trial.status == "PAUSED" else "unfinished")
             self._advance(state, one, trials)
@@ -258,13 +251,6 @@ class MemrayProfiler(GuardCallback):
         self, iteration: int, trials: list[Trial], trial: Trial, **info: object
     ) -> None:
         self._end_trial(trial, "error")
-
-    @guarded
-    def on_trial_recover(
-        self, iteration: int, trials: list[Trial], trial: Trial, **info: object
-    ) -> None:
-        if self._state is not None and trial.trial_id in self._state.profiles:
-            self._end(self._state.profiles[trial.trial_id], "error")
 
     @guarded
     def on_experiment_end(self, trials: list[Trial], **info: object) -> None:
@@ -283,6 +269,14 @@ class MemrayProfiler(GuardCallback):
             self._complete(state, one, trials, note="The run ended before it was copied.")
         self._summarize(state)
         self._end_profiling()
+
+    def before_stop(self, trial: Trial, is_failure: bool) -> None:
+        """End the trial's profile before Ray asks its actor to stop."""
+        one = None if self._state is None else self._state.profiles.get(trial.trial_id)
+        if one is not None:
+            one.remote.stop()
+            if is_failure:
+                self._end(one, "error")
 
     def _choice(self) -> Choice:
         if callable(self.trials):
@@ -330,7 +324,7 @@ class MemrayProfiler(GuardCallback):
                 self._end(state.profiles[trial.trial_id], how)
 
     def _end(self, one: _Profile, how: State) -> None:
-        """Ask the trial's process to end the profile, if nothing has."""
+        """Ask the trial's process to end the profile, if nothing has, and note what ended it."""
         if one.end is None:
             one.end = how
             one.trial = None

@@ -40,7 +40,7 @@ NAMES: tuple[PrivateName, ...] = (
     *rows_of(_ACCESSOR, CLUSTER_STATE, "get_node_table", "get_system_config"),
     *rows_of(_MESSAGES, _BOTH, "ActorTableData"),
     *rows_of(_MESSAGES, CLUSTER_STATE, "WorkerTableData"),
-    *rows_of("ray.actor:ActorHandle", (*_BOTH, TRIAL_PROFILES), "_actor_id"),
+    *rows_of("ray.actor:ActorHandle", _BOTH, "_actor_id"),
     *rows_of("ray.core.generated.common_pb2", CLUSTER_STATE, "WorkerExitType"),
     *rows_of(_STATE, CLUSTER_BY_ADDRESS, "_initialize_global_state(gcs_options)", "disconnect()"),
     *rows_of(_STATE, CLUSTER_BY_ADDRESS, "available_resources_per_node()"),

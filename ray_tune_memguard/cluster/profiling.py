@@ -52,15 +52,15 @@ class RemoteProfile:
 
     def stop(self) -> None:
         """Ask the process to end the profile, once."""
-        if self._handle is not None and self._stopped is None:
+        if self._handle is not None:
             self._stopped = _call(self._handle, profiled_process.stop)
+            # A handle keeps the process alive.
+            self._handle = None
 
     def ended(self) -> Stopped | None:
         """How the profile has ended, or the problem; None while that is not known."""
         if self._stopped is None or not self._stopped.done():
             return None
-        # The handle has kept the process alive: Ray gives a failed trial's actor up at once.
-        self._handle = None
         error = self._stopped.exception()
         return self._stopped.result() if error is None else {"problem": type(error).__name__}
 
