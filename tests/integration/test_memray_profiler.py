@@ -3,83 +3,25 @@
 from __future__ import annotations
 
 import logging
-import os
-import signal
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from ray import tune
 
 from ray_tune_memguard import MemGuard, MemrayProfiler, TrialMemoryReporter, read_profiles
 from ray_tune_memguard.report.memray_file import Line
 from ray_tune_memguard.report.profile_records import TrialProfile
-from tests.integration import sweeps
+from tests.integration import profiled_trials, sweeps
+from tests.integration.profiled_trials import KINDS, LINE, SIZE, Hider, InSteps, uses_memory
 
 pytest.importorskip("memray", reason="profiles need memray")
 from ray_tune_memguard.report.memray_file import read_peak
 
 pytestmark = pytest.mark.latest_only
 
-SIZE = 80 * 2**20
-HERE = Path(__file__).name
-#: Trials of these kinds run one after the other, in one actor as far as Ray reuses it.
-KINDS = ("plain", "fails", "killed", "own", "plain")
-
-
-def allocate(config: dict[str, Any]) -> Any:
-    return np.ones(SIZE, dtype=np.uint8)  # The line that counts.
-
-
-LINE = allocate.__code__.co_firstlineno + 1
-
-
-def uses_memory(config: dict[str, Any]) -> None:
-    kept = allocate(config)
-    tune.report({"score": int(kept[0]) + config["number"]})
-    kind = KINDS[config["number"]]
-    if kind == "fails":
-        raise RuntimeError("planned")
-    if kind == "killed":
-        os.kill(os.getpid(), signal.SIGKILL)
-    if kind == "own":
-        import memray
-
-        with memray.Tracker(Path(tempfile.mkdtemp(), "own.bin")):
-            kept = allocate(config)
-        tune.report({"score": -1})
-
-
-class Hider(tune.Trainable):
-    """A trial in whose process memray cannot be imported."""
-
-    def setup(self, config: dict[str, Any]) -> None:
-        import sys
-
-        sys.modules["memray"] = None  # type: ignore[assignment]
-
-    def step(self) -> dict[str, Any]:
-        return {"score": self.config["number"], "done": True}
-
-
-class InSteps(tune.Trainable):
-    """It works in the thread that carries out the actor's calls, and can pause."""
-
-    def setup(self, config: dict[str, Any]) -> None:
-        self.kept: list[Any] = []
-
-    def step(self) -> dict[str, Any]:
-        self.kept.append(allocate(self.config))
-        return {"score": self.config["number"], "done": self.training_iteration == 1}
-
-    def save_checkpoint(self, checkpoint_dir: str) -> None:
-        pass
-
-    def load_checkpoint(self, checkpoint_dir: str) -> None:
-        pass
+HERE = Path(profiled_trials.__file__).name
 
 
 @pytest.fixture
@@ -102,6 +44,10 @@ def fit(
     )
 
 
+def outcomes(grid: tune.ResultGrid) -> list[object]:
+    return [(sweeps.stable(result.metrics), sweeps.error_text(result.error)) for result in grid]
+
+
 def line_of(grid: tune.ResultGrid, profile: TrialProfile) -> tuple[Line, float]:
     """The line that has most of a profile, in the trial's directory."""
     peak = read_peak(Path(grid.experiment_path, profile.file))
@@ -115,15 +61,11 @@ def line_of(grid: tune.ResultGrid, profile: TrialProfile) -> tuple[Line, float]:
 def test_the_line_of_each_trial_that_is_profiled(
     storage: Path, lines: Callable[[], list[str]], survive_kill: bool
 ) -> None:
-    alone = fit(uses_memory, storage, [MemGuard()], len(KINDS), name="alone")
     profiler = MemrayProfiler(4, survive_kill=survive_kill)
     grid = fit(uses_memory, storage, [MemGuard(), profiler], len(KINDS))
-    assert [sweeps.stable(result.metrics) for result in grid] == [
-        sweeps.stable(result.metrics) for result in alone
-    ]
-    assert [sweeps.error_text(result.error) for result in grid] == [
-        sweeps.error_text(result.error) for result in alone
-    ]
+    if not survive_kill:
+        alone = fit(uses_memory, storage, [MemGuard()], len(KINDS), name="alone")
+        assert outcomes(grid) == outcomes(alone)
     profiles = read_profiles(grid.experiment_path)
     assert [one.state for one in profiles] == ["completed", "error", "error", "completed"]
     readable = [one for one in profiles if one.file]
