@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import ray
 from ray import tune
 
 SIZE = 80 * 2**20
@@ -41,6 +42,14 @@ def uses_memory(config: dict[str, Any]) -> None:
         with memray.Tracker(Path(tempfile.mkdtemp(), "own.bin")):
             kept = allocate()
         tune.report({"score": -1})
+
+
+def uses_memory_then_dies_elsewhere(config: dict[str, Any]) -> None:
+    """Two trials at once are on both nodes of two, if each node has room for one."""
+    kept = allocate()
+    tune.report({"score": int(kept[0])})
+    if ray.get_runtime_context().get_node_id() != config["own"]:
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 class InSteps(tune.Trainable):

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tests.integration.own_process import said_by
+from tests.integration.profiled_trials import LINE
 
 #: What it measures is the whole machine.
 pytestmark = pytest.mark.alone
@@ -86,3 +87,14 @@ def test_values_are_kept_on_their_node_and_lost_with_it() -> None:
     assert found["here"] == 1.0
     # Ray runs a task again whose result is lost, and the keeper on the driver's node owns it.
     assert found["made_again"] == "4.0 was read"
+
+
+@pytest.mark.latest_only
+def test_a_profile_comes_from_the_other_node_also_of_a_killed_trial() -> None:
+    pytest.importorskip("memray", reason="profiles need memray")
+    said = said_of("profiles")
+    assert said["errors"] == 1
+    assert said["nodes"] == 2
+    assert said["states"] == {"true": "completed", "false": "error"}
+    assert said["lines"] == [LINE, LINE]
+    assert min(said["shares"]) >= 0.9
