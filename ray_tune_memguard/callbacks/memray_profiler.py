@@ -26,7 +26,7 @@ from ray_tune_memguard.callbacks.recording import RunRecords
 from ray_tune_memguard.notices import logger
 from ray_tune_memguard.report.profile_records import FILE_PREFIX, KIND, State, TrialProfile
 from ray_tune_memguard.report.sizes import size
-from ray_tune_memguard.report.trial_memory import TrialMemory, plain_config
+from ray_tune_memguard.report.trial_memory import TrialMemory
 
 if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
@@ -217,7 +217,7 @@ class MemrayProfiler(GuardCallback):
             return
         if not self._can_choose(state):
             return
-        if not state.choice.wants(trial, plain_config(trial.config)):
+        if not state.choice.wants(trial):
             return
         from ray_tune_memguard.cluster.profiling import RemoteProfile
 
@@ -391,8 +391,12 @@ class MemrayProfiler(GuardCallback):
         ended = one.remote.ended()
         if ended is None:
             return
-        early = ended.get("early", "")
-        note = f"It ended before the trial, because {early}." if early else ""
+        if "problem" in ended:
+            note = f"Its process did not answer at the end ({ended['problem']})."
+        elif ended["early"]:
+            note = f"It ended before the trial, because {ended['early']}."
+        else:
+            note = ""
         one.record = replace(one.record, peak_bytes=ended.get("peak", 0), note=note)
         one.stage = _Stage.SAVING
         one.saved = Future()
@@ -424,15 +428,13 @@ class MemrayProfiler(GuardCallback):
                 self.notices.remark("none", f"No trial was profiled (trials={self.trials!r}).")
             return
         heaviest = max(state.kept, key=lambda one: one.record.peak_bytes)
-        place = str(PurePosixPath(heaviest.directory).parent)
+        peak, trial_id = heaviest.record.peak_bytes, heaviest.record.trial_id
         logger.info(
-            "Profiles of %d trial%s; the highest peak is %s by %s. `memguard profile %s` shows "
-            "the lines that allocated it.",
+            "%d trial%s profiled%s. `memguard profile %s` shows which lines allocate the memory.",
             state.total,
-            "s" if state.total > 1 else "",
-            size(heaviest.record.peak_bytes),
-            heaviest.record.trial_id,
-            place,
+            "s were" if state.total > 1 else " was",
+            f"; the highest peak is {size(peak)} by {trial_id}" if peak else "",
+            PurePosixPath(heaviest.directory).parent,
         )
 
     def _end_profiling(self) -> None:

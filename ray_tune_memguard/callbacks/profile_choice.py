@@ -1,4 +1,4 @@
-"""Decides which trials are profiled. Knows neither Ray nor memray."""
+"""Decides which trials are profiled."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import math
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
+
+from ray_tune_memguard.report.trial_memory import plain_config
 
 if TYPE_CHECKING:
     from ray.tune.experiment import Trial
@@ -23,13 +25,8 @@ Config = Mapping[str, object]
 class Choice(Protocol):
     """Decides about each trial that starts for the first time in a run."""
 
-    def wants(self, trial: Trial, config: Config) -> bool:
-        """Whether to profile the trial.
-
-        Args:
-            trial: the trial.
-            config: its configuration, flat.
-        """
+    def wants(self, trial: Trial) -> bool:
+        """Whether to profile the trial."""
         ...
 
     def give_up(self, trial_id: str) -> None:
@@ -47,7 +44,7 @@ class FirstTrials:
     def __init__(self, count: int) -> None:
         self._left = count
 
-    def wants(self, trial: Trial, config: Config) -> bool:
+    def wants(self, trial: Trial) -> bool:
         if self._left < 1:
             return False
         self._left -= 1
@@ -71,7 +68,7 @@ class ChosenTrials:
         self._function = function
         self._report = report
 
-    def wants(self, trial: Trial, config: Config) -> bool:
+    def wants(self, trial: Trial) -> bool:
         try:
             return bool(self._function(trial))
         except Exception as error:
@@ -102,8 +99,8 @@ class LargestTrials:
             self._highest = max(self._highest, peak_bytes)
         self._finished.append((config, peak_bytes))
 
-    def wants(self, trial: Trial, config: Config) -> bool:
-        expected = self.expected_peak(config)
+    def wants(self, trial: Trial) -> bool:
+        expected = self.expected_peak(plain_config(trial.config))
         highest = max([self._highest, *self._expected.copy().values()])
         if not expected or expected < HEAVIER * highest:
             return False

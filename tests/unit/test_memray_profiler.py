@@ -252,11 +252,11 @@ def test_the_largest_are_those_near_the_heaviest(
 def test_while_a_large_one_is_profiled_no_other_of_its_size_is() -> None:
     choice = LargestTrials()
     choice.add("t0", {"layers": 8}, 900)
-    trial: Any = SimpleNamespace(trial_id="t1")
-    assert choice.wants(trial, {"layers": 8})
-    assert not choice.wants(trial, {"layers": 8})
+    trial: Any = SimpleNamespace(trial_id="t1", config={"layers": 8})
+    assert choice.wants(trial)
+    assert not choice.wants(trial)
     choice.give_up("t1")
-    assert choice.wants(trial, {"layers": 8})
+    assert choice.wants(trial)
 
 
 def test_largest_needs_measured_trials(begin: Begin, lines: Callable[[], list[str]]) -> None:
@@ -285,10 +285,10 @@ def test_distances_of_configurations() -> None:
 
 def test_a_trial_that_cannot_be_profiled_gives_its_place_back() -> None:
     choice = FirstTrials(1)
-    assert choice.wants(None, {})  # type: ignore[arg-type]
-    assert not choice.wants(None, {})  # type: ignore[arg-type]
+    assert choice.wants(None)  # type: ignore[arg-type]
+    assert not choice.wants(None)  # type: ignore[arg-type]
     choice.give_up("t0")
-    assert choice.wants(None, {})  # type: ignore[arg-type]
+    assert choice.wants(None)  # type: ignore[arg-type]
 
 
 # From the start to the end.
@@ -317,7 +317,7 @@ def test_a_profile_from_start_to_end(begin: Begin, lines: Callable[[], list[str]
     assert (trial.directory / found.children[0]).read_text() == "child"
     assert trial.process.calls == ["start", "stop"]
     assert f"`memguard profile {sweep.experiment}`" in lines()[-1]
-    assert "80.0 MiB by t0" in lines()[-1]
+    assert lines()[-1].startswith("1 trial was profiled; the highest peak is 80.0 MiB by t0.")
 
 
 def test_a_paused_trial_is_profiled_once(begin: Begin) -> None:
@@ -342,6 +342,7 @@ def test_a_trial_that_fails_and_one_that_is_killed(begin: Begin) -> None:
     found = sweep.end()
     assert (found["t0"].state, found["t0"].peak_bytes) == ("error", 80 * MIB)
     assert (found["t1"].state, found["t1"].file, found["t1"].peak_bytes) == ("error", "", 0)
+    assert found["t1"].note.startswith("Its process did not answer at the end (RuntimeError).")
     assert "It is empty, because its process was killed" in found["t1"].note
 
 
