@@ -440,9 +440,9 @@ class MemrayProfiler(GuardCallback):
     def _end_profiling(self) -> None:
         state, self._state = self._state, None
         if state is not None:
+            state.probes.give_back(self)
             for one in state.profiles.values():
                 self._end(one, "unfinished")
-            state.probes.give_back(self)
 
 
 def _nothing() -> None:
