@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from ray_tune_memguard.callbacks.head_node_reporter import HeadNodeReporter
 from ray_tune_memguard.callbacks.launch_gate import LaunchGate
+from ray_tune_memguard.callbacks.memray_profiler import MemrayProfiler
 from ray_tune_memguard.callbacks.metrics_exporter import MetricsExporter
 from ray_tune_memguard.callbacks.object_growth_tracker import ObjectGrowthTracker
 from ray_tune_memguard.callbacks.object_store_reporter import ObjectStoreReporter
@@ -24,6 +25,7 @@ from ray_tune_memguard.report.gate_records import read_gate
 from ray_tune_memguard.report.head_records import read_head_node
 from ray_tune_memguard.report.object_records import read_object_store
 from ray_tune_memguard.report.picture import plot_rss_series
+from ray_tune_memguard.report.profile_records import read_profiles
 from ray_tune_memguard.report.series import read_rss_series
 from ray_tune_memguard.report.trial_memory import read_trial_memory
 
@@ -44,6 +46,7 @@ __all__ = [
     "KeptLostError",
     "LaunchGate",
     "MemGuard",
+    "MemrayProfiler",
     "MetricsExporter",
     "ObjectGrowthTracker",
     "ObjectStoreReporter",
@@ -65,6 +68,7 @@ __all__ = [
     "read_growth",
     "read_head_node",
     "read_object_store",
+    "read_profiles",
     "read_results",
     "read_rss_series",
     "read_trial_memory",

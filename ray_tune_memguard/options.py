@@ -33,7 +33,13 @@ class Unset(Enum):
 UNSET: Final = Unset.UNSET
 
 
-def resolve(name: str, given: object, default: object, parse: Callable[[str, object], T]) -> T:
+def resolve(
+    name: str,
+    given: object,
+    default: object,
+    parse: Callable[[str, object], T],
+    prefix: str = "",
+) -> T:
     """The value of an option.
 
     Args:
@@ -41,6 +47,7 @@ def resolve(name: str, given: object, default: object, parse: Callable[[str, obj
         given: the argument, or :data:`UNSET`.
         default: the default value.
         parse: checks and converts a value; its first argument is the name for error messages.
+        prefix: comes before the name in the environment variable's.
 
     Raises:
         ValueError, TypeError: the value is not allowed. The message names the argument or the
@@ -48,7 +55,7 @@ def resolve(name: str, given: object, default: object, parse: Callable[[str, obj
     """
     if given is not UNSET:
         return parse(name, given)
-    variable = ENVIRONMENT_PREFIX + name.upper()
+    variable = ENVIRONMENT_PREFIX + f"{prefix}{name}".upper()
     text = os.environ.get(variable, "")
     return parse(variable, _from_text(text)) if text else parse(name, default)
 
@@ -99,6 +106,22 @@ def one_of(*allowed: str) -> Callable[[str, object], str]:
     return parse
 
 
+def count_text_or_function(
+    *texts: str,
+) -> Callable[[str, object], int | str | Callable[..., object]]:
+    """A positive whole number, one of a few texts, or a function."""
+
+    def parse(name: str, value: object) -> int | str | Callable[..., object]:
+        allowed = f"{', '.join(map(repr, texts))}, a whole number of at least 1, or a function"
+        if isinstance(value, str):
+            if value not in texts:
+                raise ValueError(f"{name} must be {allowed}; got {value!r}")
+            return value
+        return value if callable(value) else _whole(name, value, allowed)
+
+    return parse
+
+
 def share(name: str, value: object) -> float:
     """A number from 0 to 1."""
     return _real(name, value, "a number from 0 to 1", lambda given: 0 <= given <= 1)
@@ -119,6 +142,9 @@ def fraction_or_none(name: str, value: object) -> float | None:
     return _real(name, value, "a number above 0 and up to 1, or None", lambda given: 0 < given <= 1)
 
 
+_SIZES = 'a positive number of bytes, also as text with a unit ("2 GB", "512 MiB")'
+
+
 def size_or_none(name: str, value: object) -> int | None:
     """A positive number of bytes, also with a unit such as ``"2 GB"`` or ``"512 MiB"``, or None.
 
@@ -126,9 +152,15 @@ def size_or_none(name: str, value: object) -> int | None:
         >>> size_or_none("memory_per_trial", "1.5 GiB")
         1610612736
     """
-    if value is None:
-        return None
-    allowed = 'a positive number of bytes, also as text with a unit ("2 GB", "512 MiB"), or None'
+    return None if value is None else _bytes(name, value, f"{_SIZES}, or None")
+
+
+def size(name: str, value: object) -> int:
+    """A positive number of bytes, also with a unit."""
+    return _bytes(name, value, _SIZES)
+
+
+def _bytes(name: str, value: object, allowed: str) -> int:
     if isinstance(value, str):
         found = _SIZE.fullmatch(value.strip())
         exponent = None if found is None else _UNITS.find(found["unit"][:1].upper() or "B")

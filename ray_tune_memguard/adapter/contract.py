@@ -57,6 +57,7 @@ SEARCHER_CATCH_UP = "searcher_catch_up"
 OPTUNA_STUDY = "optuna_study"
 RETENTION_SITES = "retention_sites"
 TRIAL_MEMORY = core_names.TRIAL_MEMORY
+TRIAL_PROFILES = core_names.TRIAL_PROFILES
 HISTORIES = "histories"
 EXPORT = "export"
 
@@ -178,6 +179,7 @@ NAMES: tuple[PrivateName, ...] = (
     *_of(CONTROLLER, SURVIVE_OOM, "_actor_manager"),
     *_of(CONTROLLER, TRIAL_DEATHS, "_process_trial_failure(trial, exception)"),
     *_of(CONTROLLER, TRIAL_DEATHS, "_trial_to_actor"),
+    *_of(CONTROLLER, TRIAL_PROFILES, "_schedule_trial_stop(trial, exception)"),
     *_of(_ACTORS, TRIAL_DEATHS, "_live_actors_to_ray_actors_resources"),
     *_of(_ACTOR_TASK, TRIAL_DEATHS, "_tracked_actor"),
     *_of(CONTROLLER, RETENTION_SITES, "_actor_manager", "_reuse_actors"),
@@ -203,7 +205,8 @@ NAMES: tuple[PrivateName, ...] = (
     *_of("ray.tune.schedulers.pbt:PopulationBasedTraining", SHED_TRIALS, "_synch"),
     *_of("ray.tune.tune", STOP_IN_TIME, "_setup_signal_catching()"),
     # Storage and uploads.
-    *_of(_CONTEXT, SPILL, "storage_filesystem", "experiment_driver_staging_path"),
+    *_of(_CONTEXT, (SPILL, TRIAL_PROFILES), "storage_filesystem"),
+    *_of(_CONTEXT, SPILL, "experiment_driver_staging_path"),
     *_of(_CONTEXT, SPILL, "experiment_fs_path", "syncer"),
     *_of(_CONTEXT, RESUME, "_timestamp"),
     *_of(_STORAGE, UPLOADS, "_pyarrow_fs_copy_files", "_upload_to_fs_path"),
@@ -212,7 +215,7 @@ NAMES: tuple[PrivateName, ...] = (
     # A trial, serialized and deserialized.
     *_of(_TRIALS, SPILL, "_Location", "_TemporaryTrialState"),
     *_of(_TRIAL, SPILL, "_default_result_or_future", "_state_json", "_nonjson_fields"),
-    *_of(_TRIAL, (SPILL, TRIAL_MEMORY, TRIAL_DEATHS), "temporary_state"),
+    *_of(_TRIAL, (SPILL, TRIAL_MEMORY, TRIAL_DEATHS, TRIAL_PROFILES), "temporary_state"),
     *_of(_TRIAL, SPILL, "run_metadata"),
     *_of(_METADATA, SPILL, "_cached_json"),
     # The trainable of a run.

@@ -22,6 +22,7 @@ from ray_tune_memguard.notices import Notices
 
 if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
+    from ray.actor import ActorHandle
     from ray.tune import ResultGrid
     from ray.tune.experiment import Trial
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from ray_tune_memguard.adapter.run.failures import FailureObserver
     from ray_tune_memguard.adapter.run.launches import Launches
     from ray_tune_memguard.adapter.run.spiller import Spiller
+    from ray_tune_memguard.adapter.run.stops import StopObserver
     from ray_tune_memguard.adapter.seam import Controller
     from ray_tune_memguard.cluster.node_readings import ClusterMemory
     from ray_tune_memguard.cluster.probe import NodeProbes
@@ -210,6 +212,14 @@ class RunHandle:
 
             observe_failures(controller, observer)
 
+    def observe_stops(self, observer: StopObserver) -> None:
+        """Tell ``observer`` before Ray asks a trial's actor to stop, if this Ray allows."""
+        controller = self.controller
+        if controller is not None and contract.TRIAL_PROFILES in self.capabilities:
+            from ray_tune_memguard.adapter.run.stops import observe_stops
+
+            observe_stops(controller, observer)
+
     def trials_by_pid(self, node_id: str | None) -> dict[int, tuple[str, str]]:
         """Id and name of the trials that run on a node, by their processes.
 
@@ -266,6 +276,20 @@ class RunHandle:
         from ray_tune_memguard.cluster import gcs
 
         return gcs.actor_id_or_none(actor)
+
+    def actor_of(self, trial: Trial) -> ActorHandle[object] | None:
+        """The actor that runs a trial; None if there is none or Ray does not tell.
+
+        Whoever keeps the handle keeps the actor's process alive.
+        """
+        if contract.TRIAL_PROFILES not in self.capabilities:
+            return None
+        return trial.temporary_state.ray_actor
+
+    def directory_of(self, trial: Trial) -> tuple[FileSystem, str]:
+        """The directory of a trial in the experiment's storage."""
+        assert trial.storage is not None
+        return trial.storage.storage_filesystem, str(trial.path)
 
     def memory_of_nodes(self, user: object) -> tuple[MonitorSettings, ClusterMemory] | None:
         """The settings of Ray's memory monitor, and the memory of all nodes.

@@ -11,10 +11,7 @@ from __future__ import annotations
 
 import functools
 import logging
-import os
-import site
 import sys
-import sysconfig
 import threading
 import types
 from collections import Counter, deque
@@ -30,6 +27,7 @@ from ray.tune.search import SearchAlgorithm, Searcher
 
 from ray_tune_memguard.lazy.trial_list import SpilledTrials
 from ray_tune_memguard.system import classes
+from ray_tune_memguard.system.library_files import is_of_library
 
 if TYPE_CHECKING:
     from ray.tune.execution.tune_controller import TuneController
@@ -277,27 +275,6 @@ def _namespace(module: str) -> dict[str, Any]:
     return vars(found) if type(found) is types.ModuleType else {}
 
 
-_PATHS = sysconfig.get_paths()
-_LIBRARIES = tuple(
-    f"{path}{os.sep}"
-    for path in {
-        *(_PATHS[kind] for kind in ("stdlib", "platstdlib", "purelib", "platlib")),
-        *site.getsitepackages(),
-        site.getusersitepackages(),
-        # Debian has packages here.
-        "/usr/lib/python3",
-    }
-)
-
-
-#: Directories of packages wherever they are: on PYTHONPATH, in another environment.
-_PACKAGES = (f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}")
-
-
-def _is_of_library(file: str) -> bool:
-    return file.startswith(_LIBRARIES) or any(packages in file for packages in _PACKAGES)
-
-
 #: Whether a module is a user's, by its name.
 _users: dict[str, bool] = {}
 
@@ -322,7 +299,7 @@ def is_users_module(name: str) -> bool:
     if known is None:
         # A module of another type may run code when an attribute is read.
         file = _namespace(name).get("__file__")
-        known = type(file) is str and not _is_of_library(file)
+        known = type(file) is str and not is_of_library(file)
         if name in sys.modules:
             _users[name] = known
     return known

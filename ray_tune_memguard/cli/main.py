@@ -10,6 +10,7 @@ from ray_tune_memguard.cli.doctor import doctor
 from ray_tune_memguard.cli.export import export
 from ray_tune_memguard.cli.import_ import import_
 from ray_tune_memguard.cli.objects import objects
+from ray_tune_memguard.cli.profile import profile
 from ray_tune_memguard.cli.report import report
 from ray_tune_memguard.cli.show import show
 from ray_tune_memguard.cli.top import top
@@ -30,5 +31,17 @@ def main() -> None:
     """
 
 
-for _command in (show, top, report, deaths, trials, verify, export, import_, doctor, objects):
+for _command in (
+    show,
+    top,
+    report,
+    deaths,
+    trials,
+    profile,
+    verify,
+    export,
+    import_,
+    doctor,
+    objects,
+):
     main.add_command(_command)

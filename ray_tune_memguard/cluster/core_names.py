@@ -12,6 +12,7 @@ CLUSTER_STATE = "cluster_state"
 CLUSTER_BY_ADDRESS = "cluster_by_address"
 OBJECT_OWNERS = "object_owners"
 TRIAL_MEMORY = "trial_memory"
+TRIAL_PROFILES = "trial_profiles"
 
 #: What is different in a run without the capability.
 WITHOUT: dict[str, str] = {
@@ -20,6 +21,7 @@ WITHOUT: dict[str, str] = {
     CLUSTER_BY_ADDRESS: "`memguard doctor` and `memguard objects` cannot look at a running cluster",
     OBJECT_OWNERS: "nothing tells which process owns or holds objects",
     TRIAL_MEMORY: "the memory of trials is not measured",
+    TRIAL_PROFILES: "trials are not profiled",
 }
 
 _STATE = "ray._private.state:GlobalState"
@@ -29,7 +31,7 @@ _MESSAGES = "ray.core.generated.gcs_pb2"
 _BOTH = (CLUSTER_STATE, TRIAL_MEMORY)
 
 NAMES: tuple[PrivateName, ...] = (
-    *rows_of("ray._private.worker", RAY_PROCESSES, "_global_node"),
+    *rows_of("ray._private.worker", (RAY_PROCESSES, TRIAL_PROFILES), "_global_node"),
     # The control service (GCS). Older: 2.50 to 2.52.
     *rows_of("ray._private.state", _BOTH, "state"),
     *rows_of(_STATE, _BOTH, "_connect_and_get_accessor()", older="_check_connected"),

@@ -241,6 +241,7 @@ class TrialMemories:
         self._asked_nodes: set[str] = set()
         self._records: list[TrialMemory] = []
         self._heaviest: list[tuple[int, str, dict[str, object]]] = []
+        self._observers: list[Callable[[TrialMemory], None]] = []
 
     # What others read.
 
@@ -281,6 +282,13 @@ class TrialMemories:
         with self._lock:
             tracked = self._tracked.get(trial_id)
             return None if tracked is None else _use_of(tracked)
+
+    def observe(self, observer: Callable[[TrialMemory], None]) -> None:
+        """Call ``observer`` with the record of each trial that finishes from now on.
+
+        Any thread may call it, so it does little.
+        """
+        self._observers.append(observer)
 
     def heaviest(self) -> list[tuple[int, str, dict[str, object]]]:
         """The finished trials that used most: peak RSS in bytes, trial id and configuration."""
@@ -495,7 +503,10 @@ class TrialMemories:
             if peaks.last is None:
                 return
             is_exact = tracked.is_exact and last is not None and not peaks.children
-            self._records.append(_record_of(tracked, is_exact))
+            record = _record_of(tracked, is_exact)
+            self._records.append(record)
+            for observer in self._observers:
+                observer(record)
             self.finished.add(peaks.rss, peaks.anonymous)
             heavy = (peaks.rss, tracked.trial_id, tracked.config)
             heapq.heappush(self._heaviest, heavy)

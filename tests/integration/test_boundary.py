@@ -43,6 +43,15 @@ ELSEWHERE = {
     "CountingCallback.on_trial_error",
     "JupyterNotebookReporter._progress_html",
     "MemGuard.on_trial_error",
+    # Not part of MemGuard, and simulated actors have no process.
+    "MemrayProfiler.on_experiment_end",
+    "MemrayProfiler.on_step_end",
+    "MemrayProfiler.on_trial_complete",
+    "MemrayProfiler.on_trial_error",
+    "MemrayProfiler.on_trial_start",
+    "MemrayProfiler.remove",
+    "MemrayProfiler.save",
+    "TuneController._schedule_trial_stop",
     # Called by Prometheus.
     "MetricsExporter.scrape",
     # Simulated actors have no process.

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tests.integration.own_process import said_by
+from tests.integration.profiled_trials import LINE
 
 #: What it measures is the whole machine.
 pytestmark = pytest.mark.alone
@@ -102,3 +103,14 @@ def test_a_sweep_goes_on_when_one_of_three_nodes_is_lost(tmp_path: Path) -> None
     assert "the run continues" in line
     for nodes, (code, found) in ((3, said["before"]), (2, said["after"])):
         assert (code, found["nodes"], found["findings"]) == (0, nodes, [])
+
+
+@pytest.mark.latest_only
+def test_a_profile_comes_from_the_other_node_also_of_a_killed_trial() -> None:
+    pytest.importorskip("memray", reason="profiles need memray")
+    said = said_of("profiles")
+    assert said["errors"] == 1
+    assert said["nodes"] == 2
+    assert said["states"] == {"true": "completed", "false": "error"}
+    assert said["lines"] == [LINE, LINE]
+    assert min(said["shares"]) >= 0.9

@@ -29,20 +29,24 @@ from ray_tune_memguard import (
     KeptLostError,
     LaunchGate,
     MemGuard,
+    MemrayProfiler,
     TrialMemoryReporter,
     read_deaths,
     read_gate,
     read_head_node,
     read_object_store,
+    read_profiles,
     read_trial_memory,
 )
 from ray_tune_memguard.cluster import probe
 from ray_tune_memguard.cluster.node_readings import ClusterMemory
 from ray_tune_memguard.cluster.probe import Answer, NoAnswerError, NodeProbes
 from ray_tune_memguard.notices import Notices, logger
+from ray_tune_memguard.report.memray_file import read_peak
 from ray_tune_memguard.system.node_memory import MACHINE, NodeMemory
 from tests.integration import own_process
 from tests.integration.memory_users import take, uses_memory
+from tests.integration.profiled_trials import uses_memory_then_dies_elsewhere
 
 MIB = 2**20
 
@@ -398,12 +402,38 @@ def lose_a_node_in_a_whole_sweep(folder: str) -> dict[str, Any]:
         }
 
 
+def profile_trials_on_both() -> dict[str, Any]:
+    """The trial on the other node is killed; its profile comes through the probe."""
+    with two_nodes(), tempfile.TemporaryDirectory() as folder:
+        own = ray.get_runtime_context().get_node_id()
+        grid = tune.Tuner(
+            tune.with_resources(uses_memory_then_dies_elsewhere, {"cpu": 2}),
+            param_space={"own": own, "number": tune.grid_search([0, 1])},
+            run_config=tune.RunConfig(
+                name="profiles",
+                storage_path=folder,
+                verbose=0,
+                callbacks=[MemrayProfiler(2, survive_kill=True)],
+            ),
+        ).fit()
+        profiles = read_profiles(grid.experiment_path)
+        lines = [read_peak(Path(grid.experiment_path, one.file)).lines[0] for one in profiles]
+        return {
+            "errors": len(grid.errors),
+            "nodes": len({one.node for one in profiles}),
+            "states": {one.node == own: one.state for one in profiles},
+            "lines": [line.line for line in lines],
+            "shares": [line.share for line in lines],
+        }
+
+
 PARTS: dict[str, Callable[..., dict[str, Any]]] = {
     "probes": ask_a_node_that_dies,
     "keeper": keep_on_a_node_that_dies,
     "trials": measure_trials_on_both,
     "gate": gate_with_a_full_node,
     "sweep": lose_a_node_in_a_whole_sweep,
+    "profiles": profile_trials_on_both,
 }
 
 if __name__ == "__main__":

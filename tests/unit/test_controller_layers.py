@@ -9,6 +9,7 @@ from ray.exceptions import RayActorError
 
 from ray_tune_memguard.adapter.run.controller import add_methods
 from ray_tune_memguard.adapter.run.failures import observe_failures
+from ray_tune_memguard.adapter.run.stops import observe_stops
 
 
 class Plain:
@@ -93,3 +94,24 @@ def test_an_error_of_the_observer_is_not_the_runs() -> None:
     trial = make_trial()
     controller._process_trial_failure(trial, RayActorError(error_msg="It died."))
     assert controller.handled == ["It died."]
+
+
+def test_an_observer_of_stops_is_told_before_ray_and_its_errors_stop_nothing() -> None:
+    told: list[object] = []
+
+    class Stopping(Plain):
+        def _schedule_trial_stop(self, trial: Any, exception: Exception | None = None) -> None:
+            told.append(("Ray", trial, exception))
+
+    class StopObserver:
+        def before_stop(self, trial: Any, is_failure: bool) -> None:
+            told.append((trial, is_failure))
+            if trial == "t2":
+                raise RuntimeError("planned")
+
+    controller: Any = Stopping()
+    observe_stops(controller, StopObserver())
+    error = RuntimeError("of the trial")
+    controller._schedule_trial_stop("t1")
+    controller._schedule_trial_stop("t2", exception=error)
+    assert told == [("t1", False), ("Ray", "t1", None), ("t2", True), ("Ray", "t2", error)]

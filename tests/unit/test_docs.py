@@ -80,6 +80,8 @@ def test_the_options_page_has_every_option() -> None:
     listed = (DOCS / "options.md").read_text(encoding="utf-8")
     options = inspect.signature(ray_tune_memguard.MemGuard).parameters
     rows = [f"| `{name}` | `TUNE_MEMGUARD_{name.upper()}` |" for name in options]
+    of_profiles = inspect.signature(ray_tune_memguard.MemrayProfiler).parameters
+    rows += [f"| `{name}` | `TUNE_MEMGUARD_PROFILE_{name.upper()}` |" for name in of_profiles]
     assert [row for row in rows if row not in listed] == [], "docs/options.md lacks these"
 
 

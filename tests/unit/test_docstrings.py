@@ -20,6 +20,7 @@ from ray_tune_memguard.diagnostics.growth import GrowthRow
 from ray_tune_memguard.report.gate_records import GateRecord
 from ray_tune_memguard.report.head_records import HeadRecord
 from ray_tune_memguard.report.object_records import StoreRecord
+from ray_tune_memguard.report.profile_records import TrialProfile
 from ray_tune_memguard.report.records import RecordFile
 from ray_tune_memguard.report.series import RssPoint
 from ray_tune_memguard.report.series_file import SeriesFile
@@ -93,6 +94,9 @@ def experiment(tmp_path: Path) -> Path:
     store = RecordFile(reports / f"objects-{RUN}.jsonl")
     for time, trials in ((0.0, 500), (60.0, 1000)):
         store.add(StoreRecord(time, trials, 80 * MIB, trials * 40_000, 0))
+    RecordFile(reports / f"profiles-{RUN}.jsonl").add(
+        TrialProfile("00001", "completed", 0.0, peak_bytes=83 * MIB)
+    )
     state = '{"trial_data": [], "runner_data": {}, "stats": {}}'
     (path / f"experiment_state-{RUN}.json").write_text(state)
     (path / "trial_1").mkdir()

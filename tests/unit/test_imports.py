@@ -15,6 +15,7 @@ LAZY = (
     "objgraph",
     "jinja2",
     "matplotlib",
+    "memray",
     "prometheus_client",
     "graphviz",
     "rich",

@@ -16,9 +16,10 @@ import ray
 from ray import cloudpickle, exceptions
 
 from ray_tune_memguard import Keeper, Kept, KeptLostError, explain
+from ray_tune_memguard.by_value import by_value
+from ray_tune_memguard.keeping import actor
 from ray_tune_memguard.keeping import keeper as keeper_module
 from ray_tune_memguard.keeping.explanations import _EXPLANATIONS
-from ray_tune_memguard.keeping.lookup import actor_by_value
 from ray_tune_memguard.keeping.packing import pack, unpack
 
 REFERENCE = ray.ObjectRef(b"1" * 28)
@@ -168,7 +169,7 @@ def test_the_keepers_process_needs_nothing_of_this_package(tmp_path: Path) -> No
         "print(*sys.modules)\n"
     )
     sent = tmp_path / "class.pkl"
-    with actor_by_value() as actor:
+    with by_value(actor):
         sent.write_bytes(cloudpickle.dumps(actor.KeeperActor))
     done = subprocess.run(
         [sys.executable, "-c", script, str(sent)], check=True, capture_output=True, text=True

@@ -13,6 +13,7 @@ from ray import cloudpickle
 from ray_tune_memguard import (
     LaunchGate,
     MemGuard,
+    MemrayProfiler,
     MetricsExporter,
     ObjectGrowthTracker,
     OomSurvival,
@@ -135,6 +136,7 @@ def test_an_argument_wins_over_the_environment(
     [
         LaunchGate(memory_per_trial="2 GB", stop_at=0.93),
         MemGuard(every_trials=9),
+        MemrayProfiler("largest", survive_kill=True),
         MetricsExporter(metrics_port=9099),
         ObjectGrowthTracker(growth_budget=0.5),
         OomSurvival(survive_oom=False),
