@@ -30,14 +30,15 @@ class GrowthTracking:
     Args:
         run: the run that is measured.
         before: number of trials that had finished before the run.
+        max_seconds: seconds of a sample, see :class:`GrowthSampler`.
 
     Attributes:
         seconds: seconds that the samples have taken so far.
     """
 
-    def __init__(self, run: RunHandle, before: int) -> None:
+    def __init__(self, run: RunHandle, before: int, max_seconds: float | None = None) -> None:
         self._run = run
-        self._sampler = GrowthSampler(run)
+        self._sampler = GrowthSampler(run, max_seconds)
         self._series = GrowthSeries(before)
         self._absent: dict[str, str] = {}
         self._announced: set[str] = set()
