@@ -47,7 +47,8 @@ class Sample:
     Attributes:
         absent: quantities that could not be measured, by name, with the reason.
         kept: bytes of all small Python objects, and of the larger blocks and NumPy buffers that the
-            retention sites keep; None if not all of that could be measured.
+            retention sites keep, without the trials in memory, whose number varies; None if not all
+            of that could be measured.
     """
 
     values: dict[tuple[str, str], float] = field(default_factory=dict)
@@ -183,7 +184,8 @@ class GrowthSampler:
                 native = found.malloc - measured.large + (found.other or 0)
                 values["part", "native"] = native + (found.stacks or 0)
             if complete:
-                sample.kept = python + measured.native
+                trials = values.get(("holder", self._adapter.TRIALS), 0.0) if self._adapter else 0.0
+                sample.kept = python + measured.native - trials
                 values["part", "python rest"] = python + measured.native - measured.total
                 if found.malloc is not None:
                     values["part", "native rest"] = native - measured.native

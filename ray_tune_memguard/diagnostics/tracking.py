@@ -11,7 +11,7 @@ from ray_tune_memguard.diagnostics import references, text
 from ray_tune_memguard.diagnostics.advice import Circumstances
 from ray_tune_memguard.diagnostics.diagnosis import Diagnosis
 from ray_tune_memguard.diagnostics.findings import GrowingSite
-from ray_tune_memguard.diagnostics.growth import GrowthSeries
+from ray_tune_memguard.diagnostics.growth import MIN_SPAN, GrowthSeries
 from ray_tune_memguard.diagnostics.ranking import CATEGORIES, rank
 from ray_tune_memguard.diagnostics.sampler import GrowthSampler, Sample
 from ray_tune_memguard.diagnostics.trend import MIN_POINTS
@@ -31,15 +31,22 @@ class GrowthTracking:
         run: the run that is measured.
         before: number of trials that had finished before the run.
         max_seconds: seconds of a sample, see :class:`GrowthSampler`.
+        min_span: trials that growth needs, see :class:`GrowthSeries`.
 
     Attributes:
         seconds: seconds that the samples have taken so far.
     """
 
-    def __init__(self, run: RunHandle, before: int, max_seconds: float | None = None) -> None:
+    def __init__(
+        self,
+        run: RunHandle,
+        before: int,
+        max_seconds: float | None = None,
+        min_span: int = MIN_SPAN,
+    ) -> None:
         self._run = run
         self._sampler = GrowthSampler(run, max_seconds)
-        self._series = GrowthSeries(before)
+        self._series = GrowthSeries(before, min_span)
         self._absent: dict[str, str] = {}
         self._announced: set[str] = set()
         self.seconds = 0.0
