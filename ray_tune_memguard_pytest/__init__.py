@@ -35,9 +35,8 @@ def memguard(
 
     mark = request.node.get_closest_marker(_NAME)
     storage = tmp_path_factory.mktemp(_NAME)
-    test = LeakTest(**_options(mark), storage=storage)  # type: ignore[arg-type]
-    yield test
-    test.close()
+    with LeakTest(**_options(mark), storage=storage) as test:  # type: ignore[arg-type]
+        yield test
 
 
 def _options(mark: pytest.Mark | None) -> dict[str, object]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import TYPE_CHECKING
@@ -21,9 +21,10 @@ if TYPE_CHECKING:
     from ray.tune import Callback, ResultGrid
 
 _METRIC = "score"
-#: Trials of a sweep that exist and have not finished, unless a test says otherwise.
-_MAX_CONCURRENT_TRIALS = 4
-_NO_LOGGERS = "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"
+#: Ray lets up to 200 trials of a random search wait, which take memory until the last ones start.
+_FEW_PENDING = {"TUNE_MAX_PENDING_TRIALS_PG": "4"}
+#: Ray's loggers only take time.
+_NO_LOGGERS = {"TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1"}
 
 
 class LeakTest:
@@ -31,7 +32,8 @@ class LeakTest:
 
     It measures by how many bytes per trial the memory grows that Python keeps in the driver, with
     MemGuard in place, so that what Ray itself keeps does not count. The first third of a sweep (up
-    to 100 trials) is warm-up.
+    to 100 trials) is warm-up. Use it in a ``with`` statement: as long as it lasts, Ray keeps few
+    trials waiting (``TUNE_MAX_PENDING_TRIALS_PG``), whose memory would hide a leak.
 
     Args:
         bytes_per_trial: bytes by which memory may grow with each trial, also with a unit such as
@@ -68,9 +70,16 @@ class LeakTest:
     ) -> None:
         self._limit = Limit.of(bytes_per_trial, trials)
         self._storage = storage
-        self._has_started_ray = False
+        self._exits = ExitStack()
         self.trials = self._limit.trials
         self.callback = GrowthMeter(self._limit)
+
+    def __enter__(self) -> LeakTest:
+        self._exits.enter_context(_environment(_FEW_PENDING))
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._exits.close()
 
     def run(
         self,
@@ -81,7 +90,8 @@ class LeakTest:
     ) -> ResultGrid:
         """Run a sweep of :attr:`trials` trials with what is tested.
 
-        If Ray does not run, a small local Ray is started, which ends with the test.
+        If Ray does not run, a small local Ray is started, which ends with the ``with`` statement.
+        Ray's loggers do not run, unless ``TUNE_DISABLE_AUTO_CALLBACK_LOGGERS`` is set.
 
         Args:
             callbacks: the callbacks that are tested.
@@ -89,8 +99,7 @@ class LeakTest:
             param_space: the search space; ``{}`` for a searcher that has its own. Default: ``x``
                 from 0 to 1.
             tune_config: further arguments of ``tune.TuneConfig``, such as ``search_alg`` and
-                ``scheduler``. Defaults: ``metric="score"``, ``mode="max"``, ``reuse_actors=True``
-                and ``max_concurrent_trials=4``.
+                ``scheduler``. Defaults: ``metric="score"``, ``mode="max"``, ``reuse_actors=True``.
 
         Returns:
             The results.
@@ -109,12 +118,7 @@ class LeakTest:
                 raise TypeError(f"callbacks must be objects of ray.tune.Callback; got {callback!r}")
         if "num_samples" in tune_config:
             raise TypeError("num_samples is the number of trials: set it with trials=")
-        defaults = {
-            "metric": _METRIC,
-            "mode": "max",
-            "reuse_actors": True,
-            "max_concurrent_trials": _MAX_CONCURRENT_TRIALS,
-        }
+        defaults = {"metric": _METRIC, "mode": "max", "reuse_actors": True}
         config = tune.TuneConfig(
             num_samples=self.trials,
             **{**defaults, **tune_config},  # type: ignore[arg-type]
@@ -128,10 +132,10 @@ class LeakTest:
                 log_to_driver=False,
                 logging_level=logging.ERROR,
             )
-            self._has_started_ray = True
+            self._exits.callback(ray.shutdown)
         if self._storage is None:
             self._storage = Path(mkdtemp(prefix="memguard-"))
-        with _without_loggers():
+        with _environment(_NO_LOGGERS):
             return tune.Tuner(
                 trainable or _trainable(),
                 param_space=space,
@@ -157,24 +161,17 @@ class LeakTest:
         found = (problem(measured, self._limit) for measured in self.callback.measurements)
         return "\n".join(filter(None, found))
 
-    def close(self) -> None:
-        """End the Ray that :meth:`run` has started."""
-        if self._has_started_ray:
-            self._has_started_ray = False
-            ray.shutdown()
-
 
 @contextmanager
-def _without_loggers() -> Iterator[None]:
-    """Ray's loggers only take time, unless the user has decided about them."""
-    if _NO_LOGGERS in os.environ:
-        yield
-        return
-    os.environ[_NO_LOGGERS] = "1"
+def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """Set these variables, unless the user has."""
+    ours = {name: value for name, value in variables.items() if name not in os.environ}
+    os.environ.update(ours)
     try:
         yield
     finally:
-        os.environ.pop(_NO_LOGGERS, None)
+        for name in ours:
+            os.environ.pop(name, None)
 
 
 def _trainable() -> Callable[[dict[str, float]], None]:

@@ -30,7 +30,7 @@ _SAMPLES = 25
 _MAX_SAMPLE_S = 10.0
 #: Trials after warm-up; half of what a tracker needs, whose samples contain garbage.
 _MIN_SPAN = 100
-_KEPT = ("part", "kept")
+_KEPT, _UNFINISHED = ("part", "kept"), ("trials", "unfinished")
 
 
 @dataclass
@@ -40,11 +40,11 @@ class _State:
     Attributes:
         before: number of trials that had finished before the run.
         sample_at: number of finished trials from which on the next sample is due.
-        kept: what Python keeps, over finished trials.
+        series: what Python keeps, and the number of unfinished trials.
     """
 
     tracking: GrowthTracking
-    kept: GrowthSeries
+    series: GrowthSeries
     before: int
     sample_at: int
     results: int = 0
@@ -107,7 +107,7 @@ class GrowthMeter(CountingCallback):
         state = self._state
         if state is not None and self._finished.total >= state.sample_at:
             state.sample_at = self._finished.total + self._every
-            self._sample(state)
+            self._sample(state, len(trials))
 
     @guarded
     def on_trial_start(
@@ -156,20 +156,29 @@ class GrowthMeter(CountingCallback):
     def _every(self) -> int:
         return self._limit.trials // _SAMPLES
 
-    def _sample(self, state: _State) -> None:
+    def _sample(self, state: _State, trials: int) -> None:
         # Cycles that a collection frees are no leak.
         gc.collect()
-        trials = self._finished.total
-        found = state.tracking.sample(trials, state.results)
+        finished = self._finished.total
+        found = state.tracking.sample(finished, state.results)
         if found.kept is None:
             state.absent = found.absent
         else:
-            state.kept.add(trials, 0, {_KEPT: found.kept})
+            values = {_KEPT: found.kept, _UNFINISHED: float(trials - finished)}
+            state.series.add(finished, 0, values)
 
     def _measured(self, state: _State) -> Measurement:
-        finished = self._finished.total
-        growth = state.kept.trend(*_KEPT) if state.kept.is_long_enough else None
+        finished, series = self._finished.total, state.series
+        growth = series.trend(*_KEPT) if series.is_long_enough else None
+        least, most = series.extent(*_UNFINISHED) if growth else (0.0, 0.0)
         found = None
         if exceeds(growth, self._limit):
             found = state.tracking.diagnose(finished, state.results, on_demand=True)
-        return Measurement(finished - state.before, growth, found, state.absent)
+        return Measurement(
+            finished - state.before,
+            growth,
+            series.span,
+            (int(least), int(most)),
+            found,
+            state.absent,
+        )

@@ -13,6 +13,9 @@ BYTES_PER_TRIAL = "2 KB"
 TRIALS = 300
 #: Fewer do not show growth: caches fill during the first 50 to 100.
 MIN_TRIALS = 200
+#: A change by this share of the trials since warm-up could hide a leak, or be taken for one: some 5
+#: KB of an unfinished trial are not told apart from what is tested.
+_MAX_CHANGE = 0.1
 
 
 @dataclass(frozen=True)
@@ -46,12 +49,16 @@ class Measurement:
     Attributes:
         trials: number of trials that finished in it.
         growth: bytes per trial that Python keeps; None if that is not known.
+        span: number of them since warm-up.
+        unfinished: lowest and highest number of unfinished trials in memory since warm-up.
         diagnosis: who holds memory; only if it grows faster than allowed.
         absent: what could not be measured, by name, with the reason.
     """
 
     trials: int
     growth: Trend | None = None
+    span: int = 0
+    unfinished: tuple[int, int] = (0, 0)
     diagnosis: Diagnosis | None = None
     absent: dict[str, str] = field(default_factory=dict)
 
@@ -72,6 +79,12 @@ def problem(measured: Measurement, limit: Limit) -> str:
     if measured.growth is None:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in measured.absent.items())
         return f"Growth cannot be judged, because memory could not be measured. {reasons}".rstrip()
+    least, most = measured.unfinished
+    if most - least > _MAX_CHANGE * measured.span:
+        return (
+            f"Growth cannot be judged, because the number of unfinished trials varied from {least} "
+            f"to {most}, and each takes memory. Set max_concurrent_trials in TuneConfig."
+        )
     if not exceeds(measured.growth, limit):
         return ""
     return "\n".join([_growth(measured.growth, limit), *_who(measured.diagnosis)])
