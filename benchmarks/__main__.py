@@ -6,8 +6,8 @@ prints, judges and draws it anew.
 
 ``deaths``, ``frames``, ``gate``, ``head-node``, ``histories``, ``html-report``,
 ``hundred-thousand``, ``keeper``, ``kills``, ``metrics``, ``object-store``, ``out-of-memory``,
-``overhead``, ``planted``, ``ray-examples``, ``restore``, ``tracked``, ``trial-memory`` and
-``uploads`` have options of their own: see ``NAME --help``.
+``overhead``, ``planted``, ``pytest-plugin``, ``ray-examples``, ``restore``, ``tracked``,
+``trial-memory`` and ``uploads`` have options of their own: see ``NAME --help``.
 
 Prints one table per benchmark and writes ``NAME.json`` and ``NAME.png`` to ``benchmarks/results/``.
 Figures are medians over the runs, with the lowest and the highest in brackets; the ratio is the
@@ -41,6 +41,7 @@ from benchmarks import (
     out_of_memory,
     overhead,
     planted,
+    pytest_plugin,
     ray_examples,
     restore,
     tracked,
@@ -72,6 +73,7 @@ COMMANDS = {
     "out-of-memory": out_of_memory.main,
     "overhead": overhead.main,
     "planted": planted.main,
+    "pytest-plugin": pytest_plugin.main,
     "ray-examples": ray_examples.main,
     "restore": restore.main,
     "tracked": tracked.main,
