@@ -9,6 +9,7 @@ import time
 from ray_tune_memguard.adapter.handle import RunHandle, is_users_type
 from ray_tune_memguard.diagnostics import references, text
 from ray_tune_memguard.diagnostics.advice import Circumstances
+from ray_tune_memguard.diagnostics.deep_size import DeepSizer
 from ray_tune_memguard.diagnostics.diagnosis import Diagnosis
 from ray_tune_memguard.diagnostics.findings import GrowingSite
 from ray_tune_memguard.diagnostics.growth import MIN_SPAN, GrowthSeries
@@ -59,6 +60,10 @@ class GrowthTracking:
     def has_trend(self) -> bool:
         """Whether there are enough samples for a trend, so that the end of the run needs none."""
         return len(self._series.trials) > MIN_POINTS
+
+    def sizer(self) -> DeepSizer:
+        """A sizer that does not follow the parts of the run."""
+        return DeepSizer(self._sampler.barriers())
 
     def categories(self) -> dict[str, float]:
         """The bytes of each category of RSS at the last sample."""

@@ -13,7 +13,7 @@ import gc
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from ray_tune_memguard.adapter.claims import SPILLING
+from ray_tune_memguard.adapter.claims import GROWTH, SPILLING
 from ray_tune_memguard.callbacks.base import guarded
 from ray_tune_memguard.callbacks.counting import CountingCallback
 from ray_tune_memguard.diagnostics.growth import GrowthSeries
@@ -164,8 +164,14 @@ class GrowthMeter(CountingCallback):
         if found.kept is None:
             state.absent = found.absent
         else:
-            values = {_KEPT: found.kept, _UNFINISHED: float(trials - finished)}
-            state.series.add(finished, 0, values)
+            kept = found.kept - self._measuring(state)
+            state.series.add(finished, 0, {_KEPT: kept, _UNFINISHED: float(trials - finished)})
+
+    def _measuring(self, state: _State) -> float:
+        """The size of what measures, which grows until it has a full series of each quantity."""
+        sizer = state.tracking.sizer()
+        measures = state.tracking, self.run.owner_of(GROWTH)
+        return sum(sizer.measure(one).total for one in measures if one is not None)
 
     def _measured(self, state: _State) -> Measurement:
         finished, series = self._finished.total, state.series
