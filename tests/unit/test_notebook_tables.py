@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from html.parser import HTMLParser
 from pathlib import Path
 
-from ray_tune_memguard import read_deaths
+import pytest
+
+from ray_tune_memguard import notices, read_deaths
 from ray_tune_memguard.diagnostics.deaths.record import Death, MemoryUser
 from ray_tune_memguard.diagnostics.diagnosis import Diagnosis
 from ray_tune_memguard.diagnostics.findings import GrowingSite, Quantity, TypeGrowth
@@ -116,3 +119,15 @@ def test_deaths_are_a_table(tmp_path: Path) -> None:
         "failed",
         "Use less.",
     ]
+
+
+def test_outside_a_notebook_each_line_of_progress_is_shown(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    logger = logging.Logger("ray_tune_memguard")
+    monkeypatch.setattr(notices, "logger", logger)
+    notices.show_lines()
+    notices.progress("trial#100  RSS 231 MiB")
+    notices.progress("trial#200  RSS 100 % of 231 MiB")
+    lines = ["trial#100  RSS 231 MiB", "trial#200  RSS 100 % of 231 MiB"]
+    assert capsys.readouterr().err.splitlines() == lines
