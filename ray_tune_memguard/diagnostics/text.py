@@ -103,7 +103,7 @@ def no_growth(unit: str, is_judged: bool, absent: Mapping[str, str]) -> str:
     if is_judged:
         return f"Nothing grows steadily with {unit}s."
     if absent.keys() & NEEDED_TO_JUDGE:
-        return "Growth cannot be judged: not everything could be measured (see above)."
+        return "Growth cannot be judged: not everything could be measured."
     return (
         f"Too early to tell what grows: after a warm-up of {WARM_UP_TRIALS} trials it takes "
         f"{MIN_SPAN} trials more (or {MIN_SPAN * RESULTS_PER_TRIAL:,} results), and "

@@ -92,8 +92,7 @@ class GrowthMeter(CountingCallback):
     def disable(self, error: Exception) -> None:
         super().disable(error)
         if self.measurements:
-            finished = self.measurements.pop().trials
-            self.measurements.append(Measurement(finished, absent={"error": repr(error)}))
+            self.measurements[-1] = Measurement(0, error=repr(error))
 
     @guarded
     def on_step_begin(self, iteration: int, trials: list[Trial], **info: object) -> None:

@@ -53,6 +53,7 @@ class Measurement:
         unfinished: lowest and highest number of unfinished trials in memory since warm-up.
         diagnosis: who holds memory; only if it grows faster than allowed.
         absent: what could not be measured, by name, with the reason.
+        error: what ended the measurement; empty if nothing did.
     """
 
     trials: int
@@ -61,6 +62,7 @@ class Measurement:
     unfinished: tuple[int, int] = (0, 0)
     diagnosis: Diagnosis | None = None
     absent: dict[str, str] = field(default_factory=dict)
+    error: str = ""
 
 
 def exceeds(growth: Trend | None, limit: Limit) -> bool:
@@ -70,6 +72,8 @@ def exceeds(growth: Trend | None, limit: Limit) -> bool:
 
 def problem(measured: Measurement, limit: Limit) -> str:
     """Why a test fails, in words; empty if it passes."""
+    if measured.error:
+        return f"Growth cannot be judged, because of an unexpected error: {measured.error}"
     if measured.trials < limit.trials:
         return (
             f"Too few trials to judge growth: {measured.trials:,} finished in a sweep, and "

@@ -75,8 +75,7 @@ def test_the_cell_of_a_sweep_is_not_flooded(cells: dict[str, nbformat.NotebookNo
 def test_a_diagnosis_is_a_table(cells: dict[str, nbformat.NotebookNode]) -> None:
     (html,) = shown(cells["diagnosis"], "text/html")
     assert f"Memory of the driver after {TRIALS} trials" in html
-    assert '<td style="text-align: left">python</td>' in html
-    assert "Too early to tell what grows" in html
+    assert '<td style="text-align: left">rss</td>' in html
 
 
 def test_deaths_and_trial_memory_are_tables(cells: dict[str, nbformat.NotebookNode]) -> None:

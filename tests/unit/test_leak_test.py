@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from typing import Any
 
 import pytest
@@ -106,3 +107,20 @@ def test_the_environment_sets_what_no_argument_does(monkeypatch: pytest.MonkeyPa
 def test_a_class_in_place_of_a_callback_is_refused() -> None:
     with pytest.raises(TypeError, match=r"callbacks must be objects of ray.tune.Callback; got <cl"):
         LeakTest().run(Callback)  # type: ignore[arg-type]
+
+
+def test_an_error_in_mid_sweep_is_a_problem() -> None:
+    test = LeakTest()
+    test.callback.setup()
+    test.callback.disable(OSError("no /proc"))
+    assert test.problem() == (
+        "Growth cannot be judged, because of an unexpected error: OSError('no /proc')"
+    )
+
+
+def test_a_restored_sweep_opens_without_the_test() -> None:
+    test = LeakTest(trials=500)
+    test.callback.measurements.append(Measurement(500))
+    restored = pickle.loads(pickle.dumps(test.callback))
+    assert type(restored) is type(test.callback)
+    assert restored.measurements == []
