@@ -99,7 +99,8 @@ class LeakTest:
             param_space: the search space; ``{}`` for a searcher that has its own. Default: ``x``
                 from 0 to 1.
             tune_config: further arguments of ``tune.TuneConfig``, such as ``search_alg`` and
-                ``scheduler``. Defaults: ``metric="score"``, ``mode="max"``, ``reuse_actors=True``.
+                ``scheduler``. Defaults: ``metric="score"``, ``mode="max"`` (both None for a
+                scheduler that has its own), ``reuse_actors=True``.
 
         Returns:
             The results.

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from ray_tune_memguard.adapter.claims import GROWTH, SPILLING
 from ray_tune_memguard.callbacks.base import guarded
 from ray_tune_memguard.callbacks.counting import CountingCallback
+from ray_tune_memguard.callbacks.trial_pruner import TrialPruner
 from ray_tune_memguard.diagnostics.growth import GrowthSeries
 from ray_tune_memguard.diagnostics.tracking import GrowthTracking
 from ray_tune_memguard.memguard import MemGuard
@@ -73,10 +74,15 @@ class GrowthMeter(CountingCallback):
         # It opens as one that reports to no test.
         self.options = {}
 
+    @property
+    def prunes(self) -> TrialPruner:
+        return self._guard.prunes
+
     def begin(self) -> None:
         super().begin()
         self._state = None
         self.measurements.append(Measurement(0))
+        self._guard.active = False
         if self.run.owner_of(SPILLING) is None:
             self._guard.begin_run(self.run)
 
@@ -93,6 +99,9 @@ class GrowthMeter(CountingCallback):
         super().disable(error)
         if self.measurements:
             self.measurements[-1] = Measurement(0, error=repr(error))
+        if getattr(self._guard, "active", False):
+            # Nobody calls it from now on.
+            self._guard.disable(error)
 
     @guarded
     def on_step_begin(self, iteration: int, trials: list[Trial], **info: object) -> None:
