@@ -329,3 +329,12 @@ def test_what_types_explain_is_not_named_twice() -> None:
     assert found.holders == [cycles]
     few = GrowingSite("unreachable Node", "python", 500.0, 1.0, 1.0)
     assert ranking.explained(Diagnosis(1, 1, holders=[rest]), [few]).holders == [rest, few]
+
+
+def test_a_shorter_span_is_judged_where_it_is_enough() -> None:
+    made = GrowthSeries(min_span=100)
+    for trials in range(0, 201, 25):
+        made.add(trials, trials, {("part", "rss"): 1000.0 * trials})
+    assert made.is_long_enough
+    assert made.span == 150
+    assert not series(until=200).is_long_enough
