@@ -49,7 +49,7 @@ class Measurement:
     Attributes:
         trials: number of trials that finished in it.
         growth: bytes per trial that Python keeps; None if that is not known.
-        span: number of them since warm-up.
+        span: number of trials since warm-up.
         unfinished: lowest and highest number of unfinished trials in memory since warm-up.
         diagnosis: who holds memory; only if it grows faster than allowed.
         absent: what could not be measured, by name, with the reason.
