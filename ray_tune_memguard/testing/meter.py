@@ -3,7 +3,7 @@
 What counts is what Python keeps: all small objects (CPython's own allocator counts them), and the
 larger blocks and NumPy buffers that retention sites keep. RSS is not used, because it varies by
 more than 2 KB for each of 300 trials; nor is what ``malloc`` has in use, because Ray's core, in
-C++, takes some 3 KB of it per trial in a sweep without a leak. ``python -m benchmarks
+C++, takes some 2 KB of it per trial in a sweep without a leak. ``python -m benchmarks
 pytest-plugin`` prints all three.
 """
 
