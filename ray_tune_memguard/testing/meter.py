@@ -1,4 +1,4 @@
-"""Measures how a driver's memory grows with the trials of a sweep, and keeps it from Ray's growth.
+"""Measures how the memory of a driver grows with the trials of a sweep, without Ray's own growth.
 
 What counts is what Python keeps: all small objects (CPython's own allocator counts them), and the
 larger blocks and NumPy buffers that retention sites keep. RSS is not used, because it varies by
