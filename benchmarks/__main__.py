@@ -6,8 +6,8 @@ prints, judges and draws it anew.
 
 ``deaths``, ``frames``, ``gate``, ``head-node``, ``histories``, ``html-report``,
 ``hundred-thousand``, ``keeper``, ``kills``, ``metrics``, ``object-store``, ``out-of-memory``,
-``overhead``, ``planted``, ``profile``, ``ray-examples``, ``restore``, ``tracked``,
-``trial-memory`` and ``uploads`` have options of their own: see ``NAME --help``.
+``overhead``, ``planted``, ``profile``, ``pytest-plugin``, ``ray-examples``, ``restore``,
+``tracked``, ``trial-memory`` and ``uploads`` have options of their own: see ``NAME --help``.
 
 Prints one table per benchmark and writes ``NAME.json`` and ``NAME.png`` to ``benchmarks/results/``.
 Figures are medians over the runs, with the lowest and the highest in brackets; the ratio is the
@@ -42,6 +42,7 @@ from benchmarks import (
     overhead,
     planted,
     profile,
+    pytest_plugin,
     ray_examples,
     restore,
     tracked,
@@ -74,6 +75,7 @@ COMMANDS = {
     "overhead": overhead.main,
     "planted": planted.main,
     "profile": profile.main,
+    "pytest-plugin": pytest_plugin.main,
     "ray-examples": ray_examples.main,
     "restore": restore.main,
     "tracked": tracked.main,

@@ -77,6 +77,11 @@ def count(name: str, value: object) -> int:
     return _whole(name, value, "a whole number of at least 1")
 
 
+def count_of_at_least(least: int) -> Callable[[str, object], int]:
+    """A whole number of at least ``least``."""
+    return lambda name, value: _whole(name, value, f"a whole number of at least {least}", least)
+
+
 def count_or_none(name: str, value: object) -> int | None:
     """A positive whole number, or None for never."""
     return None if value is None else _whole(name, value, "a whole number of at least 1, or None")
@@ -145,6 +150,16 @@ def fraction_or_none(name: str, value: object) -> float | None:
 _SIZES = 'a positive number of bytes, also as text with a unit ("2 GB", "512 MiB")'
 
 
+def size(name: str, value: object) -> int:
+    """A positive number of bytes, also with a unit such as ``"2 GB"`` or ``"512 MiB"``.
+
+    Example:
+        >>> size("bytes_per_trial", "2 KB")
+        2000
+    """
+    return _bytes(name, value, _SIZES)
+
+
 def size_or_none(name: str, value: object) -> int | None:
     """A positive number of bytes, also with a unit such as ``"2 GB"`` or ``"512 MiB"``, or None.
 
@@ -153,11 +168,6 @@ def size_or_none(name: str, value: object) -> int | None:
         1610612736
     """
     return None if value is None else _bytes(name, value, f"{_SIZES}, or None")
-
-
-def size(name: str, value: object) -> int:
-    """A positive number of bytes, also with a unit."""
-    return _bytes(name, value, _SIZES)
 
 
 def _bytes(name: str, value: object, allowed: str) -> int:
@@ -201,10 +211,10 @@ def mebibytes_or_none(name: str, value: object) -> float | None:
     return _real(name, value, allowed, lambda given: 0 <= given < math.inf)
 
 
-def _whole(name: str, value: object, allowed: str) -> int:
+def _whole(name: str, value: object, allowed: str, least: int = 1) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{name} must be {allowed}; got {value!r}")
-    if value < 1:
+    if value < least:
         raise ValueError(f"{name} must be {allowed}; got {value!r}")
     return value
 

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 SPILLING = "spilling"
 #: The job of the callback that keeps the results of all trials.
 HISTORIES = "histories"
+#: The job of the callback that samples who holds memory.
+GROWTH = "growth"
 # By controller and job; weakly, because a callback refers to the controller.
 _jobs: weakref.WeakKeyDictionary[Controller, dict[str, weakref.ref[object]]] = (
     weakref.WeakKeyDictionary()

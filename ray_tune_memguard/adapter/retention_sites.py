@@ -41,8 +41,11 @@ _MAX_DEPTH = 4
 _CONTAINERS = frozenset(map(id, (dict, list, set, deque)))
 #: A part with more attributes is one site: some code makes an attribute for each trial.
 _MAX_ATTRIBUTES = 128
-#: The tracker itself is not measured: its memory is bounded.
-_MEASURING = "ray_tune_memguard.callbacks.object_growth_tracker"
+#: Modules of callbacks that measure, and are not measured: their memory is bounded.
+_MEASURING = (
+    "ray_tune_memguard.callbacks.object_growth_tracker",
+    "ray_tune_memguard.testing.meter",
+)
 #: Globals of libraries are compared from this number of entries on.
 _MIN_ENTRIES = 32
 #: The number of growing globals that are measured.
@@ -118,7 +121,7 @@ def retention_sites_of(
     users: dict[int, tuple[type, _Part]] = {}
     # Ray's own first.
     for part in sorted(parts, key=lambda part: _is_users(type(part.value))):
-        if any(classes.module(base) == _MEASURING for base in classes.mro(type(part.value))):
+        if any(classes.module(base) in _MEASURING for base in classes.mro(type(part.value))):
             continue
         attributes = list(classes.attributes(part.value).items())
         owner = _owner(type(part.value))

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ray_tune_memguard import options as opt
+from ray_tune_memguard.adapter.claims import GROWTH
 from ray_tune_memguard.callbacks.base import guarded
 from ray_tune_memguard.callbacks.counting import CountingCallback
 from ray_tune_memguard.notices import logger
@@ -147,7 +148,7 @@ class ObjectGrowthTracker(CountingCallback):
             _WARM_UP_INTERVALS * self.sample_every_trials,
         )
         self._state = _TrackerState(last_trials=warm_up)
-        self.claim("growth")
+        self.claim(GROWTH)
 
     # Called by the user.
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ray_tune_memguard import options as opt
 from ray_tune_memguard.callbacks.base import guarded
 from ray_tune_memguard.callbacks.counting import CountingCallback
-from ray_tune_memguard.notices import logger
+from ray_tune_memguard.notices import progress
 from ray_tune_memguard.report.series import RssPoint, RssSeries
 from ray_tune_memguard.system.process import rss_bytes
 
@@ -45,7 +45,8 @@ class RssReporter(CountingCallback):
     Where a :class:`TrialMemoryReporter` measures, the line names the running trials that use most.
     The number counts completed and errored trials, also those of earlier runs of the experiment.
     The slope is the least-squares slope over the latest points. The experiment's directory keeps
-    the whole series; :func:`ray_tune_memguard.read_rss_series` reads it.
+    the whole series; :func:`ray_tune_memguard.read_rss_series` reads it. In a notebook, a line
+    replaces the one before.
 
     Args:
         every_trials: number of finished trials between two lines; None for no such lines. Default
@@ -123,4 +124,4 @@ class RssReporter(CountingCallback):
                 "points are missing from the file until it can be written again.",
             )
         users = self.run.trial_memory().running_text()
-        logger.info(f"{state.series.line()}  {users}" if users else state.series.line())
+        progress(f"{state.series.line()}  {users}" if users else state.series.line())

@@ -13,7 +13,7 @@ from ray_tune_memguard.cli.experiments import (
     nothing_measured,
     path_argument,
 )
-from ray_tune_memguard.cli.texts import moment, one_line, size
+from ray_tune_memguard.cli.texts import one_line
 
 if TYPE_CHECKING:
     from ray_tune_memguard.diagnostics.deaths.record import Death
@@ -66,28 +66,9 @@ def deaths(path: str, trial: str | None, cause: str | None, details: bool, as_js
 
 def table(found: list[Death], title: str = "") -> output.Table:
     """Deaths, a row for each."""
-    columns = ("time", "trial", "cause", "certainty", "used", "largest on its node", "then")
-    rows = [
-        (
-            moment(death.time),
-            one_line(death.trial_name or death.trial_id),
-            one_line(f"{death.cause} ({death.detail})" if death.detail else death.cause),
-            death.certainty,
-            size(death.size_bytes),
-            _largest(death),
-            "tried again" if death.is_retried else "failed",
-        )
-        for death in found
-    ]
-    return output.Table(columns, rows, title, ("used",))
+    from ray_tune_memguard.diagnostics.deaths.table import COLUMNS, NUMBERS, row
 
-
-def _largest(death: Death) -> str:
-    if death.culprit is None:
-        return ""
-    if death.is_culprit:
-        return "this trial"
-    return one_line(f"{death.culprit.name}: {size(death.culprit.bytes)}")
+    return output.Table(COLUMNS, [row(death) for death in found], title, NUMBERS)
 
 
 def _show_details(death: Death) -> None:

@@ -9,11 +9,12 @@ import contextlib
 import importlib.util
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import click
 import orjson
+
+from ray_tune_memguard.report import tables
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -72,14 +73,8 @@ def show_table(
     console.print(table)
 
 
-@dataclass(frozen=True)
-class Table:
-    """A table of texts, which a command prints and a page shows; see :func:`show_table`."""
-
-    columns: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    title: str = ""
-    numbers: Sequence[str] = ()
+class Table(tables.Table):
+    """A table that a command prints and a page shows; see :func:`show_table`."""
 
     def show(self) -> None:
         """Print it."""

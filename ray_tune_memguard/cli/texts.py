@@ -3,28 +3,13 @@
 from __future__ import annotations
 
 import math
-import re
-import time
 from collections.abc import Sequence
 
-from ray_tune_memguard.report import sizes
+from ray_tune_memguard.report.texts import UNKNOWN, moment, one_line, size
 
-UNKNOWN = "?"
+__all__ = ["UNKNOWN", "duration", "moment", "one_line", "size", "sparkline", "spread"]
+
 _BARS = "▁▂▃▄▅▆▇█"
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
-
-
-def size(count: float | None) -> str:
-    """Bytes with a unit; ``?`` if they are not known."""
-    return UNKNOWN if count is None or not math.isfinite(count) else sizes.size(count)
-
-
-def moment(seconds: float) -> str:
-    """Seconds since the epoch as local date and time."""
-    try:
-        return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
-    except (ValueError, OverflowError, OSError):
-        return UNKNOWN
 
 
 def duration(seconds: float) -> str:
@@ -41,17 +26,6 @@ def duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s"
-
-
-def one_line(text: object, width: int = 0) -> str:
-    """A text in one line, without characters that control a terminal.
-
-    Args:
-        text: the text.
-        width: the most characters; 0 for any number.
-    """
-    line = _CONTROL.sub(" ", str(text)).strip()
-    return f"{line[: width - 1]}…" if width and len(line) > width else line
 
 
 def sparkline(values: Sequence[float]) -> str:

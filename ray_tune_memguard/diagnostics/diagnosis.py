@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ray_tune_memguard.diagnostics import text
+from ray_tune_memguard.diagnostics import html, text
 from ray_tune_memguard.diagnostics.findings import GrowingSite, Quantity, TypeGrowth
 from ray_tune_memguard.report.series_file import report_files
 
@@ -17,7 +17,8 @@ FILE_PATTERN = "diagnosis-*.json"
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """The diagnosis of a run's memory. ``print(diagnosis)`` shows it as a table.
+    """The diagnosis of a run's memory. ``print(diagnosis)`` shows it as a table, and so
+    does a notebook.
 
     Attributes:
         trials: number of finished trials.
@@ -63,6 +64,9 @@ class Diagnosis:
                 *text.processes(self.processes, self.unit),
             ]
         )
+
+    def _repr_html_(self) -> str:
+        return html.diagnosis(self)
 
     def save(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)

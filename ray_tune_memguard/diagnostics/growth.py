@@ -64,10 +64,12 @@ class GrowthSeries:
 
     Args:
         before: number of trials that had finished before this run.
+        min_span: trials after warm-up from which on growth can be judged.
     """
 
-    def __init__(self, before: int = 0) -> None:
+    def __init__(self, before: int = 0, min_span: int = MIN_SPAN) -> None:
         self.before = before
+        self._min_span = min_span
         self.trials = array("q")
         self.results = array("q")
         self._values: dict[tuple[str, str], array[float]] = {}
@@ -236,7 +238,7 @@ class GrowthSeries:
         return max(first(least), min(warm, len(along) - MIN_POINTS))
 
     def _is_long(self, unit: str) -> bool:
-        return self._span(unit) >= MIN_SPAN * _IN_A_TRIAL[unit]
+        return self._span(unit) >= self._min_span * _IN_A_TRIAL[unit]
 
     def _span(self, unit: str) -> int:
         along = self._along(unit)

@@ -46,10 +46,14 @@ class Sample:
 
     Attributes:
         absent: quantities that could not be measured, by name, with the reason.
+        kept: bytes of all small Python objects, and of the larger blocks and NumPy buffers that the
+            retention sites keep, without the trials in memory, whose number varies; None if not all
+            of that could be measured.
     """
 
     values: dict[tuple[str, str], float] = field(default_factory=dict)
     absent: dict[str, str] = field(default_factory=dict)
+    kept: float | None = None
 
     def rows(self, trials: int, results: int) -> Iterator[GrowthRow]:
         """The rows for the file, with the numbers of trials and results."""
@@ -60,10 +64,17 @@ class Sample:
 
 
 class GrowthSampler:
-    """Measures a run. It keeps names and numbers, and no object of the run."""
+    """Measures a run. It keeps names and numbers, and no object of the run.
 
-    def __init__(self, run: RunHandle) -> None:
+    Args:
+        run: the run that is measured.
+        max_seconds: seconds for the retention sites of a sample, and for its types; None for
+            :data:`MAX_SAMPLE_S`.
+    """
+
+    def __init__(self, run: RunHandle, max_seconds: float | None = None) -> None:
         self._run = run
+        self._max_seconds = MAX_SAMPLE_S if max_seconds is None else max_seconds
         self._adapter = run.retention_sites()
         self._globals = self._adapter.GrowingGlobals() if self._adapter else None
         self._processes = RayProcesses(run.ray_session())
@@ -121,7 +132,7 @@ class GrowthSampler:
             sample.absent["holders"] = "this Ray lacks a name that this version needs"
             return total, False
         sizer = DeepSizer(self.barriers(), self._adapter.trial_identity)
-        deadline = time.perf_counter() + MAX_SAMPLE_S
+        deadline = time.perf_counter() + self._max_seconds
         unmeasured = []
         for site in self.sites():
             left = deadline - time.perf_counter()
@@ -143,7 +154,7 @@ class GrowthSampler:
             more = f" and {len(unmeasured) - 3} more" if len(unmeasured) > 3 else ""
             sample.absent["sizes"] = (
                 f"partial: no time for {', '.join(unmeasured[:3])}{more} "
-                f"(at most {MAX_SAMPLE_S:g} s a sample)"
+                f"(at most {self._max_seconds:g} s a sample)"
             )
         return total, not unmeasured
 
@@ -173,6 +184,8 @@ class GrowthSampler:
                 native = found.malloc - measured.large + (found.other or 0)
                 values["part", "native"] = native + (found.stacks or 0)
             if complete:
+                trials = values.get(("holder", self._adapter.TRIALS), 0.0) if self._adapter else 0.0
+                sample.kept = python + measured.native - trials
                 values["part", "python rest"] = python + measured.native - measured.total
                 if found.malloc is not None:
                     values["part", "native rest"] = native - measured.native
@@ -185,7 +198,7 @@ class GrowthSampler:
             values[threads] = values.get(threads, 0.0) + found.stacks + states
 
     def _count_types(self, sample: Sample, trials: int, results: int) -> None:
-        counts, complete = references.type_counts(MAX_SAMPLE_S)
+        counts, complete = references.type_counts(self._max_seconds)
         if not complete:
             sample.absent["types"] = "partial: counted on a part of all objects"
         if not self.first_types:

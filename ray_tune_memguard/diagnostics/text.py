@@ -15,7 +15,9 @@ from ray_tune_memguard.report.series import RESULTS_PER_TRIAL, WARM_UP_TRIALS
 NEEDED_TO_JUDGE = frozenset({"holders", "sizes"})
 UNKNOWN = "?"
 _WIDTH = 100
-_MAX_ROWS = 10
+#: Of a table.
+MAX_ROWS = 10
+PROCESSES = "Ray's other processes on this machine:"
 
 
 def size(count: float) -> str:
@@ -48,11 +50,16 @@ def line(site: GrowingSite, trials: int) -> str:
     return text if len(text) <= _WIDTH else f"{text[: _WIDTH - 2]} …"
 
 
+def title(trials: int, results: int) -> str:
+    """The line above the categories of RSS."""
+    return f"Memory of the driver after {trials:,} trials and {results:,} results"
+
+
 def parts(
     trials: int, results: int, found: list[Quantity], unit: str, absent: Mapping[str, str]
 ) -> list[str]:
     """The lines about the categories of RSS, including those that are unknown."""
-    lines = [f"Memory of the driver after {trials:,} trials and {results:,} results"]
+    lines = [title(trials, results)]
     lines += _quantities("", found, unit)
     if results > 2 * trials and unit == "trial" and any(part.per_result for part in found):
         slopes = [f"{part.name} {slope(part.per_result, None)}" for part in found]
@@ -71,31 +78,32 @@ def growth(
     """The lines about sites and types that grow, or one line if nothing does."""
     if sites:
         lines = [f"What grows, by bytes per {unit}:"]
-        for site in sites[:_MAX_ROWS]:
+        for site in sites[:MAX_ROWS]:
             figure = slope(site.slope, site.uncertainty)
             lines.append(f"  {figure:>22}  {site.name} ({site.part}, {size(site.bytes)})")
             for paragraph in (site.path, site.advice):
                 lines += textwrap.wrap(
                     paragraph, _WIDTH, initial_indent=" " * 26, subsequent_indent=" " * 26
                 )
-        if len(sites) > _MAX_ROWS:
-            lines.append(f"  … and {len(sites) - _MAX_ROWS} more")
-    elif not is_judged:
-        lines = textwrap.wrap(_why_not_judged(absent), _WIDTH)
+        if len(sites) > MAX_ROWS:
+            lines.append(f"  … and {len(sites) - MAX_ROWS} more")
     else:
-        lines = [f"Nothing grows steadily with {unit}s."]
+        lines = textwrap.wrap(no_growth(unit, is_judged, absent), _WIDTH)
     if types:
         lines.append(f"Types whose number of objects grows with every {unit}:")
         lines += [
             f"  {kind.slope:>+16.2f} a {unit}  {kind.name}  {kind.path}"[:_WIDTH]
-            for kind in types[:_MAX_ROWS]
+            for kind in types[:MAX_ROWS]
         ]
     return lines
 
 
-def _why_not_judged(absent: Mapping[str, str]) -> str:
+def no_growth(unit: str, is_judged: bool, absent: Mapping[str, str]) -> str:
+    """The sentence about a run in which no site is known to grow."""
+    if is_judged:
+        return f"Nothing grows steadily with {unit}s."
     if absent.keys() & NEEDED_TO_JUDGE:
-        return "Growth cannot be judged: not everything could be measured (see above)."
+        return "Growth cannot be judged: not everything could be measured."
     return (
         f"Too early to tell what grows: after a warm-up of {WARM_UP_TRIALS} trials it takes "
         f"{MIN_SPAN} trials more (or {MIN_SPAN * RESULTS_PER_TRIAL:,} results), and "
@@ -105,14 +113,20 @@ def _why_not_judged(absent: Mapping[str, str]) -> str:
 
 def processes(found: list[Quantity], unit: str) -> list[str]:
     """The lines about Ray's other processes."""
-    return _quantities("Ray's other processes on this machine:", found, unit)
+    return _quantities(PROCESSES, found, unit)
 
 
-def _quantities(title: str, rows: list[Quantity], unit: str) -> list[str]:
-    lines = [title] if title and rows else []
+def slope_by(row: Quantity, unit: str) -> str:
+    """The slope of a quantity per ``unit``."""
+    if unit == "trial":
+        return slope(row.per_trial, row.uncertainty)
+    return slope(row.per_result, None)
+
+
+def _quantities(heading: str, rows: list[Quantity], unit: str) -> list[str]:
+    lines = [heading] if heading and rows else []
     for row in rows:
-        by_trial = slope(row.per_trial, row.uncertainty)
-        figure = by_trial if unit == "trial" else slope(row.per_result, None)
+        figure = slope_by(row, unit)
         grows = "" if figure == UNKNOWN else f"  {figure:>22} per {unit}"
         lines.append(f"  {row.name:<28}{size(row.bytes):>12}{grows}")
         if row.advice:

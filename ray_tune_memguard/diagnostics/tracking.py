@@ -9,9 +9,10 @@ import time
 from ray_tune_memguard.adapter.handle import RunHandle, is_users_type
 from ray_tune_memguard.diagnostics import references, text
 from ray_tune_memguard.diagnostics.advice import Circumstances
+from ray_tune_memguard.diagnostics.deep_size import DeepSizer
 from ray_tune_memguard.diagnostics.diagnosis import Diagnosis
 from ray_tune_memguard.diagnostics.findings import GrowingSite
-from ray_tune_memguard.diagnostics.growth import GrowthSeries
+from ray_tune_memguard.diagnostics.growth import MIN_SPAN, GrowthSeries
 from ray_tune_memguard.diagnostics.ranking import CATEGORIES, rank
 from ray_tune_memguard.diagnostics.sampler import GrowthSampler, Sample
 from ray_tune_memguard.diagnostics.trend import MIN_POINTS
@@ -30,15 +31,23 @@ class GrowthTracking:
     Args:
         run: the run that is measured.
         before: number of trials that had finished before the run.
+        max_seconds: seconds of a sample, see :class:`GrowthSampler`.
+        min_span: trials that growth needs, see :class:`GrowthSeries`.
 
     Attributes:
         seconds: seconds that the samples have taken so far.
     """
 
-    def __init__(self, run: RunHandle, before: int) -> None:
+    def __init__(
+        self,
+        run: RunHandle,
+        before: int,
+        max_seconds: float | None = None,
+        min_span: int = MIN_SPAN,
+    ) -> None:
         self._run = run
-        self._sampler = GrowthSampler(run)
-        self._series = GrowthSeries(before)
+        self._sampler = GrowthSampler(run, max_seconds)
+        self._series = GrowthSeries(before, min_span)
         self._absent: dict[str, str] = {}
         self._announced: set[str] = set()
         self.seconds = 0.0
@@ -51,6 +60,10 @@ class GrowthTracking:
     def has_trend(self) -> bool:
         """Whether there are enough samples for a trend, so that the end of the run needs none."""
         return len(self._series.trials) > MIN_POINTS
+
+    def sizer(self) -> DeepSizer:
+        """A sizer that does not follow the parts of the run."""
+        return DeepSizer(self._sampler.barriers())
 
     def categories(self) -> dict[str, float]:
         """The bytes of each category of RSS at the last sample."""

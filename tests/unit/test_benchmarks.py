@@ -11,6 +11,7 @@ from benchmarks import __main__ as command
 from benchmarks import overhead, restore
 from benchmarks.out_of_memory import ray_of
 from benchmarks.picture import draw_bars
+from benchmarks.pytest_plugin import Outcome
 from benchmarks.record import Round, Run
 from benchmarks.report import format_table, write_results
 from benchmarks.rivals import MEMGUARD, RAY, RIVALS
@@ -238,3 +239,24 @@ def test_what_a_process_says_last_counts(tmp_path: Path) -> None:
 def test_an_environment_without_ray_is_one_error(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="has no Ray"):
         ray_of(str(tmp_path / "python"))
+
+
+NAMED = (
+    "The memory grows.\nWhat grows, by bytes per trial:\n  +9.8 ± 0.0 KiB  Watcher.kept (python)\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("leaks", "message", "is_right"),
+    [
+        (True, NAMED, True),
+        (True, NAMED.replace("Watcher.kept", "Another.kept"), False),
+        (True, "", False),
+        (False, "", True),
+        (False, NAMED, False),
+    ],
+)
+def test_a_leak_test_is_right_if_it_names_the_leak(
+    leaks: bool, message: str, is_right: bool
+) -> None:
+    assert Outcome("Watcher.kept: bytes", leaks, message, {}).is_right is is_right

@@ -15,8 +15,8 @@ else:  # What mypy, which is always there, brings along.
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "ray_tune_memguard"
-#: Imported in a function that is called only where the user's own sweep uses the library.
-USERS_OWN = {"optuna", "tensorboardX"}
+#: Imported in a function that is called only where the user's own code uses the library.
+USERS_OWN = {"IPython", "optuna", "tensorboardX"}
 #: Where a distribution has another name than the module.
 DISTRIBUTIONS = {"prometheus_client": "prometheus-client"}
 #: Imported in functions only, and of no use without the extra.

@@ -26,11 +26,13 @@ from ray_tune_memguard.report.series import RssPoint
 from ray_tune_memguard.report.series_file import SeriesFile
 from ray_tune_memguard.report.trial_memory import KIND, TrialMemory
 from ray_tune_memguard.system.node_memory import MemoryLimits, MonitorSettings
+from ray_tune_memguard.testing import LeakTest
 
 PUBLIC = {name: getattr(ray_tune_memguard, name) for name in ray_tune_memguard.__all__}
 DOCUMENTED = {
     **PUBLIC,
     "Diagnosis": Diagnosis,
+    "LeakTest": LeakTest,
     "MemoryLimits": MemoryLimits,
     "MonitorSettings": MonitorSettings,
     "RunHandle": RunHandle,

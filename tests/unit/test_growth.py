@@ -303,7 +303,7 @@ def test_slopes_over_few_trials_are_noise_and_not_given() -> None:
 
 def test_what_could_not_be_measured_is_said_to_be_why_nothing_is_judged() -> None:
     found = Diagnosis(500, 500, span=400, absent={"sizes": "partial: no time for Mine.kept"})
-    assert "Growth cannot be judged: not everything could be measured (see above)." in str(found)
+    assert "Growth cannot be judged: not everything could be measured." in str(found)
 
 
 def test_the_line_fits_a_terminal() -> None:
@@ -329,3 +329,12 @@ def test_what_types_explain_is_not_named_twice() -> None:
     assert found.holders == [cycles]
     few = GrowingSite("unreachable Node", "python", 500.0, 1.0, 1.0)
     assert ranking.explained(Diagnosis(1, 1, holders=[rest]), [few]).holders == [rest, few]
+
+
+def test_a_shorter_span_is_judged_where_it_is_enough() -> None:
+    made = GrowthSeries(min_span=100)
+    for trials in range(0, 201, 25):
+        made.add(trials, trials, {("part", "rss"): 1000.0 * trials})
+    assert made.is_long_enough
+    assert made.span == 150
+    assert not series(until=200).is_long_enough

@@ -12,6 +12,8 @@ LAZY = (
     "ray_tune_memguard.cli",
     "ray_tune_memguard.cluster.doctor",
     "ray_tune_memguard.keeping",
+    "ray_tune_memguard.testing",
+    "_pytest",
     "objgraph",
     "jinja2",
     "matplotlib",

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ray_tune_memguard.diagnostics.deaths import table
 from ray_tune_memguard.report.records import known_fields, read_records
 
 #: The kind of the records; their files are ``.memguard/deaths-<run>.jsonl``.
@@ -111,7 +112,14 @@ class Death:
         return self.culprit is not None and self.culprit.trial_id == self.trial_id
 
 
-def read_deaths(path: str | os.PathLike[str]) -> list[Death]:
+class Deaths(list[Death]):
+    """Deaths in order of time; a notebook shows them as a table."""
+
+    def _repr_html_(self) -> str:
+        return table.html(self)
+
+
+def read_deaths(path: str | os.PathLike[str]) -> Deaths:
     """Read who died in an experiment and why, in all of its runs.
 
     Args:
@@ -119,8 +127,9 @@ def read_deaths(path: str | os.PathLike[str]) -> list[Death]:
             ``.memguard`` directory in it, or one ``deaths-*.jsonl`` file.
 
     Returns:
-        A :class:`Death` for each trial's process that died, and for each trial that ended with an
-        out-of-memory error of its own, in order of time. Empty if nothing died.
+        A list with a :class:`Death` for each trial's process that died, and for each trial that
+        ended with an out-of-memory error of its own, in order of time. Empty if nothing died. A
+        notebook shows it as a table.
 
     Raises:
         FileNotFoundError: there is nothing at ``path``.
@@ -135,7 +144,7 @@ def read_deaths(path: str | os.PathLike[str]) -> list[Death]:
     """
     if not Path(path).expanduser().exists():
         raise FileNotFoundError(f"There is no experiment at {os.fspath(path)}")
-    return sorted(read_records(path, KIND, _death), key=lambda death: death.time)
+    return Deaths(sorted(read_records(path, KIND, _death), key=lambda death: death.time))
 
 
 def _death(row: dict[str, Any]) -> Death:
