@@ -63,13 +63,12 @@ def merged(stored: History, in_file: bytes | None) -> History:
     ends = {0, common, *stored.starts, len(stored.results)}
     for begin, end in itertools.pairwise(sorted(ends)):
         if begin >= common:
-            at = _when(stored.results[begin])
-            earlier = list(itertools.takewhile(lambda one, at=at: _when(one) < at, rest))
-            if earlier:
-                del rest[: len(earlier)]
+            count = _count_before(_when(stored.results[begin]), rest)
+            if count:
                 starts.append(len(results))
-                results += earlier
+                results += rest[:count]
                 starts.append(len(results))
+                del rest[:count]
         if begin in stored.starts:
             starts.append(len(results))
         results += stored.results[begin:end]
@@ -97,6 +96,10 @@ def _count_common(some: list[Result], others: list[Result]) -> int:
     pairs = zip(as_lines(some).split(b"\n"), as_lines(others).split(b"\n"), strict=False)
     count = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
     return min(count, len(some), len(others))
+
+
+def _count_before(when: tuple[float, ...], results: list[Result]) -> int:
+    return sum(1 for _ in itertools.takewhile(lambda one: _when(one) < when, results))
 
 
 def _when(result: Result) -> tuple[float, ...]:
