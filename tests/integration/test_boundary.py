@@ -43,6 +43,14 @@ ELSEWHERE = {
     "CountingCallback.on_trial_error",
     "JupyterNotebookReporter._progress_html",
     "MemGuard.on_trial_error",
+    # Of leak tests, which fail then.
+    "GrowthMeter.on_experiment_end",
+    "GrowthMeter.on_step_begin",
+    "GrowthMeter.on_step_end",
+    "GrowthMeter.on_trial_complete",
+    "GrowthMeter.on_trial_error",
+    "GrowthMeter.on_trial_result",
+    "GrowthMeter.on_trial_start",
     # Not part of MemGuard, and simulated actors have no process.
     "MemrayProfiler.on_experiment_end",
     "MemrayProfiler.on_step_end",
