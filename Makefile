@@ -15,7 +15,7 @@ help:  ## What there is to make
 demo: $(VENV)/.ready  ## A real sweep without and with MemGuard, side by side (three minutes, six the first time)
 	$(VENV)/bin/python -m examples.demo
 
-test: lint types unit integration  ## All checks and tests on the latest Ray (about twenty-five minutes)
+test: lint types unit integration  ## All checks and tests on the latest Ray (half an hour)
 
 test-all: compat  ## What `make test` leaves out: the integration tests on older Rays
 
