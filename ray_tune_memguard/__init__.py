@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from ray_tune_memguard.callbacks.head_node_reporter import HeadNodeReporter
 from ray_tune_memguard.callbacks.launch_gate import LaunchGate
-from ray_tune_memguard.callbacks.memray_profiler import MemrayProfiler
 from ray_tune_memguard.callbacks.metrics_exporter import MetricsExporter
 from ray_tune_memguard.callbacks.object_growth_tracker import ObjectGrowthTracker
 from ray_tune_memguard.callbacks.object_store_reporter import ObjectStoreReporter
@@ -25,17 +24,18 @@ from ray_tune_memguard.report.gate_records import read_gate
 from ray_tune_memguard.report.head_records import read_head_node
 from ray_tune_memguard.report.object_records import read_object_store
 from ray_tune_memguard.report.picture import plot_rss_series
-from ray_tune_memguard.report.profile_records import read_profiles
 from ray_tune_memguard.report.series import read_rss_series
 from ray_tune_memguard.report.trial_memory import read_trial_memory
 
 if TYPE_CHECKING:
+    from ray_tune_memguard.callbacks.memray_profiler import MemrayProfiler
     from ray_tune_memguard.diagnostics.deaths.record import read_deaths
     from ray_tune_memguard.diagnostics.diagnosis import read_diagnosis
     from ray_tune_memguard.diagnostics.growth import read_growth
     from ray_tune_memguard.keeping.explanations import explain
     from ray_tune_memguard.keeping.keeper import Keeper
     from ray_tune_memguard.keeping.kept import Kept, KeptLostError
+    from ray_tune_memguard.report.profile_records import read_profiles
 
 __version__ = "0.1.0"
 
@@ -84,10 +84,12 @@ _LAZY = {
     "Keeper": "keeping.keeper",
     "Kept": "keeping.kept",
     "KeptLostError": "keeping.kept",
+    "MemrayProfiler": "callbacks.memray_profiler",
     "explain": "keeping.explanations",
     "read_deaths": "diagnostics.deaths.record",
     "read_diagnosis": "diagnostics.diagnosis",
     "read_growth": "diagnostics.growth",
+    "read_profiles": "report.profile_records",
 }
 
 
