@@ -25,7 +25,8 @@ lint: $(VENV)/.ready
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/lint-imports
-	$(MKDOCS) --quiet
+	# With --quiet it would not count warnings.
+	$(MKDOCS)
 
 types: $(VENV)/.ready
 	$(VENV)/bin/mypy

@@ -52,7 +52,7 @@ def export_results(
         RuntimeError: the experiment cannot be read, for example because its run is not over.
         OSError: a file cannot be written.
 
-    Example:
+    Examples:
         >>> from ray_tune_memguard import export_results
         >>> file = export_results(experiment, to="csv", destination=experiment / "all.csv")
         >>> open(file).readline().startswith("trial_id,")

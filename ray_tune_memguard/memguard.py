@@ -68,7 +68,7 @@ class MemGuard(GuardCallback):
     Raises:
         ValueError, TypeError: an argument, or its environment variable, is not allowed.
 
-    Example:
+    Examples:
         >>> from ray import tune
         >>> from ray_tune_memguard import MemGuard
         >>> config = tune.RunConfig(callbacks=[MemGuard(every_trials=500)])

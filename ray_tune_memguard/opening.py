@@ -40,7 +40,7 @@ def open_experiment(
     Raises:
         ValueError: ``mode`` is not allowed, or there is no experiment at ``path``.
 
-    Example:
+    Examples:
         >>> from ray_tune_memguard import open_experiment
         >>> grid = open_experiment(experiment, metric="loss", mode="min")
         >>> len(grid)
@@ -59,7 +59,7 @@ def install() -> None:
     The function wraps a few functions of Ray Tune. The wrappers act only on experiments with a
     trial store and on runs whose trials are spilled. Call it to undo :func:`uninstall`.
 
-    Example:
+    Examples:
         >>> import ray_tune_memguard
         >>> ray_tune_memguard.install()
     """
@@ -72,7 +72,7 @@ def uninstall() -> None:
     Ray then opens and resumes every experiment from its experiment state file, and reads all
     results when a run ends. A run that is under way continues to spill.
 
-    Example:
+    Examples:
         >>> import ray_tune_memguard
         >>> ray_tune_memguard.uninstall()
         >>> ray_tune_memguard.install()

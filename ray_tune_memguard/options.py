@@ -153,7 +153,7 @@ _SIZES = 'a positive number of bytes, also as text with a unit ("2 GB", "512 MiB
 def size(name: str, value: object) -> int:
     """A positive number of bytes, also with a unit such as ``"2 GB"`` or ``"512 MiB"``.
 
-    Example:
+    Examples:
         >>> size("bytes_per_trial", "2 KB")
         2000
     """
@@ -163,7 +163,7 @@ def size(name: str, value: object) -> int:
 def size_or_none(name: str, value: object) -> int | None:
     """A positive number of bytes, also with a unit such as ``"2 GB"`` or ``"512 MiB"``, or None.
 
-    Example:
+    Examples:
         >>> size_or_none("memory_per_trial", "1.5 GiB")
         1610612736
     """

@@ -44,7 +44,7 @@ def iter_results(
         ValueError: there is no experiment at ``path``.
         TypeError: ``columns`` is not a sequence of texts.
 
-    Example:
+    Examples:
         >>> from ray_tune_memguard import iter_results
         >>> [result["loss"] for result in iter_results(experiment, columns=["loss"])]
         [0.5, 0.25]
@@ -96,7 +96,7 @@ def read_results(
         ValueError: there is no experiment at ``path``.
         TypeError: ``columns`` is not a sequence of texts.
 
-    Example:
+    Examples:
         >>> from ray_tune_memguard import read_results
         >>> list(read_results(experiment, columns=["loss"])["loss"])
         [0.5, 0.25]

@@ -56,7 +56,7 @@ class RunHandle:
     Attributes:
         capabilities: what this Ray allows.
 
-    Example:
+    Examples:
         >>> from ray_tune_memguard.adapter.handle import RunHandle
         >>> run = RunHandle.of_caller()  # No controller is calling.
         >>> run.controller is None, run.can_spill

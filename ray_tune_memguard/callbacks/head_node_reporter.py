@@ -76,7 +76,7 @@ class HeadNodeReporter(CountingCallback):
     Raises:
         ValueError, TypeError: the argument, or its environment variable, is not allowed.
 
-    Example:
+    Examples:
         >>> from ray_tune_memguard import HeadNodeReporter
         >>> reporter = HeadNodeReporter(head_every_seconds=10)
         >>> reporter.processes()  # No run has begun.
@@ -104,7 +104,7 @@ class HeadNodeReporter(CountingCallback):
             Name, RSS and anonymous memory in bytes, bytes per trial and per hour, and whether it
             grows steadily; an empty list before the first look.
 
-        Example:
+        Examples:
             >>> from ray_tune_memguard import HeadNodeReporter
             >>> HeadNodeReporter().processes()
             []
@@ -115,7 +115,7 @@ class HeadNodeReporter(CountingCallback):
     def latest(self) -> dict[str, tuple[int, int]]:
         """RSS and anonymous memory in bytes of each process at the last look.
 
-        Example:
+        Examples:
             >>> from ray_tune_memguard import HeadNodeReporter
             >>> HeadNodeReporter().latest()
             {}

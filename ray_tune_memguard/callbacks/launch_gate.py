@@ -88,7 +88,7 @@ class LaunchGate(GuardCallback):
     Raises:
         ValueError, TypeError: an argument, or its environment variable, is not allowed.
 
-    Example:
+    Examples:
         >>> from ray_tune_memguard import LaunchGate
         >>> LaunchGate(pause=0.8, memory_per_trial="1.5 GiB").memory_per_trial
         1610612736

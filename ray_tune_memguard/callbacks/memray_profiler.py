@@ -145,7 +145,7 @@ class MemrayProfiler(GuardCallback):
     Raises:
         ValueError, TypeError: an argument, or its environment variable, is not allowed.
 
-    Example:
+    Examples:
         >>> from ray import tune
         >>> from ray_tune_memguard import MemGuard, MemrayProfiler
         >>> config = tune.RunConfig(callbacks=[MemGuard(), MemrayProfiler("largest")])

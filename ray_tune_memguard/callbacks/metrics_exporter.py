@@ -69,7 +69,7 @@ class MetricsExporter(CountingCallback):
     Raises:
         ValueError, TypeError: an argument, or its environment variable, is not allowed.
 
-    Example:
+    Examples:
         >>> from ray_tune_memguard import MetricsExporter
         >>> MetricsExporter(metrics_port=9099).metrics_host
         '127.0.0.1'
@@ -93,7 +93,7 @@ class MetricsExporter(CountingCallback):
     def url(self) -> str | None:
         """Where the metrics of the present run are; None if it serves none.
 
-        Example:
+        Examples:
             >>> from ray_tune_memguard import MetricsExporter
             >>> MetricsExporter(metrics_port=0).url  # No run has begun.
         """

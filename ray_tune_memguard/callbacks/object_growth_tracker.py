@@ -113,7 +113,7 @@ class ObjectGrowthTracker(CountingCallback):
     Raises:
         ValueError, TypeError: an argument, or its environment variable, is not allowed.
 
-    Example:
+    Examples:
         >>> from ray_tune_memguard import ObjectGrowthTracker
         >>> tracker = ObjectGrowthTracker(sample_every_trials=50)
         >>> tracker.growth_budget
@@ -155,7 +155,7 @@ class ObjectGrowthTracker(CountingCallback):
     def sample(self) -> None:
         """Measure now, regardless of the budget. Does nothing outside a run.
 
-        Example:
+        Examples:
             >>> from ray_tune_memguard import ObjectGrowthTracker
             >>> ObjectGrowthTracker().sample()  # No run has begun.
         """
@@ -175,7 +175,7 @@ class ObjectGrowthTracker(CountingCallback):
         Raises:
             RuntimeError: there is no sample, because no run has begun or this instance is disabled.
 
-        Example:
+        Examples:
             >>> from ray_tune_memguard import ObjectGrowthTracker
             >>> ObjectGrowthTracker().diagnosis()
             Traceback (most recent call last):
@@ -194,7 +194,7 @@ class ObjectGrowthTracker(CountingCallback):
     def categories(self) -> dict[str, float]:
         """What the driver's RSS consists of at the last sample of a run that goes on, in bytes.
 
-        Example:
+        Examples:
             >>> from ray_tune_memguard import ObjectGrowthTracker
             >>> ObjectGrowthTracker().categories()  # No run has begun.
             {}
@@ -214,7 +214,7 @@ class ObjectGrowthTracker(CountingCallback):
         Raises:
             ValueError: there is no object of this type.
 
-        Example:
+        Examples:
             >>> from ray_tune_memguard import ObjectGrowthTracker
             >>> ObjectGrowthTracker().show_backrefs("no.such.Type", "backrefs.dot")
             Traceback (most recent call last):

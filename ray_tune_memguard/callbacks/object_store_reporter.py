@@ -104,7 +104,7 @@ class ObjectStoreReporter(CountingCallback):
     Raises:
         ValueError, TypeError: the argument, or its environment variable, is not allowed.
 
-    Example:
+    Examples:
         >>> from ray_tune_memguard import ObjectStoreReporter
         >>> reporter = ObjectStoreReporter(objects_every_seconds=10)
         >>> reporter.latest() is None, reporter.bytes_per_trial() is None  # No run has begun.
@@ -134,7 +134,7 @@ class ObjectStoreReporter(CountingCallback):
         Returns:
             Capacity, primary copies, and what is spilled now, in bytes; None before the first look.
 
-        Example:
+        Examples:
             >>> from ray_tune_memguard import ObjectStoreReporter
             >>> ObjectStoreReporter().latest() is None
             True
@@ -147,7 +147,7 @@ class ObjectStoreReporter(CountingCallback):
         Returns:
             Bytes; None before 40 trials have finished.
 
-        Example:
+        Examples:
             >>> from ray_tune_memguard import ObjectStoreReporter
             >>> ObjectStoreReporter().bytes_per_trial() is None
             True

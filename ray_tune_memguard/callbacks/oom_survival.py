@@ -21,7 +21,7 @@ class OomSurvival(GuardCallback):
     Raises:
         ValueError, TypeError: the argument, or its environment variable, is not allowed.
 
-    Example:
+    Examples:
         >>> from ray_tune_memguard import OomSurvival
         >>> OomSurvival().survive_oom
         True

@@ -131,7 +131,7 @@ def distances(config: Config, others: Sequence[Config]) -> list[float]:
         config: a configuration.
         others: further ones.
 
-    Example:
+    Examples:
         >>> distances({"layers": 8, "kind": "a"}, [{"layers": 8, "kind": "b"}, {"layers": 2}])
         [1.0, 2.0]
     """

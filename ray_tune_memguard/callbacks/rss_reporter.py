@@ -57,7 +57,7 @@ class RssReporter(CountingCallback):
     Raises:
         ValueError, TypeError: an argument, or its environment variable, is not allowed.
 
-    Example:
+    Examples:
         >>> from ray import tune
         >>> from ray_tune_memguard import RssReporter
         >>> config = tune.RunConfig(callbacks=[RssReporter(every_trials=500)])

@@ -42,7 +42,7 @@ class TrialDeathReporter(GuardCallback):
     Raises:
         ValueError, TypeError: the argument, or its environment variable, is not allowed.
 
-    Example:
+    Examples:
         >>> from ray import tune
         >>> from ray_tune_memguard import TrialDeathReporter
         >>> config = tune.RunConfig(callbacks=[TrialDeathReporter()])

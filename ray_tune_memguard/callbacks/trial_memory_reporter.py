@@ -80,7 +80,7 @@ class TrialMemoryReporter(GuardCallback):
     Raises:
         ValueError, TypeError: the argument, or its environment variable, is not allowed.
 
-    Example:
+    Examples:
         >>> from ray import tune
         >>> from ray_tune_memguard import TrialMemoryReporter
         >>> config = tune.RunConfig(callbacks=[TrialMemoryReporter()])

@@ -70,7 +70,7 @@ class TrialPruner(GuardCallback):
     Raises:
         ValueError, TypeError: an argument, or its environment variable, is not allowed.
 
-    Example:
+    Examples:
         >>> from ray import tune
         >>> from ray_tune_memguard import TrialPruner
         >>> config = tune.RunConfig(callbacks=[TrialPruner(trim_slack_mib=16)])

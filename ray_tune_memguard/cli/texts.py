@@ -15,7 +15,7 @@ _BARS = "▁▂▃▄▅▆▇█"
 def duration(seconds: float) -> str:
     """Seconds as ``1 h 02 min``, ``3 min 20 s`` or ``4.2 s``.
 
-    Example:
+    Examples:
         >>> duration(3720), duration(200), duration(4.21)
         ('1 h 02 min', '3 min 20 s', '4.2 s')
     """
@@ -31,7 +31,7 @@ def duration(seconds: float) -> str:
 def sparkline(values: Sequence[float]) -> str:
     """A line of bars from zero to the largest value.
 
-    Example:
+    Examples:
         >>> sparkline([0, 4, 8])
         '▁▅█'
     """
@@ -44,7 +44,7 @@ def sparkline(values: Sequence[float]) -> str:
 def spread(count: int, wanted: int) -> list[int]:
     """At most ``wanted`` of the numbers from 0 below ``count``, evenly, the last one included.
 
-    Example:
+    Examples:
         >>> spread(9, 3), spread(2, 3)
         ([0, 4, 8], [0, 1])
     """

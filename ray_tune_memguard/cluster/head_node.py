@@ -66,7 +66,7 @@ def advice(name: str, per_trial: float, settings: Mapping[str, object]) -> str:
         per_trial: by how many bytes it grows for each trial; 0 if not known.
         settings: settings of Ray that are known to be other than by default.
 
-    Example:
+    Examples:
         >>> advice("gcs_server", 16_000, {})[:59]
         'It keeps the events of every task (15.6 KiB a trial; 0.4 KB'
     """

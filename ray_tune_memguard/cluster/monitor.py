@@ -33,7 +33,7 @@ def settings_from(system_config: dict[str, object], given: dict[str, str]) -> Mo
         system_config: what the head was started with.
         given: the settings in the environment of the raylet, by name.
 
-    Example:
+    Examples:
         >>> settings_from({}, {"memory_usage_threshold": "0.8"}).threshold
         0.8
     """

@@ -183,7 +183,7 @@ def advice(held: list[Holding], too_many: int, is_told: bool) -> str:
 def _shortened(call_site: str) -> str:
     """A call site in one line, without Ray's own calls.
 
-    Example:
+    Examples:
         >>> _shortened("(put object)  | /site-packages/ray/hook.py:wrapper:134 | train.py:run:15")
         'train.py:run:15 (put object)'
     """

@@ -81,7 +81,7 @@ class NodeStore:
     def sentences(self) -> list[str]:
         """What this means, in plain words.
 
-        Example:
+        Examples:
             >>> mib = 2**20
             >>> [sentence] = NodeStore("n", "10.0.0.5", 80 * mib, 0, 0, used=70 * mib).sentences()
             >>> sentence[:66]
@@ -217,7 +217,7 @@ def spilled_now(node: str, session: Path | None = None) -> int | None:
 def spilled_in(state: str, node: str) -> int | None:
     """What a raylet has written of itself to ``debug_state.txt``.
 
-    Example:
+    Examples:
         >>> state = "Node ID: 4c8f\\n- num bytes currently spilled: 62916084\\n"
         >>> spilled_in(state, "4c8f"), spilled_in(state, "another")
         (62916084, None)

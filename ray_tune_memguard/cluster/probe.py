@@ -117,7 +117,7 @@ class NodeProbes:
     Attributes:
         own_node: the id of the driver's node.
 
-    Example:
+    Examples:
         A function of a module, asked of all nodes; the answers are collected in a later step::
 
             answers = probes.ask_all(memory_of, pid)

@@ -186,7 +186,7 @@ def effective(name: str, system_config: dict[str, object], given: dict[str, str]
         system_config: what the head was started with.
         given: the settings in the environment of the process (:func:`given_in`).
 
-    Example:
+    Examples:
         >>> effective("kill_idle_workers_interval_ms", {}, {"kill_idle_workers_interval_ms": "0"})
         0
     """

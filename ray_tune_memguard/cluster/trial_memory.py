@@ -221,7 +221,7 @@ class TrialMemories:
     Attributes:
         finished: the peaks of the finished trials.
 
-    Example:
+    Examples:
         >>> from ray_tune_memguard.cluster.trial_memory import TrialMemories
         >>> memories = TrialMemories()
         >>> memories.running(), memories.of("6a3f_00001"), memories.finished.quantile(0.9)

@@ -34,7 +34,7 @@ class Diagnosis:
         absent: quantities that could not be measured, by name, with the reason.
         cost_seconds: seconds that the samples took.
 
-    Example:
+    Examples:
         >>> from ray_tune_memguard import read_diagnosis
         >>> [site.name for site in read_diagnosis(experiment).holders]
         ['MyCallback.history']
@@ -103,7 +103,7 @@ def read_diagnosis(path: str | os.PathLike[str]) -> Diagnosis:
     Raises:
         FileNotFoundError: there is no diagnosis.
 
-    Example:
+    Examples:
         >>> from ray_tune_memguard import read_diagnosis
         >>> diagnosis = read_diagnosis(experiment)
         >>> diagnosis.trials, diagnosis.holders[0].bytes_per_trial

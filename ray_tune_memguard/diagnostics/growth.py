@@ -261,7 +261,7 @@ def read_growth(path: str | os.PathLike[str]) -> pd.DataFrame:
     Raises:
         FileNotFoundError: there are no samples.
 
-    Example:
+    Examples:
         >>> from ray_tune_memguard import read_growth
         >>> growth = read_growth(experiment)
         >>> growth.loc[growth["name"] == "MyCallback.history", "value"].tolist()

@@ -56,7 +56,7 @@ class GrowthSeries:
         before: number of trials that had finished before the run.
         began: when the run began, in seconds.
 
-    Example:
+    Examples:
         >>> series = GrowthSeries(before=0, began=0.0)
         >>> for trials in range(0, 100, 10):
         ...     series.add(trials, trials, {"store": 200_000.0 * trials})

@@ -35,7 +35,7 @@ class Forecast:
         finished_peaks: the peaks of finished trials in bytes.
         memory_per_trial: the memory of a trial in bytes that the user has given, if so.
 
-    Example:
+    Examples:
         Three trials have finished at 300 MiB; one runs and uses 100 MiB:
 
         >>> from ray_tune_memguard.gate.interfaces import TrialUsage

@@ -69,7 +69,7 @@ def explain(error: BaseException) -> str:
     Raises:
         TypeError: ``error`` is not an exception.
 
-    Example:
+    Examples:
         >>> from ray.exceptions import OwnerDiedError
         >>> from ray_tune_memguard import explain
         >>> explain(OwnerDiedError("00ff", b"", "")).startswith("The process that owned the object")

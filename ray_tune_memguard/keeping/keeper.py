@@ -37,7 +37,7 @@ class Keeper:
     Raises:
         ConnectionError: Ray is not running and cannot be started.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> from ray import tune
         >>> from ray_tune_memguard import Keeper

@@ -17,7 +17,7 @@ class KeptLostError(Exception):
     Args:
         message: what happened, and to which value.
 
-    Example:
+    Examples:
         >>> from ray_tune_memguard import KeptLostError, explain
         >>> explain(KeptLostError("It was released.")).startswith("It was released. Compute it")
         True
@@ -40,7 +40,7 @@ class Kept:
         node: the id of the node whose actor keeps it.
         bytes: its size, or None for the result of a task.
 
-    Example:
+    Examples:
         >>> import pickle
         >>> from ray_tune_memguard import Kept
         >>> kept = Kept("3f2a", "0-17", "c81b", 5242880)

@@ -55,7 +55,7 @@ def read_gate(path: str | os.PathLike[str]) -> list[GateRecord]:
     Returns:
         The records, run by run, each in the order of time; an empty list if there is none.
 
-    Example:
+    Examples:
         >>> from ray_tune_memguard import read_gate
         >>> [(record.action, record.running) for record in read_gate(experiment)]
         [('pause', 2), ('resume', 1)]

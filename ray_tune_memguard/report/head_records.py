@@ -42,7 +42,7 @@ def read_head_node(path: str | os.PathLike[str]) -> pd.DataFrame:
         ``trials`` (number of finished trials), ``process``, ``rss_bytes`` and
         ``anonymous_bytes``; without rows if nothing was measured.
 
-    Example:
+    Examples:
         >>> from ray_tune_memguard import read_head_node
         >>> head = read_head_node(experiment)
         >>> (head.loc[head["process"] == "gcs_server", "rss_bytes"] / 2**20).tolist()

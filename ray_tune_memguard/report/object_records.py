@@ -49,7 +49,7 @@ def read_object_store(path: str | os.PathLike[str]) -> pd.DataFrame:
         ``leak`` (the text with which a leak was named, or empty); without rows if nothing was
         measured.
 
-    Example:
+    Examples:
         >>> from ray_tune_memguard import read_object_store
         >>> store = read_object_store(experiment)
         >>> (store["primary_bytes"] + store["spilled_bytes"]).tolist()

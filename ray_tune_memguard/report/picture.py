@@ -45,7 +45,7 @@ def plot_rss_series(
         ImportError: matplotlib is not installed.
         ValueError: ``experiments`` is empty, or matplotlib does not support the format.
 
-    Example:
+    Examples:
         >>> from ray_tune_memguard import plot_rss_series
         >>> figure = plot_rss_series({"with MemGuard": experiment}, "rss.png")
     """

@@ -61,7 +61,7 @@ def read_profiles(path: str | os.PathLike[str]) -> list[TrialProfile]:
         The latest record of each profiled trial, in the order of their first ones; an empty list if
         there is none.
 
-    Example:
+    Examples:
         >>> from ray_tune_memguard import read_profiles
         >>> [(one.trial_id, one.peak_bytes / 2**20) for one in read_profiles(experiment)]
         [('00001', 83.0)]

@@ -92,7 +92,7 @@ def read_rss_series(path: str | os.PathLike[str]) -> pd.DataFrame:
     Raises:
         FileNotFoundError: there is no series.
 
-    Example:
+    Examples:
         >>> from ray_tune_memguard import read_rss_series
         >>> series = read_rss_series(experiment)
         >>> (series["rss_bytes"] / 2**20).tolist()

@@ -8,7 +8,7 @@ _UNITS = (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10))
 def size(count: float) -> str:
     """Bytes with the unit that suits them, in three digits or so.
 
-    Example:
+    Examples:
         >>> size(1.5 * 2**30), size(812 * 2**20), size(17)
         ('1.5 GiB', '812 MiB', '17 B')
     """

@@ -26,7 +26,7 @@ class Table:
     def html(self) -> str:
         """The table for a notebook, without scripts and styles of its own. All text is escaped.
 
-        Example:
+        Examples:
             >>> Table(("what", "bytes"), [("a < b", "17 B")], numbers=("bytes",)).html()
             '<table>...<td style="text-align: left">a &lt; b</td>...'
         """

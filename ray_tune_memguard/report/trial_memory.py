@@ -98,7 +98,7 @@ def read_trial_memory(path: str | os.PathLike[str]) -> pd.DataFrame:
     Raises:
         FileNotFoundError: there is no such file.
 
-    Example:
+    Examples:
         >>> from ray_tune_memguard import read_trial_memory
         >>> memory = read_trial_memory(experiment)
         >>> (memory["peak_rss_bytes"] / 2**20).tolist(), memory["config/layers"].tolist()

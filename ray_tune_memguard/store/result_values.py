@@ -29,7 +29,7 @@ class ResultEncoder:
     Args:
         replace: returns what is stored of an object of another type.
 
-    Example:
+    Examples:
         >>> encoder = ResultEncoder(replace=str)
         >>> decode(encoder.encode({"shape": (2, 3), "path": 1j}))
         [{'shape': (2, 3), 'path': '1j'}]

@@ -26,7 +26,7 @@ _ELSEWHERE = re.compile(r"[/\\](site-packages|dist-packages|lib[/\\]python3\.\d+
 def is_of_library(file: str) -> bool:
     """Whether a source file belongs to Python or to an installed package.
 
-    Example:
+    Examples:
         >>> is_of_library("/opt/env/lib/python3.11/site-packages/numpy/core/numeric.py")
         True
         >>> is_of_library("/home/me/project/train.py")

@@ -44,7 +44,7 @@ class MonitorSettings:
             (``min_memory_free_bytes``).
         counts_swap: whether swap counts as memory (``count_swap_in_memory_monitor``).
 
-    Example:
+    Examples:
         >>> from ray_tune_memguard.system.node_memory import MonitorSettings
         >>> MonitorSettings().kills_above(100)
         95
@@ -97,7 +97,7 @@ class MemoryLimits:
         ray: what Ray's memory monitor counts; None where it cannot be read.
         cgroup: the tightest cgroup limit above the process; None if there is none.
 
-    Example:
+    Examples:
         >>> from ray_tune_memguard.system.node_memory import MemoryLimits, NodeMemory
         >>> machine = NodeMemory(4 * 2**30, 64 * 2**30, "the machine")
         >>> job = NodeMemory(2**30, 16 * 2**30, "/sys/fs/cgroup/slurm/job_7")
@@ -153,7 +153,7 @@ class MemoryLimits:
 def threshold_below(share: float) -> float:
     """A share with two digits, rounded down, so that the limit that it stands for still holds.
 
-    Example:
+    Examples:
         >>> threshold_below(0.2375), threshold_below(0.00742)
         (0.23, 0.0074)
     """

@@ -50,7 +50,7 @@ class LeakTest:
     Raises:
         ValueError, TypeError: an argument, or its environment variable, is not allowed.
 
-    Example:
+    Examples:
         >>> from ray_tune_memguard.testing import LeakTest
         >>> test = LeakTest(bytes_per_trial="2 KB", trials=300)
         >>> test.trials
@@ -108,7 +108,7 @@ class LeakTest:
         Raises:
             TypeError: a callback is none, or ``num_samples`` is given.
 
-        Example:
+        Examples:
             >>> from ray_tune_memguard.testing import LeakTest
             >>> LeakTest().run(num_samples=10)
             Traceback (most recent call last):

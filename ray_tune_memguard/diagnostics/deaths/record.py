@@ -134,7 +134,7 @@ def read_deaths(path: str | os.PathLike[str]) -> Deaths:
     Raises:
         FileNotFoundError: there is nothing at ``path``.
 
-    Example:
+    Examples:
         >>> from ray_tune_memguard import read_deaths
         >>> for death in read_deaths(experiment):
         ...     print(death.trial_id, death.cause, death.certainty)
