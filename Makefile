@@ -21,11 +21,11 @@ test-all: compat  ## What `make test` leaves out: the integration tests on older
 
 check: lint types unit  ## The quick part of the tests
 
+# Without --quiet, with which mkdocs would not count warnings.
 lint: $(VENV)/.ready
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/lint-imports
-	# With --quiet it would not count warnings.
 	$(MKDOCS)
 
 types: $(VENV)/.ready
