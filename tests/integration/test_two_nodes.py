@@ -91,10 +91,12 @@ def test_values_are_kept_on_their_node_and_lost_with_it() -> None:
 @pytest.mark.latest_only
 def test_a_sweep_goes_on_when_one_of_three_nodes_is_lost(tmp_path: Path) -> None:
     said = said_of("sweep", str(tmp_path))
-    assert said["results"] == said["measured"] == 12
+    assert said["results"] == said["measured"] == 40
     assert said["errors"] == said["ran_on_the_head"] == 0
     assert said["killed"]
-    assert said["verdicts"] == ["node_died"]
+    # Ray may not know yet that the node is dead.
+    assert set(said["verdicts"]) <= {"node_died", "unknown"}
+    assert said["verdicts"]
     # The head's processes, and the object store that is left, are measured until the end.
     assert min(said["looks_after"]) > 0
     assert said["capacity"] == 160
