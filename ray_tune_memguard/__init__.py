@@ -29,7 +29,7 @@ from ray_tune_memguard.report.trial_memory import read_trial_memory
 
 if TYPE_CHECKING:
     from ray_tune_memguard.callbacks.memray_profiler import MemrayProfiler
-    from ray_tune_memguard.diagnostics.deaths.record import read_deaths
+    from ray_tune_memguard.diagnostics.deaths.reading import read_deaths
     from ray_tune_memguard.diagnostics.diagnosis import read_diagnosis
     from ray_tune_memguard.diagnostics.growth import read_growth
     from ray_tune_memguard.keeping.explanations import explain
@@ -86,7 +86,7 @@ _LAZY = {
     "KeptLostError": "keeping.kept",
     "MemrayProfiler": "callbacks.memray_profiler",
     "explain": "keeping.explanations",
-    "read_deaths": "diagnostics.deaths.record",
+    "read_deaths": "diagnostics.deaths.reading",
     "read_diagnosis": "diagnostics.diagnosis",
     "read_growth": "diagnostics.growth",
     "read_profiles": "report.profile_records",

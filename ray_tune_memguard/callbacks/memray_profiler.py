@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
-from enum import Enum
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -48,15 +47,6 @@ _NO_FILE_NAME = re.compile(r"[^\w.-]+")
 _PREFIX = "profile_"
 
 
-class _Stage(Enum):
-    """Where a profile stands. Each follows the one before; a failed start ends it at once."""
-
-    STARTING = "the trial's process was asked to begin"
-    RUNNING = "it goes on"
-    STOPPING = "the trial's process was asked to end it"
-    SAVING = "a thread copies its files to the trial's directory"
-
-
 @dataclass
 class _Profile:
     """A profile that is not complete.
@@ -65,8 +55,9 @@ class _Profile:
         trial: the trial, while it is not known what ends the profile.
         directory: the trial's, in ``filesystem``.
         record: the last one written, or the next one.
+        has_begun: whether the trial's process has said so.
         end: what ended the profile; None while it runs.
-        saved: what the thread that copies will return.
+        saved: what the thread that copies will return; None until the profile has ended.
     """
 
     trial: Trial | None
@@ -74,7 +65,7 @@ class _Profile:
     filesystem: FileSystem
     directory: str
     record: TrialProfile
-    stage: _Stage = _Stage.STARTING
+    has_begun: bool = False
     end: State | None = None
     saved: Future[Saved | None] | None = None
 
@@ -331,14 +322,12 @@ class MemrayProfiler(GuardCallback):
             one.remote.stop()
 
     def _advance(self, state: _State, one: _Profile, trials: list[Trial]) -> None:
-        """Go on to the next stages, as far as what they need has come."""
-        if one.stage is _Stage.STARTING:
+        """Begin, end, copy: as far as what is asked for has come."""
+        if not one.has_begun:
             self._look_for_begin(state, one, trials)
-        if one.stage is _Stage.RUNNING and one.end is not None:
-            one.stage = _Stage.STOPPING
-        if one.stage is _Stage.STOPPING:
+        if one.has_begun and one.end is not None and one.saved is None:
             self._look_for_end(state, one)
-        if one.stage is _Stage.SAVING and one.saved is not None and one.saved.done():
+        if one.saved is not None and one.saved.done():
             saved = one.saved.result()
             if saved is None:
                 self._complete(state, one, trials, note="It could not be copied.")
@@ -365,7 +354,7 @@ class MemrayProfiler(GuardCallback):
         if "problem" in begun:
             self._give_up(state, one, begun["problem"])
             return
-        one.stage = _Stage.RUNNING
+        one.has_begun = True
         state.total += 1
         state.records.add(trials, one.record)
         # So that a probe is there when the profile ends.
@@ -398,7 +387,6 @@ class MemrayProfiler(GuardCallback):
         else:
             note = ""
         one.record = replace(one.record, peak_bytes=ended.get("peak", 0), note=note)
-        one.stage = _Stage.SAVING
         one.saved = Future()
         threading.Thread(
             target=_save, args=(state.probes, one, one.saved), name="memguard-profile", daemon=True

@@ -13,7 +13,7 @@ from ray_tune_memguard.cli.experiments import (
     nothing_measured,
     path_argument,
 )
-from ray_tune_memguard.cli.texts import one_line
+from ray_tune_memguard.report.texts import one_line
 
 if TYPE_CHECKING:
     from ray_tune_memguard.diagnostics.deaths.record import Death
@@ -41,7 +41,7 @@ def deaths(path: str, trial: str | None, cause: str | None, details: bool, as_js
     The exit code is 0 also if trials have died, and 3 if no run of the experiment had a MemGuard()
     or a TrialDeathReporter().
     """
-    from ray_tune_memguard.diagnostics.deaths.record import read_deaths
+    from ray_tune_memguard.diagnostics.deaths.reading import read_deaths
     from ray_tune_memguard.report import driver_record
     from ray_tune_memguard.report.series_file import report_files
 

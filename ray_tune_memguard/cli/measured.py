@@ -12,7 +12,8 @@ from ray_tune_memguard.cli import deaths as deaths_command
 from ray_tune_memguard.cli import output
 from ray_tune_memguard.cli import trials as trials_command
 from ray_tune_memguard.cli.experiments import LastRun, Readings, last_run
-from ray_tune_memguard.cli.texts import UNKNOWN, duration, moment, one_line, size, sparkline, spread
+from ray_tune_memguard.cli.texts import duration, sparkline, spread
+from ray_tune_memguard.report.texts import UNKNOWN, moment, one_line, size
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -93,7 +94,7 @@ class Measured:
     @classmethod
     def of(cls, path: Path) -> Measured:
         """Read all that was measured of an experiment."""
-        from ray_tune_memguard.diagnostics.deaths.record import read_deaths
+        from ray_tune_memguard.diagnostics.deaths.reading import read_deaths
         from ray_tune_memguard.diagnostics.diagnosis import read_diagnosis
         from ray_tune_memguard.report.gate_records import read_gate
         from ray_tune_memguard.report.trial_memory import read_trial_memory

@@ -9,7 +9,7 @@ import click
 
 from ray_tune_memguard.cli import output
 from ray_tune_memguard.cli.exit_codes import CommandError, ExitCode
-from ray_tune_memguard.cli.texts import one_line, size
+from ray_tune_memguard.report.texts import one_line, size
 
 if TYPE_CHECKING:
     from ray_tune_memguard.cluster.object_store import NodeStore

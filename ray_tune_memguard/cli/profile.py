@@ -17,10 +17,10 @@ from ray_tune_memguard.cli.experiments import (
     local_experiment,
     path_argument,
 )
-from ray_tune_memguard.cli.texts import one_line, size
+from ray_tune_memguard.report.texts import one_line, size
 
 if TYPE_CHECKING:
-    from ray_tune_memguard.report.memray_file import Peak
+    from ray_tune_memguard.report.memray_file import Line, Peak
     from ray_tune_memguard.report.profile_records import TrialProfile
 
 _MAX_LINES = 15
@@ -176,7 +176,7 @@ def _show(
     if experiment is not None:
         _table(experiment, profiles).show()
         output.show_text()
-    _lines_table(peak, limit, chosen).show()
+    _lines_table(lines, peak.bytes, chosen).show()
     if len(lines) < len(peak.lines):
         output.show_text(f"{len(peak.lines) - len(lines)} more: --limit 0.", "dim")
     if chosen is not None and chosen.note:
@@ -185,7 +185,7 @@ def _show(
         output.show_text(f"Flame graph: {html}")
 
 
-def _lines_table(peak: Peak, limit: int, chosen: TrialProfile | None) -> output.Table:
+def _lines_table(lines: list[Line], peak: int, chosen: TrialProfile | None) -> output.Table:
     rows = [
         (
             size(one.bytes),
@@ -195,10 +195,10 @@ def _lines_table(peak: Peak, limit: int, chosen: TrialProfile | None) -> output.
             one_line(one.function),
             one_line(one.by),
         )
-        for one in (peak.lines[:limit] if limit else peak.lines)
+        for one in lines
     ]
     whose = "" if chosen is None else f" of trial {one_line(chosen.trial_id)}"
-    title = f"Allocated at the peak{whose}: {size(peak.bytes)}"
+    title = f"Allocated at the peak{whose}: {size(peak)}"
     columns = ("bytes", "share", "allocations", "line", "in", "by")
     return output.Table(columns, rows, title, ("bytes", "share", "allocations"))
 

@@ -1,13 +1,11 @@
-"""Writes times, sizes and texts of experiments for people."""
+"""Writes durations and series of experiments for people."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 
-from ray_tune_memguard.report.texts import UNKNOWN, moment, one_line, size
-
-__all__ = ["UNKNOWN", "duration", "moment", "one_line", "size", "sparkline", "spread"]
+from ray_tune_memguard.report.texts import UNKNOWN
 
 _BARS = "▁▂▃▄▅▆▇█"
 

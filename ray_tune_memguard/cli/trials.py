@@ -8,7 +8,8 @@ import click
 
 from ray_tune_memguard.cli import output
 from ray_tune_memguard.cli.experiments import Readings, local_experiment, path_argument
-from ray_tune_memguard.cli.texts import duration, one_line, size
+from ray_tune_memguard.cli.texts import duration
+from ray_tune_memguard.report.texts import one_line, size
 
 if TYPE_CHECKING:
     import pandas as pd

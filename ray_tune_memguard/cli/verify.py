@@ -9,7 +9,7 @@ import click
 from ray_tune_memguard.cli import output
 from ray_tune_memguard.cli.exit_codes import ExitCode
 from ray_tune_memguard.cli.experiments import failures_of, location, path_argument
-from ray_tune_memguard.cli.texts import one_line
+from ray_tune_memguard.report.texts import one_line
 
 if TYPE_CHECKING:
     from ray_tune_memguard.adapter.restore.offline import Examination

@@ -45,10 +45,7 @@ class RemoteProfile:
 
     def begun(self) -> Started | None:
         """Where the profile has begun, or the problem; None while that is not known."""
-        if not self._started.done():
-            return None
-        error = self._started.exception()
-        return self._started.result() if error is None else {"problem": type(error).__name__}
+        return _answer(self._started, lambda problem: {"problem": problem})
 
     def stop(self) -> None:
         """Ask the process to end the profile, once."""
@@ -59,10 +56,7 @@ class RemoteProfile:
 
     def ended(self) -> Stopped | None:
         """How the profile has ended, or the problem; None while that is not known."""
-        if self._stopped is None or not self._stopped.done():
-            return None
-        error = self._stopped.exception()
-        return self._stopped.result() if error is None else {"problem": type(error).__name__}
+        return _answer(self._stopped, lambda problem: {"problem": problem})
 
 
 @dataclass(frozen=True)
@@ -155,6 +149,14 @@ def remove_files(path: str) -> None:
     """Remove the files of a profile on this node."""
     for file in files_of(path):
         os.unlink(file)
+
+
+def _answer(called: Future[Result] | None, with_problem: Callable[[str], Result]) -> Result | None:
+    """What a call has returned, or the error's name as a problem; None while it has not."""
+    if called is None or not called.done():
+        return None
+    error = called.exception()
+    return called.result() if error is None else with_problem(type(error).__name__)
 
 
 def _call(

@@ -66,7 +66,13 @@ class Diagnosis:
         )
 
     def _repr_html_(self) -> str:
-        return html.diagnosis(self)
+        return "".join(
+            [
+                html.growth(self.holders, self.types, self.unit, self.is_judged, self.absent),
+                html.parts(self.trials, self.results, self.parts, self.unit, self.absent),
+                html.processes(self.processes, self.unit),
+            ]
+        )
 
     def save(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,39 +1,47 @@
-"""Formats a diagnosis for a notebook."""
+"""Formats a diagnosis for a notebook, as ``text`` does for a terminal."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
 
 from ray_tune_memguard.diagnostics import text
+from ray_tune_memguard.diagnostics.findings import GrowingSite, Quantity, TypeGrowth
 from ray_tune_memguard.report.tables import Table, paragraph
 
-if TYPE_CHECKING:
-    from ray_tune_memguard.diagnostics.diagnosis import Diagnosis
-    from ray_tune_memguard.diagnostics.findings import Quantity
 
-
-def diagnosis(found: Diagnosis) -> str:
-    """The tables of a diagnosis: what grows first, then what the driver's memory consists of."""
-    per = f"per {found.unit}"
-    shown = [_growth(found, per)]
-    if found.types:
-        kinds = [(kind.name, f"{kind.slope:+.2f}", kind.path) for kind in found.types]
+def growth(
+    sites: Sequence[GrowingSite],
+    types: Sequence[TypeGrowth],
+    unit: str,
+    is_judged: bool,
+    absent: Mapping[str, str],
+) -> str:
+    """The tables of sites and of types that grow, or a sentence if no site does."""
+    per = f"per {unit}"
+    shown = _sites(sites, per) if sites else paragraph(text.no_growth(unit, is_judged, absent))
+    if types:
+        kinds = [(kind.name, f"{kind.slope:+.2f}", kind.path) for kind in types]
         title = "Types whose number of objects grows"
         columns = ("type", f"objects {per}", "one of them")
-        shown.append(Table(columns, kinds[: text.MAX_ROWS], title, columns[1:2]).html())
-    title = text.title(found.trials, found.results)
-    shown.append(_quantities(title, "category", found.parts, found.unit))
-    shown += [
-        paragraph(f"{name}: not known, because {reason}") for name, reason in found.absent.items()
-    ]
-    if found.processes:
-        shown.append(_quantities(text.PROCESSES, "process", found.processes, found.unit))
-    return "".join(shown)
+        shown += Table(columns, kinds[: text.MAX_ROWS], title, columns[1:2]).html()
+    return shown
 
 
-def _growth(found: Diagnosis, per: str) -> str:
-    if not found.holders:
-        return paragraph(text.no_growth(found.unit, found.is_judged, found.absent))
+def parts(
+    trials: int, results: int, found: Sequence[Quantity], unit: str, absent: Mapping[str, str]
+) -> str:
+    """The table of the categories of RSS, and those that are unknown."""
+    shown = _quantities(text.title(trials, results), "category", found, unit)
+    unknown = (f"{name}: not known, because {reason}" for name, reason in absent.items())
+    return shown + "".join(map(paragraph, unknown))
+
+
+def processes(found: Sequence[Quantity], unit: str) -> str:
+    """The table of Ray's other processes, if there are any."""
+    return _quantities(text.PROCESSES, "process", found, unit) if found else ""
+
+
+def _sites(sites: Sequence[GrowingSite], per: str) -> str:
     rows = [
         (
             site.name,
@@ -43,14 +51,14 @@ def _growth(found: Diagnosis, per: str) -> str:
             site.path,
             site.advice,
         )
-        for site in found.holders[: text.MAX_ROWS]
+        for site in sites[: text.MAX_ROWS]
     ]
-    title = "What grows" + (f", the first {len(rows)}" if len(rows) < len(found.holders) else "")
+    title = "What grows" + (f", the first {len(rows)}" if len(rows) < len(sites) else "")
     columns = ("what", "category", per, "now", "path", "advice")
     return Table(columns, rows, title, (per, "now")).html()
 
 
-def _quantities(title: str, kind: str, rows: list[Quantity], unit: str) -> str:
+def _quantities(title: str, kind: str, rows: Sequence[Quantity], unit: str) -> str:
     per = f"per {unit}"
     cells = [(row.name, text.size(row.bytes), text.slope_by(row, unit), row.advice) for row in rows]
     return Table((kind, "now", per, "advice"), cells, title, ("now", per)).html()

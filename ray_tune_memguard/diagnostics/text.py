@@ -10,10 +10,10 @@ from ray_tune_memguard.diagnostics.findings import GrowingSite, Quantity, TypeGr
 from ray_tune_memguard.diagnostics.growth import MIN_SPAN
 from ray_tune_memguard.diagnostics.trend import MIN_POINTS
 from ray_tune_memguard.report.series import RESULTS_PER_TRIAL, WARM_UP_TRIALS
+from ray_tune_memguard.report.texts import UNKNOWN
 
 #: Growth is not judged without these measurements.
 NEEDED_TO_JUDGE = frozenset({"holders", "sizes"})
-UNKNOWN = "?"
 _WIDTH = 100
 #: Of a table.
 MAX_ROWS = 10

@@ -39,14 +39,12 @@ class _State:
     """The state of one run.
 
     Attributes:
-        before: number of trials that had finished before the run.
         sample_at: number of finished trials from which on the next sample is due.
         series: what Python keeps, and the number of unfinished trials.
     """
 
     tracking: GrowthTracking
     series: GrowthSeries
-    before: int
     sample_at: int
     results: int = 0
     absent: dict[str, str] = field(default_factory=dict)
@@ -91,7 +89,6 @@ class GrowthMeter(CountingCallback):
         self._state = _State(
             GrowthTracking(self.run, before, _MAX_SAMPLE_S, _MIN_SPAN),
             GrowthSeries(before, _MIN_SPAN),
-            before,
             sample_at=before + every,
         )
 
@@ -189,7 +186,7 @@ class GrowthMeter(CountingCallback):
         if exceeds(growth, self._limit):
             found = state.tracking.diagnose(finished, state.results, on_demand=True)
         return Measurement(
-            finished - state.before,
+            finished - series.before,
             growth,
             series.span,
             (int(least), int(most)),

@@ -245,7 +245,7 @@ def at(*times: int) -> list[dict[str, Any]]:
     ],
 )
 def test_a_history_in_two_places(stored: bytes, in_file: bytes | None, whole: bytes) -> None:
-    found = reading.merged(History(reading.results_in(stored)), in_file)
+    found = reading.merged(History(reading.results_in(stored)), reading.results_in(in_file))
     assert reading.as_lines(found.results) == whole
 
 
@@ -269,5 +269,5 @@ def test_runs_with_and_without_the_store(
     whole: list[int],
     whole_starts: tuple[int, ...],
 ) -> None:
-    found = reading.merged(History(at(*stored), tuple(starts)), reading.as_lines(at(*in_file)))
+    found = reading.merged(History(at(*stored), tuple(starts)), at(*in_file))
     assert (found.results, found.starts) == (at(*whole), whole_starts)

@@ -58,11 +58,11 @@ def _export(trial: Trial, store: HistoryStore, scratch: Path, target: Path | Non
     if storage is None or not trial.relative_logdir or trial.status == Trial.PENDING:
         return
     path = PurePosixPath(storage.trial_fs_path, EXPR_RESULT_FILE)
-    in_file = reading.content_of(storage.storage_filesystem, str(path))
+    in_file = reading.results_in(reading.content_of(storage.storage_filesystem, str(path)))
     stored = reading.history(store, trial.trial_id)
     history = reading.merged(stored, in_file)
     count = len(history.results)
-    if target is None and len(stored.results) < count == len(reading.results_in(in_file)):
+    if target is None and len(stored.results) < count == len(in_file):
         return  # All of it is in files.
     folder = scratch / trial.trial_id
     folder.mkdir()

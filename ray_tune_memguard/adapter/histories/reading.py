@@ -40,24 +40,23 @@ def lines(store: HistoryStore, trial_id: str, in_file: bytes | None) -> bytes:
     found = history(store, trial_id)
     if not found.results and in_file:
         return in_file
-    return as_lines(merged(found, in_file).results)
+    return as_lines(merged(found, results_in(in_file)).results)
 
 
-def merged(stored: History, in_file: bytes | None) -> History:
+def merged(stored: History, in_file: list[Result]) -> History:
     """The whole history of a trial, of which a store and a file each have a part, or all.
 
     Both begin with what one has taken over from the other. Then come the runs that wrote to the
     store, and those of Ray alone, which wrote to the file, in the order of their times.
     """
-    of_file = results_in(in_file)
-    if not of_file:
+    if not in_file:
         return stored
-    common = _count_common(stored.results, of_file)
-    rest = of_file[common:]
+    common = _count_common(stored.results, in_file)
+    rest = in_file[common:]
     if not rest:
         return stored
     if common == len(stored.results):
-        return History(of_file, stored.starts, stored.missing)
+        return History(in_file, stored.starts, stored.missing)
     results: list[Result] = []
     starts: list[int] = []
     ends = {0, common, *stored.starts, len(stored.results)}

@@ -14,9 +14,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
-from ray_tune_memguard.cli.texts import one_line, spread
+from ray_tune_memguard.cli.texts import spread
 from ray_tune_memguard.diagnostics.ranking import CATEGORIES
 from ray_tune_memguard.report.picture import leave_headroom
+from ray_tune_memguard.report.texts import one_line
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -11,7 +11,7 @@ import jinja2
 
 from ray_tune_memguard.cli.measured import Measured
 from ray_tune_memguard.cli.page.sections import Page
-from ray_tune_memguard.cli.texts import moment
+from ray_tune_memguard.report.texts import moment
 
 _PARTS = Path(__file__).parent
 

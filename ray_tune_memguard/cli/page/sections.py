@@ -11,8 +11,8 @@ from ray_tune_memguard.cli.experiments import Readings
 from ray_tune_memguard.cli.measured import Measured, signed
 from ray_tune_memguard.cli.output import Table
 from ray_tune_memguard.cli.page import charts
-from ray_tune_memguard.cli.texts import one_line, size
 from ray_tune_memguard.cli.trials import CONFIG, config_of
+from ray_tune_memguard.report.texts import one_line, size
 
 if TYPE_CHECKING:
     import pandas as pd

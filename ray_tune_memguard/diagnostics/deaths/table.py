@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
+from ray_tune_memguard.diagnostics.deaths.record import Death
 from ray_tune_memguard.report.tables import Table, paragraph
 from ray_tune_memguard.report.texts import moment, one_line, size
-
-if TYPE_CHECKING:
-    from ray_tune_memguard.diagnostics.deaths.record import Death
 
 COLUMNS = ("time", "trial", "cause", "certainty", "used", "largest on its node", "then")
 NUMBERS = ("used",)
