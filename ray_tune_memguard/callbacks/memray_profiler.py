@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from ray_tune_memguard import options as opt
 from ray_tune_memguard.adapter import boundary, contract
 from ray_tune_memguard.adapter.boundary import Policy
+from ray_tune_memguard.adapter.claims import SPILLING
 from ray_tune_memguard.callbacks.base import GuardCallback, guarded
 from ray_tune_memguard.callbacks.profile_choice import (
     Choice,
@@ -182,7 +183,9 @@ class MemrayProfiler(GuardCallback):
         if run.controller is None or contract.TRIAL_PROFILES not in run.capabilities:
             self.active = False
             reason = run.capabilities.warning() or "No Ray Tune controller called this callback."
-            self.notices.warn("profiles", f"No trial is profiled. {reason}")
+            # The callback that spills has told what this Ray lacks.
+            if run.owner_of(SPILLING) is None:
+                self.notices.warn("profiles", f"No trial is profiled. {reason}")
             return
         if not self.claim("profiles"):
             return

@@ -16,8 +16,9 @@ from typing import Any
 import pytest
 from pyarrow.fs import LocalFileSystem
 
-from ray_tune_memguard import MemrayProfiler, read_profiles
+from ray_tune_memguard import MemrayProfiler, TrialPruner, read_profiles
 from ray_tune_memguard.adapter import contract
+from ray_tune_memguard.adapter.claims import SPILLING
 from ray_tune_memguard.adapter.contract import Capabilities
 from ray_tune_memguard.adapter.handle import RunHandle
 from ray_tune_memguard.callbacks import memray_profiler
@@ -469,6 +470,22 @@ def test_without_a_controller_it_says_so(lines: Callable[[], list[str]]) -> None
     profiler.on_trial_start(1, [], None)  # type: ignore[arg-type]
     profiler.on_experiment_end([])
     assert lines() == ["No trial is profiled. No Ray Tune controller called this callback."]
+
+
+@pytest.mark.parametrize("is_told", [False, True], ids=["alone", "behind MemGuard"])
+def test_what_this_ray_lacks_is_told_once(is_told: bool, lines: Callable[[], list[str]]) -> None:
+    controller: Any = type("Controller", (), {})()
+    missing = [row for row in contract.NAMES if row.name == "_schedule_trial_stop"]
+    run = RunHandle(controller, Capabilities(frozenset(), tuple(missing)))
+    pruner = TrialPruner()
+    if is_told:
+        assert run.claim(SPILLING, pruner)
+    profiler = MemrayProfiler()
+    profiler.begin_run(run)
+    assert not profiler.active
+    told = [line.partition(" lacks ")[2].partition(", which")[0] for line in lines()]
+    name = "TuneController._schedule_trial_stop(trial, exception)"
+    assert told == ([] if is_told else [name])
 
 
 # Arguments.
