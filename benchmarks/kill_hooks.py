@@ -26,13 +26,12 @@ SEARCHER_FILES = ("basic-variant-state-", "search_gen_state-", "searcher-state-"
 #: What can be aimed at, and the instants of each, in the order in which they come.
 #: spill: nothing written; a trial's row is in; all rows are in, not committed; committed.
 #: checkpoint: before it; without the callbacks' states; written, before its upload.
-#: publish: of MemGuard's state file: before it; before the new file gets the name; the same while
-#: a finished trial is not spilled yet; after it.
+#: publish: of MemGuard's state file: before it; before the new file gets the name; after it.
 #: upload: of a checkpoint: half the state file; all of it; the searcher's state.
 AIMS: dict[str, tuple[str, ...]] = {
     "spill": ("before", "row", "uncommitted", "after"),
     "checkpoint": ("before", "during", "after"),
-    "publish": ("before", "during", "unspilled", "after"),
+    "publish": ("before", "during", "after"),
     "upload": ("half", "state", "searcher"),
 }
 #: These are steps of MemGuard's; Ray alone has none of them.
@@ -116,22 +115,8 @@ def _hook_checkpoint(trigger: _Trigger) -> None:
 
 
 def _hook_publish(trigger: _Trigger) -> None:
-    from ray.tune.execution.experiment_state import _ExperimentCheckpointManager
-
     from ray_tune_memguard.store.state_file import ExperimentStateFile
-    from ray_tune_memguard.store.trial_store import TrialStore
 
-    spilled: list[None] = []
-    sync_up = _ExperimentCheckpointManager.sync_up_experiment_state
-
-    def is_met() -> bool:
-        return written.get(COMPLETE, 0) > len(spilled) and trigger.is_due("unspilled")
-
-    def sync_up_then(self: Any, save_fn: Any, force: bool = False, wait: bool = False) -> None:
-        sync_up(self, save_fn, force or is_met(), wait)
-
-    _ExperimentCheckpointManager.sync_up_experiment_state = sync_up_then
-    _wrap(TrialStore, "put", _nothing, lambda: spilled.append(None))
     _wrap(ExperimentStateFile, "publish", lambda: trigger("before"), lambda: trigger("after"))
     replace = os.replace
 
@@ -139,8 +124,6 @@ def _hook_publish(trigger: _Trigger) -> None:
         name = os.path.basename(os.fspath(target))
         if name.startswith(STATE_FILES) and name.endswith(".json"):
             trigger("during")
-            if is_met():
-                trigger("unspilled")
         replace(source, target, **kwargs)
 
     os.replace = replace_or_die

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ray.tune.experiment import Trial
 
 # While no trial finishes, the reporter and the tracker are called this often.
-_MEASURE_EVERY_S = 0.02
+_MEASURE_EVERY_S = 0.05
 
 
 class MemGuard(GuardCallback):
@@ -149,6 +149,7 @@ class MemGuard(GuardCallback):
 
     def begin(self) -> None:
         self._forget_run()
+        self.pruner.commit_results = self.histories.commit
         for part in self._parts:
             part.begin_run(self.run)
 

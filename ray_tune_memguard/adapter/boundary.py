@@ -131,14 +131,22 @@ class Entry:
             try:
                 return self.ours(*args, **kwargs)
             except Exception as error:
-                failed = error
-            if self._take_out is None:
-                self.report(failed)
-            else:
-                self._leave(args[0], failed)
+                self.handle(error, *args[:1])
             return None
 
         return safe
+
+    def handle(self, error: Exception, owner: object = None) -> None:
+        """What follows when ``ours`` has raised, in a call that stands in for no function of Ray's.
+
+        Args:
+            error: what it raised.
+            owner: the first argument of the call.
+        """
+        if self._take_out is None:
+            self.report(error)
+        else:
+            self._leave(owner, error)
 
     def report(self, error: Exception) -> None:
         """Warn the user, once a run."""

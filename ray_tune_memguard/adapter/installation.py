@@ -92,6 +92,7 @@ class Installation:
     Attributes:
         trials: the controller's list of trials, which reads spilled ones from disk.
         replaces: the store of the previous run; this run's store has all of its rows.
+        before_checkpoint: what is called before each checkpoint is written.
     """
 
     def __init__(
@@ -110,6 +111,7 @@ class Installation:
         self.capabilities = capabilities
         self.notices = notices
         self.replaces: Path | None = None
+        self.before_checkpoint: Callable[[], object] = lambda: None
         self.syncer: IncrementalSyncer | None = None
         self.exit_hooks: releasers.TensorboardExitHooks | None = None
         self._forget_trainables: Callable[[], object] = lambda: None

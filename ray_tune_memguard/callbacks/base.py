@@ -163,12 +163,15 @@ _SETUP, _BEGIN = _setup.on_its_own(), _begin.on_its_own()
 
 def guarded(hook: Hook) -> Hook:
     """Make a hook do nothing once its callback is disabled, and disable it on any error."""
-    safe = boundary.entry(hook.__qualname__, Policy.TAKE_OUT, _disable)(hook).on_its_own()
+    entry = boundary.entry(hook.__qualname__, Policy.TAKE_OUT, _disable)(hook)
 
     @functools.wraps(hook)
     def if_active(self: GuardCallback, *args: object, **kwargs: object) -> None:
         # Ray calls setup first; code that calls hooks itself may not.
         if getattr(self, "active", False):
-            safe(self, *args, **kwargs)
+            try:
+                entry.ours(self, *args, **kwargs)
+            except Exception as error:
+                entry.handle(error, self)
 
     return if_active  # type: ignore[return-value]

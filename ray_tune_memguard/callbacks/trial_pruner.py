@@ -77,6 +77,8 @@ class TrialPruner(GuardCallback):
     """
 
     _state: _PrunerState
+    #: Commits results that wait, and says whether none does; a spilled trial must have all of its.
+    commit_results: Callable[[bool], bool] = staticmethod(lambda _now: True)
 
     def __init__(
         self,
@@ -130,15 +132,32 @@ class TrialPruner(GuardCallback):
 
     @guarded
     def on_step_end(self, iteration: int, trials: list[Trial], **info: object) -> None:
-        if self._state.spiller is not None:
-            if not self._state.spiller.is_in_place:
+        state = self._state
+        if state.spiller is not None:
+            if not state.spiller.is_in_place:
                 self._stop()
                 return
-            self._state.waiting = self._state.spiller.finished()
+            state.waiting = state.spiller.finished()
         # In most steps no trial finishes.
-        if (self._state.spiller is None or self._state.waiting) and self._is_time_to_spill():
+        if (state.spiller is None or state.waiting) and self._is_time_to_spill():
             self._try_to(self._spill)
         self._maybe_trim()
+
+    @guarded
+    def before_checkpoint(self) -> None:
+        """Spill the trials that have finished, because writing a checkpoint takes time."""
+        spiller = self._state.spiller
+        # The first spill compares the checkpoint before it with Ray's.
+        if (
+            spiller is None
+            or not spiller.is_checked
+            or time.monotonic() < self._state.retry_at
+            or not (finished := spiller.finished())
+            or not self.commit_results(True)
+        ):
+            return
+        self._state.waiting = finished
+        self._try_to(self._spill)
 
     def _stop(self) -> None:
         """End this callback's part in the run."""
@@ -198,6 +217,7 @@ class TrialPruner(GuardCallback):
 
     def _open(self) -> None:
         self._state.spiller = self.run.open_spiller(self._directory(), self.notices)
+        self._state.spiller.before_checkpoints(self.before_checkpoint)
 
     def _spill(self) -> None:
         if self._state.spiller is None:

@@ -160,16 +160,18 @@ def actor_id_of(handle: object) -> str:
     Raises:
         ClusterStateError: the handle has none.
     """
-    with _failures_named("the actor's id"):
-        found: Any = handle
-        return str(found._actor_id.hex())
+    found = actor_id_or_none(handle)
+    if found is None:
+        raise ClusterStateError(f"{handle!r} has no actor's id")
+    return found
 
 
 def actor_id_or_none(handle: object) -> str | None:
     """As :func:`actor_id_of`; None without a handle, or if it has no id."""
     try:
-        return None if handle is None else actor_id_of(handle)
-    except ClusterStateError:
+        found: Any = handle
+        return None if handle is None else str(found._actor_id.hex())
+    except Exception:
         return None
 
 

@@ -860,6 +860,38 @@ def test_what_waits_to_be_spilled_when_the_sweep_is_ended(
     assert rows == len(finished)
 
 
+@pytest.mark.parametrize("histories", ["files", "store"])
+def test_a_kill_while_a_checkpoint_is_written_costs_no_finished_trial(
+    storage: Path, monkeypatch: pytest.MonkeyPatch, histories: str
+) -> None:
+    """A checkpoint can take longer than all else in a step, so the spill comes before it."""
+    monkeypatch.setenv("TUNE_GLOBAL_CHECKPOINT_S", "0")
+    monkeypatch.setattr("ray_tune_memguard.callbacks.trial_pruner.SPILL_EVERY_S", 30.0)
+    finished_and_resident: list[int] = []
+
+    class AtCheckpoint(tune.Callback):
+        trials: Any = None
+
+        def on_step_begin(self, iteration: int, trials: Any, **_: Any) -> None:
+            self.trials = trials
+
+        def get_state(self) -> dict[str, Any]:
+            trials = [] if self.trials is None else self.trials.resident()
+            finished_and_resident.append(sum(trial.is_finished() for trial in trials))
+            return {}
+
+        def __reduce__(self) -> Any:
+            return tune.Callback, ()
+
+    guard = MemGuard(histories=histories)
+    grid = sweeps.fit(sweeps.three_reports, storage, [guard, AtCheckpoint()], samples=8)
+    assert grid.num_terminated == 8
+    assert len(finished_and_resident) > 8
+    # The first spill writes the checkpoint that it needs, and only then the first trial.
+    assert sum(finished_and_resident) <= 2, finished_and_resident
+    assert [len(result.metrics_dataframe) for result in grid] == [3] * 8
+
+
 def test_a_trial_that_finishes_alone_is_spilled_at_once(
     storage: Path, spilled_at_once: list[int]
 ) -> None:

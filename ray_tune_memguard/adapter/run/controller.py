@@ -41,6 +41,11 @@ class SpillingRun(Protocol):
     syncer: IncrementalSyncer | None
     capabilities: Capabilities
     notices: Notices
+    before_checkpoint: Callable[[], object]
+
+    @property
+    def is_in_place(self) -> bool:
+        """Whether trials are spilled; False once the run continues with Ray alone."""
 
     def take_out(self, controller: Controller) -> None:
         """Let the run continue with Ray alone."""
@@ -172,6 +177,11 @@ def _state_file_name(rays: RaysOwn, controller: Controller) -> str:
 @boundary.entry("TuneController.save_to_dir", Policy.TAKE_OUT, _take_out)
 def _save_to_dir(rays: RaysOwn, controller: Controller) -> None:
     run = _this_run(controller)
+    # A checkpoint takes time. A kill during it must not cost the trials that have finished before.
+    run.before_checkpoint()
+    if not run.is_in_place:
+        rays(controller)
+        return
     try:
         run.writer.write(controller, lambda: rays(controller))
         run.notices.again("checkpoint")

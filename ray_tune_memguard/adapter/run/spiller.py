@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -74,6 +74,22 @@ class Spiller:
     def has_written(self) -> bool:
         """Whether a checkpoint was written; until then no trial is released."""
         return self._installation.writer.has_written
+
+    @property
+    def is_checked(self) -> bool:
+        """Whether the run's first checkpoint was compared with Ray's; the first spill does it."""
+        return self._is_checked
+
+    def before_checkpoints(self, act: Callable[[], None]) -> None:
+        """Call this method before each checkpoint is written; its object is not kept alive."""
+        method = weakref.WeakMethod(act)
+
+        def call() -> None:
+            found = method()
+            if found is not None:
+                found()
+
+        self._installation.before_checkpoint = call
 
     def finished(self) -> list[Trial]:
         """The finished trials that are not spilled yet."""
