@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from ray_tune_memguard.testing import LeakTest
 
 _NAME = "memguard"
+_TEST = pytest.StashKey["LeakTest"]()
+#: How many sweeps there were when the test's own function had ended.
+_JUDGED = pytest.StashKey[int]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -36,7 +39,12 @@ def memguard(
     mark = request.node.get_closest_marker(_NAME)
     storage = tmp_path_factory.mktemp(_NAME)
     with LeakTest(**_options(mark), storage=storage) as test:  # type: ignore[arg-type]
+        request.node.stash[_TEST] = test
         yield test
+        judged = request.node.stash.get(_JUDGED, None)
+        # Sweeps that other fixtures have run since, as they ended.
+        if judged is not None and len(test.callback.measurements) > judged:
+            _judge(test, judged)
 
 
 def _options(mark: pytest.Mark | None) -> dict[str, object]:
@@ -51,8 +59,14 @@ def _options(mark: pytest.Mark | None) -> dict[str, object]:
     return dict(mark.kwargs)
 
 
-def pytest_runtest_setup(item: pytest.Item) -> None:
-    if item.get_closest_marker(_NAME) and _NAME not in getattr(item, "fixturenames", ()):
+# After pytest's own, so that a test that fails by itself says why.
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_call(item: pytest.Item) -> None:
+    test = item.stash.get(_TEST, None)
+    if test is not None:
+        item.stash[_JUDGED] = len(test.callback.measurements)
+        _judge(test)
+    elif item.get_closest_marker(_NAME) and _NAME not in getattr(item, "fixturenames", ()):
         pytest.fail(
             f"The test has the marker {_NAME}, and does not use the fixture {_NAME}, which "
             "measures its sweeps.",
@@ -60,15 +74,8 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         )
 
 
-# After pytest's own, so that a test that fails by itself says why.
-@pytest.hookimpl(trylast=True)
-def pytest_runtest_call(item: pytest.Item) -> None:
-    test = getattr(item, "funcargs", {}).get(_NAME)
-    if test is None:
-        return
-    from ray_tune_memguard.testing import LeakTest
-
-    # Somebody's own fixture may have the same name.
-    found = test.problem() if isinstance(test, LeakTest) else ""
+def _judge(test: LeakTest, first: int = 0) -> None:
+    """Fail if a sweep leaks; ``first``: the number of the first one that is judged."""
+    found = test.problem(first)
     if found:
         pytest.fail(found, pytrace=False)

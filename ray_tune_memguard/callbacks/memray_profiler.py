@@ -5,11 +5,14 @@ from __future__ import annotations
 import re
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
+
+from ray import cloudpickle
 
 from ray_tune_memguard import options as opt
 from ray_tune_memguard.adapter import boundary, contract
@@ -41,7 +44,7 @@ KEEP = 5
 MAX_SIZE = "2 GiB"
 #: The end of the run waits so long for profiles that are being written and copied.
 MAX_WAIT_AT_END_S = 15.0
-#: After so many trials that could not be profiled no more is tried.
+#: After so many trials in a row that could not be profiled no more is tried.
 MAX_FAILURES = 3
 _LOOK_AT_END_EVERY_S = 0.02
 _NO_FILE_NAME = re.compile(r"[^\w.-]+")
@@ -77,9 +80,11 @@ class _State:
 
     Attributes:
         profiles: those that are not complete, by trial.
-        once: profiled trials that have not finished; they are not profiled again.
+        started: trials that have started in this run; it is decided only once about each.
         kept: complete profiles whose files are there.
-        failures: the number of trials that could not be profiled.
+        removals: the threads that remove files.
+        copying: held while a profile is copied, so that no two are in memory at a time.
+        failures: the number of trials in a row, the last ones, that could not be profiled.
         total: the number of trials that were profiled.
     """
 
@@ -87,8 +92,10 @@ class _State:
     probes: NodeProbes
     records: RunRecords
     profiles: dict[str, _Profile] = field(default_factory=dict)
-    once: set[str] = field(default_factory=set)
+    started: weakref.WeakSet[Trial] = field(default_factory=weakref.WeakSet)
     kept: list[_Profile] = field(default_factory=list)
+    removals: list[threading.Thread] = field(default_factory=list)
+    copying: threading.Lock = field(default_factory=threading.Lock)
     failures: int = 0
     total: int = 0
 
@@ -105,7 +112,8 @@ class MemrayProfiler(GuardCallback):
     Memray runs in the trial's own process, on any node, and the trial's code does not change. What
     a class trainable allocates in ``setup`` is not seen, because the process begins with that. The
     profile is in the trial's directory when the trial has finished, and in the directory of the
-    Ray session's logs on the trial's node. A profile larger than 64 MiB is there only.
+    Ray session's logs on the trial's node. A profile whose files have more than 64 MiB is there
+    only.
 
     A profile ends when its trial finishes, fails or pauses; a trial is profiled once. The
     environment of the trials must have memray (the extra ``profile``), else one line says so, and
@@ -117,8 +125,8 @@ class MemrayProfiler(GuardCallback):
             ``"largest"``, those that are expected to need more memory than those that were
             profiled before, by the memory of finished trials with near configurations, as a
             :class:`TrialMemoryReporter` or :class:`MemGuard` of the same run measures it; or a
-            function of a trial (``trial.trial_id``, ``trial.config``), which returns whether to
-            profile it. Default ``"first"``, or ``TUNE_MEMGUARD_PROFILE_TRIALS``.
+            function of a trial (``trial.trial_id``, ``trial.config``), which can be pickled and
+            returns whether to profile it. Default ``"first"``, or ``TUNE_MEMGUARD_PROFILE_TRIALS``.
         keep: how many profiles stay. Of more, those of trials that failed and those with the
             highest peaks do. Default: as many as ``trials``, if that is a number, otherwise 5; or
             ``TUNE_MEMGUARD_PROFILE_KEEP``.
@@ -132,7 +140,8 @@ class MemrayProfiler(GuardCallback):
             too. Default False, or ``TUNE_MEMGUARD_PROFILE_FOLLOW_FORK``.
         max_size: bytes, also as text with a unit, at which a profile that records each allocation
             ends. It also ends when 95 % of the disk is used. What it has by then can be read.
-            Default ``"2 GiB"``, or ``TUNE_MEMGUARD_PROFILE_MAX_SIZE``.
+            Files of forked processes count. Default ``"2 GiB"``, or
+            ``TUNE_MEMGUARD_PROFILE_MAX_SIZE``.
 
     Raises:
         ValueError, TypeError: an argument, or its environment variable, is not allowed.
@@ -162,6 +171,8 @@ class MemrayProfiler(GuardCallback):
         self.trials = opt.resolve(
             "trials", trials, FIRST, opt.count_text_or_function(FIRST, LARGEST), _PREFIX
         )
+        if callable(self.trials):
+            _require_picklable(self.trials)
         given = opt.resolve("keep", keep, None, opt.count_or_none, _PREFIX)
         self.keep = given or (self.trials if isinstance(self.trials, int) else KEEP)
         self.native = opt.resolve("native", native, False, opt.flag, _PREFIX)
@@ -205,22 +216,24 @@ class MemrayProfiler(GuardCallback):
     ) -> None:
         state = self._state
         handle = self.run.actor_of(trial)
-        if state is None or handle is None:
+        if state is None or handle is None or trial in state.started:
             return
-        if trial.trial_id in state.once or state.failures >= MAX_FAILURES:
-            return
-        if not self._can_choose(state):
-            return
-        if not state.choice.wants(trial):
+        state.started.add(trial)
+        if (
+            state.failures >= MAX_FAILURES
+            or not self._can_choose()
+            or not state.choice.wants(trial)
+        ):
             return
         from ray_tune_memguard.cluster.profiling import RemoteProfile
 
         filesystem, directory = self.run.directory_of(trial)
         experiment = PurePosixPath(directory).parent.name
-        name = _NO_FILE_NAME.sub("_", f"{experiment}-{trial.trial_id}")
+        # With the time: a later run may profile the same trial.
+        began = time.strftime("%Y-%m-%d_%H-%M-%S")
+        name = _NO_FILE_NAME.sub("_", f"{experiment}-{trial.trial_id}-{began}")
         remote = RemoteProfile(handle, f"{FILE_PREFIX}{name}.bin", self._settings())
         record = TrialProfile(trial.trial_id, "running", time.time())
-        state.once.add(trial.trial_id)
         state.profiles[trial.trial_id] = _Profile(trial, remote, filesystem, directory, record)
 
     @guarded
@@ -260,7 +273,10 @@ class MemrayProfiler(GuardCallback):
                 self._advance(state, one, trials)
             time.sleep(_LOOK_AT_END_EVERY_S)
         for one in list(state.profiles.values()):
-            self._complete(state, one, trials, note="The run ended before it was copied.")
+            if one.has_begun:
+                self._complete(state, one, trials, note="The run ended before it was copied.")
+        for removal in state.removals:
+            removal.join(max(0.0, until - time.monotonic()))
         self._summarize(state)
         self._end_profiling()
 
@@ -292,13 +308,14 @@ class MemrayProfiler(GuardCallback):
             "not profiled. Further occurrences are not logged.",
         )
 
-    def _can_choose(self, state: _State) -> bool:
+    def _can_choose(self) -> bool:
         if self.trials != LARGEST or self.run.trial_memory().is_measured:
             return True
         self.notices.warn(
             "unmeasured",
             'No trial is profiled: MemrayProfiler("largest") needs a MemGuard() or a '
-            "TrialMemoryReporter() in the same run, which measures the trials.",
+            "TrialMemoryReporter() in the same run, which measures the trials "
+            "(trial_memory_every_seconds).",
         )
         return False
 
@@ -312,10 +329,8 @@ class MemrayProfiler(GuardCallback):
 
     def _end_trial(self, trial: Trial, how: State) -> None:
         state = self._state
-        if state is not None:
-            state.once.discard(trial.trial_id)
-            if trial.trial_id in state.profiles:
-                self._end(state.profiles[trial.trial_id], how)
+        if state is not None and trial.trial_id in state.profiles:
+            self._end(state.profiles[trial.trial_id], how)
 
     def _end(self, one: _Profile, how: State) -> None:
         """Ask the trial's process to end the profile, if nothing has, and note what ended it."""
@@ -358,6 +373,7 @@ class MemrayProfiler(GuardCallback):
             self._give_up(state, one, begun["problem"])
             return
         one.has_begun = True
+        state.failures = 0
         state.total += 1
         state.records.add(trials, one.record)
         # So that a probe is there when the profile ends.
@@ -370,21 +386,27 @@ class MemrayProfiler(GuardCallback):
         del state.profiles[trial_id]
         state.failures += 1
         state.choice.give_up(trial_id)
+        topic = problem
         if problem == MISSING:
             problem = (
                 f"memray is not installed in its environment on node {one.record.address} "
                 '(pip install "ray-tune-memguard[profile]")'
             )
-        self.notices.warn(
-            "failed", f"Trial {trial_id} is not profiled: {problem}. The run continues."
-        )
+            topic = MISSING
+        self.notices.warn(topic, f"Trial {trial_id} is not profiled: {problem}. The run continues.")
+        if state.failures == MAX_FAILURES and topic != MISSING:
+            self.notices.warn(
+                "no more",
+                f"No further trial is profiled in this run, because {MAX_FAILURES} in a row could "
+                "not be.",
+            )
 
     def _look_for_end(self, state: _State, one: _Profile) -> None:
         ended = one.remote.ended()
         if ended is None:
             return
         if "problem" in ended:
-            note = f"Its process did not answer at the end ({ended['problem']})."
+            note = f"It did not end properly ({ended['problem']})."
         elif ended["early"]:
             note = f"It ended before the trial, because {ended['early']}."
         else:
@@ -392,7 +414,7 @@ class MemrayProfiler(GuardCallback):
         one.record = replace(one.record, peak_bytes=ended.get("peak", 0), note=note)
         one.saved = Future()
         threading.Thread(
-            target=_save, args=(state.probes, one, one.saved), name="memguard-profile", daemon=True
+            target=_save, args=(state, one, one.saved), name="memguard-profile", daemon=True
         ).start()
 
     def _complete(self, state: _State, one: _Profile, trials: list[Trial], note: str) -> None:
@@ -407,9 +429,11 @@ class MemrayProfiler(GuardCallback):
 
     def _remove(self, state: _State, one: _Profile, trials: list[Trial]) -> None:
         state.kept.remove(one)
-        threading.Thread(
+        removal = threading.Thread(
             target=_REMOVE, args=(state.probes, one), name="memguard-profile", daemon=True
-        ).start()
+        )
+        removal.start()
+        state.removals = [*(one for one in state.removals if one.is_alive()), removal]
         removed = replace(one.record, state="removed", file="", children=(), path="", note="")
         state.records.add(trials, replace(removed, time=time.time()))
 
@@ -418,14 +442,17 @@ class MemrayProfiler(GuardCallback):
             if not state.failures:
                 self.notices.remark("none", f"No trial was profiled (trials={self.trials!r}).")
             return
-        heaviest = max(state.kept, key=lambda one: one.record.peak_bytes)
-        peak, trial_id = heaviest.record.peak_bytes, heaviest.record.trial_id
+        if not state.kept:  # None has come to its end.
+            return
+        highest = max(state.kept, key=lambda one: one.record.peak_bytes).record
         logger.info(
             "%d trial%s profiled%s. `memguard profile %s` shows which lines allocate the memory.",
             state.total,
             "s were" if state.total > 1 else " was",
-            f"; the highest peak is {size(peak)} by {trial_id}" if peak else "",
-            PurePosixPath(heaviest.directory).parent,
+            f"; the highest known peak is {size(highest.peak_bytes)} by {highest.trial_id}"
+            if highest.peak_bytes
+            else "",
+            PurePosixPath(state.kept[0].directory).parent,
         )
 
     def _end_profiling(self) -> None:
@@ -440,13 +467,25 @@ def _nothing() -> None:
     """What a node is asked to start its probe."""
 
 
-def _worth(one: _Profile) -> tuple[bool, int]:
-    return one.end == "error", one.record.peak_bytes
+def _require_picklable(function: Callable[..., object]) -> None:
+    try:
+        cloudpickle.dumps(function)
+    except Exception as error:
+        raise ValueError(
+            f"trials must be a function that can be pickled, because Ray saves callbacks with the "
+            f"experiment; got {function!r} ({error})"
+        ) from error
 
 
-def _save(probes: NodeProbes, one: _Profile, saved: Future[Saved | None]) -> None:
+def _worth(one: _Profile) -> tuple[bool, bool, int]:
+    record = one.record
+    return bool(record.size_bytes), one.end == "error", record.peak_bytes
+
+
+def _save(state: _State, one: _Profile, saved: Future[Saved | None]) -> None:
     """The target of the thread."""
-    saved.set_result(_SAVE(probes, one))
+    with state.copying:
+        saved.set_result(_SAVE(state.probes, one))
 
 
 @boundary.entry("MemrayProfiler.save", Policy.KEEP)

@@ -23,7 +23,7 @@ Config = Mapping[str, object]
 
 
 class Choice(Protocol):
-    """Decides about each trial that starts for the first time in a run."""
+    """Decides about each trial, when it starts for the first time in a run."""
 
     def wants(self, trial: Trial) -> bool:
         """Whether to profile the trial."""
@@ -154,5 +154,10 @@ def distances(config: Config, others: Sequence[Config]) -> list[float]:
 
 
 def _number(value: object) -> float | None:
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return float(value) if is_number and math.isfinite(value) else None  # type: ignore[arg-type]
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) else None

@@ -48,10 +48,10 @@ def profile(path: str, trial: str | None, html: Path | None, limit: int, as_json
 
     PATH is the directory of an experiment with a MemrayProfiler(), or one file of memray, such as a
     profile that has stayed in the directory of a Ray session's logs. The command lists the profiles
-    of an experiment. Of the one of TRIAL, or else of the one with the highest peak, it prints the
-    lines of code that had allocated the memory at the peak. Memory counts for the innermost line
-    that belongs neither to Python nor to an installed package. The command needs the extra
-    "profile" (memray).
+    of an experiment. Of the last one of TRIAL, or else of the one of a trial that failed, or with
+    the highest peak, it prints the lines of code that had allocated the memory at the peak. Memory
+    counts for the innermost line that belongs neither to Python nor to an installed package. The
+    command needs the extra "profile" (memray).
 
     \b
     Examples:
@@ -96,14 +96,23 @@ def _profiles_of(experiment: Path) -> list[TrialProfile]:
 
 def _chosen(experiment: Path, profiles: list[TrialProfile], trial: str | None) -> TrialProfile:
     if trial is None:
-        return max(profiles, key=lambda one: (bool(_readable(experiment, one)), one.peak_bytes))
+        # What a killed trial had at its peak is not in its record.
+        return max(
+            profiles,
+            key=lambda one: (
+                bool(_readable(experiment, one)),
+                one.state == "error",
+                one.peak_bytes,
+            ),
+        )
     found = [one for one in profiles if one.trial_id == trial]
     if not found:
         known = ", ".join(one_line(one.trial_id) for one in profiles[:_MAX_LINES])
         raise CommandError(
             f"{experiment} has no profile of trial {trial}, but of {known}.", ExitCode.NOT_FOUND
         )
-    return found[0]
+    readable = (one for one in reversed(found) if _readable(experiment, one))
+    return next(readable, found[-1])
 
 
 def _readable(experiment: Path, one: TrialProfile) -> Path | None:

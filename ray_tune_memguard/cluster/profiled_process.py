@@ -1,15 +1,16 @@
 """Profiles one trial by memray, in the trial's process. The functions are sent there by value.
 
 :func:`start` and :func:`stop` take the trial's actor first, as Ray's ``__ray_call__`` passes it.
-They raise nothing; a result with a ``problem`` says why there is no profile.
+A result with a ``problem`` says why there is no profile.
 
 A process can have one tracker of memray. If the trial's code has imported memray before, ours is
 not started, because the code may be about to use it; if the code starts a tracker later, ours is
-stopped first. Otherwise memray would raise an error in the trial's code.
+stopped first. Otherwise memray would raise an error in the trial's code. Nor is it started where
+the code has set a profile function (``sys.setprofile``), which memray would replace.
 
 A profile that survives a kill, or that follows forked processes, has a record of each allocation
-and can fill the disk. A thread stops it when its files are as large as allowed, or when the disk is
-nearly full.
+and can fill the disk. A thread in each process stops it there when all its files together are as
+large as allowed, or when the disk is nearly full.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from typing import TypedDict
 #: Problems of which the driver says more.
 MISSING = "memray is not installed"
 IN_USE = "the trial's code uses memray itself, and a process can have one tracker only"
+HAS_PROFILE_FUNCTION = "its code has set a profile function, which memray would replace"
 TOO_LARGE = "its file had reached max_size"
 DISK_FULL = "the disk was nearly full"
 
@@ -37,6 +39,8 @@ _ATTRIBUTE = "_memguard_profile"
 _INTERVAL_MS = 100
 _WATCH_EVERY_S = 0.5
 _MIN_FREE_SHARE = 0.05
+# Memray reads all of such a file for its peak: 4 s for 18 MiB.
+_MAX_READ_BYTES = 4 * 2**20
 
 
 class Settings(TypedDict):
@@ -59,7 +63,10 @@ class Started(TypedDict, total=False):
 
 
 class Stopped(TypedDict, total=False):
-    """What :func:`stop` returns: the peak in bytes and why it was stopped early, or the problem."""
+    """What :func:`stop` returns: the peak and why it was stopped early, or the problem.
+
+    The peak is in bytes, and 0 if it would take long to find.
+    """
 
     peak: int
     early: str
@@ -93,8 +100,12 @@ class Profile:
             file_format=kinds.ALL_ALLOCATIONS if records_all else kinds.AGGREGATED_ALLOCATIONS,
         )
         self._begin()
+        self._records_all = records_all
+        self._max_size = settings["max_size"]
         if records_all:
-            threading.Thread(target=self._watch, args=(settings["max_size"],), daemon=True).start()
+            self._begin_to_watch()
+        if settings["follow_fork"]:
+            os.register_at_fork(after_in_child=self._begin_in_child)
         vars(memray)["Tracker"] = _stopping_first(self._original, self)
         # For an actor that ends without being asked to stop.
         atexit.register(self.end, "")
@@ -116,6 +127,16 @@ class Profile:
         for error in errors:
             raise error
 
+    def _begin_to_watch(self) -> None:
+        threading.Thread(target=self._watch, daemon=True).start()
+
+    def _begin_in_child(self) -> None:
+        # Memray goes on in the child with a file of its own; this object is a copy of the parent's.
+        if not self._is_stopped.is_set():
+            self._lock = threading.Lock()
+            self._is_stopped = threading.Event()
+            self._begin_to_watch()
+
     def end(self, reason: str) -> None:
         """Stop tracking, unless that was done.
 
@@ -133,16 +154,22 @@ class Profile:
 
     def result(self) -> Stopped:
         """What :func:`stop` returns."""
-        with self._memray.FileReader(self.path) as reader:
-            return {"peak": reader.metadata.peak_memory, "early": self._early}
+        peak = 0
+        if not self._records_all or os.path.getsize(self.path) <= _MAX_READ_BYTES:
+            with self._memray.FileReader(self.path) as reader:
+                peak = reader.metadata.peak_memory
+        return {"peak": peak, "early": self._early}
 
-    def _watch(self, max_size: int) -> None:
+    def _watch(self) -> None:
         while not self._is_stopped.wait(_WATCH_EVERY_S):
-            disk = shutil.disk_usage(os.path.dirname(self.path))
-            if sum(map(os.path.getsize, files_of(self.path))) > max_size:
-                self.end(TOO_LARGE)
-            elif disk.free < _MIN_FREE_SHARE * disk.total:
-                self.end(DISK_FULL)
+            try:
+                disk = shutil.disk_usage(os.path.dirname(self.path))
+                if sum(map(os.path.getsize, files_of(self.path))) > self._max_size:
+                    self.end(TOO_LARGE)
+                elif disk.free < _MIN_FREE_SHARE * disk.total:
+                    self.end(DISK_FULL)
+            except OSError:  # A file that was removed meanwhile, say.
+                continue
 
 
 def _stopping_first(original: type, profile: Profile) -> type:
@@ -157,6 +184,8 @@ def _stopping_first(original: type, profile: Profile) -> type:
 
 def files_of(path: str) -> list[str]:
     """The file of a profile, and those of forked processes that were followed, as far as there."""
+    if not path:
+        return []
     return [*glob.glob(glob.escape(path)), *sorted(glob.glob(f"{glob.escape(path)}.*"))]
 
 
@@ -179,19 +208,29 @@ def start(_actor: object, name: str, settings: Settings) -> Started:
         loaded = sys.modules.get("memray")
         if loaded is not None and not hasattr(loaded, _ATTRIBUTE):
             return {**place, "problem": IN_USE}
+        if sys.getprofile() is not None or threading.getprofile() is not None:
+            return {**place, "problem": HAS_PROFILE_FUNCTION}
         import memray
 
         vars(memray)[_ATTRIBUTE] = None
         path = os.path.join(_logs_directory(), name)
-        for old in files_of(path):
-            os.unlink(old)
-        vars(memray)[_ATTRIBUTE] = Profile(memray, path, settings)
+        _remove(path)
+        try:
+            vars(memray)[_ATTRIBUTE] = Profile(memray, path, settings)
+        except BaseException:
+            _remove(path)
+            raise
     except ImportError as error:
         is_missing = error.name == "memray"
         return {**place, "problem": MISSING if is_missing else f"memray cannot be used ({error})"}
     except Exception as error:
         return {**place, "problem": f"{type(error).__name__}: {error}"}
     return {**place, "path": path}
+
+
+def _remove(path: str) -> None:
+    for file in files_of(path):
+        os.unlink(file)
 
 
 def stop(_actor: object) -> Stopped:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
@@ -98,14 +99,19 @@ def save_files(
         return Saved(note="It is empty, because its process was killed; see survive_kill.")
     if not contents:
         return Saved(
-            size, note=f"It has more than {MAX_COPIED // 2**20} MiB and stays on its node."
+            size, note=f"Its files have more than {MAX_COPIED // 2**20} MiB and stay on its node."
         )
+    begun: list[str] = []
     try:
         filesystem.create_dir(directory, recursive=True)
         for each, content in contents.items():
-            with filesystem.open_output_stream(f"{directory}/{each}", compression=None) as file:
+            begun.append(f"{directory}/{each}")
+            with filesystem.open_output_stream(begun[-1], compression=None) as file:
                 file.write(content)
     except OSError as error:
+        for half in begun:
+            with suppress(OSError):
+                filesystem.delete_file(half)
         return Saved(size, note=f"It could not be copied to {directory} ({error}).")
     return Saved(size, tuple(contents))
 

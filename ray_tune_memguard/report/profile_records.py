@@ -31,8 +31,9 @@ class TrialProfile:
         path: the profile on the node, in the directory of the Ray session's logs.
         size_bytes: the size of the file on the node, or in the experiment; 0 if it is empty or
             could not be read.
-        peak_bytes: the highest memory that was allocated at one time; 0 if it is not known, as of a
-            process that was killed.
+        peak_bytes: the highest memory that was allocated at one time; 0 if it is not known: of a
+            process that was killed, and of a file of more than 4 MiB with a record of each
+            allocation, which takes long to read. ``memguard profile`` reads it.
         note: what is to be known about it, such as why it was stopped before the trial ended.
     """
 
@@ -58,15 +59,16 @@ def read_profiles(path: str | os.PathLike[str]) -> list[TrialProfile]:
             ``.memguard`` directory in it, or one ``profiles-*.jsonl`` file.
 
     Returns:
-        The latest record of each profiled trial, in the order of their first ones; an empty list if
-        there is none.
+        The latest record of each profile, in the order of their first ones; an empty list if there
+        is none. Two runs of an experiment may have profiled the same trial.
 
     Examples:
         >>> from ray_tune_memguard import read_profiles
         >>> [(one.trial_id, one.peak_bytes / 2**20) for one in read_profiles(experiment)]
         [('00001', 83.0)]
     """
-    return list({one.trial_id: one for one in read_records(path, KIND, _record)}.values())
+    records = read_records(path, KIND, _record)
+    return list({(one.trial_id, one.node, one.pid): one for one in records}.values())
 
 
 def _record(row: dict[str, object]) -> TrialProfile:

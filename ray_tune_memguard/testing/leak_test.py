@@ -31,9 +31,10 @@ class LeakTest:
     """Tests whether callbacks, a searcher or a scheduler leak: what the fixture ``memguard`` is.
 
     It measures by how many bytes per trial the memory grows that Python keeps in the driver, with
-    MemGuard in place, so that what Ray itself keeps does not count. The first third of a sweep (up
-    to 100 trials) is warm-up. Use it in a ``with`` statement: as long as it lasts, Ray keeps few
-    trials waiting (``TUNE_MAX_PENDING_TRIALS_PG``), whose memory would hide a leak.
+    MemGuard in place, so that what Ray itself keeps does not count. The first fifth of a sweep is
+    warm-up, and from 300 trials on at least 100. Use it in a ``with`` statement: as long as it
+    lasts, Ray keeps few trials waiting (``TUNE_MAX_PENDING_TRIALS_PG``), whose memory would hide a
+    leak.
 
     Args:
         bytes_per_trial: bytes by which memory may grow with each trial, also with a unit such as
@@ -148,18 +149,21 @@ class LeakTest:
                 ),
             ).fit()
 
-    def problem(self) -> str:
+    def problem(self, first: int = 0) -> str:
         """Why the test fails, in words; empty if it passes.
 
         It fails if no sweep was measured, if one had too few trials, or if the 95 % interval of a
         slope lies above ``bytes_per_trial``. Then it says who holds the memory.
+
+        Args:
+            first: the number of the first sweep that is judged; 0 for all.
         """
         if not self.callback.measurements:
             return (
                 "No sweep was measured: call memguard.run(…), or add memguard.callback to your "
                 "Tuner."
             )
-        found = (problem(measured, self._limit) for measured in self.callback.measurements)
+        found = (problem(measured, self._limit) for measured in self.callback.measurements[first:])
         return "\n".join(filter(None, found))
 
 

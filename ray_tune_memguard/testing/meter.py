@@ -31,6 +31,7 @@ _SAMPLES = 25
 _MAX_SAMPLE_S = 10.0
 #: Trials after warm-up; half of what a tracker needs, whose samples contain garbage.
 _MIN_SPAN = 100
+_NOT_IN_PLACE = "MemGuard does not spill finished trials in this sweep; its warning says why"
 _KEPT, _UNFINISHED = ("part", "kept"), ("trials", "unfinished")
 
 
@@ -95,7 +96,7 @@ class GrowthMeter(CountingCallback):
     def disable(self, error: Exception) -> None:
         super().disable(error)
         if self.measurements:
-            self.measurements[-1] = Measurement(0, error=repr(error))
+            self.measurements[-1] = Measurement(0, error=f"an unexpected error ({error!r})")
         if getattr(self._guard, "active", False):
             # Nobody calls it from now on.
             self._guard.disable(error)
@@ -180,6 +181,9 @@ class GrowthMeter(CountingCallback):
 
     def _measured(self, state: _State) -> Measurement:
         finished, series = self._finished.total, state.series
+        if not self.run.is_spilling():
+            # What Ray keeps would count.
+            return Measurement(finished - series.before, error=_NOT_IN_PLACE)
         growth = series.trend(*_KEPT) if series.is_long_enough else None
         least, most = series.extent(*_UNFINISHED) if growth else (0.0, 0.0)
         found = None

@@ -73,7 +73,7 @@ def exceeds(growth: Trend | None, limit: Limit) -> bool:
 def problem(measured: Measurement, limit: Limit) -> str:
     """Why a test fails, in words; empty if it passes."""
     if measured.error:
-        return f"Growth cannot be judged, because of an unexpected error: {measured.error}"
+        return f"Growth cannot be judged: {measured.error}"
     if measured.trials < limit.trials:
         return (
             f"Too few trials to judge growth: {measured.trials:,} finished in a sweep, and "

@@ -48,7 +48,6 @@ def test_a_tuner_of_ones_own(memguard, tmp_path):
     def train(config):
         tune.report({"score": config["x"]})
 
-    # Ray would let all trials wait at once.
     tune.Tuner(
         train,
         param_space={"x": tune.uniform(0, 1)},
@@ -57,19 +56,35 @@ def test_a_tuner_of_ones_own(memguard, tmp_path):
             storage_path=str(tmp_path), verbose=0, callbacks=[Bounded(), memguard.callback]
         ),
     ).fit()
+
+class EndsSpilling(tune.Callback):
+    def __init__(self, guard):
+        self.guard = guard
+
+    def on_step_end(self, trials, **info):
+        if any(trial.is_finished() for trial in trials):
+            self.guard.run.take_out()
+
+    def __reduce__(self):
+        return tune.Callback, ()
+
+@pytest.mark.memguard(trials=200)
+def test_a_sweep_whose_trials_are_not_spilled(memguard):
+    memguard.run(EndsSpilling(memguard.callback))
 """
 
 
 def test_what_leaks_fails_and_what_does_not_passes(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(SOURCE)
     result = pytester.runpytest_inprocess("-p", "ray_tune_memguard_pytest")
-    result.assert_outcomes(passed=1, failed=1)
+    result.assert_outcomes(passed=1, failed=2)
     result.stdout.fnmatch_lines(
         [
             "The driver's memory grows by +* KiB per trial *bytes_per_trial=2.0 KiB is allowed.",
             "What grows, by bytes per trial:",
             "* Learner.seen (native, *",
             "*Your searcher keeps *",
+            "Growth cannot be judged: MemGuard does not spill finished trials *",
             "FAILED *test_a_searcher*",
         ]
     )

@@ -6,6 +6,8 @@ The trials' processes are fakes here; tests/integration/test_memray_profiler.py 
 from __future__ import annotations
 
 import logging
+import re
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
@@ -47,6 +49,7 @@ class Process:
         self.logs, self.problem, self.content, self.node = logs, problem, content, node
         self.calls: list[str] = []
         self.peak = 80 * MIB
+        self.pid = 7
         self.is_dead = self.hangs = False
         self.settings: Any = None
 
@@ -64,7 +67,7 @@ class Process:
         elif function.__name__ == "start":
             name, self.settings = args
             self.path = self.logs / name
-            place = {"node": self.node, "address": "10.0.0.5", "pid": 7}
+            place = {"node": self.node, "address": "10.0.0.5", "pid": self.pid}
             if self.problem:
                 future.set_result({**place, "problem": self.problem})
             else:
@@ -112,7 +115,7 @@ class Sweep:
         self.probes = Probes()
         self.memories = TrialMemories()
         self.trials: list[Any] = []
-        self.controller = SimpleNamespace(_schedule_trial_stop=None)
+        self.controller: Any = None
 
     def begin(self, profiler: MemrayProfiler, monkeypatch: pytest.MonkeyPatch) -> MemrayProfiler:
         controller: Any = type("Controller", (), {})()
@@ -279,6 +282,7 @@ def test_distances_of_configurations() -> None:
         {"lr": float("nan"), "layers": 4, "kind": "a", "bias": True},
         {},
     ]
+    assert distances({"seed": 10**400}, [{"seed": 1}, {"seed": 10**400}]) == [1, 0]
     # The learning rates span two decades, of which the third is half.
     assert distances(config, others) == pytest.approx([0, 1, 0.5, 2, 1, 1, 4])
     assert LargestTrials().expected_peak(config) == 0
@@ -300,7 +304,10 @@ def test_a_profile_from_start_to_end(begin: Begin, lines: Callable[[], list[str]
     trial = sweep.start()
     [running] = read_profiles(sweep.experiment)
     assert (running.state, running.address, running.pid) == ("running", "10.0.0.5", 7)
-    assert running.path == str(sweep.logs / "memray-sweep-t0.bin")
+    # With the time of its start.
+    name = Path(running.path).name
+    assert running.path == str(sweep.logs / name)
+    assert re.fullmatch(r"memray-sweep-t0-\d{4}(-\d\d){2}_\d\d(-\d\d){2}\.bin", name)
     assert trial.process.settings == {
         "native": False,
         "follow_fork": False,
@@ -308,17 +315,17 @@ def test_a_profile_from_start_to_end(begin: Begin, lines: Callable[[], list[str]
         "max_size": MIB,
     }
     # A forked process that was followed.
-    (sweep.logs / "memray-sweep-t0.bin.99").write_text("child")
+    (sweep.logs / f"{name}.99").write_text("child")
     sweep.complete(trial)
     found = sweep.end()["t0"]
     assert (found.state, found.peak_bytes, found.size_bytes) == ("completed", 80 * MIB, 1)
-    assert found.file == "train_t0/memray-sweep-t0.bin"
+    assert found.file == f"train_t0/{name}"
     assert (sweep.experiment / found.file).read_text() == "x"
-    assert found.children == ("memray-sweep-t0.bin.99",)
+    assert found.children == (f"{name}.99",)
     assert (trial.directory / found.children[0]).read_text() == "child"
     assert trial.process.calls == ["start", "stop"]
     assert f"`memguard profile {sweep.experiment}`" in lines()[-1]
-    assert lines()[-1].startswith("1 trial was profiled; the highest peak is 80.0 MiB by t0.")
+    assert lines()[-1].startswith("1 trial was profiled; the highest known peak is 80.0 MiB by t0.")
 
 
 def test_a_paused_trial_is_profiled_once(begin: Begin) -> None:
@@ -343,7 +350,7 @@ def test_a_trial_that_fails_and_one_that_is_killed(begin: Begin) -> None:
     found = sweep.end()
     assert (found["t0"].state, found["t0"].peak_bytes) == ("error", 80 * MIB)
     assert (found["t1"].state, found["t1"].file, found["t1"].peak_bytes) == ("error", "", 0)
-    assert found["t1"].note.startswith("Its process did not answer at the end (RuntimeError).")
+    assert found["t1"].note.startswith("It did not end properly (RuntimeError).")
     assert "It is empty, because its process was killed" in found["t1"].note
 
 
@@ -366,7 +373,7 @@ def test_a_large_profile_stays_on_its_node(begin: Begin, monkeypatch: pytest.Mon
     sweep.complete(sweep.start(Process(sweep.logs, content="x" * 11)))
     found = sweep.end()["t0"]
     assert (found.file, found.size_bytes) == ("", 11)
-    assert "stays on its node" in found.note
+    assert "stay on its node" in found.note
     assert not (sweep.experiment / "train_t0").exists()
 
 
@@ -390,13 +397,90 @@ def test_only_the_heaviest_and_those_of_failed_trials_stay(begin: Begin) -> None
     found = sweep.end()
     states = {trial_id: one.state for trial_id, one in found.items()}
     assert states == {"t0": "removed", "t1": "completed", "t2": "removed", "t3": "error"}
-    left = ["memray-sweep-t1.bin", "memray-sweep-t3.bin"]
-    for _ in range(500):
-        if len(list(sweep.logs.iterdir())) == 2:
-            break
-        time.sleep(0.01)
-    assert sorted(file.name for file in sweep.logs.iterdir()) == left
-    assert sorted(file.name for file in sweep.experiment.glob("*/*.bin")) == left
+    # The end of the run waits until the files of the others are removed.
+    for files in (sweep.logs.iterdir(), sweep.experiment.glob("*/*.bin")):
+        assert sorted(file.name.split("-")[2] for file in files) == ["t1", "t3"]
+
+
+def test_empty_files_of_killed_trials_go_first(begin: Begin) -> None:
+    sweep = begin(4, keep=2)
+    for _ in range(2):
+        killed = sweep.start(Process(sweep.logs, content=""))
+        killed.process.is_dead = True
+        sweep.fail(killed)
+    for _ in range(2):
+        sweep.complete(sweep.start())
+    states = [one.state for one in sweep.end().values()]
+    assert states == ["removed", "removed", "completed", "completed"]
+
+
+def test_a_later_run_leaves_the_profiles_of_an_earlier_one(
+    begin: Begin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number, content in enumerate(("one", "two")):
+        monkeypatch.setattr(
+            time, "strftime", lambda form, number=number: form.replace("%S", str(number))
+        )
+        sweep = begin()
+        sweep.trials = []
+        process = Process(sweep.logs, content=content)
+        process.pid = number
+        sweep.complete(sweep.start(process))
+        sweep.end()
+    found = read_profiles(sweep.experiment)
+    assert [(one.trial_id, one.pid) for one in found] == [("t0", 0), ("t0", 1)]
+    assert [(sweep.experiment / one.file).read_text() for one in found] == ["one", "two"]
+
+
+def test_a_trial_of_which_it_is_decided_is_not_asked_about_again(begin: Begin) -> None:
+    asked = []
+    sweep = begin(lambda trial: bool(asked.append(trial.trial_id)))
+    trial = sweep.start()
+    for _ in range(2):
+        sweep.profiler.on_trial_start(1, sweep.trials, trial)
+    sweep.complete(trial)
+    sweep.profiler.on_trial_start(1, sweep.trials, trial)
+    sweep.end()
+    assert asked == ["t0"]
+
+
+def test_a_profile_that_has_not_begun_by_the_end_leaves_no_record(
+    begin: Begin, monkeypatch: pytest.MonkeyPatch, lines: Callable[[], list[str]]
+) -> None:
+    monkeypatch.setattr(memray_profiler, "MAX_WAIT_AT_END_S", 0.1)
+    sweep = begin()
+    process = Process(sweep.logs)
+    process.hangs = True
+    sweep.start(process)
+    assert sweep.end() == {}
+    assert lines() == ["No trial was profiled (trials='first')."]
+
+
+def test_a_copy_that_a_full_disk_ends_is_removed(tmp_path: Path) -> None:
+    class Full:
+        """A directory on a disk that has no room for the second file."""
+
+        def create_dir(self, path: str, recursive: bool) -> None:
+            Path(path).mkdir(parents=True)
+
+        def open_output_stream(self, path: str, compression: None) -> Any:
+            if list(Path(path).parent.iterdir()):
+                Path(path).touch()
+                raise OSError("No space left on device")
+            return open(path, "wb")
+
+        def delete_file(self, path: str) -> None:
+            Path(path).unlink()
+
+    profile = tmp_path / "one.bin"
+    profile.write_text("x")
+    (tmp_path / "one.bin.9").write_text("y")
+    probes: Any = Probes()
+    filesystem: Any = Full()
+    saved = profiling.save_files(probes, "n", str(profile), filesystem, str(tmp_path / "trial"))
+    assert "No space left" in saved.note
+    assert (saved.size, saved.names) == (1, ())
+    assert list((tmp_path / "trial").iterdir()) == []
 
 
 def test_a_directory_that_cannot_be_written(begin: Begin) -> None:
@@ -424,6 +508,20 @@ def test_without_memray_one_line_and_three_tries(
     assert line.startswith("Trial t0 is not profiled: memray is not installed in its environment")
     assert 'on node 10.0.0.5 (pip install "ray-tune-memguard[profile]")' in line
     assert line.endswith("The run continues.")
+
+
+def test_after_three_failures_in_a_row_no_more_is_tried(
+    begin: Begin, lines: Callable[[], list[str]]
+) -> None:
+    sweep = begin(lambda trial: True)
+    problems = ["one", "two", "", "one", "two", "three", ""]
+    for problem in problems:
+        sweep.complete(sweep.start(Process(sweep.logs, problem)))
+    assert list(sweep.end()) == ["t2"]
+    assert chosen(sweep) == ["t0", "t1", "t2", "t3", "t4", "t5"]
+    said = [line.partition(": ")[2].partition(".")[0] for line in lines()[:3]]
+    assert said == ["one", "two", "three"]
+    assert lines()[3].startswith("No further trial is profiled in this run, because 3 in a row")
 
 
 def test_where_the_first_cannot_be_profiled_the_next_is(
@@ -511,6 +609,16 @@ def test_what_is_refused(options: dict[str, Any], text: str) -> None:
         MemrayProfiler(**options)
     assert str(caught.value).startswith(text)
     assert str(caught.value).endswith(f"got {next(iter(options.values()))!r}")
+
+
+def test_a_function_that_cannot_be_pickled_is_refused() -> None:
+    lock = threading.Lock()
+
+    def chooses(trial: object) -> bool:
+        return lock.locked()
+
+    with pytest.raises(ValueError, match=r"^trials must be a function that can be pickled, .* got"):
+        MemrayProfiler(chooses)
 
 
 def test_environment_variables(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -92,6 +92,21 @@ def test_the_line_that_allocated_is_named(experiment: Path, profile: Path) -> No
     assert run(experiment / ".memguard") == text
 
 
+def test_of_a_trial_that_failed_before_the_highest_peak_and_of_two_runs_the_last(
+    experiment: Path,
+) -> None:
+    killed = replace(RECORD, trial_id="t2", state="error", pid=8, peak_bytes=0)
+    record(experiment, killed, replace(RECORD, trial_id="t3", pid=9, peak_bytes=900 * MIB))
+    assert json.loads(run(experiment, "--json"))["trial"] == "t2"
+    again = replace(RECORD, pid=10, file="again.bin")
+    record(experiment, again, replace(again, pid=11, file="", path=""))
+    (experiment / again.file).write_bytes((experiment / RECORD.file).read_bytes())
+    found = json.loads(run(experiment, "t1", "--json"))
+    # The last one has no file.
+    assert Path(found["file"]).name == "again.bin"
+    assert len(found["profiles"]) == 5
+
+
 def test_json_has_all_lines(experiment: Path) -> None:
     found = json.loads(run(experiment, "t1", "--json", "--limit", 0))
     assert (found["trial"], found["profiles"][0]["state"]) == ("t1", "completed")

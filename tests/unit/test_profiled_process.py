@@ -102,15 +102,25 @@ with memray.Tracker("again.bin"):
     [
         ("import memray; start()", profiled_process.IN_USE),
         ("start(); stop(); memray = sys.modules['memray']\n"
-         "with memray.Tracker('own.bin'): start()", "RuntimeError: No more than one Tracker"),
+         "with memray.Tracker('own.bin'): start()", profiled_process.HAS_PROFILE_FUNCTION),
         ("sys.modules['memray'] = None; start()", profiled_process.MISSING),
         ("sent._logs_directory = lambda: '/nowhere'; start()", "OSError: "),
+        ("sys.setprofile(lambda *of: None); start()", profiled_process.HAS_PROFILE_FUNCTION),
+        ("import threading; threading.setprofile(lambda *of: None); start()",
+         profiled_process.HAS_PROFILE_FUNCTION),
     ],
 )  # fmt: skip
 def test_why_there_is_no_profile(tmp_path: Path, code: str, problem: str) -> None:
     started = run(code, tmp_path)[-1]
     assert started["problem"].startswith(problem)
     assert "path" not in started
+    assert not list(tmp_path.glob("one.bin*")) or "stop()" in code
+
+
+def test_no_path_has_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".env").touch()
+    assert profiled_process.files_of("") == []
 
 
 def test_a_stop_without_a_profile(tmp_path: Path) -> None:
@@ -151,6 +161,34 @@ stop()
     run(code, tmp_path)
     [_, forked] = profiled_process.files_of(str(tmp_path / "one.bin"))
     assert read_peak(forked).bytes > 9 * MIB
+
+
+def test_a_forked_process_ends_its_profile_too(tmp_path: Path) -> None:
+    code = """
+start(follow_fork=True, max_size=100_000)
+child = os.fork()
+if child == 0:
+    is_stopped = sys.modules["memray"]._memguard_profile._is_stopped
+    until = time.monotonic() + 60
+    while not is_stopped.is_set() and time.monotonic() < until:
+        bytearray(600)
+    size = os.path.getsize(f"one.bin.{os.getpid()}")
+    for _ in range(50_000):
+        bytearray(600)
+    # It is closed, so its size stays as it is.
+    os._exit(0 if size == os.path.getsize(f"one.bin.{os.getpid()}") else 1)
+told.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+stop()
+"""
+    _, child, stopped = run(code, tmp_path)
+    assert child == 0
+    assert stopped["early"] == profiled_process.TOO_LARGE
+
+
+def test_the_peak_of_a_large_file_is_not_looked_for(tmp_path: Path) -> None:
+    code = "start(survive_kill=True); held = bytearray(9 * 2**20); stop()"
+    assert run(code, tmp_path)[1]["peak"] > 9 * MIB
+    assert run(f"sent._MAX_READ_BYTES = 9\n{code}", tmp_path)[1] == {"peak": 0, "early": ""}
 
 
 @pytest.mark.parametrize(

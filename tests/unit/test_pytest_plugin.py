@@ -77,12 +77,40 @@ def test_without_the_fixture():
     pass
 """,
     )
-    result.assert_outcomes(failed=2, errors=1)
+    result.assert_outcomes(failed=3)
     result.stdout.fnmatch_lines_random(
         [
             "Too few trials to judge growth: 250 finished *",
             "No sweep was measured: call memguard.run*",
             "The test has the marker memguard, and does not use the fixture memguard, *",
+        ]
+    )
+
+
+def test_a_fixture_that_a_test_asks_for_and_sweeps_of_other_fixtures(
+    pytester: pytest.Pytester,
+) -> None:
+    result = run(
+        pytester,
+        """
+@pytest.mark.memguard(bytes_per_trial="2 KB")
+def test_asks_for_it(request):
+    measured(request.getfixturevalue("memguard"), 9000.0)
+
+@pytest.fixture
+def late(memguard):
+    yield
+    measured(memguard, 8000.0)
+
+def test_whose_fixture_leaks_as_it_ends(memguard, late):
+    measured(memguard, 0.0)
+""",
+    )
+    result.assert_outcomes(passed=1, failed=1, errors=1)
+    result.stdout.fnmatch_lines_random(
+        [
+            "*The driver's memory grows by +8.8 KiB per trial *",
+            "*The driver's memory grows by +7.8 KiB per trial *",
         ]
     )
 
