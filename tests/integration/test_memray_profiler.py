@@ -113,6 +113,51 @@ def test_a_class_that_pauses(storage: Path) -> None:
         assert (line.line, line.share >= 0.9) == (LINE, True)
 
 
+def test_a_trial_that_is_retried_is_profiled_once(storage: Path) -> None:
+    """And its results are as without it."""
+    options: dict[str, Any] = {
+        "samples": 6,
+        "concurrent": 1,
+        "run_config": {"failure_config": tune.FailureConfig(max_failures=2)},
+    }
+    profiler = MemrayProfiler(lambda trial: True, keep=6)
+    grid = sweeps.fit(sweeps.fails_first_time, storage, [MemGuard(), profiler], **options)
+    alone = sweeps.fit(sweeps.fails_first_time, storage, [MemGuard()], name="alone", **options)
+    assert outcomes(grid) == outcomes(alone)
+    assert grid.num_errors == 0
+    profiles = read_profiles(grid.experiment_path)
+    failed = [bool(config["nested"]["c"] % 2) for config in (one.config for one in grid)]
+    assert [one.state for one in profiles] == ["error" if it else "completed" for it in failed]
+    assert True in failed
+    assert False in failed
+    assert all(one.file for one in profiles)
+
+
+def test_population_based_training(storage: Path) -> None:
+    """Trials pause and take each other's checkpoints; each is profiled in its first stretch."""
+    scheduler = tune.schedulers.PopulationBasedTraining(
+        time_attr="training_iteration",
+        perturbation_interval=2,
+        hyperparam_mutations={"a": tune.uniform(0, 1)},
+        synch=True,
+    )
+    grid = sweeps.fit(
+        sweeps.Stepwise,
+        storage,
+        [MemGuard(), MemrayProfiler(4, keep=4)],
+        samples=4,
+        tune_config={"scheduler": scheduler},
+        run_config={"stop": {"training_iteration": 6}},
+    )
+    assert (len(grid), grid.num_errors) == (4, 0)
+    assert {result.metrics["training_iteration"] for result in grid} == {6}
+    profiles = read_profiles(grid.experiment_path)
+    assert len({one.trial_id for one in profiles}) == len(profiles) == 4
+    assert {one.state for one in profiles} <= {"paused", "completed"}
+    for one in profiles:
+        assert read_peak(Path(grid.experiment_path, one.file)).bytes > 0
+
+
 def test_the_largest_is_found(storage: Path) -> None:
     grid = fit(
         uses_memory,
