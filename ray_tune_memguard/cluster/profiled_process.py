@@ -39,7 +39,7 @@ _ATTRIBUTE = "_memguard_profile"
 _INTERVAL_MS = 100
 _WATCH_EVERY_S = 0.5
 _MIN_FREE_SHARE = 0.05
-# Memray reads all of such a file for its peak: 4 s for 18 MiB.
+# Memray reads all of such a file for its peak: 2 s for 18 MiB.
 _MAX_READ_BYTES = 4 * 2**20
 
 
