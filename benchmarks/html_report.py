@@ -4,7 +4,7 @@ Writes the records that a sweep of 10,000 trials leaves (nothing runs), and make
 in a process of its own, several times. Prints the size of the page and the time of the command, and
 beside it the time that importing Ray Tune and this package takes, which is in it. Times are CPU
 times, so that they say something on a busy machine as well; the command waits for nothing. Ends
-with 1 if the page is larger than 2 MB, or if it takes more than 5 s without the imports.
+with 1 if the page is larger than 2 MB, or if the command takes more than 5 s.
 ``--keep DIRECTORY`` keeps experiment and page.
 """
 
@@ -158,7 +158,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         experiment, page = place / "sweep", place / "memguard-report.html"
         write_experiment(experiment, arguments.trials)
         imports, commands = [], []
-        script = "from ray_tune_memguard.cli.main import main; main()"
+        script = "from ray_tune_memguard_command import main; main()"
         for _ in range(arguments.runs):
             imports.append(timed("-c", "import ray_tune_memguard"))
             commands.append(timed("-c", script, "report", str(experiment), "-o", str(page)))
@@ -170,6 +170,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         f"importing Ray Tune and the package, {rest:.1f} s for the page "
         f"(medians of {arguments.runs})"
     )
-    is_met = size <= MAX_BYTES and rest <= MAX_SECONDS
+    is_met = size <= MAX_BYTES and command <= MAX_SECONDS
     print("pass" if is_met else f"MISS: at most {MAX_BYTES:,} B and {MAX_SECONDS} s are allowed")
     return 0 if is_met else 1

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -118,3 +121,21 @@ def test_objects_explains_each_word_that_it_shows(monkeypatch: pytest.MonkeyPatc
     found = json.loads(run("objects", "--address", "10.0.0.5:6379", "--json"))
     assert [node["spilled"] for node in found["nodes"]] == [60 * mib, None]
     assert found["held"][1]["holder"] == {"kind": "driver", "name": "driver (pid 7)"}
+
+
+def test_the_command_of_the_console_scripts() -> None:
+    """It leaves the garbage collector on, with less to look at."""
+    script = (
+        "import atexit, gc\n"
+        "atexit.register(lambda: print(gc.isenabled(), gc.get_freeze_count() > 10_000))\n"
+        "from ray_tune_memguard_command import main\n"
+        "main()\n"
+    )
+    for arguments, code in ((["--version"], 0), (["show", "/nowhere"], 3)):
+        done = subprocess.run(
+            [sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == code, done.stderr
+        assert done.stdout.splitlines()[-1] == "True True"
+    project = Path(__file__).parents[2].joinpath("pyproject.toml").read_text()
+    assert project.count('= "ray_tune_memguard_command:main"\n') == 2
