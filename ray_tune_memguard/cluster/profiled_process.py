@@ -189,6 +189,12 @@ def files_of(path: str) -> list[str]:
     return [*glob.glob(glob.escape(path)), *sorted(glob.glob(f"{glob.escape(path)}.*"))]
 
 
+def remove_files(path: str) -> None:
+    """Remove the files of a profile on this node."""
+    for file in files_of(path):
+        os.unlink(file)
+
+
 def start(_actor: object, name: str, settings: Settings) -> Started:
     """Begin to profile this process.
 
@@ -214,11 +220,11 @@ def start(_actor: object, name: str, settings: Settings) -> Started:
 
         vars(memray)[_ATTRIBUTE] = None
         path = os.path.join(_logs_directory(), name)
-        _remove(path)
+        remove_files(path)
         try:
             vars(memray)[_ATTRIBUTE] = Profile(memray, path, settings)
         except BaseException:
-            _remove(path)
+            remove_files(path)
             raise
     except ImportError as error:
         is_missing = error.name == "memray"
@@ -226,11 +232,6 @@ def start(_actor: object, name: str, settings: Settings) -> Started:
     except Exception as error:
         return {**place, "problem": f"{type(error).__name__}: {error}"}
     return {**place, "path": path}
-
-
-def _remove(path: str) -> None:
-    for file in files_of(path):
-        os.unlink(file)
 
 
 def stop(_actor: object) -> Stopped:

@@ -12,7 +12,13 @@ from typing import TYPE_CHECKING, TypeAlias, TypeVar
 from ray_tune_memguard.by_value import by_value
 from ray_tune_memguard.cluster import profiled_process
 from ray_tune_memguard.cluster.probe import NoAnswerError, NodeProbes
-from ray_tune_memguard.cluster.profiled_process import Settings, Started, Stopped, files_of
+from ray_tune_memguard.cluster.profiled_process import (
+    Settings,
+    Started,
+    Stopped,
+    files_of,
+    remove_files,
+)
 
 if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
@@ -149,12 +155,6 @@ def read_files(path: str, max_size: int) -> Files:
         with open(file, "rb") as source:
             contents[os.path.basename(file)] = source.read()
     return sizes, contents
-
-
-def remove_files(path: str) -> None:
-    """Remove the files of a profile on this node."""
-    for file in files_of(path):
-        os.unlink(file)
 
 
 def _answer(called: Future[Result] | None, with_problem: Callable[[str], Result]) -> Result | None:

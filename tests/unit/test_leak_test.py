@@ -113,7 +113,7 @@ def test_an_error_in_mid_sweep_is_a_problem() -> None:
     test = LeakTest()
     test.callback.setup()
     test.callback.disable(OSError("no /proc"))
-    assert test.problem() == ("Growth cannot be judged: an unexpected error (OSError('no /proc'))")
+    assert test.problem() == "Growth cannot be judged: an unexpected error (OSError('no /proc'))"
 
 
 def test_a_restored_sweep_opens_without_the_test() -> None:

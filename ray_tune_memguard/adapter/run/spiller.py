@@ -53,7 +53,8 @@ class Spiller:
         # Identities of trials that stay in memory, so that no other object gets the same one.
         self._refused: set[int] = set()
         self._sites: list[tuple[PrivateName, object]] | None = None
-        self._is_checked = False
+        #: Whether the run's first checkpoint was compared with Ray's; the first spill does it.
+        self.is_checked = False
 
     @property
     def _controller(self) -> Controller:
@@ -74,11 +75,6 @@ class Spiller:
     def has_written(self) -> bool:
         """Whether a checkpoint was written; until then no trial is released."""
         return self._installation.writer.has_written
-
-    @property
-    def is_checked(self) -> bool:
-        """Whether the run's first checkpoint was compared with Ray's; the first spill does it."""
-        return self._is_checked
 
     def before_checkpoints(self, act: Callable[[], None]) -> None:
         """Call this method before each checkpoint is written; its object is not kept alive."""
@@ -162,9 +158,9 @@ class Spiller:
                 return False
             if not self.has_written:
                 raise OSError("the experiment state cannot be written")
-        if not self._is_checked:
+        if not self.is_checked:
             found = difference(self._controller, self._installation)
-            self._is_checked = True
+            self.is_checked = True
             if found is not None:
                 self._notices.warn(
                     "self-check",
