@@ -4,10 +4,10 @@
 also kept in ``benchmarks/results/NAME.txt``. ``--again`` runs nothing: it reads ``NAME.json``, and
 prints, judges and draws it anew.
 
-``deaths``, ``frames``, ``gate``, ``head-node``, ``histories``, ``html-report``,
-``hundred-thousand``, ``keeper``, ``kills``, ``metrics``, ``object-store``, ``out-of-memory``,
-``overhead``, ``planted``, ``profile``, ``pytest-plugin``, ``ray-examples``, ``restore``,
-``tracked``, ``trial-memory`` and ``uploads`` have options of their own: see ``NAME --help``.
+``frames``, ``gate``, ``head-node``, ``histories``, ``html-report``, ``hundred-thousand``,
+``keeper``, ``metrics``, ``object-store``, ``overhead``, ``profile``, ``restore``, ``tracked``,
+``trial-memory`` and ``uploads`` have options of their own: see ``NAME --help``. What either holds
+or does not (kills, deaths, planted leaks, Ray's examples) is in ``python -m tests.acceptance``.
 
 Prints one table per benchmark and writes ``NAME.json`` and ``NAME.png`` to ``benchmarks/results/``.
 Figures are medians over the runs, with the lowest and the highest in brackets; the ratio is the
@@ -17,17 +17,14 @@ median of the pairs' ratios. Ends with 1 if a bar was missed, with 2 if a sweep 
 from __future__ import annotations
 
 import argparse
-import contextlib
-import io
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from benchmarks import (
-    deaths,
     frames,
     gate,
     head_node,
@@ -35,32 +32,27 @@ from benchmarks import (
     html_report,
     hundred_thousand,
     keeper,
-    kills,
     metrics,
     object_store,
-    out_of_memory,
     overhead,
-    planted,
     profile,
-    pytest_plugin,
-    ray_examples,
     restore,
     tracked,
     trial_memory,
     uploads,
 )
+from benchmarks.commands import kept, run_command
 from benchmarks.machine import describe_machine, machine_line
 from benchmarks.picture import draw, if_possible
 from benchmarks.record import Round, Run
 from benchmarks.report import format_table, write_results
 from benchmarks.rivals import MEMGUARD, RAY, RIVALS
 from benchmarks.rows import Row
-from benchmarks.runs import ChildFailed, positive, run_rounds
+from benchmarks.runs import RESULTS_DIRECTORY, ChildFailed, positive, run_rounds
 from benchmarks.suite import BENCHMARKS, Benchmark, Leg
 
 #: With command lines of their own.
 COMMANDS = {
-    "deaths": deaths.main,
     "frames": frames.main,
     "gate": gate.main,
     "histories": histories.main,
@@ -68,21 +60,15 @@ COMMANDS = {
     "html-report": html_report.main,
     "hundred-thousand": hundred_thousand.main,
     "keeper": keeper.main,
-    "kills": kills.main,
     "metrics": metrics.main,
     "object-store": object_store.main,
-    "out-of-memory": out_of_memory.main,
     "overhead": overhead.main,
-    "planted": planted.main,
     "profile": profile.main,
-    "pytest-plugin": pytest_plugin.main,
-    "ray-examples": ray_examples.main,
     "restore": restore.main,
     "tracked": tracked.main,
     "trial-memory": trial_memory.main,
     "uploads": uploads.main,
 }
-RESULTS_DIRECTORY = Path(__file__).resolve().parent / "results"
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -114,32 +100,6 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     if not {RAY, MEMGUARD} <= set(arguments.rivals):
         parser.error(f"--rivals: {RAY} and {MEMGUARD} must be among them, for the bars")
     return arguments
-
-
-class _Both(io.TextIOBase):
-    """Writes to two files."""
-
-    def __init__(self, one: TextIO, other: TextIO) -> None:
-        self._files = one, other
-
-    def write(self, text: str) -> int:
-        for file in self._files:
-            file.write(text)
-        return len(text)
-
-    def flush(self) -> None:
-        for file in self._files:
-            file.flush()
-
-
-@contextlib.contextmanager
-def _kept(name: str, results: Path) -> Iterator[None]:
-    """Keep what is printed, but for progress, with the results, if it comes to an end."""
-    results.mkdir(parents=True, exist_ok=True)
-    printed = io.StringIO()
-    with contextlib.redirect_stdout(_Both(sys.stdout, printed)):
-        yield
-    (results / f"{name}.txt").write_text(printed.getvalue())
 
 
 def _sized(leg: Leg, arguments: argparse.Namespace) -> Leg:
@@ -229,7 +189,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
         if argv and argv[0] in COMMANDS:
-            return _run_command(argv[0], argv[1:], _results_of(argv[1:]))
+            return run_command(argv[0], COMMANDS[argv[0]], argv[1:])
         arguments = parse_arguments(argv)
         if arguments.name != "all":
             return _run_suite(arguments.name, arguments)
@@ -238,36 +198,19 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"\nleft out, being of one size: {', '.join(COMMANDS)}", file=sys.stderr)
         else:
             options = ["--results", str(arguments.results)]
-            codes += [_run_command(name, options, arguments.results) for name in COMMANDS]
+            codes += [run_command(name, act, options) for name, act in COMMANDS.items()]
         return max(codes)
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         return 130
 
 
-def _results_of(options: Sequence[str]) -> Path:
-    """The directory of the results, by the options of a command."""
-    parser = argparse.ArgumentParser(add_help=False)
-    parser.add_argument("--results", type=Path, default=RESULTS_DIRECTORY)
-    results: Path = parser.parse_known_args(options)[0].results
-    return results
-
-
 def _run_suite(name: str, arguments: argparse.Namespace) -> int:
     try:
-        with _kept(name, arguments.results):
+        with kept(name, arguments.results):
             return 0 if _run_benchmark(name, BENCHMARKS[name], arguments) else 1
     except (ChildFailed, FileNotFoundError) as error:
         print(f"\n{error}", file=sys.stderr)
-        return 2
-
-
-def _run_command(name: str, options: list[str], results: Path) -> int:
-    try:
-        with _kept(name, results):
-            return COMMANDS[name](options)
-    except RuntimeError as error:
-        print(f"\n{name}: {error}", file=sys.stderr)
         return 2
 
 

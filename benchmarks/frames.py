@@ -23,7 +23,7 @@ from benchmarks.report import format_table, write_results
 from benchmarks.rivals import MEMGUARD, RIVALS, TWO
 from benchmarks.rows import Bar, Figure, figure, megabytes, memguards, seconds
 from benchmarks.runs import (
-    ROOT,
+    RESULTS_DIRECTORY,
     Progress,
     Sweep,
     in_turn,
@@ -112,7 +112,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--trials", type=positive, nargs="+", default=list(SIZES), help="the sizes")
     parser.add_argument("--runs", type=positive, default=3)
     parser.add_argument("--scratch", type=Path, help="a short path on a local disk")
-    parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results")
+    parser.add_argument("--results", type=Path, default=RESULTS_DIRECTORY)
     arguments = parser.parse_args(argv)
     if arguments.runs < 1:
         parser.error(f"--runs must be at least 1, not {arguments.runs}")

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import describe_machine, machine_line
-from benchmarks.runs import positive
+from benchmarks.runs import RESULTS_DIRECTORY, positive
 from tests.integration.own_process import said_by
 
 TIMEOUT_S = 600
@@ -163,7 +163,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(names))
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--runs", type=positive, default=10, help="of the toy and the ample sweep")
-    parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results")
+    parser.add_argument("--results", type=Path, default=RESULTS_DIRECTORY)
     arguments = parser.parse_args(argv)
     if unknown := set(arguments.parts) - set(names):
         parser.error(f"no such part: {', '.join(sorted(unknown))}")

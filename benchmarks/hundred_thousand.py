@@ -35,7 +35,7 @@ from benchmarks.rows import (
     seconds,
 )
 from benchmarks.runs import (
-    ROOT,
+    RESULTS_DIRECTORY,
     Progress,
     Sweep,
     describe_progress,
@@ -197,7 +197,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--trials", type=positive, default=TRIALS)
     parser.add_argument("--runs", type=positive, default=3)
     parser.add_argument("--scratch", type=Path, help="a short path on a local disk")
-    parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results")
+    parser.add_argument("--results", type=Path, default=RESULTS_DIRECTORY)
     arguments = parser.parse_args(argv)
     if arguments.trials < SMALLEST:
         parser.error(f"--trials must be at least {SMALLEST:,}, not {arguments.trials:,}")

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import describe_machine, machine_line
-from benchmarks.runs import positive
+from benchmarks.runs import RESULTS_DIRECTORY, positive
 
 BYTES = 5_000_000
 BATCH = 10
@@ -145,7 +145,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--trials", type=positive, default=100, help="that are killed")
     parser.add_argument("--rounds", type=positive, default=200, help="of the measurement of time")
-    parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results")
+    parser.add_argument("--results", type=Path, default=RESULTS_DIRECTORY)
     arguments = parser.parse_args(argv)
 
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"

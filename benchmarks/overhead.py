@@ -38,7 +38,7 @@ from benchmarks.rows import (
     milliseconds,
     plain_bytes,
 )
-from benchmarks.runs import ROOT, positive, record_of, write_record
+from benchmarks.runs import RESULTS_DIRECTORY, positive, record_of, write_record
 
 # Long enough for an experiment checkpoint in mid-sweep, which comes every ten seconds.
 TRIALS = 6000
@@ -300,7 +300,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks overhead", description=__doc__)
     parser.add_argument("--trials", type=positive, default=TRIALS)
     parser.add_argument("--runs", type=positive, default=3)
-    parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results")
+    parser.add_argument("--results", type=Path, default=RESULTS_DIRECTORY)
     parser.add_argument("--child", choices=("ray", "memguard", "parts"), help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
     if arguments.child:

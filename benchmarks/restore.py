@@ -24,7 +24,7 @@ from benchmarks.report import format_table, write_results
 from benchmarks.rivals import MEMGUARD, RAY, RIVALS, TWO
 from benchmarks.rows import Bar, Figure, Row, figure, megabytes, seconds
 from benchmarks.runs import (
-    ROOT,
+    RESULTS_DIRECTORY,
     Progress,
     Sweep,
     in_turn,
@@ -187,7 +187,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--runs", type=positive, default=3)
     parser.add_argument("--scratch", type=Path, help="a short path on a local disk")
-    parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results")
+    parser.add_argument("--results", type=Path, default=RESULTS_DIRECTORY)
     arguments = parser.parse_args(argv)
     if arguments.runs < 1:
         parser.error(f"--runs must be at least 1, not {arguments.runs}")

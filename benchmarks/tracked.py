@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.machine import describe_machine, machine_line
-from benchmarks.runs import record_of, write_record
+from benchmarks.runs import RESULTS_DIRECTORY, record_of, write_record
 
 TRIALS = {"alone": 1000, "guarded": 4000}
 #: Of who wants to find out, in a sweep of twenty seconds. The other one has the default.
@@ -71,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks tracked", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--run", nargs=2, help=argparse.SUPPRESS)
-    parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results")
+    parser.add_argument("--results", type=Path, default=RESULTS_DIRECTORY)
     arguments = parser.parse_args(argv)
     if arguments.run:
         kind, trials = arguments.run

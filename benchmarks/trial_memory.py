@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import describe_machine, machine_line
+from benchmarks.runs import RESULTS_DIRECTORY
 from tests.integration.own_process import said_by
 
 TIMEOUT_S = 600
@@ -169,7 +170,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks trial-memory", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--quick", action="store_true", help="10 s of looks, 200 trials, one node")
-    parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results")
+    parser.add_argument("--results", type=Path, default=RESULTS_DIRECTORY)
     arguments = parser.parse_args(argv)
     machine = describe_machine()
     print(machine_line(machine))

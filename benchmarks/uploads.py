@@ -25,7 +25,15 @@ from benchmarks.report import format_table, write_results
 from benchmarks.rivals import MEMGUARD, RAY, RIVALS, TWO
 from benchmarks.rows import Bar, Figure, figure, megabytes, plain_bytes
 from benchmarks.rows import factor as ratio
-from benchmarks.runs import ROOT, Progress, in_turn, positive, record_of, scratch_directory
+from benchmarks.runs import (
+    RESULTS_DIRECTORY,
+    ROOT,
+    Progress,
+    in_turn,
+    positive,
+    record_of,
+    scratch_directory,
+)
 
 TRIALS = 20_000
 RAYS_SHARE = 0.25
@@ -110,7 +118,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--every-s", type=float, default=1.0, help="seconds between checkpoints")
     parser.add_argument("--runs", type=positive, default=3)
     parser.add_argument("--scratch", type=Path, help="a short path on a local disk")
-    parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results")
+    parser.add_argument("--results", type=Path, default=RESULTS_DIRECTORY)
     arguments = parser.parse_args(argv)
     if arguments.runs < 1:
         parser.error(f"--runs must be at least 1, not {arguments.runs}")

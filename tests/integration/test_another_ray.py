@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from benchmarks.kill_runs import Plan, kill_and_restore
+from tests.acceptance.kill_runs import Plan, kill_and_restore
 
 #: ``make`` sets it for the older Rays: the interpreter that has the latest.
 OTHER_PYTHON = os.environ.get("ANOTHER_RAY_PYTHON", "")

@@ -1,6 +1,6 @@
 """Who holds the memory, in real sweeps: named, measured, written down, and left alone.
 
-``python -m benchmarks planted`` plants a dozen leaks one by one, with the slopes that are judged.
+``python -m tests.acceptance planted`` plants a dozen leaks one by one, and judges their slopes.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Ray's memory monitor kills a trial: the trial fails, the sweep goes on.
 
-By Ray alone ``fit()`` raises: see ``python -m benchmarks out_of_memory``.
+By Ray alone ``fit()`` raises: see ``python -m tests.acceptance out-of-memory``.
 """
 
 from __future__ import annotations

@@ -9,14 +9,14 @@ import pytest
 
 from benchmarks import __main__ as command
 from benchmarks import overhead, restore
-from benchmarks.out_of_memory import ray_of
 from benchmarks.picture import draw_bars
-from benchmarks.pytest_plugin import Outcome
 from benchmarks.record import Round, Run
 from benchmarks.report import format_table, write_results
 from benchmarks.rivals import MEMGUARD, RAY, RIVALS
 from benchmarks.rows import Bar, Row, figure, memguards, plain_bytes, same_results
 from benchmarks.suite import BENCHMARKS
+from tests.acceptance.out_of_memory import ray_of
+from tests.acceptance.pytest_plugin import Outcome
 from tests.integration.own_process import said_by
 
 

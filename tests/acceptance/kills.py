@@ -1,4 +1,4 @@
-"""Kill the driver of a sweep, restore it, and see what was lost: ``python -m benchmarks kills``.
+"""Kill the driver of a sweep, restore it, see what was lost: ``python -m tests.acceptance kills``.
 
 Each run starts a sweep of real trials in a process of its own, kills it with SIGKILL at a random
 moment or at a chosen one (``--aim``), restores it in another process with ``Tuner.restore`` and
@@ -18,16 +18,15 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 
-from benchmarks.kill_hooks import AIMS, MEMGUARD_ONLY
-from benchmarks.kill_runs import SETTLED_SECONDS, Outcome, Plan, kill_and_restore
 from benchmarks.machine import describe_machine, machine_line
 from benchmarks.picture import if_possible, new_picture
 from benchmarks.report import format_lines
 from benchmarks.rivals import RIVALS, TWO
-from benchmarks.runs import Progress, in_turn
+from benchmarks.runs import RESULTS_DIRECTORY, Progress, in_turn
+from tests.acceptance.kill_hooks import AIMS, MEMGUARD_ONLY
+from tests.acceptance.kill_runs import SETTLED_SECONDS, Outcome, Plan, kill_and_restore
 
 NAMES = {"ray": "Ray alone", "memguard": "MemGuard"}
-RESULTS_DIRECTORY = Path(__file__).resolve().parent / "results"
 TRIALS = {"variants": 1200, "optuna": 300}
 #: Ray's own period is 10 s at least; small sweeps are over by then.
 AIMED_CHECKPOINT_SECONDS = 1.0
@@ -45,7 +44,7 @@ def _count(text: str) -> int:
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks kills", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tests.acceptance kills", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--runs", type=_count, default=5, help="runs of each rival (5)")
     parser.add_argument("--ray-runs", type=_count, help="runs of Ray alone (default: --runs)")

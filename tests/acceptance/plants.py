@@ -109,7 +109,7 @@ class Trials(Plant):
 class ModuleGlobal(Plant):
     """A cache in a module, by trial id."""
 
-    name = "benchmarks.plants.CACHE"
+    name = "tests.acceptance.plants.CACHE"
 
     def leak(self, trial: Any, result: dict[str, Any]) -> None:
         CACHE[trial.trial_id] = os.urandom(PAYLOAD)
@@ -250,7 +250,7 @@ class Cycles(Plant):
     would collect those that died before it.
     """
 
-    name = "unreachable benchmarks.plants.Node"
+    name = "unreachable tests.acceptance.plants.Node"
 
     def __init__(self) -> None:
         super().__init__()

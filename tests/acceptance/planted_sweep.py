@@ -1,6 +1,6 @@
 """A real sweep with a planted leak, and what the tracker says of it at trial 500, as JSON.
 
-The parent starts it afresh for each plant, as ``python -m benchmarks.planted_sweep PLANT``.
+The parent starts it afresh for each plant, as ``python -m tests.acceptance.planted_sweep PLANT``.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from typing import Any
 import ray
 from ray import tune
 
-from benchmarks.plants import PLANTS, Plant
 from benchmarks.problem import METRIC, MODE, make_trainable, search_space
 from benchmarks.runs import write_record
 from benchmarks.sweep import set_environment, start_ray
 from ray_tune_memguard import MemGuard
+from tests.acceptance.plants import PLANTS, Plant
 
 #: Of a longer sweep, so that Ray's queue of waiting trials does not drain while it is measured.
 JUDGED_AT, TRIALS = 500, 800

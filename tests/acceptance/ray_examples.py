@@ -1,4 +1,4 @@
-"""Run Ray's own examples without and with MemGuard: ``python -m benchmarks ray-examples``.
+"""Run Ray's own examples without and with MemGuard: ``python -m tests.acceptance ray-examples``.
 
 Each program in ``ray/tune/examples`` of the installed Ray that runs offline is run twice, in a
 fresh process with a home and temporary directory of its own, with ``--smoke-test`` where it has
@@ -30,10 +30,8 @@ from typing import Any
 from benchmarks.machine import describe_machine, machine_line
 from benchmarks.processes import MARK_VARIABLE, end_marked, new_mark
 from benchmarks.report import format_lines
-from benchmarks.runs import scratch_directory
+from benchmarks.runs import RESULTS_DIRECTORY, ROOT, scratch_directory
 
-ROOT = Path(__file__).resolve().parent.parent
-RESULTS_DIRECTORY = Path(__file__).resolve().parent / "results"
 GUARD = "ray_tune_memguard.MemGuard"
 _SHORT_REASON = 70
 _LINES_KEPT = 40
@@ -290,7 +288,9 @@ def format_table(examples: list[Example]) -> str:
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks ray-examples", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.acceptance ray-examples", description=__doc__
+    )
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--only", nargs="+", default=[], help="examples whose path contains this")
     parser.add_argument("--timeout", type=float, default=240.0, help="seconds for each run (240)")

@@ -1,4 +1,4 @@
-"""Sweeps in which Ray's memory monitor kills a trial: ``python -m benchmarks out-of-memory``.
+"""Sweeps in which Ray's memory monitor kills a trial: ``python -m tests.acceptance out-of-memory``.
 
 Each is a sweep of three trials in a process and a Ray cluster of its own, one of which takes memory
 until the monitor, whose threshold is set 1.2 GiB above what is in use, kills it. With MemGuard and
@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import describe_machine, machine_line
-from benchmarks.runs import positive
+from benchmarks.runs import RESULTS_DIRECTORY, positive
 from tests.integration.own_process import said_by
 
 MAX_FAILURES = (0, 1, 3)
@@ -63,12 +63,14 @@ def run(python: str, max_failures: int, actors: str, guarded: bool) -> dict[str,
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run what the command line names; print a row for each Ray and rival."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks out-of-memory", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.acceptance out-of-memory", description=__doc__
+    )
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--python", nargs="+", default=[sys.executable])
     parser.add_argument("--sweeps", type=positive, default=20, help="with MemGuard, on each Ray")
     parser.add_argument("--alone", type=positive, default=6, help="by Ray alone, on each Ray")
-    parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results")
+    parser.add_argument("--results", type=Path, default=RESULTS_DIRECTORY)
     arguments = parser.parse_args(argv)
     machine = describe_machine()
     print(machine_line(machine))

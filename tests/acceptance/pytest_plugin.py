@@ -1,4 +1,4 @@
-"""Whether leak tests are right: ``python -m benchmarks pytest-plugin [--rounds N]``.
+"""Whether leak tests are right: ``python -m tests.acceptance pytest-plugin [--rounds N]``.
 
 Runs the tests of ``leak_tests`` with pytest, all in one process: five that leak 10 KB per trial, in
 a callback, a searcher and a scheduler, and the same five with a bound; 300 real trials each, and a
@@ -18,7 +18,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from benchmarks.machine import describe_machine, machine_line
-from benchmarks.runs import LOG_LINES_SHOWN, ROOT, positive
+from benchmarks.runs import LOG_LINES_SHOWN, RESULTS_DIRECTORY, ROOT, positive
 
 _TESTS = 10
 
@@ -76,7 +76,13 @@ def read_outcomes(path: Path) -> Iterator[Outcome]:
 def _run_tests(directory: Path) -> list[Outcome]:
     report = directory / "report.xml"
     command = [sys.executable, "-m", "pytest", "-q", "-p", "ray_tune_memguard_pytest"]
-    command += ["-p", "no:cacheprovider", "--junitxml", str(report), "benchmarks/leak_tests.py"]
+    command += [
+        "-p",
+        "no:cacheprovider",
+        "--junitxml",
+        str(report),
+        "tests/acceptance/leak_tests.py",
+    ]
     done = subprocess.run(
         [*command, "--basetemp", str(directory / "tests")],
         cwd=ROOT,
@@ -91,10 +97,12 @@ def _run_tests(directory: Path) -> list[Outcome]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the tests, print each row as its round ends."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks pytest-plugin", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.acceptance pytest-plugin", description=__doc__
+    )
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--rounds", type=positive, default=2, help="rounds of ten tests each")
-    parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results")
+    parser.add_argument("--results", type=Path, default=RESULTS_DIRECTORY)
     arguments = parser.parse_args(argv)
     print(machine_line(describe_machine()))
     print("Bytes per trial: what the test measures, its 95 % interval, malloc's use, RSS")

@@ -1,6 +1,6 @@
 """Leak tests as users write them, of things that leak 10 KB per trial and of things that do not.
 
-``python -m benchmarks pytest-plugin`` runs them with pytest, all in one process, as users do.
+``python -m tests.acceptance pytest-plugin`` runs them with pytest, all in one process, as users do.
 """
 
 from __future__ import annotations

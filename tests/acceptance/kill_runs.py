@@ -18,8 +18,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.kill_hooks import AIM_VARIABLE
-from benchmarks.kill_log import (
+from benchmarks.processes import MARK_VARIABLE, end_marked, new_mark
+from benchmarks.runs import ROOT, scratch_directory
+from tests.acceptance.kill_hooks import AIM_VARIABLE
+from tests.acceptance.kill_log import (
     BEGIN,
     COMPLETE,
     FIT,
@@ -31,10 +33,7 @@ from benchmarks.kill_log import (
     Line,
     read_log,
 )
-from benchmarks.processes import MARK_VARIABLE, end_marked, new_mark
-from benchmarks.runs import scratch_directory
 
-ROOT = Path(__file__).resolve().parent.parent
 #: A trial that finished so long before the kill is to be safe.
 SETTLED_SECONDS = 0.2
 _POLL_SECONDS = 0.01
@@ -283,7 +282,7 @@ class _Run:
             after = round(self._plan.share * self._plan.trials)
             environment[AIM_VARIABLE] = f"{self._plan.aim}:{after}"
         python = self._plan.begin_python if act == "begin" else self._plan.restore_python
-        command = [python, "-m", "benchmarks.kill_sweep", act, *self._plan.arguments()]
+        command = [python, "-m", "tests.acceptance.kill_sweep", act, *self._plan.arguments()]
         command += ["--storage", str(self._storage), "--out", str(self._out)]
         command += ["--ray-directory", str(self._directory / act[0])]
         with self._output(act).open("wb") as output:

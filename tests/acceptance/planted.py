@@ -1,4 +1,4 @@
-"""Whether the report names planted leaks: ``python -m benchmarks planted [--only PLANT ...]``.
+"""Whether the report names planted leaks: ``python -m tests.acceptance planted``.
 
 Each plant of ``plants`` goes into a real sweep of its own with ``MemGuard()``, which is asked at
 trial 500. Prints a table and writes ``planted.json``. Ends with 1 if a leak was not named first, or
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import describe_machine, machine_line
-from benchmarks.runs import record_of
+from benchmarks.runs import RESULTS_DIRECTORY, record_of
 
 #: Those of ``plants``, which imports Ray; the parent does not.
 PLANT_NAMES = (
@@ -61,10 +61,10 @@ def _text(row: dict[str, Any]) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run what the command line names; print each row as it comes."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks planted", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tests.acceptance planted", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--only", nargs="*", choices=PLANT_NAMES, default=PLANT_NAMES)
-    parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results")
+    parser.add_argument("--results", type=Path, default=RESULTS_DIRECTORY)
     arguments = parser.parse_args(argv)
     machine = describe_machine()
     print(machine_line(machine))
@@ -73,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(prefix="tmp-") as directory:
         for plant in arguments.only:
             rows.append(
-                _judge(plant, record_of(["benchmarks.planted_sweep", plant], Path(directory)))
+                _judge(plant, record_of(["tests.acceptance.planted_sweep", plant], Path(directory)))
             )
             print(_text(rows[-1]), flush=True)
     if len(rows) == len(PLANT_NAMES):

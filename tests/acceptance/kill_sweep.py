@@ -1,7 +1,7 @@
 """One driver: begin a sweep, which the parent kills, or restore it and run it to its end.
 
-``python -m benchmarks.kill_sweep begin ...`` and then ``... restore ...``, in two processes. The
-rivals differ in one line: ``memguard`` has a ``MemGuard()`` before the last callback.
+``python -m tests.acceptance.kill_sweep begin ...`` and then ``... restore ...``, in two processes.
+The rivals differ in one line: ``memguard`` has a ``MemGuard()`` before the last callback.
 """
 
 from __future__ import annotations
@@ -23,17 +23,19 @@ from ray.tune.execution.tune_controller import TuneController
 from ray.tune.search import BasicVariantGenerator
 
 from benchmarks import kill_hooks
-from benchmarks.kill_log import FIT, OPENED, RESTORE, write_line
-from benchmarks.kill_trials import Finished, one_result
 from benchmarks.problem import METRIC, MODE, score, search_space
 from benchmarks.sweep import set_environment, start_ray
+from tests.acceptance.kill_log import FIT, OPENED, RESTORE, write_line
+from tests.acceptance.kill_trials import Finished, one_result
 
 EXPERIMENT = "sweep"
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.kill_sweep", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.acceptance.kill_sweep", description=__doc__
+    )
     parser.add_argument("act", choices=("begin", "restore"))
     parser.add_argument("--rival", choices=("ray", "memguard"), required=True)
     parser.add_argument("--searcher", choices=("variants", "optuna"), required=True)

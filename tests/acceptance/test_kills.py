@@ -1,6 +1,6 @@
 """A driver that is killed by SIGKILL, and its sweep restored: nothing is lost, nothing is doubled.
 
-``python -m benchmarks kills`` does the same at full size, with Ray alone beside it.
+``python -m tests.acceptance kills`` does the same at full size, with Ray alone beside it.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import random
 
 import pytest
 
-from benchmarks.kill_runs import Plan, kill_and_restore
+from tests.acceptance.kill_runs import Plan, kill_and_restore
 
 TRIALS = 120
 #: So that there are checkpoints to be killed at; Ray's own period is 10 s.
@@ -17,7 +17,7 @@ CHECKPOINT_SECONDS = 1.0
 TIMEOUT = 100.0
 
 AT_RANDOM = [random.Random(seed).uniform(0.1, 0.9) for seed in (1,)]
-#: One of each write; ``python -m benchmarks kills --aim`` has all of them.
+#: One of each write; ``python -m tests.acceptance kills --aim`` has all of them.
 AIMED = ["spill:after", "publish:during", "upload:half"]
 
 

@@ -1,4 +1,4 @@
-"""Are verdicts about deaths right? ``python -m benchmarks deaths``.
+"""Are verdicts about deaths right? ``python -m tests.acceptance deaths``.
 
 Trials die in eleven ways, and one fails with an ordinary error. Each verdict is right, wrong, or
 "cannot be told". A SIGKILL and ``os._exit`` look the same to Ray, so the right verdict names both.
@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import describe_machine, machine_line
-from benchmarks.out_of_memory import ray_of
-from benchmarks.runs import positive
+from benchmarks.runs import RESULTS_DIRECTORY, positive
+from tests.acceptance.out_of_memory import ray_of
 from tests.integration.deaths import CAUSES, DETAILS, can_limit
 from tests.integration.own_process import said_by
 
@@ -101,11 +101,11 @@ def unnamed(said: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the causes on each Ray; print a row for each cause."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks deaths", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tests.acceptance deaths", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--python", nargs="+", default=[sys.executable])
     parser.add_argument("--hogs", type=positive, default=20, help="sweeps with a hog, on each Ray")
-    parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results")
+    parser.add_argument("--results", type=Path, default=RESULTS_DIRECTORY)
     arguments = parser.parse_args(argv)
     machine = describe_machine()
     print(machine_line(machine))
