@@ -1,7 +1,7 @@
 """Measure MemGuard against its rivals: ``python -m benchmarks NAME [--quick]``.
 
 ``all`` runs everything, at its full size; that takes the better part of a day. What is printed is
-also kept in ``benchmarks/results/NAME.txt``. ``--again`` runs nothing: it reads ``NAME.json``, and
+also kept in ``docs/results/NAME.txt``. ``--again`` runs nothing: it reads ``NAME.json``, and
 prints, judges and draws it anew.
 
 ``frames``, ``gate``, ``head-node``, ``histories``, ``html-report``, ``hundred-thousand``,
@@ -9,7 +9,7 @@ prints, judges and draws it anew.
 ``trial-memory`` and ``uploads`` have options of their own: see ``NAME --help``. What either holds
 or does not (kills, deaths, planted leaks, Ray's examples) is in ``python -m tests.acceptance``.
 
-Prints one table per benchmark and writes ``NAME.json`` and ``NAME.png`` to ``benchmarks/results/``.
+Prints one table per benchmark and writes ``NAME.json`` and ``NAME.png`` to ``docs/results/``.
 Figures are medians over the runs, with the lowest and the highest in brackets; the ratio is the
 median of the pairs' ratios. Ends with 1 if a bar was missed, with 2 if a sweep failed.
 """

@@ -21,7 +21,7 @@ from benchmarks.record import Round, Run, samples_path
 from benchmarks.rivals import RIVALS
 
 ROOT = Path(__file__).resolve().parent.parent
-RESULTS_DIRECTORY = ROOT / "benchmarks" / "results"
+RESULTS_DIRECTORY = ROOT / "docs" / "results"
 #: Where a process that :func:`record_of` starts writes its record.
 RECORD_VARIABLE = "MEMGUARD_BENCHMARK_RECORD"
 LOG_LINES_SHOWN = 30

@@ -1,4 +1,4 @@
-"""The results in ``benchmarks/results`` as Markdown, so that no figure is typed twice.
+"""The results in ``docs/results`` as Markdown, so that no figure is typed twice.
 
 What a benchmark printed is in ``NAME.txt``: the machine and the commit, and tables in columns. Some
 have only ``NAME.json``.
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-RESULTS = ROOT / "benchmarks" / "results"
+RESULTS = ROOT / "docs" / "results"
 
 _COLUMNS = re.compile(r"-+(?:  -+)+")
 
@@ -31,7 +31,7 @@ def section(name: str) -> str:
     """One result: its commit and date, its tables, its picture."""
     lines = [f"## {name.replace('/', ', ')}", "", _origin(name), "", *body(name)]
     if (RESULTS / f"{name}.png").exists():
-        lines += ["", f"![{name}, as a picture](../benchmarks/results/{name}.png)"]
+        lines += ["", f"![{name}, as a picture](results/{name}.png)"]
     return "\n".join([*lines, ""])
 
 

@@ -1,8 +1,8 @@
 """Hooks of the documentation site (``mkdocs.yml``).
 
 Pages in ``docs/`` can also be read where they are: a link to a file elsewhere in the repository is
-an ordinary relative one. On the site it leads to the page made of that file, to a copy of the
-picture, or, with ``REPOSITORY_URL`` in the environment, to the file in the repository.
+an ordinary relative one. On the site it leads to the page made of that file or, with
+``REPOSITORY_URL`` in the environment, to the file in the repository.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import posixpath
 import re
 from typing import TYPE_CHECKING
 
-from benchmark_tables import RESULTS, ROOT, sections
+from benchmark_tables import ROOT, sections
 
 if TYPE_CHECKING:
     from mkdocs.config.defaults import MkDocsConfig
@@ -40,18 +40,15 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the pages that are files elsewhere, and the pictures of the benchmarks."""
+    """Add the pages that are files elsewhere."""
     from mkdocs.structure.files import File
 
     for source, page in PAGES.items():
         files.append(File.generated(config, page, abs_src_path=str(ROOT / source)))
-    for picture in RESULTS.rglob("*.png"):
-        name = picture.relative_to(ROOT).as_posix()
-        files.append(File.generated(config, name, abs_src_path=str(picture)))
     return files
 
 
-def on_page_markdown(markdown: str, page: Page, files: Files, **_: object) -> str:
+def on_page_markdown(markdown: str, page: Page, **_: object) -> str:
     """Fill in the tables, and let links that leave ``docs/`` lead somewhere."""
     if _TABLES_HERE in markdown:
         markdown = markdown.replace(_TABLES_HERE, sections())
@@ -66,12 +63,10 @@ def on_page_markdown(markdown: str, page: Page, files: Files, **_: object) -> st
         if "://" in target or target.startswith("mailto:"):
             return match.group(0)
         path = posixpath.normpath(posixpath.join(folder, target))
-        if path.startswith("docs/"):
+        if path.startswith("docs/") and not (ROOT / path).is_dir():
             on_site = path.removeprefix("docs/")
         elif path in PAGES:
             on_site = PAGES[path]
-        elif files.get_file_from_path(path) is not None:
-            on_site = path
         elif not (ROOT / path).exists():
             return match.group(0)  # The build says that it leads nowhere.
         elif url := os.environ.get("REPOSITORY_URL"):

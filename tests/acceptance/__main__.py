@@ -4,7 +4,7 @@
 is killed for memory. ``deaths``: verdicts about dead trials are right. ``planted`` and
 ``pytest-plugin``: leaks are named. ``ray-examples``: Ray's own examples end as without MemGuard.
 ``all``: one after the other, for hours. Options: see ``NAME --help``. Ray alone runs beside where
-there is something to compare. What is printed is kept in ``benchmarks/results/NAME.txt``.
+there is something to compare. What is printed is kept in ``docs/results/NAME.txt``.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 Each run starts a sweep of real trials in a process of its own, kills it with SIGKILL at a random
 moment or at a chosen one (``--aim``), restores it in another process with ``Tuner.restore`` and
 runs it to its end. Ray alone does the same in the same command, taking turns. Writes ``kills.json``
-and ``kills.png`` to ``benchmarks/results/``. Ends with 1 if a run with MemGuard lost, doubled or
+and ``kills.png`` to ``docs/results/``. Ends with 1 if a run with MemGuard lost, doubled or
 changed a result, could not be restored or says nothing.
 """
 

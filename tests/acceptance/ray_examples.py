@@ -4,7 +4,7 @@ Each program in ``ray/tune/examples`` of the installed Ray that runs offline is 
 fresh process with a home and temporary directory of its own, with ``--smoke-test`` where it has
 that. The two runs differ in one environment variable, ``RAY_TUNE_CALLBACKS``. Compared are the exit
 codes, and how many trials of each status there are in the experiment states that are left behind.
-Writes ``ray-examples.json`` to ``benchmarks/results/``; a column says why an example was not run.
+Writes ``ray-examples.json`` to ``docs/results/``; a column says why an example was not run.
 What the examples need beside Ray is not installed by this project. Ends with 1 if there is a
 difference.
 """

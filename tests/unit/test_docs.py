@@ -56,7 +56,7 @@ def test_published_links_are_absolute() -> None:
         (ROOT / "README.md").read_text(encoding="utf-8"), "https://example.org/it", "v1"
     )
     assert LINK.findall(published) == []
-    assert "](https://example.org/it/raw/v1/benchmarks/results/reused.png)" in published
+    assert "](https://example.org/it/raw/v1/docs/results/reused.png)" in published
     assert "](https://example.org/it/blob/v1/docs/options.md)" in published
 
 
