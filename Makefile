@@ -3,11 +3,10 @@ PYTHON ?= python3
 LATEST := 2.60.0
 # The version of the report that started this project, and the oldest supported one.
 OLDER := 2.55.1 2.50.1
-OLDEST := $(lastword $(OLDER))
 
 VENV := .venv
 
-.PHONY: help demo test test-all check unit integration compat lint types bench lock clean
+.PHONY: help demo test test-all test-nightly check unit integration slow compat acceptance lint types bench lock clean
 
 help:  ## What there is to make
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -15,9 +14,9 @@ help:  ## What there is to make
 demo: $(VENV)/.ready  ## A real sweep without and with MemGuard, side by side (three minutes, six the first time)
 	$(VENV)/bin/python -m examples.demo
 
-test: lint types unit integration  ## All checks and tests on the latest Ray (half an hour)
+test: lint types unit integration  ## All quick checks and tests, on the latest Ray (ten minutes with the set-up)
 
-test-all: compat  ## What `make test` leaves out: the integration tests on older Rays
+test-all: slow compat  ## What `make test` leaves out: fault injection, long sweeps, and older Rays
 
 check: lint types unit  ## The quick part of the tests
 
@@ -40,18 +39,31 @@ INTEGRATION := --reruns 1 -raR --durations 15 tests/integration
 unit: $(VENV)/.ready
 	$(VENV)/bin/$(PYTEST) tests/unit
 
-integration: $(VENV)/.ready
-	$(VENV)/bin/$(PYTEST) $(INTEGRATION) -m "not alone"
+# What measures the whole machine runs one by one.
+QUICK := not slow and not alone
+
+integration: $(VENV)/.ready  ## The quick integration tests on the latest Ray
+	$(VENV)/bin/$(PYTEST) $(INTEGRATION) -m "$(QUICK)"
+
+slow: $(VENV)/.ready  ## The other integration tests, and what must hold in real sweeps in small, on the latest Ray
+	$(VENV)/bin/$(PYTEST) $(INTEGRATION) tests/acceptance -m "slow and not alone"
 	$(VENV)/bin/pytest -q $(INTEGRATION) -m alone
 
-compat: $(OLDER:%=.venv-ray-%/.ready) $(OLDER:%=compat-%)  ## The integration tests on older Rays
+compat: $(OLDER:%=compat-%)  ## The quick integration tests on older Rays
 
 compat-%: .venv-ray-%/.ready $(VENV)/.ready
-	# What a kill leaves is files of our own, the same on every Ray.
 	ANOTHER_RAY_PYTHON=$(CURDIR)/$(VENV)/bin/python .venv-ray-$*/bin/$(PYTEST) $(INTEGRATION) \
-	  -m "not latest_only and not alone" --ignore-glob "*/test_kill*.py"
-	# What measures the whole machine runs one by one, so on the oldest Ray only.
-	$(if $(filter $(OLDEST),$*),.venv-ray-$*/bin/pytest -q $(INTEGRATION) -m "alone and not latest_only")
+	  -m "$(QUICK) and not latest_only"
+
+test-nightly: $(OLDER:%=nightly-%)  ## What `make test-all` leaves out: all integration tests on older Rays
+
+nightly-%: .venv-ray-%/.ready $(VENV)/.ready
+	ANOTHER_RAY_PYTHON=$(CURDIR)/$(VENV)/bin/python .venv-ray-$*/bin/$(PYTEST) $(INTEGRATION) \
+	  -m "slow and not alone and not latest_only"
+	.venv-ray-$*/bin/pytest -q $(INTEGRATION) -m "alone and not latest_only"
+
+acceptance: $(VENV)/.ready  ## What must hold in real sweeps, at full size: kills, planted leaks, … (half a day)
+	$(VENV)/bin/python -m tests.acceptance all
 
 bench: $(VENV)/.ready  ## All benchmarks (the better part of a day)
 	$(VENV)/bin/python -m benchmarks all

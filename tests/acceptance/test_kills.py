@@ -11,6 +11,8 @@ import pytest
 
 from tests.acceptance.kill_runs import Plan, kill_and_restore
 
+pytestmark = [pytest.mark.slow, pytest.mark.latest_only]
+
 TRIALS = 120
 #: So that there are checkpoints to be killed at; Ray's own period is 10 s.
 CHECKPOINT_SECONDS = 1.0

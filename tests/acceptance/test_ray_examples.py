@@ -9,8 +9,10 @@ import pytest
 
 from tests.acceptance.ray_examples import examine, examples_directory
 
+pytestmark = pytest.mark.slow
+
 TIMEOUT = 240.0
-#: A stopping scheduler, one that pauses and exchanges trials, and class trainables with checkpoints.
+#: A scheduler that stops trials, one that pauses and exchanges them, and checkpoints.
 EXAMPLES = ["async_hyperband_example.py", "pbt_function.py", "custom_func_checkpointing.py"]
 
 

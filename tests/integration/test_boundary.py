@@ -184,6 +184,7 @@ def guards_for(name: str, *_: str) -> list[tune.Callback]:
     return [MemGuard(histories="store" if name in OF_HISTORIES else "files", metrics_port=0)]
 
 
+@pytest.mark.slow
 def test_the_sweep_goes_through_every_entry_but_a_few(calls: Counter[str]) -> None:
     assert {name for name in ENTRIES if not calls[name]} == ELSEWHERE
 
@@ -203,6 +204,7 @@ def breaking(entry: Entry, at: int) -> Callable[..., Any]:
     return breaks
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("when", ["first", "later"])
 @pytest.mark.parametrize("name", sorted(ENTRIES))
 def test_an_unexpected_error_changes_nothing(
@@ -322,6 +324,7 @@ def hidden(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[PrivateName], 
     ray_tune_memguard.install()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("capability", contract.WITHOUT)
 def test_without_a_capability_the_results_are_equal(
     capability: str,

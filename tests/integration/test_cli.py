@@ -48,6 +48,7 @@ def train(config: dict[str, int]) -> dict[str, int]:
     return {"loss": config["x"]}
 
 
+@pytest.mark.slow
 def test_commands_on_a_run(storage: Path) -> None:
     experiment = storage / "sweep"
     looks = Looks(experiment)

@@ -92,6 +92,7 @@ class Compare(tune.Callback):
         Compare.compared += 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trainable", [sweeps.fails_sometimes, sweeps.fails_first_time])
 def test_reports_on_spilled_trials_equal_those_on_all(storage: Path, trainable: Any) -> None:
     Compare.compared = 0
@@ -107,6 +108,7 @@ def test_reports_on_spilled_trials_equal_those_on_all(storage: Path, trainable: 
     assert Compare.compared >= 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("new_output", ["1", "0"])
 def test_the_final_console_report(
     storage: Path,

@@ -153,6 +153,7 @@ def no_room(*_: Any) -> None:
     raise sqlite3.OperationalError("database or disk is full")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.parametrize("pattern", FILES)
 def test_a_restore_with_a_damaged_file(

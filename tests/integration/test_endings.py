@@ -102,6 +102,7 @@ CASES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_endings(
     name: str, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
@@ -186,6 +187,7 @@ RAISING = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RAISING)
 def test_endings_that_raise(
     name: str, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch

@@ -352,9 +352,32 @@ CASES = {
         needs="hyperopt",
     ),
 }
+#: Each takes as long as five others.
+SLOW = {
+    "pbt in step",
+    "pb2",
+    "resources change",
+    "hyperband for bohb, own searcher",
+    "median stopping",
+    "hyperopt",
+    "own searcher that learns",
+    "limited searcher",
+    "repeater",
+}
 
 
-@pytest.fixture(scope="module", params=CASES, ids=lambda name: name.replace(" ", "-"))
+def cases() -> list[Any]:
+    return [
+        pytest.param(
+            name,
+            id=name.replace(" ", "-"),
+            marks=[pytest.mark.slow] if name in SLOW else [],
+        )
+        for name in CASES
+    ]
+
+
+@pytest.fixture(scope="module", params=cases())
 def both(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Both:
     with pytest.MonkeyPatch.context() as patch:
         # A trial that goes on after a pause gets its files from the storage, where they are those
@@ -368,6 +391,7 @@ def test_equal(both: Both, check: Callable[[Both], None]) -> None:
     check(both)
 
 
+@pytest.mark.slow
 def test_result_files_of_every_kind(tmp_path_factory: pytest.TempPathFactory) -> None:
     """DataFrames, last results and configs of an opened experiment, whatever its files are like."""
     both = equality.run_both(Case(sweeps.three_reports, samples=7), tmp_path_factory)

@@ -70,6 +70,7 @@ def finished(grid: ResultGrid) -> set[int]:
     return {trial.config["number"] for trial in trials if trial.status == "TERMINATED"}
 
 
+@pytest.mark.slow
 @pytest.mark.latest_only
 @pytest.mark.usefixtures("spilled_in_their_step")
 def test_looking_on_a_full_disk_costs_no_trial(

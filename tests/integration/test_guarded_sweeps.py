@@ -114,6 +114,7 @@ def test_tune_run(storage: Path) -> None:
     assert analysis.best_result["score"] == max(analysis.results_df.score)
 
 
+@pytest.mark.slow
 def test_one_guard_serves_two_sweeps_in_turn(storage: Path) -> None:
     guard = MemGuard()
     first = sweeps.fit(sweeps.one_report, storage, [guard], samples=3, name="first")
@@ -124,6 +125,7 @@ def test_one_guard_serves_two_sweeps_in_turn(storage: Path) -> None:
     assert first[0].metrics["score"] == second[0].metrics["score"]
 
 
+@pytest.mark.slow
 def test_the_parts_alone(storage: Path, caplog: pytest.LogCaptureFixture) -> None:
     plain = sweeps.fit(
         sweeps.one_report, storage, [RssReporter(every_trials=2)], samples=4, name="reporter"
@@ -136,6 +138,7 @@ def test_the_parts_alone(storage: Path, caplog: pytest.LogCaptureFixture) -> Non
     assert said(caplog, "RSS") == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("guard_first", [True, False])
 def test_two_guards_the_second_steps_aside(
     storage: Path,
@@ -197,6 +200,7 @@ def test_finished_trials_leave_every_known_holder(storage: Path) -> None:
     assert "CSVLoggerCallback._trial_continue" in found
 
 
+@pytest.mark.slow
 def test_actors_that_refuse_to_be_reused(storage: Path) -> None:
     """Which actor meets which trial is a matter of luck, so there is nothing to compare with."""
     grid = sweeps.fit(
@@ -208,6 +212,7 @@ def test_actors_that_refuse_to_be_reused(storage: Path) -> None:
     assert grid.num_terminated + grid.num_errors == 6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "scheduler",
     [
@@ -248,6 +253,7 @@ def test_schedulers_that_pause_and_stop(storage: Path, scheduler: Any) -> None:
         assert len(result.metrics_dataframe) == len(lines)
 
 
+@pytest.mark.slow
 def test_files_reach_the_storage_as_without_it(
     storage: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -290,6 +296,7 @@ def test_files_reach_the_storage_as_without_it(
     assert not said(caplog, "failed")
 
 
+@pytest.mark.slow
 def test_uploads_do_not_copy_finished_trials_again(
     storage: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -452,6 +459,7 @@ def test_a_callback_that_raises_ends_the_sweep_as_ever(storage: Path) -> None:
         sweeps.fit(sweeps.one_report, storage, [MemGuard(), Raises()], samples=20)
 
 
+@pytest.mark.slow
 def test_the_series_counts_completed_and_errored(storage: Path) -> None:
     grid = sweeps.fit(
         sweeps.fails_sometimes, storage, [MemGuard(every_trials=1, every_seconds=None)], samples=8
@@ -498,6 +506,7 @@ def test_resume_goes_on_counting_and_spilling(storage: Path) -> None:
     assert resumed.max() == 8
 
 
+@pytest.mark.slow
 def test_restores_without_this_package(storage: Path) -> None:
     """Ray alone opens and resumes what a guarded sweep left, with this package not importable."""
     grid = sweeps.fit(sweeps.one_report, storage, [MemGuard()], samples=6)
@@ -590,6 +599,7 @@ def test_what_is_left_paused_can_be_resumed(storage: Path) -> None:
 # When something goes wrong.
 
 
+@pytest.mark.slow
 def test_a_full_store_right_after_a_checkpoint(
     storage: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -614,6 +624,7 @@ def test_a_full_store_right_after_a_checkpoint(
     assert len({trial.trial_id for trial in trials}) == len(trials) == 20
 
 
+@pytest.mark.slow
 def test_a_store_that_cannot_be_read_costs_the_report_not_the_sweep(
     storage: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -660,6 +671,7 @@ def make_read_only(guard: MemGuard) -> Any:
     return lambda: connection.execute("PRAGMA query_only=0").fetchone()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("trouble", "words"), [(block_disk, "full"), (make_read_only, "readonly")])
 @pytest.mark.parametrize("recovers", [True, False])
 def test_a_disk_in_trouble_costs_no_trial(
@@ -937,6 +949,7 @@ def test_after_an_error_of_ours_ray_goes_on_alone(
     assert len(ExperimentAnalysis(grid.experiment_path).trials) == 10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("opened", [False, True])
 def test_the_best_result_is_found_without_reading_all(
     storage: Path, monkeypatch: pytest.MonkeyPatch, opened: bool

@@ -71,6 +71,7 @@ def held(tmp_path_factory: pytest.TempPathFactory) -> Held:
     return keepers, Both(*grids)
 
 
+@pytest.mark.slow
 def test_held_trials_read_and_change_as_with_ray_alone(held: Held) -> None:
     (plain, guarded), both = held
     assert equality.was_guarded(both.guarded)

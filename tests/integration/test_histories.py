@@ -100,6 +100,7 @@ def of_loggers(grid: tune.ResultGrid) -> list[str]:
     return [path.name for path in found if path.name in names or path.name.startswith("events.")]
 
 
+@pytest.mark.slow
 def test_results_are_equal(both: Both) -> None:
     assert of_loggers(both.guarded) == []
     equality.assert_equal(both, leave_out=("files",))
@@ -347,6 +348,7 @@ def test_a_storage_apart_from_the_drivers_staging(tmp_path: Path) -> None:
     assert len(list(tmp_path.glob("results/sweep/*/result.json"))) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.latest_only
 def test_a_killed_driver_loses_no_result(tmp_path: Path) -> None:
     outcome = kill(2.5, tmp_path)

@@ -90,6 +90,7 @@ def keeper() -> Iterator[Keeper]:
         yield one
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["keep", "run"])
 def test_a_kept_value_outlives_a_killed_trial(keeper: Keeper, method: str) -> None:
     for number in range(5):
@@ -199,6 +200,7 @@ def test_a_sweep_keeps_an_array_for_each_trial(storage: Path, keeper: Keeper) ->
     assert named_actors(keeper) == ["keeper-0"]
 
 
+@pytest.mark.slow
 def test_a_keeper_ends_with_the_process_that_made_it() -> None:
     script = (
         "import os, ray, sys\n"

@@ -56,6 +56,7 @@ def finished(path: Path) -> set[int]:
     return {trial.config["number"] for trial in trials if trial.is_finished()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("moment", "searcher", "guarded"),
     [

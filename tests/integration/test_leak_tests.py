@@ -74,6 +74,7 @@ def test_a_sweep_whose_trials_are_not_spilled(memguard):
 """
 
 
+@pytest.mark.slow
 def test_what_leaks_fails_and_what_does_not_passes(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(SOURCE)
     result = pytester.runpytest_inprocess("-p", "ray_tune_memguard_pytest")

@@ -57,6 +57,7 @@ def line_of(grid: tune.ResultGrid, profile: TrialProfile) -> tuple[Line, float]:
     return peak.lines[0], peak.bytes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("survive_kill", [False, True])
 def test_the_line_of_each_trial_that_is_profiled(
     storage: Path, lines: Callable[[], list[str]], survive_kill: bool
@@ -113,6 +114,7 @@ def test_a_class_that_pauses(storage: Path) -> None:
         assert (line.line, line.share >= 0.9) == (LINE, True)
 
 
+@pytest.mark.slow
 def test_a_trial_that_is_retried_is_profiled_once(storage: Path) -> None:
     """And its results are as without it."""
     options: dict[str, Any] = {

@@ -40,6 +40,7 @@ def reports_for_a_while(config: dict[str, Any]) -> None:
         tune.report({"score": number})
 
 
+@pytest.mark.slow
 def test_scrapes_of_a_run(storage: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(head_node_reporter, "_EVERY_TRIALS", 1)
     guard = MemGuard(metrics_port=0, head_every_seconds=0.1, trial_memory_every_seconds=0.2)

@@ -62,6 +62,7 @@ def cells(tmp_path_factory: pytest.TempPathFactory) -> dict[str, nbformat.Notebo
     return dict(zip(CELLS, notebook.cells, strict=True))
 
 
+@pytest.mark.slow
 def test_the_cell_of_a_sweep_is_not_flooded(cells: dict[str, nbformat.NotebookNode]) -> None:
     # Of four lines about RSS, the last one.
     plain = shown(cells["sweep"], "text/plain")

@@ -38,6 +38,7 @@ class OpenFiles(tune.Callback):
     on_step_begin = on_step_end = on_trial_start = on_trial_result = on_trial_complete = look
 
 
+@pytest.mark.slow
 @pytest.mark.latest_only
 def test_open_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TUNE_GLOBAL_CHECKPOINT_S", "0.1")

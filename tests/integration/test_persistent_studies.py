@@ -49,6 +49,7 @@ def run(path: Path, search: Any, callbacks: list[Any], **how: Any) -> Any:
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("limit", [0, 3])
 def test_a_study_in_a_database_is_told_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int

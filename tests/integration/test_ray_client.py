@@ -44,6 +44,7 @@ def client_address(tmp_path: Path) -> Iterator[str]:
         server.wait(timeout=30)
 
 
+@pytest.mark.slow
 def test_ray_client(client_address: str, tmp_path: Path) -> None:
     done = run(["tests.integration.over_client", client_address, str(tmp_path)])
     assert done.returncode == 0, done.stderr[-4000:]

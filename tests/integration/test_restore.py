@@ -277,6 +277,7 @@ def test_no_experiment(tmp_path: Path) -> None:
         open_experiment(tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.latest_only
 @pytest.mark.parametrize("guarded", [False, True], ids=["Ray alone", "MemGuard"])
 @pytest.mark.parametrize("length", [0, 300])
@@ -324,6 +325,7 @@ def resumed_by_run(
     return ran(log), outcome(ResultGrid(analysis))
 
 
+@pytest.mark.slow
 def test_tune_run_resumes(interrupted: Path, tmp_path: Path) -> None:
     alone, guarded = (
         resumed_by_run(interrupted, tmp_path, guarded, resume="AUTO+ERRORED")
@@ -332,6 +334,7 @@ def test_tune_run_resumes(interrupted: Path, tmp_path: Path) -> None:
     assert guarded == alone
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("finished", ["RESUME", "RESTART"])
 def test_finished_trials_run_again_on_request(
     interrupted: Path, tmp_path: Path, finished: str, monkeypatch: pytest.MonkeyPatch
@@ -347,6 +350,7 @@ def test_finished_trials_run_again_on_request(
     assert len(guarded[0]) >= SAMPLES - len(FAILING)
 
 
+@pytest.mark.slow
 def test_resumed_by_an_environment_variable(
     interrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -425,6 +429,7 @@ SEARCHERS: dict[str, Callable[[], Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("searcher", SEARCHERS)
 def test_a_kill_long_after_the_last_checkpoint(
     tmp_path: Path, searcher: str, monkeypatch: pytest.MonkeyPatch
@@ -508,6 +513,7 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_store(tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture) -> None:
     begin(tmp_path, [MemGuard(), At(7, interrupt)])

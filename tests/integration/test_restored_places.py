@@ -22,6 +22,7 @@ def test_a_copy_leaves_the_originals_store_alone(tmp_path: Path) -> None:
     assert store.exists()
 
 
+@pytest.mark.slow
 def test_a_copy_that_is_older_than_the_originals_store(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

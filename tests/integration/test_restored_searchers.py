@@ -66,6 +66,7 @@ class Steps(SearchAlgorithm):
         self.made, self.told, self.spec = cloudpickle.loads(state)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("end", ["interrupted", "killed"])
 def test_own_search_algorithm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: str) -> None:
     path = tmp_path / "sweep"
@@ -145,6 +146,7 @@ def fails_first(log: Path) -> Any:
     return train
 
 
+@pytest.mark.slow
 def test_retried_trials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TUNE_GLOBAL_CHECKPOINT_S", "1000")
     killed, log = tmp_path / "killed", tmp_path / "tries"

@@ -26,6 +26,7 @@ REPORTED = Case(
 INTERRUPTED = replace(REPORTED, end="Ctrl+C twice", checkpoints="0", resumed="default")
 
 
+@pytest.mark.slow
 @pytest.mark.latest_only
 @pytest.mark.parametrize("case", [REPORTED, INTERRUPTED, *chosen_cases(20)], ids=str)
 def test_each_trial_comes_back_once(

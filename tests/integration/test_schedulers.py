@@ -115,6 +115,7 @@ def fit_with(scheduler: Any, storage: Path, walks: list[str]) -> int:
     return during[-1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make_scheduler", [FIFOScheduler, Subclassed, Wrapping, Delegating])
 def test_rays_choice_of_the_next_trial_passes_over_finished_ones(
     make_scheduler: Any, storage: Path, walks: list[str]

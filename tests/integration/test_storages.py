@@ -58,6 +58,7 @@ def stored(filesystem: pyarrow.fs.FileSystem, path: str) -> list[Any]:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "trainable"), [("memory", sweeps.one_report), ("s3", sweeps.with_checkpoints)]
 )
@@ -82,6 +83,7 @@ def test_a_storage_apart_from_the_drivers_staging(
     assert not [path for path in guarded if path.endswith(".sqlite")]
 
 
+@pytest.mark.slow
 def test_a_moved_experiment(tmp_path_factory: pytest.TempPathFactory) -> None:
     """It opens, restores and resumes from where it was moved to."""
     case = Case(
@@ -113,6 +115,7 @@ def test_each_subdirectory_but_hidden_ones_is_a_trial(storage: Path) -> None:
     assert all((folder / "params.json").is_file() for folder in folders)
 
 
+@pytest.mark.slow
 def test_an_experiment_of_an_earlier_version(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Its files are in ``memguard``; it opens, restores and resumes all the same."""
     case = Case(

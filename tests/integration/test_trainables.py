@@ -47,6 +47,7 @@ def fit(trainable: Any, storage: Path, *callbacks: tune.Callback, reuse: bool = 
     return [result.metrics["score"] for result in grid]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reuse", [True, False])
 def test_it_is_unpickled_once(storage: Path, reuse: bool) -> None:
     _LOADED.clear()
@@ -64,6 +65,7 @@ class Anew(tune.Callback):
             register_trainable("carried", carrying(Data(100.0)))
 
 
+@pytest.mark.slow
 def test_one_that_is_registered_anew_counts_from_then_on(
     storage: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

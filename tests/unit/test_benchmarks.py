@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 
 from benchmarks import __main__ as command
 from benchmarks import overhead, restore
+from benchmarks.commands import run_command
 from benchmarks.picture import draw_bars
 from benchmarks.record import Round, Run
 from benchmarks.report import format_table, write_results
@@ -126,12 +128,28 @@ def test_every_benchmark_has_rays_figures_beside_memguards() -> None:
 
 
 def test_what_is_printed_is_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with command._kept("some", tmp_path):
-        print("figures")
-    assert (tmp_path / "some.txt").read_text() == "figures\n"
-    assert capsys.readouterr().out == "figures\n"
+    def some(options: Sequence[str]) -> int:
+        print(*options)
+        return 3
+
+    options = ["--results", str(tmp_path), "figures"]
+    assert run_command("some", some, options) == 3
+    assert (
+        capsys.readouterr().out == (tmp_path / "some.txt").read_text() == " ".join(options) + "\n"
+    )
     with pytest.raises(SystemExit):
         command.main(["nonsense"])
+
+
+def test_a_command_that_fails_says_why_and_keeps_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fails(_: Sequence[str]) -> int:
+        raise RuntimeError("a child ended")
+
+    assert run_command("some", fails, ["--results", str(tmp_path)]) == 2
+    assert capsys.readouterr().err == "\nsome: a child ended\n"
+    assert not (tmp_path / "some.txt").exists()
 
 
 def test_an_experiment_checkpoint_is_one_that_came_in_its_turn() -> None:
