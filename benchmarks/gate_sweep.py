@@ -56,7 +56,8 @@ class Watch(tune.Callback):
 
     def __init__(self) -> None:
         self.highest = self.later = 0
-        self.ended = 0
+        #: Processes of the first trials to end; they are there for a moment after that.
+        self._first_wave: list[int] = []
         self._processes: list[int] = []
         self._processes_at = 0.0
         self._over = threading.Event()
@@ -73,11 +74,15 @@ class Watch(tune.Callback):
         while not self._over.wait(0.1):
             used = self.used()
             self.highest = max(self.highest, used)
-            if self.ended >= CPUS:
+            if self._is_first_wave_over():
                 self.later = max(self.later, used)
 
-    def on_trial_complete(self, **info: Any) -> None:
-        self.ended += 1
+    def _is_first_wave_over(self) -> bool:
+        return len(self._first_wave) >= CPUS and not any(map(psutil.pid_exists, self._first_wave))
+
+    def on_trial_complete(self, *, trial: Trial, **info: Any) -> None:
+        if len(self._first_wave) < CPUS:
+            self._first_wave.append(trial.last_result["pid"])
 
     def on_experiment_end(self, trials: list[Trial], **info: Any) -> None:
         self._over.set()
