@@ -116,6 +116,8 @@ class Gate:
 
     def tick(self) -> None:
         """Open the nodes on which no trial waits any more. Called at least every few seconds."""
+        # Trials that end while none waits must have been measured: the next ones are sized by them.
+        self._memory.running()
         now = self._clock()
         for node, state in self._states.items():
             if state.paused_at is None or now - state.refused_at < OPEN_AFTER_S:

@@ -177,6 +177,32 @@ def test_the_gate_starts_what_fits_and_reports_the_pause_once() -> None:
     assert (run.records[-1].started, run.records[-1].seconds) == (1, 12.0)
 
 
+class MeasuresWhenAsked(FakeRun):
+    """Knows the peak of a trial that was running when somebody asked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.measured: set[str] = set()
+
+    def running(self) -> dict[str, TrialUsage]:
+        self.measured |= self.usages.keys()
+        return self.usages
+
+    def finished_peaks(self) -> list[int]:
+        return [40 for _ in self.measured - self.usages.keys()]
+
+
+def test_trials_are_measured_while_none_waits() -> None:
+    run = MeasuresWhenAsked()
+    assert [run.start() for _ in range(4)] == [True] * 4
+    for _ in range(3):
+        run.now += 1.0
+        run.gate.tick()
+    # They end together.
+    run.usages = {}
+    assert [run.start() for _ in range(4)] == [True, True, False, False]
+
+
 def test_with_ample_memory_the_gate_looks_once_a_second() -> None:
     run = FakeRun()
     run.used["node"] = 1
