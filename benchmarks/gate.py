@@ -9,7 +9,7 @@ Parts, each by Ray alone as well, each sweep in a process and a Ray cluster of i
   one or two shapes of resources) on a node whose memory comes and goes. None hangs, each ends with
   all of its trials, and without a scheduler that decides by time the results are Ray's.
 - ``paused``: steps a second and CPU of a driver whose trials wait.
-- ``ample``: time of a sweep that never waits.
+- ``ample``: time of a sweep that never waits, from the end of its first trial to that of its last.
 - ``stop``: a run that ends in time, and is resumed.
 
 Ends with 1 if a threshold is missed. ``--quick``: one run of each, eight sweeps.
