@@ -5,13 +5,17 @@ raises, and the whole run ends, whatever ``max_failures`` is (Ray 2.50 to 2.60; 
 that the kernel kills as ``ActorDiedError``, which Tune handles). Here the manager of one run
 receives ``RayActorError`` with the same text instead. It has to be this class: Tune asserts it, and
 keeps the error of a trial for its ``Result`` only if it is one of Ray's two.
+
+Where a task or an actor that the trial has started is killed, the trial's own code may raise the
+error. It comes as ``RayTaskError(OutOfMemoryError)``, which is both; the trial's process lives, and
+Tune handles it.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ray.exceptions import OutOfMemoryError, RayActorError
+from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
 
 from ray_tune_memguard.adapter import boundary
 from ray_tune_memguard.adapter.boundary import Policy, RaysOwn
@@ -53,7 +57,7 @@ _METHODS = {"_actor_task_failed": _task_failed, "_actor_start_failed": _start_fa
 def _as_actor_death(
     exception: Exception, manager: RayActorManager, tracked_actor: object
 ) -> Exception:
-    if isinstance(exception, OutOfMemoryError):
+    if isinstance(exception, OutOfMemoryError) and not isinstance(exception, RayTaskError):
         # Ray's error names no actor, and Ray forgets the actor before it tells who failed.
         death = RayActorError(error_msg=str(exception))
         # Its constructor is declared to take no None.
