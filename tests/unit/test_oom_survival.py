@@ -6,8 +6,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import ray
 from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
+from ray.tune.experiment import Trial
 
+import ray_tune_memguard  # noqa: F401 (wraps a method of trials)
 from ray_tune_memguard.adapter.run.actor_manager import tolerate_out_of_memory
 
 KILLED = "1 worker(s) were killed due to the node running low on memory."
@@ -48,3 +51,16 @@ def test_a_trial_whose_own_code_raises_it_lives(manager: Any) -> None:
     assert isinstance(error, OutOfMemoryError)
     manager._actor_task_failed(SimpleNamespace(), error)
     assert manager.got == [error]
+
+
+def test_a_trial_that_was_killed_before_its_first_result_has_a_last_result(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def get(_reference: object) -> object:
+        raise OutOfMemoryError(KILLED)
+
+    monkeypatch.setattr(ray, "get", get)
+    trial = Trial("trains", stub=True, trial_id="1")
+    trial._default_result_or_future = ray.ObjectRef.from_random()
+    assert trial.last_result == {"trial_id": "1"}
+    assert trial._default_result_or_future is None

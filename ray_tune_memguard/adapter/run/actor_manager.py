@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from ray.air.execution._internal.actor_manager import RayActorManager
     from ray.air.execution._internal.tracked_actor import TrackedActor
     from ray.air.execution._internal.tracked_actor_task import TrackedActorTask
+    from ray.tune.experiment import Trial
 
     from ray_tune_memguard.adapter.seam import Controller
 
@@ -74,6 +75,20 @@ def _actor_id(manager: object, tracked_actor: object) -> str | None:
     except (LookupError, TypeError, ValueError):
         return None
     return gcs.actor_id_or_none(handle)
+
+
+def default_result(rays: RaysOwn, trial: Trial) -> object:
+    """Stands in for ``Trial._get_default_result_or_future``.
+
+    A process that is killed before it has told the trial's default result has none to tell. Ray
+    knows this of a ``RayActorError`` only; the other error would end the run wherever somebody
+    reads ``last_result``, for example in Ray's own progress output.
+    """
+    try:
+        return rays(trial)
+    except OutOfMemoryError:
+        trial._default_result_or_future = None
+        return None
 
 
 def tolerate_out_of_memory(controller: Controller) -> None:
