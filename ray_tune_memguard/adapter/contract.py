@@ -218,7 +218,7 @@ NAMES: tuple[PrivateName, ...] = (
     *_of(_TRIAL, (SPILL, SURVIVE_OOM), "_default_result_or_future"),
     *_of(_TRIAL, SPILL, "_state_json", "_nonjson_fields"),
     *_of(_TRIAL, (SPILL, TRIAL_MEMORY, TRIAL_DEATHS, TRIAL_PROFILES), "temporary_state"),
-    *_of(_TRIAL, SPILL, "run_metadata"),
+    *_of(_TRIAL, (SPILL, TRIAL_DEATHS), "run_metadata"),
     *_of(_METADATA, SPILL, "_cached_json"),
     # The trainable of a run.
     *_of(_REGISTRY, TRAINABLES, "_global_registry", "TRAINABLE_CLASS"),
