@@ -9,17 +9,19 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
-from ray.exceptions import RayActorError
+from ray.exceptions import RayActorError, RayTaskError
 
 from ray_tune_memguard import read_deaths
 from ray_tune_memguard.cluster.gcs import ActorInfo
 from ray_tune_memguard.cluster.probe import Answer
+from ray_tune_memguard.cluster.trial_memory import TrialUse
 from ray_tune_memguard.diagnostics.deaths import driver, evidence
 from ray_tune_memguard.diagnostics.deaths.advice import advise
 from ray_tune_memguard.diagnostics.deaths.evidence import NodeEvidence, Place
-from ray_tune_memguard.diagnostics.deaths.investigation import Inquiry
+from ray_tune_memguard.diagnostics.deaths.investigation import Inquiry, Investigation
 from ray_tune_memguard.diagnostics.deaths.record import Death, MemoryUser
 from ray_tune_memguard.diagnostics.deaths.report import Sizes, make_record, summarize
 from ray_tune_memguard.diagnostics.deaths.verdict import DeathFacts, judge
@@ -128,6 +130,99 @@ def test_the_advice_has_numbers(
     )
     trials = [MemoryUser(n, int(each * GIB), str(n), str(n)) for n in range(count)]
     assert advise(death, trials).startswith(expected)
+
+
+def killed_by_the_kernel(sizes: Sizes) -> Death:
+    """The record of a kill for which the whole machine was full, as its log tells."""
+    kill = OomKill(1.0, VICTIM, "ray::Im", 7 * GIB)
+    return record(DeathFacts("…", pid=VICTIM, kernel=KernelEvidence((kill,))), sizes)
+
+
+def test_the_machine_was_full_when_the_kernel_killed() -> None:
+    # What is measured is what the kill has left.
+    left = (MemoryUser(HOG, 7 * GIB, "ray::ImplicitFunc.train"),)
+    death = killed_by_the_kernel(Sizes(processes=left, used_bytes=9 * GIB, limit_bytes=16 * GIB))
+    assert (death.used_bytes, death.limit_bytes) == (16 * GIB, 16 * GIB)
+    assert death.advice.startswith(
+        "2 such trials of 7.0 GiB need 14.0 GiB of 14.0 GiB: run at most 1 at once"
+    )
+
+
+def test_the_advice_counts_all_trials_of_the_node() -> None:
+    # Ray and the list of processes name the ten largest processes.
+    trials = tuple(MemoryUser(n, GIB, str(n), str(n)) for n in range(1000, 1019))
+    text = TEXT.partition("102\t")[0].replace("10.00GB", "22.00GB").replace("9.00GB", "20.00GB")
+    listed = "".join(f"{user.pid}\t1.00\tray::ImplicitFunc.train\n" for user in trials[:10])
+    names = {user.pid: (user.trial_id, user.name) for user in trials}
+    facts = DeathFacts(text + listed, pid=VICTIM)
+    verdict = judge(facts)
+    assert verdict is not None
+    death = make_record(NEW, facts, verdict, Sizes(trials=trials), names)
+    assert len(death.largest) == 10
+    # 0.5 GiB are those of the victim, and 0.5 GiB of others.
+    assert death.advice.startswith("20 such trials of 1.0 GiB need 20.0 GiB of 19.3 GiB: run at ")
+
+
+def test_who_used_most_is_not_known_without_the_size_of_the_victim() -> None:
+    kernel = KernelEvidence(cgroup_rise=1, absent=("kernel log (…)",))
+    facts = DeathFacts("…", pid=VICTIM, kernel=kernel)
+    death = record(facts, Sizes(processes=(MemoryUser(9, GIB, "database"),)))
+    assert (death.cause, death.size_bytes) == ("kernel_oom", None)
+    assert death.culprit is None
+
+
+class FakeRun:
+    """A run whose trials were measured: by trial id, process, node and bytes."""
+
+    capabilities: tuple[str, ...] = ()
+
+    def __init__(self, **measured: tuple[int, str, int]) -> None:
+        self._uses = {
+            trial_id: TrialUse(trial_id, node, pid, size, size, size, size, 0.0, 1, 0.0, 0.0)
+            for trial_id, (pid, node, size) in measured.items()
+        }
+
+    def trial_memory(self) -> FakeRun:
+        return self
+
+    def of(self, trial_id: str) -> TrialUse | None:
+        return self._uses.get(trial_id)
+
+    def running(self, node: str | None) -> list[TrialUse]:
+        return [use for use in self._uses.values() if node in (None, use.node)]
+
+    def trials_by_pid(self, node: str | None) -> dict[int, tuple[str, str]]:
+        return {use.pid: (use.trial_id, f"train_{use.trial_id}") for use in self.running(node)}
+
+
+def investigation(
+    run: FakeRun, monkeypatch: pytest.MonkeyPatch, watch: KernelWatch | None = None
+) -> Any:
+    place = Place("own", "192.0.2.2", "", None)
+    monkeypatch.setattr(Place, "of_driver", lambda: place)
+    as_handle: Any = run
+    return Investigation(as_handle, watch or KernelWatch(Path("/nowhere")), None)
+
+
+class FakeTrial:
+    def __init__(self, trial_id: str) -> None:
+        self.trial_id = trial_id
+
+    def __str__(self) -> str:
+        return f"train_{self.trial_id}"
+
+
+def test_a_trial_that_is_refused_memory_may_be_the_largest_itself(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run = FakeRun(v=(VICTIM, "far", 4 * GIB), h=(HOG, "far", GIB), x=(HOG, "other", 9 * GIB))
+    error = RayTaskError("train", "Traceback\nMemoryError", MemoryError())
+    inquiry = investigation(run, monkeypatch).investigate(FakeTrial("v"), error, None)
+    death = inquiry.death
+    assert (death.cause, death.pid, death.size_bytes) == ("memory_error", VICTIM, 4 * GIB)
+    assert death.is_culprit
+    # And only what is on its node.
+    assert [user.name for user in death.largest] == ["train_v", "train_h"]
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
