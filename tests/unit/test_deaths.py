@@ -225,6 +225,23 @@ def test_a_trial_that_is_refused_memory_may_be_the_largest_itself(
     assert [user.name for user in death.largest] == ["train_v", "train_h"]
 
 
+def test_the_kernel_kills_two_trials_before_the_run_is_told_of_the_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vmstat = tmp_path / "proc" / "vmstat"
+    vmstat.parent.mkdir()
+    vmstat.write_text("oom_kill 0\n")
+    huge = 2**50  # Larger than all processes of this machine.
+    run = FakeRun(v=(VICTIM, "own", huge), h=(HOG, "own", huge))
+    asked = investigation(run, monkeypatch, KernelWatch(tmp_path))
+    vmstat.write_text("oom_kill 2\n")
+    for trial_id, pid in (("v", VICTIM), ("h", HOG)):
+        text = f"It died.\n\tpid: {pid}\n\tip: 192.0.2.2\nWorker exit detail: End of file."
+        died = RayActorError(error_msg=text)
+        death = asked.investigate(FakeTrial(trial_id), died, None).death
+        assert (death.cause, death.certainty) == ("kernel_oom", "likely")
+
+
 def test_what_is_written_is_read(tmp_path: Path) -> None:
     user = MemoryUser(3, 4, "five", "six", 7.0)
     later = replace(
@@ -307,6 +324,7 @@ def test_the_last_driver_was_killed_by_the_kernel(
     assert interrupted_run(tmp_path, file) is None
     kills = [OomKill(99.0, 1, "x", 1), OomKill(101.0, ended.pid, "python", 21 * GIB)]
     monkeypatch.setattr(driver, "kills_of_log", lambda: tuple(kills))
+    monkeypatch.setattr(driver, "sees_machine_pids", lambda: True)
     assert driver.what_ended_it(ended, file) == (
         f"The kernel's OOM killer killed the driver of the last run (process {ended.pid}), when it "
         "used 21.0 GiB (certain: the kernel's log). Its last report: trial#200  RSS 2048 MiB  "
@@ -327,7 +345,23 @@ def test_without_the_log_only_the_counter_tells(
         raise driver.KernelLogError("/dev/kmsg: Operation not permitted")
 
     monkeypatch.setattr(driver, "kills_of_log", refuse)
+    monkeypatch.setattr(driver, "sees_machine_pids", lambda: True)
     monkeypatch.setattr(driver, "oom_kills_of_machine", lambda: 3)
     assert driver.what_ended_it(replace(ended, oom_kills=3), tmp_path / "driver-1.jsonl") is None
     sentence = driver.what_ended_it(replace(ended, oom_kills=2), tmp_path / "driver-1.jsonl")
     assert "cannot be told (/dev/kmsg: Operation not permitted)" in (sentence or "")
+
+
+def test_in_a_container_the_log_does_not_name_the_driver(
+    ended: DriverRecord, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A process of another container has the number there that the driver had here.
+    kill = OomKill(101.0, ended.pid, "python", GIB)
+    monkeypatch.setattr(driver, "kills_of_log", lambda: (kill,))
+    monkeypatch.setattr(driver, "sees_machine_pids", lambda: False)
+    monkeypatch.setattr(driver, "oom_kills_of_machine", lambda: 3)
+    file = tmp_path / "driver-1.jsonl"
+    assert driver.what_ended_it(replace(ended, oom_kills=3), file) is None
+    sentence = driver.what_ended_it(replace(ended, oom_kills=2), file) or ""
+    assert "certain" not in sentence
+    assert "cannot be told (the kernel's log has other process numbers" in sentence

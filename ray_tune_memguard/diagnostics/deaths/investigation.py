@@ -14,7 +14,12 @@ from ray_tune_memguard.cluster.probe import Answer, NoAnswerError
 from ray_tune_memguard.cluster.trial_memory import TrialUse
 from ray_tune_memguard.diagnostics.deaths import evidence
 from ray_tune_memguard.diagnostics.deaths.evidence import NodeEvidence, Place
-from ray_tune_memguard.diagnostics.deaths.record import UNKNOWN_CAUSE, Death, MemoryUser
+from ray_tune_memguard.diagnostics.deaths.record import (
+    KERNEL_OOM,
+    UNKNOWN_CAUSE,
+    Death,
+    MemoryUser,
+)
 from ray_tune_memguard.diagnostics.deaths.report import MAX_LARGEST, Sizes, make_record
 from ray_tune_memguard.diagnostics.deaths.verdict import DeathFacts, judge
 from ray_tune_memguard.system.kernel_log import KernelWatch
@@ -119,7 +124,8 @@ class Investigation:
         facts = _with_size(facts, sizes)
         verdict = judge(facts)
         assert verdict is not None
-        self._watch.rewind()
+        if verdict.cause == KERNEL_OOM:
+            self._watch.explain(verdict.kill)
         trial_of = self._trials_by_pid(node)
         death = make_record(
             Death(time.time(), trial.trial_id, str(trial), verdict.cause, verdict.certainty),
