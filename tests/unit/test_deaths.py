@@ -9,12 +9,13 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from ray.exceptions import RayActorError, RayTaskError
 
-from ray_tune_memguard import read_deaths
+from ray_tune_memguard import TrialDeathReporter, read_deaths
 from ray_tune_memguard.cluster.gcs import ActorInfo
 from ray_tune_memguard.cluster.probe import Answer
 from ray_tune_memguard.cluster.trial_memory import TrialUse
@@ -365,3 +366,22 @@ def test_in_a_container_the_log_does_not_name_the_driver(
     sentence = driver.what_ended_it(replace(ended, oom_kills=2), file) or ""
     assert "certain" not in sentence
     assert "cannot be told (the kernel's log has other process numbers" in sentence
+
+
+def test_a_damaged_record_of_the_last_driver_does_not_turn_reports_off(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "ray_tune_memguard")
+    for number, line in enumerate(('{"event": "begin"}', '{"event": "begin", "time": "x"}')):
+        (tmp_path / "driver-1.jsonl").write_text(f"{line}\n")
+        run: Any = SimpleNamespace(
+            claim=lambda job, owner: True,
+            report_path=lambda trials, kind, suffix: tmp_path / f"{kind}-2{suffix}",
+            observe_failures=lambda observer: None,
+            node_probes=lambda user: None,
+        )
+        reporter = TrialDeathReporter()
+        reporter.begin_run(run)
+        reporter.on_step_begin(0, [])
+        assert reporter.active
+        assert caplog.text.count("The record of the last run's driver cannot be read") == number + 1
