@@ -193,6 +193,7 @@ NAMES: tuple[PrivateName, ...] = (
     *_of(_ACTORS, RELEASE_ORPHANED_TASKS, "_pending_actors_to_attrs"),
     *_of(_ACTORS, SURVIVE_OOM, "_actor_task_failed(tracked_actor_task, exception)"),
     *_of(_ACTORS, SURVIVE_OOM, "_actor_start_failed(tracked_actor, exception)"),
+    *_of(_TRIAL, SURVIVE_OOM, "_get_default_result_or_future()"),
     # What the launch gate is asked for.
     *_of(CONTROLLER, LAUNCH_GATE, "_actor_manager", "_actor_to_trial", "_stopping_actors"),
     *_of(_ACTORS, LAUNCH_GATE, "_resource_manager", "_live_actors_to_ray_actors_resources"),
@@ -214,9 +215,10 @@ NAMES: tuple[PrivateName, ...] = (
     *_of(_SYNCER, UPLOADS, "_sync_up_command(local_path, uri, exclude)", "_sync_process"),
     # A trial, serialized and deserialized.
     *_of(_TRIALS, SPILL, "_Location", "_TemporaryTrialState"),
-    *_of(_TRIAL, SPILL, "_default_result_or_future", "_state_json", "_nonjson_fields"),
+    *_of(_TRIAL, (SPILL, SURVIVE_OOM), "_default_result_or_future"),
+    *_of(_TRIAL, SPILL, "_state_json", "_nonjson_fields"),
     *_of(_TRIAL, (SPILL, TRIAL_MEMORY, TRIAL_DEATHS, TRIAL_PROFILES), "temporary_state"),
-    *_of(_TRIAL, SPILL, "run_metadata"),
+    *_of(_TRIAL, (SPILL, TRIAL_DEATHS), "run_metadata"),
     *_of(_METADATA, SPILL, "_cached_json"),
     # The trainable of a run.
     *_of(_REGISTRY, TRAINABLES, "_global_registry", "TRAINABLE_CLASS"),

@@ -148,7 +148,13 @@ class TrialDeathReporter(GuardCallback):
 
     def _look_at_last_run(self) -> None:
         own = self._driver_records.path
-        last = None if own is None else driver_record.interrupted_run(own.parent, own)
+        try:
+            last = None if own is None else driver_record.interrupted_run(own.parent, own)
+        except (OSError, TypeError, ValueError) as error:
+            self.notices.remark(
+                "last run", f"The record of the last run's driver cannot be read: {error}."
+            )
+            return
         if last is not None:
             from ray_tune_memguard.diagnostics.deaths.driver import what_ended_it
 

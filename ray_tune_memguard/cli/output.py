@@ -6,7 +6,9 @@ Nothing is cut or wrapped in a pipe: one row of a table is one line there.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import importlib.util
+import json
 import sys
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
@@ -26,7 +28,18 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, 
 def show_json(value: object) -> None:
     """Print dataclasses, mappings, sequences, numbers and texts as JSON. NaN becomes null."""
     options = orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS
-    click.echo(orjson.dumps(value, default=str, option=options).decode())
+    try:
+        text = orjson.dumps(value, default=str, option=options).decode()
+    except orjson.JSONEncodeError:  # A whole number of more than 64 bits, such as a seed.
+        known = json.loads(json.dumps(value, default=_plain), parse_constant=lambda _name: None)
+        text = json.dumps(known, indent=2)
+    click.echo(text)
+
+
+def _plain(value: object) -> object:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.asdict(value)
+    return str(value)
 
 
 def show_text(text: str = "", style: str = "") -> None:

@@ -7,6 +7,7 @@ there, but not longer than :data:`MAX_AGE_S`. A node that has not answered yet h
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import time
 from collections.abc import Sequence
@@ -95,9 +96,8 @@ class ClusterMemory:
         if answer is None or not answer.is_ready():
             return
         del self._asked[node]
-        try:
+        # Without an answer the last one still counts: where memory is short, Ray's monitor kills
+        # the probe before any trial, because Ray starts it again.
+        with contextlib.suppress(NoAnswerError):
             self._limits[node] = answer.get().known()
             self._measured_at[node] = self._read_at[node]
-        except NoAnswerError:
-            # What is not known does not count; the probes have warned.
-            self._limits.pop(node, None)

@@ -40,7 +40,7 @@ MAX_POINTS = 30
 MAX_FINISHED = 256
 #: So many of the trials that used most are remembered.
 MAX_HEAVIEST = 3
-# Actors of which it is known that they have run a trial before.
+# Actors of which it is known that they have run a trial before; more if more trials run.
 _MAX_ACTORS = 256
 #: A reading of another node is expected within this time; the first one may start a probe.
 MAX_WAIT_S = 5.0
@@ -146,6 +146,8 @@ class _Tracked:
         key: its process; None while that is unknown, or while the trial does not run.
         is_located: whether its process is known, or cannot be found.
         is_exact: whether the kernel has told all peaks so far.
+        is_gone: whether the process was found to have ended. The trial may run again.
+        is_finished: whether its record was made.
         ending: how the trial has ended, while its last reading is awaited.
     """
 
@@ -160,6 +162,8 @@ class _Tracked:
     is_located: bool = False
     is_reused: bool = False
     is_exact: bool = True
+    is_gone: bool = False
+    is_finished: bool = False
     ending: str = ""
     ended: float = math.nan
     peaks: TreePeaks = field(default_factory=TreePeaks)
@@ -271,7 +275,11 @@ class TrialMemories:
             ]
 
     def _running(self) -> Iterator[_Tracked]:
-        return (one for one in self._tracked.values() if one.key is not None and not one.ending)
+        return (
+            one
+            for one in self._tracked.values()
+            if one.key is not None and not one.is_gone and not one.ending
+        )
 
     def of(self, trial_id: str) -> TrialUse | None:
         """What a trial used at the last look, also if its process has just ended.
@@ -433,6 +441,7 @@ class TrialMemories:
         with self._lock:
             if tracked.key != key:  # It has moved meanwhile.
                 return
+            tracked.is_gone = reading is None
             if reading is None:
                 tracked.is_exact = False
             else:
@@ -455,7 +464,9 @@ class TrialMemories:
                 continue
             with self._lock:
                 self._actors[actor_id] = actor.node_id, actor.pid
-                while len(self._actors) > self._max_actors:
+                # One that is forgotten hands the peak of its trial on to the next one.
+                kept = self._max_actors and max(self._max_actors, 2 * len(self._tracked))
+                while len(self._actors) > kept:
                     self._actors.popitem(last=False)
             self._begin(tracked, actor.node_id, actor.pid)
 
@@ -476,6 +487,7 @@ class TrialMemories:
                 tracked.is_exact = False
             else:
                 tracked.key = reading.root.key
+                tracked.is_gone = False
                 # Ray gives an actor no worker that has run tasks, so a new one's peak is its own.
                 tracked.peaks.begin(reading, is_fresh=not tracked.is_reused)
                 # Where it could not be reset, it hides what is lower than earlier trials' peaks.
@@ -495,6 +507,10 @@ class TrialMemories:
 
     def _finish(self, tracked: _Tracked, last: TreeReading | None) -> None:
         with self._lock:
+            # One that was started twice in a short time is located twice.
+            if tracked.is_finished:
+                return
+            tracked.is_finished = True
             if self._tracked.get(tracked.trial_id) is tracked:
                 del self._tracked[tracked.trial_id]
             peaks = tracked.peaks
@@ -502,7 +518,8 @@ class TrialMemories:
                 peaks.add(last)
             if peaks.last is None:
                 return
-            is_exact = tracked.is_exact and last is not None and not peaks.children
+            tells_peak = last is not None and last.root.highest_rss > 0
+            is_exact = tracked.is_exact and tells_peak and not peaks.children
             record = _record_of(tracked, is_exact)
             self._records.append(record)
             for observer in self._observers:

@@ -65,8 +65,9 @@ def plain_config(config: object, prefix: str = "") -> dict[str, object]:
     if not isinstance(config, dict):
         return {}
     found: dict[str, object] = {}
-    for key, value in config.items():
+    for key, given in config.items():
         name = f"{prefix}{key}"
+        value = _plain(given)
         if isinstance(value, dict) and value:
             found.update(plain_config(value, f"{name}/"))
         elif value is None or isinstance(value, (bool, int, float)):
@@ -79,6 +80,13 @@ def plain_config(config: object, prefix: str = "") -> dict[str, object]:
         else:
             found[name] = f"<{type(value).__name__}>"
     return found
+
+
+def _plain(value: object) -> object:
+    """A number of NumPy's as one of Python's; anything else as it is."""
+    if type(value).__module__ == "numpy" and getattr(value, "shape", None) == ():
+        return value.item()  # type: ignore[attr-defined]
+    return value
 
 
 def read_trial_memory(path: str | os.PathLike[str]) -> pd.DataFrame:

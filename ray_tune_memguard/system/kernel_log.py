@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from ray_tune_memguard.system.cgroups import MemoryCgroup, memory_cgroups, read_numbers
 
@@ -26,6 +27,12 @@ _RECORD_BYTES = 8192
 _READ_ALL, _BUFFER_SIZE = 3, 10
 #: Kills that are kept of one run.
 MAX_KILLS = 200
+#: The kernel may kill several processes before a run is told of the first. So what it has killed
+#: counts for further deaths for so long.
+TOGETHER_S = 10.0
+#: A kill of a node that was not watched counts for a death of now if it is not older than this. The
+#: log's clock differs from the machine's by a share of the time since its start.
+RECENT_S, MAX_DRIFT = 600.0, 0.001
 
 _KILLED = re.compile(
     r"(?:Out of memory|Memory cgroup out of memory)?(?:: )?Kill(?:ed)? process (?P<pid>\d+) "
@@ -88,9 +95,19 @@ class KernelLogError(OSError):
     """The kernel's log cannot be read."""
 
 
+class _Counts(NamedTuple):
+    """Numbers of kills; None where the kernel does not tell."""
+
+    machine: int | None
+    cgroups: int | None
+
+
 @dataclass
 class KernelWatch:
     """Watches the kernel's OOM killer from now on.
+
+    Each kill explains one death: whoever finds that the kernel has caused a death calls
+    :meth:`explain`.
 
     Args:
         root: the root directory of the file system; tests pass a copy.
@@ -102,8 +119,11 @@ class KernelWatch:
 
     def __post_init__(self) -> None:
         self._cgroups = memory_cgroups(None, self.root)
-        self._count = oom_kills_of_machine(self.root)
-        self._cgroup_count = _oom_kills_of(self._cgroups)
+        # Kills are counted from the first of these, without those that are explained.
+        self._counted_from = self._counted = self._count()
+        self._explained = 0
+        # When kills were seen that may explain a death; None if there are none.
+        self._seen_at: float | None = None
         try:
             self._read_until_s = max((at for at, _ in read_log(self.root)), default=0.0)
         except KernelLogError:  # It is named when the evidence is asked for.
@@ -114,33 +134,60 @@ class KernelWatch:
     def evidence(self) -> KernelEvidence:
         """What has happened since the watch began. It takes a few milliseconds."""
         absent = []
+        self._forget_old_kills()
         try:
             records = [record for record in read_log(self.root) if record[0] > self._read_until_s]
             self._read_until_s = max((at for at, _ in records), default=self._read_until_s)
             self._kills = [*self._kills, *kills_in(records)][-MAX_KILLS:]
         except KernelLogError as error:
             absent.append(f"kernel log ({error})")
-        count = oom_kills_of_machine(self.root)
-        if count is None:
+        self._counted = self._count()
+        if self._counted.machine is None:
             absent.append("/proc/vmstat")
+        if self._seen_at is None and (self._kills or self._counted != self._counted_from):
+            self._seen_at = time.monotonic()
         return KernelEvidence(
             kills=tuple(self._kills),
-            counter_rise=_rise(self._count, count),
-            cgroup_rise=_rise(self._cgroup_count, _oom_kills_of(self._cgroups)),
+            counter_rise=self._rise(self._counted_from.machine, self._counted.machine),
+            cgroup_rise=self._rise(self._counted_from.cgroups, self._counted.cgroups),
             absent=tuple(absent),
             pids_are_ours=sees_machine_pids(self.root),
         )
 
-    def rewind(self) -> None:
-        """Count from now on. The kills in the log stay: each names its process."""
-        self._count = oom_kills_of_machine(self.root)
-        self._cgroup_count = _oom_kills_of(self._cgroups)
+    def explain(self, kill: OomKill | None) -> None:
+        """A kill has explained a death, and explains no other one.
+
+        Args:
+            kill: the entry of the log; None if only the counters tell of it.
+        """
+        self._explained += 1
+        self._kills = [one for one in self._kills if one is not kill]
+
+    def _forget_old_kills(self) -> None:
+        if self._seen_at is None or time.monotonic() - self._seen_at < TOGETHER_S:
+            return
+        self._seen_at = None
+        self._counted_from, self._explained = self._counted, 0
+        # Where the log has our numbers, each kill names its process.
+        if not sees_machine_pids(self.root):
+            self._kills = []
+
+    def _count(self) -> _Counts:
+        return _Counts(oom_kills_of_machine(self.root), _oom_kills_of(self._cgroups))
+
+    def _rise(self, before: int | None, now: int | None) -> int | None:
+        if before is None or now is None:
+            return None
+        return max(0, now - before - self._explained)
 
 
-def whole_evidence() -> KernelEvidence:
-    """What the log of this machine has, from its beginning. For nodes that were not watched."""
+def recent_evidence() -> KernelEvidence:
+    """What the log of this machine has of the last minutes. For nodes that were not watched."""
+    now = time.monotonic()
+    since = now - RECENT_S - MAX_DRIFT * now
     try:
-        return KernelEvidence(kills_of_log(), pids_are_ours=sees_machine_pids())
+        kills = tuple(kill for kill in kills_of_log() if kill.kernel_time_s >= since)
+        return KernelEvidence(kills, pids_are_ours=sees_machine_pids())
     except KernelLogError as error:
         return KernelEvidence(absent=(f"kernel log ({error})",))
 
@@ -262,8 +309,7 @@ def _lines(text: str) -> list[tuple[float, str]]:
 
 def _oom_kills_of(cgroups: Sequence[MemoryCgroup]) -> int | None:
     counts = [count for cgroup in cgroups if (count := oom_kills_of_cgroup(cgroup)) is not None]
-    return sum(counts) if counts else None
-
-
-def _rise(before: int | None, now: int | None) -> int | None:
-    return None if before is None or now is None else max(0, now - before)
+    if not counts:
+        return None
+    # With version 2 a cgroup counts what those below it count.
+    return max(counts) if cgroups[0].version == 2 else sum(counts)

@@ -169,8 +169,9 @@ def _read(key: ProcessKey) -> ProcessReading | None:
     if rss == 0:  # It has ended, and its parent does not know yet.
         return None
     _, found, rest = status.partition(b"VmHWM:")
-    highest = int(rest.split(None, 1)[0]) * 1024 if found else 0
-    return ProcessReading(key, rss, rss - shared, max(highest, rss))
+    # Not every system that has /proc keeps it (gVisor).
+    highest = max(int(rest.split(None, 1)[0]) * 1024, rss) if found else 0
+    return ProcessReading(key, rss, rss - shared, highest)
 
 
 def _read_by_psutil(key: ProcessKey) -> ProcessReading | None:

@@ -48,6 +48,13 @@ def test_an_unknown_option_is_an_error_of_usage() -> None:
     assert "No such option" in run("doctor", "--no-such-option", code=ExitCode.USAGE)
 
 
+def test_numbers_of_any_size_are_json(capsys: pytest.CaptureFixture[str]) -> None:
+    # As the entropy of a random generator, which is a seed of 128 bits.
+    output.show_json([{"config/seed": 2**127, "growth": math.nan, "path": Path("a")}])
+    found = json.loads(capsys.readouterr().out)
+    assert found == [{"config/seed": 2**127, "growth": None, "path": "a"}]
+
+
 def test_a_table_in_a_pipe_has_a_line_for_each_row(capsys: pytest.CaptureFixture[str]) -> None:
     output.show_table(
         ("name", "RSS"), [("driver", "9 MiB"), ("gcs_server", "112 MiB")], numbers=("RSS",)

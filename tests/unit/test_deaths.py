@@ -9,17 +9,20 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
-from ray.exceptions import RayActorError
+from ray.exceptions import RayActorError, RayTaskError
 
-from ray_tune_memguard import read_deaths
+from ray_tune_memguard import TrialDeathReporter, read_deaths
 from ray_tune_memguard.cluster.gcs import ActorInfo
 from ray_tune_memguard.cluster.probe import Answer
+from ray_tune_memguard.cluster.trial_memory import TrialUse
 from ray_tune_memguard.diagnostics.deaths import driver, evidence
 from ray_tune_memguard.diagnostics.deaths.advice import advise
 from ray_tune_memguard.diagnostics.deaths.evidence import NodeEvidence, Place
-from ray_tune_memguard.diagnostics.deaths.investigation import Inquiry
+from ray_tune_memguard.diagnostics.deaths.investigation import Inquiry, Investigation
 from ray_tune_memguard.diagnostics.deaths.record import Death, MemoryUser
 from ray_tune_memguard.diagnostics.deaths.report import Sizes, make_record, summarize
 from ray_tune_memguard.diagnostics.deaths.verdict import DeathFacts, judge
@@ -130,6 +133,116 @@ def test_the_advice_has_numbers(
     assert advise(death, trials).startswith(expected)
 
 
+def killed_by_the_kernel(sizes: Sizes) -> Death:
+    """The record of a kill for which the whole machine was full, as its log tells."""
+    kill = OomKill(1.0, VICTIM, "ray::Im", 7 * GIB)
+    return record(DeathFacts("…", pid=VICTIM, kernel=KernelEvidence((kill,))), sizes)
+
+
+def test_the_machine_was_full_when_the_kernel_killed() -> None:
+    # What is measured is what the kill has left.
+    left = (MemoryUser(HOG, 7 * GIB, "ray::ImplicitFunc.train"),)
+    death = killed_by_the_kernel(Sizes(processes=left, used_bytes=9 * GIB, limit_bytes=16 * GIB))
+    assert (death.used_bytes, death.limit_bytes) == (16 * GIB, 16 * GIB)
+    assert death.advice.startswith(
+        "2 such trials of 7.0 GiB need 14.0 GiB of 14.0 GiB: run at most 1 at once"
+    )
+
+
+def test_the_advice_counts_all_trials_of_the_node() -> None:
+    # Ray and the list of processes name the ten largest processes.
+    trials = tuple(MemoryUser(n, GIB, str(n), str(n)) for n in range(1000, 1019))
+    text = TEXT.partition("102\t")[0].replace("10.00GB", "22.00GB").replace("9.00GB", "20.00GB")
+    listed = "".join(f"{user.pid}\t1.00\tray::ImplicitFunc.train\n" for user in trials[:10])
+    names = {user.pid: (user.trial_id, user.name) for user in trials}
+    facts = DeathFacts(text + listed, pid=VICTIM)
+    verdict = judge(facts)
+    assert verdict is not None
+    death = make_record(NEW, facts, verdict, Sizes(trials=trials), names)
+    assert len(death.largest) == 10
+    # 0.5 GiB are those of the victim, and 0.5 GiB of others.
+    assert death.advice.startswith("20 such trials of 1.0 GiB need 20.0 GiB of 19.3 GiB: run at ")
+
+
+def test_who_used_most_is_not_known_without_the_size_of_the_victim() -> None:
+    kernel = KernelEvidence(cgroup_rise=1, absent=("kernel log (…)",))
+    facts = DeathFacts("…", pid=VICTIM, kernel=kernel)
+    death = record(facts, Sizes(processes=(MemoryUser(9, GIB, "database"),)))
+    assert (death.cause, death.size_bytes) == ("kernel_oom", None)
+    assert death.culprit is None
+
+
+class FakeRun:
+    """A run whose trials were measured: by trial id, process, node and bytes."""
+
+    capabilities: tuple[str, ...] = ()
+
+    def __init__(self, **measured: tuple[int, str, int]) -> None:
+        self._uses = {
+            trial_id: TrialUse(trial_id, node, pid, size, size, size, size, 0.0, 1, 0.0, 0.0)
+            for trial_id, (pid, node, size) in measured.items()
+        }
+
+    def trial_memory(self) -> FakeRun:
+        return self
+
+    def of(self, trial_id: str) -> TrialUse | None:
+        return self._uses.get(trial_id)
+
+    def running(self, node: str | None) -> list[TrialUse]:
+        return [use for use in self._uses.values() if node in (None, use.node)]
+
+    def trials_by_pid(self, node: str | None) -> dict[int, tuple[str, str]]:
+        return {use.pid: (use.trial_id, f"train_{use.trial_id}") for use in self.running(node)}
+
+
+def investigation(
+    run: FakeRun, monkeypatch: pytest.MonkeyPatch, watch: KernelWatch | None = None
+) -> Any:
+    place = Place("own", "192.0.2.2", "", None)
+    monkeypatch.setattr(Place, "of_driver", lambda: place)
+    as_handle: Any = run
+    return Investigation(as_handle, watch or KernelWatch(Path("/nowhere")), None)
+
+
+class FakeTrial:
+    def __init__(self, trial_id: str) -> None:
+        self.trial_id = trial_id
+
+    def __str__(self) -> str:
+        return f"train_{self.trial_id}"
+
+
+def test_a_trial_that_is_refused_memory_may_be_the_largest_itself(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run = FakeRun(v=(VICTIM, "far", 4 * GIB), h=(HOG, "far", GIB), x=(HOG, "other", 9 * GIB))
+    error = RayTaskError("train", "Traceback\nMemoryError", MemoryError())
+    inquiry = investigation(run, monkeypatch).investigate(FakeTrial("v"), error, None)
+    death = inquiry.death
+    assert (death.cause, death.pid, death.size_bytes) == ("memory_error", VICTIM, 4 * GIB)
+    assert death.is_culprit
+    # And only what is on its node.
+    assert [user.name for user in death.largest] == ["train_v", "train_h"]
+
+
+def test_the_kernel_kills_two_trials_before_the_run_is_told_of_the_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vmstat = tmp_path / "proc" / "vmstat"
+    vmstat.parent.mkdir()
+    vmstat.write_text("oom_kill 0\n")
+    huge = 2**50  # Larger than all processes of this machine.
+    run = FakeRun(v=(VICTIM, "own", huge), h=(HOG, "own", huge))
+    asked = investigation(run, monkeypatch, KernelWatch(tmp_path))
+    vmstat.write_text("oom_kill 2\n")
+    for trial_id, pid in (("v", VICTIM), ("h", HOG)):
+        text = f"It died.\n\tpid: {pid}\n\tip: 192.0.2.2\nWorker exit detail: End of file."
+        died = RayActorError(error_msg=text)
+        death = asked.investigate(FakeTrial(trial_id), died, None).death
+        assert (death.cause, death.certainty) == ("kernel_oom", "likely")
+
+
 def test_what_is_written_is_read(tmp_path: Path) -> None:
     user = MemoryUser(3, 4, "five", "six", 7.0)
     later = replace(
@@ -212,6 +325,7 @@ def test_the_last_driver_was_killed_by_the_kernel(
     assert interrupted_run(tmp_path, file) is None
     kills = [OomKill(99.0, 1, "x", 1), OomKill(101.0, ended.pid, "python", 21 * GIB)]
     monkeypatch.setattr(driver, "kills_of_log", lambda: tuple(kills))
+    monkeypatch.setattr(driver, "sees_machine_pids", lambda: True)
     assert driver.what_ended_it(ended, file) == (
         f"The kernel's OOM killer killed the driver of the last run (process {ended.pid}), when it "
         "used 21.0 GiB (certain: the kernel's log). Its last report: trial#200  RSS 2048 MiB  "
@@ -232,7 +346,42 @@ def test_without_the_log_only_the_counter_tells(
         raise driver.KernelLogError("/dev/kmsg: Operation not permitted")
 
     monkeypatch.setattr(driver, "kills_of_log", refuse)
+    monkeypatch.setattr(driver, "sees_machine_pids", lambda: True)
     monkeypatch.setattr(driver, "oom_kills_of_machine", lambda: 3)
     assert driver.what_ended_it(replace(ended, oom_kills=3), tmp_path / "driver-1.jsonl") is None
     sentence = driver.what_ended_it(replace(ended, oom_kills=2), tmp_path / "driver-1.jsonl")
     assert "cannot be told (/dev/kmsg: Operation not permitted)" in (sentence or "")
+
+
+def test_in_a_container_the_log_does_not_name_the_driver(
+    ended: DriverRecord, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A process of another container has the number there that the driver had here.
+    kill = OomKill(101.0, ended.pid, "python", GIB)
+    monkeypatch.setattr(driver, "kills_of_log", lambda: (kill,))
+    monkeypatch.setattr(driver, "sees_machine_pids", lambda: False)
+    monkeypatch.setattr(driver, "oom_kills_of_machine", lambda: 3)
+    file = tmp_path / "driver-1.jsonl"
+    assert driver.what_ended_it(replace(ended, oom_kills=3), file) is None
+    sentence = driver.what_ended_it(replace(ended, oom_kills=2), file) or ""
+    assert "certain" not in sentence
+    assert "cannot be told (the kernel's log has other process numbers" in sentence
+
+
+def test_a_damaged_record_of_the_last_driver_does_not_turn_reports_off(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "ray_tune_memguard")
+    for number, line in enumerate(('{"event": "begin"}', '{"event": "begin", "time": "x"}')):
+        (tmp_path / "driver-1.jsonl").write_text(f"{line}\n")
+        run: Any = SimpleNamespace(
+            claim=lambda job, owner: True,
+            report_path=lambda trials, kind, suffix: tmp_path / f"{kind}-2{suffix}",
+            observe_failures=lambda observer: None,
+            node_probes=lambda user: None,
+        )
+        reporter = TrialDeathReporter()
+        reporter.begin_run(run)
+        reporter.on_step_begin(0, [])
+        assert reporter.active
+        assert caplog.text.count("The record of the last run's driver cannot be read") == number + 1

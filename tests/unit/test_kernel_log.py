@@ -79,10 +79,74 @@ def test_a_watch_tells_what_came_since(tmp_path: Path) -> None:
     assert [kill.pid for kill in evidence.kills] == [30114]
     assert evidence.counter_rise == 1
     assert evidence.has_log
-    watch.rewind()
-    evidence = watch.evidence()
-    assert [kill.pid for kill in evidence.kills] == [30114]
-    assert evidence.counter_rise == 0
+    watch.explain(evidence.kills[0])
+    assert watch.evidence() == KernelEvidence(counter_rise=0, pids_are_ours=False)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """What the clock shows."""
+    now = [1000.0]
+    monkeypatch.setattr(kernel_log.time, "monotonic", lambda: now[0])
+    return now
+
+
+def test_of_kills_that_come_together_each_explains_one_death(
+    tmp_path: Path, clock: list[float]
+) -> None:
+    write_count(tmp_path, 3)
+    watch = KernelWatch(tmp_path)
+    write_count(tmp_path, 5)
+    for left in (2, 1):
+        assert watch.evidence().counter_rise == left
+        watch.explain(None)
+    assert watch.evidence().counter_rise == 0
+    # Another kill, of which no trial dies, is not held against a later death.
+    write_count(tmp_path, 6)
+    assert watch.evidence().counter_rise == 1
+    clock[0] += kernel_log.TOGETHER_S
+    assert watch.evidence().counter_rise == 0
+    write_count(tmp_path, 7)
+    assert watch.evidence().counter_rise == 1
+
+
+def test_in_a_container_an_old_kill_is_none_of_a_later_death(
+    tmp_path: Path, clock: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_kmsg(tmp_path, [])
+    watch = KernelWatch(tmp_path)
+    write_kmsg(tmp_path, CGROUP_KILL)
+    assert len(watch.evidence().kills) == 1
+    clock[0] += kernel_log.TOGETHER_S
+    assert watch.evidence().kills == ()
+    # Where the log has our numbers, it names the process.
+    monkeypatch.setattr(kernel_log, "sees_machine_pids", lambda root: True)
+    write_kmsg(tmp_path, CGROUP_KILL + MACHINE_KILL)
+    for _ in range(2):
+        assert [kill.pid for kill in watch.evidence().kills] == [77]
+        clock[0] += kernel_log.TOGETHER_S
+
+
+def test_of_a_node_that_was_not_watched_the_last_minutes_count(
+    clock: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kills = [OomKill(at, pid, "ray::Im", MIB) for at, pid in ((300.0, 1), (900.0, 2))]
+    monkeypatch.setattr(kernel_log, "kills_of_log", lambda: kills)
+    assert [kill.pid for kill in kernel_log.recent_evidence().kills] == [2]
+
+
+def test_a_kill_counts_once_however_many_cgroups_are_above(tmp_path: Path) -> None:
+    counts = {}
+    for version, file in ((1, "memory.oom_control"), (2, "memory.events")):
+        cgroups = [
+            kernel_log.MemoryCgroup(tmp_path / f"{version}{name}", version) for name in ("/a", "")
+        ]
+        for cgroup in cgroups:
+            cgroup.directory.mkdir(parents=True, exist_ok=True)
+            (cgroup.directory / file).write_text("oom_kill 1\n")
+        counts[version] = kernel_log._oom_kills_of(cgroups)
+    # Only those of version 2 count what is below them.
+    assert counts == {1: 2, 2: 1}
 
 
 def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from ray_tune_memguard import TrialMemoryReporter
@@ -207,6 +208,59 @@ def test_a_killed_process_leaves_what_was_seen_last(
 
 
 @on_linux
+def test_a_process_that_has_ended_uses_nothing_until_its_trial_starts_again(
+    memories: TrialMemories, actors: dict[str, tuple[int, str]]
+) -> None:
+    with WorkerProcess() as first, WorkerProcess() as second:
+        actors.update(a=(first.pid, "near"), b=(second.pid, "near"))
+        memories.start("t1", "a", {})
+        memories.look()
+        first.kill()
+        memories.look()
+        # Ray calls no hook before it starts the trial again.
+        assert memories.running() == []
+        assert memories.sizes() == []
+        assert memories.of("t1") is not None
+        memories.start("t1", "b", {})
+        memories.look()
+        assert [use.pid for use in memories.running()] == [second.pid]
+
+
+@on_linux
+def test_a_trial_that_starts_twice_before_a_look_leaves_one_record(
+    memories: TrialMemories, worker: WorkerProcess, actors: dict[str, tuple[int, str]]
+) -> None:
+    actors.update(a=(worker.pid, "near"), b=(worker.pid, "near"))
+    memories.start("t1", "a", {})
+    memories.start("t1", "b", {})
+    memories.end("t1", "error")
+    memories.look()
+    assert record(memories).starts == 2
+    assert memories.finished.count == 1
+
+
+@on_linux
+def test_where_the_kernel_keeps_no_peak_it_is_not_exact(
+    memories: TrialMemories,
+    worker: WorkerProcess,
+    actors: dict[str, tuple[int, str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    text_of = process_tree._text_of
+    monkeypatch.setattr(
+        process_tree, "_text_of", lambda pid, name: text_of(pid, name).replace(b"VmHWM", b"None")
+    )
+    actors["a"] = worker.pid, "near"
+    memories.start("t1", "a", {})
+    seen = worker.take(30)
+    memories.look()
+    memories.end("t1", "completed")
+    found = record(memories)
+    assert found.peak_rss_bytes == near(seen["VmRSS"])
+    assert not found.is_exact
+
+
+@on_linux
 def test_a_trial_that_pauses_keeps_its_peak(
     memories: TrialMemories, actors: dict[str, tuple[int, str]]
 ) -> None:
@@ -309,6 +363,24 @@ def test_trials_that_run_when_the_run_ends_are_unfinished(
     assert record(memories).end == "unfinished"
 
 
+def test_no_actor_of_a_running_trial_is_forgotten(
+    memories: TrialMemories,
+    probes: Probes,
+    actors: dict[str, tuple[int, str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(trial_memory, "_MAX_ACTORS", 2)
+    monkeypatch.setattr(trial_memory, "begin_reading", lambda pid, reset: reading(1, pid=pid))
+    monkeypatch.setattr(trial_memory, "read_tree", lambda key: reading(1))
+    memories.measure_with(probes)  # type: ignore[arg-type]
+    for number in range(3):
+        actors[f"a{number}"] = number + 1, "near"
+        memories.start(f"t{number}", f"a{number}", {})
+    memories.locate()
+    memories.end("t0", "completed")
+    assert not memories.start("t3", "a0", {})
+
+
 def test_nothing_is_kept_of_finished_trials(
     memories: TrialMemories, actors: dict[str, tuple[int, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -408,6 +480,13 @@ def test_records_are_read_as_a_table(tmp_path: Path) -> None:
     assert frame["config/model/f"].tolist() == ["<builtin_function_or_method>"] * 2
     with pytest.raises(FileNotFoundError, match=r"trial-memory-\*\.jsonl"):
         read_trial_memory(tmp_path / "nowhere")
+
+
+def test_numbers_of_numpy_in_a_configuration_are_numbers() -> None:
+    given = {"layers": np.int64(3), "lr": np.float32(0.5), "deep": np.bool_(True), "a": np.ones(2)}
+    found = plain_config(given)
+    assert found == {"layers": 3, "lr": 0.5, "deep": True, "a": "<ndarray>"}
+    assert [type(value) for value in found.values()] == [int, float, bool, str]
 
 
 def test_long_values_of_a_configuration_are_shortened() -> None:

@@ -23,7 +23,12 @@ TERM = (
     "Worker exits unexpectedly. Worker exits with an exit code 1. The process receives a SIGTERM."
 )
 EXIT = "Worker exits unexpectedly. Worker exits with an exit code 4. "
+HANDLING = "During handling of the above exception, another exception occurred:"
 STACK = ":actor_name:A\n*** SIGSEGV received at time=1795686394 on cpu 1 ***\nPC: @  0x7f\n"
+LOGGED = (
+    "[2026-11-27 08:14:36,682 E {pid} {pid}] logging.cc:474: *** SIGSEGV received at "
+    "time=1795767276 on cpu 1 ***\nFatal Python error: Segmentation fault\n"
+)
 CALM = KernelEvidence(counter_rise=0)
 NO_LOG = ("kernel log (/dev/kmsg: Operation not permitted)",)
 
@@ -111,6 +116,14 @@ TABLE: dict[str, tuple[DeathFacts, tuple[str, str, str] | None]] = {
     ),
     "SIGKILL on a node that was not asked": (gone(None, None), ("unknown", "unknown", "")),
     "SIGSEGV": (gone(CALM, STACK), ("crash", "certain", "SIGSEGV")),
+    "SIGSEGV, with the line that names the process": (
+        gone(CALM, STACK + LOGGED.format(pid=PID)),
+        ("crash", "certain", "SIGSEGV"),
+    ),
+    "SIGKILL, after a child of the trial has crashed": (
+        gone(CALM, STACK + LOGGED.format(pid=PID + 1)),
+        ("sigkill_or_exit", "certain", ""),
+    ),
     "SIGABRT": (
         gone(CALM, "Fatal Python error: Aborted\n\nStack"),
         ("crash", "certain", "SIGABRT"),
@@ -154,6 +167,21 @@ TABLE: dict[str, tuple[DeathFacts, tuple[str, str, str] | None]] = {
             is_alive=True,
         ),
         ("cuda_out_of_memory", "certain", ""),
+    ),
+    "an error while a MemoryError was handled": (
+        DeathFacts(f"Traceback…\nMemoryError\n\n{HANDLING}\nKeyError: 3", is_alive=True),
+        ("memory_error", "likely", ""),
+    ),
+    "a MemoryError while another error was handled": (
+        DeathFacts(f"Traceback…\nKeyError: 3\n\n{HANDLING}\nMemoryError", is_alive=True),
+        ("memory_error", "certain", ""),
+    ),
+    "an error while CUDA's was handled": (
+        DeathFacts(
+            f"Traceback…\ntorch.OutOfMemoryError: CUDA out of memory.\n\n{HANDLING}\nKeyError: 3",
+            is_alive=True,
+        ),
+        ("cuda_out_of_memory", "likely", ""),
     ),
     "an ordinary error": (DeathFacts("Traceback…\nValueError: 3", is_alive=True), None),
 }

@@ -1,9 +1,9 @@
 """Lists the functions of Ray that this package wraps, and installs and removes the wrappers.
 
 Ray calls these few functions outside of any run that a callback could change. A wrapper acts only
-on the trials of a run that spills, and on experiments that have a trial store; otherwise it calls
-Ray's function unchanged. Importing the package calls :func:`install`, because results are read long
-after a run.
+on the trials of a run that spills, on experiments that have a trial store, and on trials that Ray's
+memory monitor killed; otherwise it calls Ray's function unchanged. Importing the package calls
+:func:`install`, because results are read long after a run.
 """
 
 from __future__ import annotations
@@ -104,6 +104,14 @@ def _of_tuner_file() -> tuple[Patch, ...]:
     return (_patch(TunerInternal, "_restore_from_path_or_uri", tuner_file.restore_tuner),)
 
 
+def _of_survival() -> tuple[Patch, ...]:
+    from ray.tune.experiment import Trial
+
+    from ray_tune_memguard.adapter.run import actor_manager
+
+    return (_patch(Trial, "_get_default_result_or_future", actor_manager.default_result),)
+
+
 def _of_histories() -> tuple[Patch, ...]:
     import importlib
 
@@ -131,6 +139,7 @@ PATCHES: dict[str, Callable[[], tuple[Patch, ...]]] = {
     contract.RESUME: _of_resuming,
     contract.TUNER_FILE: _of_tuner_file,
     contract.HISTORIES: _of_histories,
+    contract.SURVIVE_OOM: _of_survival,
 }
 
 _ABSENT = object()

@@ -5,13 +5,17 @@ raises, and the whole run ends, whatever ``max_failures`` is (Ray 2.50 to 2.60; 
 that the kernel kills as ``ActorDiedError``, which Tune handles). Here the manager of one run
 receives ``RayActorError`` with the same text instead. It has to be this class: Tune asserts it, and
 keeps the error of a trial for its ``Result`` only if it is one of Ray's two.
+
+Where a task or an actor that the trial has started is killed, the trial's own code may raise the
+error. It comes as ``RayTaskError(OutOfMemoryError)``, which is both; the trial's process lives, and
+Tune handles it.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ray.exceptions import OutOfMemoryError, RayActorError
+from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
 
 from ray_tune_memguard.adapter import boundary
 from ray_tune_memguard.adapter.boundary import Policy, RaysOwn
@@ -21,6 +25,7 @@ if TYPE_CHECKING:
     from ray.air.execution._internal.actor_manager import RayActorManager
     from ray.air.execution._internal.tracked_actor import TrackedActor
     from ray.air.execution._internal.tracked_actor_task import TrackedActorTask
+    from ray.tune.experiment import Trial
 
     from ray_tune_memguard.adapter.seam import Controller
 
@@ -53,7 +58,7 @@ _METHODS = {"_actor_task_failed": _task_failed, "_actor_start_failed": _start_fa
 def _as_actor_death(
     exception: Exception, manager: RayActorManager, tracked_actor: object
 ) -> Exception:
-    if isinstance(exception, OutOfMemoryError):
+    if isinstance(exception, OutOfMemoryError) and not isinstance(exception, RayTaskError):
         # Ray's error names no actor, and Ray forgets the actor before it tells who failed.
         death = RayActorError(error_msg=str(exception))
         # Its constructor is declared to take no None.
@@ -70,6 +75,20 @@ def _actor_id(manager: object, tracked_actor: object) -> str | None:
     except (LookupError, TypeError, ValueError):
         return None
     return gcs.actor_id_or_none(handle)
+
+
+def default_result(rays: RaysOwn, trial: Trial) -> object:
+    """Stands in for ``Trial._get_default_result_or_future``.
+
+    A process that is killed before it has told the trial's default result has none to tell. Ray
+    knows this of a ``RayActorError`` only; the other error would end the run wherever somebody
+    reads ``last_result``, for example in Ray's own progress output.
+    """
+    try:
+        return rays(trial)
+    except OutOfMemoryError:
+        trial._default_result_or_future = None
+        return None
 
 
 def tolerate_out_of_memory(controller: Controller) -> None:

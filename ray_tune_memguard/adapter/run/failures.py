@@ -91,7 +91,8 @@ def trials_by_pid(
     """
     found = {}
     for number, trial in enumerate(controller._trial_to_actor):
-        pid = (trial.last_result or {}).get("pid")
+        # Not `last_result`: of a trial that has not reported it waits for the trial's process.
+        pid = trial.run_metadata.last_result.get("pid")
         actor = trial.temporary_state.ray_actor
         actor_id = gcs.actor_id_or_none(actor) if asks_ray and number < MAX_LOOK_UPS else None
         with contextlib.suppress(gcs.ClusterStateError):

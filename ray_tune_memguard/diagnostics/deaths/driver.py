@@ -14,6 +14,7 @@ from ray_tune_memguard.system.kernel_log import (
     boot_id,
     kills_of_log,
     oom_kills_of_machine,
+    sees_machine_pids,
 )
 
 _COUNTS = ("trials", "completed", "errored", "rss_bytes")
@@ -56,6 +57,8 @@ def what_ended_it(begin: DriverRecord, file: Path) -> str | None:
 
 
 def _kill_of(begin: DriverRecord) -> OomKill | None:
+    if not sees_machine_pids():
+        raise KernelLogError("the kernel's log has other process numbers than this container")
     since = begin.kernel_time_s - _CLOCK_TOLERANCE_S
     kills = [
         kill for kill in kills_of_log() if kill.pid == begin.pid and kill.kernel_time_s >= since

@@ -16,7 +16,7 @@ from ray_tune_memguard.cluster import gcs
 from ray_tune_memguard.cluster.gcs import ActorInfo, ClusterStateError, NodeInfo, WorkerInfo
 from ray_tune_memguard.cluster.session import logs_directory
 from ray_tune_memguard.diagnostics.deaths.verdict import DeathFacts
-from ray_tune_memguard.system.kernel_log import KernelEvidence, KernelWatch, whole_evidence
+from ray_tune_memguard.system.kernel_log import KernelEvidence, KernelWatch, recent_evidence
 
 #: Absent, of a trial on another node.
 OTHER_KERNEL = "the kernel of the trial's node"
@@ -89,7 +89,7 @@ def of_this_node(worker_id: str, job_id: str, pid: int) -> NodeEvidence:
     """
     logs = logs_directory()
     tail = None if logs is None else stderr_tail(logs, worker_id, job_id, pid)
-    return NodeEvidence(whole_evidence(), tail)
+    return NodeEvidence(recent_evidence(), tail)
 
 
 def is_about_a_process(exception: Exception) -> bool:
@@ -117,7 +117,6 @@ def facts_of(
     if isinstance(exception, RayTaskError) or getattr(exception, "actor_init_failed", False):
         cause = getattr(exception, "cause", None)
         is_memory = isinstance(exception, MemoryError) or isinstance(cause, MemoryError)
-        # Only the end: the text may quote other errors before it.
         return DeathFacts(text, is_alive=True, is_memory_error=is_memory)
     absent: list[str] = []
     actor, worker, node = None, None, None

@@ -14,7 +14,12 @@ from ray_tune_memguard.cluster.probe import Answer, NoAnswerError
 from ray_tune_memguard.cluster.trial_memory import TrialUse
 from ray_tune_memguard.diagnostics.deaths import evidence
 from ray_tune_memguard.diagnostics.deaths.evidence import NodeEvidence, Place
-from ray_tune_memguard.diagnostics.deaths.record import UNKNOWN_CAUSE, Death, MemoryUser
+from ray_tune_memguard.diagnostics.deaths.record import (
+    KERNEL_OOM,
+    UNKNOWN_CAUSE,
+    Death,
+    MemoryUser,
+)
 from ray_tune_memguard.diagnostics.deaths.report import MAX_LARGEST, Sizes, make_record
 from ray_tune_memguard.diagnostics.deaths.verdict import DeathFacts, judge
 from ray_tune_memguard.system.kernel_log import KernelWatch
@@ -113,12 +118,15 @@ class Investigation:
         )
         if judge(facts) is None:
             return None
-        sizes = self._sizes(trial, facts)
+        use = self._run.trial_memory().of(trial.trial_id)
+        node = _node_of(facts, use)
+        sizes = self._sizes(use, node, facts)
         facts = _with_size(facts, sizes)
         verdict = judge(facts)
         assert verdict is not None
-        self._watch.rewind()
-        trial_of = self._trials_by_pid(facts)
+        if verdict.cause == KERNEL_OOM:
+            self._watch.explain(verdict.kill)
+        trial_of = self._trials_by_pid(node)
         death = make_record(
             Death(time.time(), trial.trial_id, str(trial), verdict.cause, verdict.certainty),
             facts,
@@ -149,16 +157,15 @@ class Investigation:
         )
         inquiry.until = time.monotonic() + MAX_ANSWER_S
 
-    def _sizes(self, trial: Trial, facts: DeathFacts) -> Sizes:
+    def _sizes(self, use: TrialUse | None, node: str | None, facts: DeathFacts) -> Sizes:
         """What was measured: of trials by another callback, of processes now."""
-        memories = self._run.trial_memory()
-        use = memories.of(trial.trial_id)
         victim = None if use is None else _user(use)
-        node = facts.actor.node_id if facts.actor else None
         others = tuple(
-            _user(use) for use in memories.running(node) if use.trial_id != trial.trial_id
+            _user(other)
+            for other in self._run.trial_memory().running(node)
+            if use is None or other.trial_id != use.trial_id
         )
-        if facts.kernel is None:
+        if facts.kernel is None and node != self._place.node_id:
             return Sizes(victim, others)
         memory = NodeMemoryReader().read().tightest
         return Sizes(
@@ -172,12 +179,19 @@ class Investigation:
             memory.total_bytes if memory else None,
         )
 
-    def _trials_by_pid(self, facts: DeathFacts) -> dict[int, tuple[str, str]]:
+    def _trials_by_pid(self, node: str | None) -> dict[int, tuple[str, str]]:
         """Id and name of the trials on the node of a death, by their processes."""
         # Another process may have got the number of a dead one since.
         found = {pid: (trial_id, name) for pid, trial_id, name in self._dead}
-        found.update(self._run.trials_by_pid(facts.actor.node_id if facts.actor else None))
+        found.update(self._run.trials_by_pid(node))
         return found
+
+
+def _node_of(facts: DeathFacts, use: TrialUse | None) -> str | None:
+    """The node of the process; None if it is not known."""
+    if facts.actor is not None:
+        return facts.actor.node_id
+    return None if use is None else use.node
 
 
 def _user(use: TrialUse) -> MemoryUser:
@@ -189,6 +203,8 @@ def _with_size(facts: DeathFacts, sizes: Sizes) -> DeathFacts:
     """The facts with the last known size of the process, and whether it was the largest."""
     if sizes.victim is None:
         return facts
+    if facts.pid is None:  # Of a process that lives Ray is not asked.
+        facts = replace(facts, pid=sizes.victim.pid)
     size = sizes.victim.bytes
     others = [user.bytes for user in (*sizes.trials, *sizes.processes) if user.pid != facts.pid]
     return replace(facts, size_bytes=size, is_largest=size >= max(others, default=0))

@@ -66,13 +66,19 @@ def make_record(
         growth=sizes.victim.growth if sizes.victim else None,
         used_bytes=_used(verdict, sizes),
         limit_bytes=_limit(verdict, sizes),
-        largest=largest,
+        largest=largest[:MAX_LARGEST],
         error=facts.error_text[:MAX_ERROR],
     )
-    if verdict.cause in of.OUT_OF_MEMORY and verdict.cause != of.CUDA_OUT_OF_MEMORY:
-        death = replace(death, culprit=largest[0] if largest else None)
-    trials = [user for user in largest if user.trial_id]
-    death = replace(death, advice=advise(death, trials))
+    # Without the size of the process itself nobody knows whether another one used more.
+    is_complete = victim is not None or verdict.monitor is not None
+    if (
+        verdict.cause in of.OUT_OF_MEMORY
+        and verdict.cause != of.CUDA_OUT_OF_MEMORY
+        and is_complete
+        and largest
+    ):
+        death = replace(death, culprit=largest[0])
+    death = replace(death, advice=advise(death, _trials_among(largest, sizes)))
     return replace(death, summary=describe(death, verdict))
 
 
@@ -158,7 +164,7 @@ def _largest(
     victim_bytes: int | None,
     death: Death,
 ) -> tuple[MemoryUser, ...]:
-    """The largest processes of the node at the time of the death, the largest first."""
+    """Processes of the node at the time of the death, the largest first."""
     found: dict[int, MemoryUser] = {}
     told: Sequence[MemoryUser] = ()
     if verdict.monitor is not None:
@@ -188,7 +194,14 @@ def _largest(
     ]
     # Of processes of the same size the trials come first.
     named.sort(key=lambda user: (-user.bytes, not user.trial_id))
-    return tuple(named[:MAX_LARGEST])
+    return tuple(named)
+
+
+def _trials_among(largest: Sequence[MemoryUser], sizes: Sizes) -> list[MemoryUser]:
+    """All trials of the node: Ray and the list of processes tell of the largest ones only."""
+    told = {user.pid for user in largest}
+    others = [user for user in sizes.trials if user.pid not in told]
+    return [user for user in (*largest, *others) if user.trial_id]
 
 
 def _with_trial(
@@ -214,4 +227,7 @@ def _used(verdict: Verdict, sizes: Sizes) -> int | None:
     if verdict.kill is not None and verdict.kill.limit_bytes:
         # The kernel kills when a cgroup is full.
         return verdict.kill.limit_bytes
+    if verdict.cause == of.KERNEL_OOM and not (verdict.kill and verdict.kill.cgroup):
+        # Or the machine. What was measured is what is left after the kill.
+        return sizes.limit_bytes
     return sizes.used_bytes

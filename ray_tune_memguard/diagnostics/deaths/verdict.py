@@ -41,7 +41,11 @@ _GPU = re.compile(
     r"OOM when allocating)"
 )
 _PYTHON = re.compile(r"^(?:[\w.]*\.)?_?(?:Array)?MemoryError\b", re.MULTILINE)
+# Python's traceback has this between an error and what was raised while that one was handled.
+_HANDLING = "During handling of the above exception, another exception occurred:"
 _SIGNAL = re.compile(r"\*\*\* (?P<signal>SIG[A-Z]+) received at time")
+# Ray repeats it with the number of the process: a child of the trial has the same stream.
+_LOGGED = re.compile(r" E (?P<pid>\d+) \d+\] \S+: \*\*\* SIG[A-Z]+ received at time")
 # Python writes the stack of the thread that crashed first, of which this is the innermost frame.
 _FRAME = re.compile(r"(?:Current thread .*|Stack) \(most recent call first\):\n(.*)")
 _FATAL = {
@@ -131,10 +135,16 @@ def judge(facts: DeathFacts) -> Verdict | None:
 
 
 def _own_error(facts: DeathFacts) -> Verdict | None:
-    if found := _GPU.search(facts.error_text):
+    before, _, last = facts.error_text.rpartition(_HANDLING)
+    if found := _GPU.search(last):
         return Verdict(of.CUDA_OUT_OF_MEMORY, CERTAIN, (f"its error says {found[0]!r}",))
-    if facts.is_memory_error or _PYTHON.search(facts.error_text):
+    if facts.is_memory_error or _PYTHON.search(last):
         return Verdict(of.MEMORY_ERROR, CERTAIN, ("its error is a MemoryError",))
+    if found := _GPU.search(before):
+        evidence = f"it failed while it handled an error that says {found[0]!r}"
+        return Verdict(of.CUDA_OUT_OF_MEMORY, LIKELY, (evidence,))
+    if _PYTHON.search(before):
+        return Verdict(of.MEMORY_ERROR, LIKELY, ("it failed while it handled a MemoryError",))
     return None
 
 
@@ -225,6 +235,9 @@ def _killed(kill: OomKill, certainty: str, evidence: str) -> Verdict:
 def _by_signal(facts: DeathFacts) -> Verdict | None:
     """Crashes, which leave a stack in the worker's error stream."""
     tail = facts.stderr_tail or ""
+    crashed = [int(pid) for pid in _LOGGED.findall(tail)]
+    if crashed and facts.pid and facts.pid not in crashed:
+        return None
     found = _SIGNAL.findall(tail)
     signal = found[-1] if found else next((_FATAL[line] for line in _FATAL if line in tail), "")
     if not signal or signal == "SIGTERM":
@@ -239,7 +252,7 @@ def _rest(facts: DeathFacts) -> Verdict:
     """A process that is gone without a word."""
     kernel = facts.kernel
     is_gone = "End of file" in _exit_detail(facts)
-    no_stack = "its error stream has no stack of a crash"
+    no_stack = "its error stream has no stack of a crash of its own"
     if not is_gone or kernel is None:
         return Verdict(of.UNKNOWN_CAUSE, UNKNOWN, ("Ray knows no reason",))
     if kernel.has_log and kernel.pids_are_ours:
