@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from benchmarks.record import Round, Run
 from benchmarks.report import format_table, write_results
 from benchmarks.rivals import MEMGUARD, RAY, RIVALS
 from benchmarks.rows import Bar, Row, figure, memguards, plain_bytes, same_results
+from benchmarks.runs import ROOT
 from benchmarks.suite import BENCHMARKS
 from tests.acceptance.out_of_memory import ray_of
 from tests.acceptance.pytest_plugin import Outcome
@@ -278,3 +281,16 @@ def test_a_leak_test_is_right_if_it_names_the_leak(
     leaks: bool, message: str, is_right: bool
 ) -> None:
     assert Outcome("Watcher.kept: bytes", leaks, message, {}).is_right is is_right
+
+
+def test_every_module_can_be_imported() -> None:
+    """Children of a benchmark are started by module name, so nothing else says that one is gone."""
+    code = """
+import importlib, pkgutil
+import benchmarks, tests.acceptance
+for package in (benchmarks, tests.acceptance):
+    for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
+        importlib.import_module(module.name)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
