@@ -27,11 +27,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.kill_log import LOG_VARIABLE, read_log, write_line
 from benchmarks.machine import describe_machine, machine_line
 from benchmarks.processes import MARK_VARIABLE, end_marked, new_mark
 from benchmarks.report import format_lines
 from benchmarks.runs import RESULTS_DIRECTORY, ROOT, record_of, scratch_directory, write_record
-from tests.acceptance.kill_log import LOG_VARIABLE, read_log, write_line
 
 TRIALS, RESULTS, KILLS = 30_000, 10_000, 50
 RIVALS = {"ray": "Ray alone", "files": "MemGuard, Ray's loggers", "store": "MemGuard, store"}

@@ -18,10 +18,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.processes import MARK_VARIABLE, end_marked, new_mark
-from benchmarks.runs import ROOT, scratch_directory
-from tests.acceptance.kill_hooks import AIM_VARIABLE
-from tests.acceptance.kill_log import (
+from benchmarks.kill_log import (
     BEGIN,
     COMPLETE,
     FIT,
@@ -33,6 +30,9 @@ from tests.acceptance.kill_log import (
     Line,
     read_log,
 )
+from benchmarks.processes import MARK_VARIABLE, end_marked, new_mark
+from benchmarks.runs import ROOT, scratch_directory
+from tests.acceptance.kill_hooks import AIM_VARIABLE
 
 #: A trial that finished so long before the kill is to be safe.
 SETTLED_SECONDS = 0.2

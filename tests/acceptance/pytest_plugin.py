@@ -76,20 +76,9 @@ def read_outcomes(path: Path) -> Iterator[Outcome]:
 def _run_tests(directory: Path) -> list[Outcome]:
     report = directory / "report.xml"
     command = [sys.executable, "-m", "pytest", "-q", "-p", "ray_tune_memguard_pytest"]
-    command += [
-        "-p",
-        "no:cacheprovider",
-        "--junitxml",
-        str(report),
-        "tests/acceptance/leak_tests.py",
-    ]
-    done = subprocess.run(
-        [*command, "--basetemp", str(directory / "tests")],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    command += ["-p", "no:cacheprovider", "--junitxml", str(report)]
+    command += ["--basetemp", str(directory / "tests"), "tests/acceptance/leak_tests.py"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode not in (0, 1):
         raise RuntimeError("\n".join(done.stdout.splitlines()[-LOG_LINES_SHOWN:]))
     return list(read_outcomes(report))
