@@ -1,7 +1,8 @@
 """A sweep in which Ray's memory monitor kills a trial, run in a process of its own: the monitor
 reads its settings when Ray starts.
 
-Prints one JSON object: what ``fit()`` raised, or its results and those after a restore.
+Prints one JSON object: what ``fit()`` raised, or its results and those after a restore; and how many
+trials the monitor killed, which only a guarded sweep can tell.
 """
 
 from __future__ import annotations
@@ -103,6 +104,11 @@ def main(folder: Path, max_failures: int, reuse_actors: bool, guarded: bool) -> 
         said["restored"] = what_came(restored.get_results())
     except Exception as error:
         said = {"raised": f"{type(error).__name__}: {error}"}
+    if guarded:
+        from ray_tune_memguard import read_deaths
+
+        deaths = read_deaths(folder / "sweep")
+        said["killed"] = sum(death.cause == "ray_memory_monitor" for death in deaths)
     print(json.dumps(said))
     ray.shutdown()
 
