@@ -105,7 +105,7 @@ def test_results_become_tables() -> None:
 
 
 def test_every_result_says_its_commit() -> None:
-    for name in ("reused", "overhead", "foundation/reused"):
+    for name in ("reused", "overhead", "restore"):
         assert re.search(r"Commit: \w{7}", benchmark_tables.section(name)), name
 
 
