@@ -145,6 +145,7 @@ class _Tracked:
     Attributes:
         key: its process; None while that is unknown, or while the trial does not run.
         is_located: whether its process is known, or cannot be found.
+        is_seen: whether the process that runs it now was looked at.
         is_exact: whether the kernel has told all peaks so far.
         is_gone: whether the process was found to have ended. The trial may run again.
         is_finished: whether its record was made.
@@ -161,6 +162,7 @@ class _Tracked:
     starts: int = 0
     is_located: bool = False
     is_reused: bool = False
+    is_seen: bool = False
     is_exact: bool = True
     is_gone: bool = False
     is_finished: bool = False
@@ -244,7 +246,8 @@ class TrialMemories:
         self._awaited: list[_Awaited] = []
         self._asked_nodes: set[str] = set()
         self._records: list[TrialMemory] = []
-        self._heaviest: list[tuple[int, str, dict[str, object]]] = []
+        # The count tells apart what is equal: configurations cannot be compared.
+        self._heaviest: list[tuple[int, str, int, dict[str, object]]] = []
         self._observers: list[Callable[[TrialMemory], None]] = []
 
     # What others read.
@@ -285,7 +288,7 @@ class TrialMemories:
         """What a trial used at the last look, also if its process has just ended.
 
         Returns:
-            None if the trial was not looked at, or has finished.
+            None if the trial was not looked at since it started, or has finished.
         """
         with self._lock:
             tracked = self._tracked.get(trial_id)
@@ -301,7 +304,8 @@ class TrialMemories:
     def heaviest(self) -> list[tuple[int, str, dict[str, object]]]:
         """The finished trials that used most: peak RSS in bytes, trial id and configuration."""
         with self._lock:
-            return sorted(self._heaviest, key=lambda one: -one[0])
+            ordered = sorted(self._heaviest, key=lambda one: -one[0])
+        return [(peak, trial_id, config) for peak, trial_id, _, config in ordered]
 
     def running_text(self) -> str:
         """What the running trials use, and the ones that use most; empty if none was measured."""
@@ -359,7 +363,7 @@ class TrialMemories:
             tracked.is_exact = tracked.starts == 0
             tracked.starts += 1
             tracked.key = None
-            tracked.is_located = False
+            tracked.is_located = tracked.is_seen = False
             place = self._actors.get(actor_id)
             if place is not None:
                 self._leave(actor_id, tracked)
@@ -488,6 +492,7 @@ class TrialMemories:
             else:
                 tracked.key = reading.root.key
                 tracked.is_gone = False
+                tracked.is_seen = True
                 # Ray gives an actor no worker that has run tasks, so a new one's peak is its own.
                 tracked.peaks.begin(reading, is_fresh=not tracked.is_reused)
                 # Where it could not be reset, it hides what is lower than earlier trials' peaks.
@@ -525,7 +530,7 @@ class TrialMemories:
             for observer in self._observers:
                 observer(record)
             self.finished.add(peaks.rss, peaks.anonymous)
-            heavy = (peaks.rss, tracked.trial_id, tracked.config)
+            heavy = (peaks.rss, tracked.trial_id, self.finished.count, tracked.config)
             heapq.heappush(self._heaviest, heavy)
             if len(self._heaviest) > MAX_HEAVIEST:
                 heapq.heappop(self._heaviest)
@@ -582,7 +587,7 @@ def _value_of(answer: Answer[Any]) -> Any:
 
 def _use_of(tracked: _Tracked) -> TrialUse | None:
     peaks = tracked.peaks
-    if peaks.last is None:
+    if peaks.last is None or not tracked.is_seen:
         return None
     return TrialUse(
         trial_id=tracked.trial_id,

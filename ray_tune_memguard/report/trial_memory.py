@@ -66,7 +66,7 @@ def plain_config(config: object, prefix: str = "") -> dict[str, object]:
         return {}
     found: dict[str, object] = {}
     for key, given in config.items():
-        name = f"{prefix}{key}"
+        name = f"{prefix}{_text(key)}"
         value = _plain(given)
         if isinstance(value, dict) and value:
             found.update(plain_config(value, f"{name}/"))
@@ -75,11 +75,22 @@ def plain_config(config: object, prefix: str = "") -> dict[str, object]:
         elif isinstance(value, str) or (
             isinstance(value, (tuple, list)) and len(value) <= _MAX_TEXT
         ):
-            text = str(value)
+            text = _text(value)
             found[name] = text if len(text) <= _MAX_TEXT else f"{text[: _MAX_TEXT - 1]}…"
         else:
-            found[name] = f"<{type(value).__name__}>"
+            found[name] = _kind(value)
     return found
+
+
+def _text(value: object) -> str:
+    try:
+        return str(value)
+    except Exception:  # A user's own class.
+        return _kind(value)
+
+
+def _kind(value: object) -> str:
+    return f"<{type(value).__name__}>"
 
 
 def _plain(value: object) -> object:

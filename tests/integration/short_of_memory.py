@@ -1,8 +1,8 @@
 """A sweep in which Ray's memory monitor kills a trial, run in a process of its own: the monitor
 reads its settings when Ray starts.
 
-Prints one JSON object: what ``fit()`` raised, or its results and those after a restore; and how many
-trials the monitor killed, which only a guarded sweep can tell.
+Prints one JSON object: what ``fit()`` raised, or its results and those after a restore; and how
+many trials the monitor killed, which only a guarded sweep can tell.
 """
 
 from __future__ import annotations

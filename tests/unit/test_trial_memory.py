@@ -227,6 +227,25 @@ def test_a_process_that_has_ended_uses_nothing_until_its_trial_starts_again(
 
 
 @on_linux
+def test_what_the_process_before_used_is_not_said_of_the_next_one(
+    memories: TrialMemories, actors: dict[str, tuple[int, str]]
+) -> None:
+    with WorkerProcess() as first, WorkerProcess() as second:
+        actors.update(a=(first.pid, "near"), b=(second.pid, "near"))
+        memories.start("t1", "a", {})
+        seen = first.take(40)
+        memories.look()
+        first.kill()
+        memories.start("t1", "b", {})
+        # It may die before anybody has looked at it.
+        assert memories.of("t1") is None
+        memories.look()
+        assert memories.of("t1") is not None
+        memories.end("t1", "error")
+    assert record(memories).peak_rss_bytes == near(seen["VmHWM"])
+
+
+@on_linux
 def test_a_trial_that_starts_twice_before_a_look_leaves_one_record(
     memories: TrialMemories, worker: WorkerProcess, actors: dict[str, tuple[int, str]]
 ) -> None:
@@ -496,6 +515,40 @@ def test_long_values_of_a_configuration_are_shortened() -> None:
     assert str(found["numbers"]).startswith("[1000000000, ")
     assert str(found["numbers"]).endswith("…")
     assert found["short"] == "s"
+
+
+class Unprintable:
+    def __repr__(self) -> str:
+        raise RuntimeError("planned")
+
+
+class UnprintableText(str):
+    def __str__(self) -> str:
+        raise RuntimeError("planned")
+
+
+class UnprintableKey(Unprintable):
+    pass
+
+
+def test_values_of_a_configuration_that_cannot_be_printed() -> None:
+    given = {
+        "alone": Unprintable(),
+        "in_list": [Unprintable()],
+        "text": UnprintableText("a"),
+        "deep": {UnprintableKey(): 1},
+        "loop": [],
+        "after": 1,
+    }
+    given["loop"].append(given["loop"])  # type: ignore[attr-defined]
+    assert plain_config(given) == {
+        "alone": "<Unprintable>",
+        "in_list": "<list>",
+        "text": "<UnprintableText>",
+        "deep/<UnprintableKey>": 1,
+        "loop": "[[...]]",
+        "after": 1,
+    }
 
 
 def test_a_trial_of_two_runs_is_one_row_with_its_highest_peak(tmp_path: Path) -> None:
