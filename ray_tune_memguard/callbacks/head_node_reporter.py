@@ -203,10 +203,11 @@ class HeadNodeReporter(CountingCallback):
             # What the driver holds, and why, the growth tracker says.
             if process.name not in state.named | {DRIVER}:
                 state.named.add(process.name)
-                logger.info("trial#%d  head node: %s", self._finished.total, _line(process))
+                line = _line(process, self.run.reuses_actors() is True)
+                logger.info("trial#%d  head node: %s", self._finished.total, line)
 
 
-def _line(process: ProcessGrowth) -> str:
+def _line(process: ProcessGrowth, reuses_actors: bool) -> str:
     from ray_tune_memguard.cluster import head_node
 
     slopes = [
@@ -214,7 +215,7 @@ def _line(process: ProcessGrowth) -> str:
         for slope, unit in ((process.per_trial, "trial"), (process.per_hour, "hour"))
         if slope is not None
     ]
-    advice = head_node.advice(process.name, process.per_trial or 0.0, _settings())
+    advice = head_node.advice(process.name, process.per_trial or 0.0, _settings(), reuses_actors)
     return f"{process.name} {size(process.rss)}, {', '.join(slopes)}. {advice}".rstrip()
 
 

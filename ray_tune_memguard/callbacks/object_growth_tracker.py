@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 #: As often as a budget of 1 % allows in a fast sweep, and enough points for a trend by trial 500.
 SAMPLE_EVERY_TRIALS = 25
 _ALLOWANCE_TRIALS = 500
+# A slow or busy machine takes longer for the few samples without which nothing can be told; a fast
+# one has them long before.
+_ALLOWANCE_WITHOUT_TREND_S, _ALLOWANCE_TRIALS_WITHOUT_TREND = 1.2, 300
 # The first sample comes after so many sampling intervals, or at the end of warm-up if that is
 # sooner.
 _WARM_UP_INTERVALS = 3
@@ -106,9 +109,9 @@ class ObjectGrowthTracker(CountingCallback):
         sample_every_trials: number of finished trials between two samples, as far as the budget
             allows. Default 25, or ``TUNE_MEMGUARD_SAMPLE_EVERY_TRIALS``.
         growth_budget: share of the run's wall-clock time that samples may take, from 0 to 1. In
-            addition, 0.6 s of CPU time are always allowed, and 2 s at the end to find the paths to
-            sites that grow. With 0 only :meth:`sample` measures. Default 0.01, or
-            ``TUNE_MEMGUARD_GROWTH_BUDGET``.
+            addition, 0.6 s of CPU time are always allowed, up to 1.2 s until there are enough
+            samples to judge growth, and 2 s at the end to find the paths to sites that grow. With
+            0 only :meth:`sample` measures. Default 0.01, or ``TUNE_MEMGUARD_GROWTH_BUDGET``.
 
     Raises:
         ValueError, TypeError: an argument, or its environment variable, is not allowed.
@@ -285,11 +288,17 @@ class ObjectGrowthTracker(CountingCallback):
             and results - state.last_results < every * RESULTS_PER_TRIAL
         ):
             return False
-        # The allowance is spread over the trials until there is a trend.
-        budget = self.growth_budget * (time.monotonic() - state.began)
-        allowance = ALLOWANCE_S * min(1.0, state.progress(trials) / _ALLOWANCE_TRIALS)
-        is_affordable = state.wall.with_next() <= budget or state.cpu.with_next() <= allowance
         tracking = state.tracking
+        has_trend = tracking is not None and tracking.has_trend
+        # The allowance is spread over the trials until there is a trend.
+        seconds, spread = (
+            (ALLOWANCE_S, _ALLOWANCE_TRIALS)
+            if has_trend
+            else (_ALLOWANCE_WITHOUT_TREND_S, _ALLOWANCE_TRIALS_WITHOUT_TREND)
+        )
+        budget = self.growth_budget * (time.monotonic() - state.began)
+        allowance = seconds * min(1.0, state.progress(trials) / spread)
+        is_affordable = state.wall.with_next() <= budget or state.cpu.with_next() <= allowance
         return is_affordable and (tracking is None or tracking.wants(trials, results))
 
     def _sample(self, state: _TrackerState, on_demand: bool = False) -> None:

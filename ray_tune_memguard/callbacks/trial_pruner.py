@@ -218,6 +218,9 @@ class TrialPruner(GuardCallback):
     def _open(self) -> None:
         self._state.spiller = self.run.open_spiller(self._directory(), self.notices)
         self._state.spiller.before_checkpoints(self.before_checkpoint)
+        self.notices.remark(
+            "open", f"MemGuard keeps finished trials in {self._state.spiller.store_path}."
+        )
 
     def _spill(self) -> None:
         if self._state.spiller is None:

@@ -22,15 +22,16 @@ _ACTORS = "maximum_gcs_destroyed_actor_cached_count"
 _ADVICE = {
     "dashboard": "It keeps tables of tasks, actors and events: start Ray with "
     "include_dashboard=False, or with RAY_DASHBOARD_MAX_EVENTS_TO_CACHE=1000.",
-    "log monitor": "It follows a file for each worker: init Ray with log_to_driver=False, or reuse "
-    "actors (reuse_actors=True in TuneConfig).",
+    "log monitor": "It follows a file for each worker: init Ray with log_to_driver=False",
     "raylet": "It keeps what runs on the head: start the head with num_cpus=0 if there are other "
-    "nodes, and reuse actors (reuse_actors=True in TuneConfig).",
+    "nodes",
     "dashboard agent": "It cannot be turned off: plan for 0.2 GiB a node.",
     "runtime env agent": "It keeps a record for each runtime environment: pass the same one to all "
     "trials.",
     "autoscaler monitor": "It is idle without an autoscaler: plan for 0.1 GiB.",
 }
+#: What else helps with two of them.
+_REUSE = {"log monitor": ", or", "raylet": ", and"}
 
 
 def head_node_id() -> str | None:
@@ -58,29 +59,36 @@ def _processes(node: str) -> RayProcesses:
     return RayProcesses(None if directory is None else directory.name, node)
 
 
-def advice(name: str, per_trial: float, settings: Mapping[str, object]) -> str:
+def advice(
+    name: str, per_trial: float, settings: Mapping[str, object], reuses_actors: bool = False
+) -> str:
     """What to do about a process of the head that grows.
 
     Args:
         name: the process.
         per_trial: by how many bytes it grows for each trial; 0 if not known.
         settings: settings of Ray that are known to be other than by default.
+        reuses_actors: whether the run is known to reuse actors.
 
     Examples:
         >>> advice("gcs_server", 16_000, {})[:59]
         'It keeps the events of every task (15.6 KiB a trial; 0.4 KB'
     """
+    if name in _REUSE:
+        reuse = "" if reuses_actors else f"{_REUSE[name]} set reuse_actors=True in TuneConfig"
+        return f"{_ADVICE[name]}{reuse}."
     if name != "gcs_server":
         return _ADVICE.get(name, "")
     keeps = f"{size(per_trial)} a trial" if per_trial else "15 to 17 KB a trial"
     actors = (
-        f"Dead actors take a part: set reuse_actors=True in TuneConfig, or RAY_{_ACTORS}=10000 at "
-        "the head."
+        " Dead actors take a part: set reuse_actors=True in TuneConfig, or "
+        f"RAY_{_ACTORS}=10000 where the head starts."
     )
     if settings.get(_REPORTS) == 0:
-        return f"It grows by {keeps} without task events. {actors}"
+        return f"It grows by {keeps} without task events.{'' if reuses_actors else actors}"
     text = (
-        f"It keeps the events of every task ({keeps}; 0.4 KB without them). Start Ray with "
-        f"RAY_{_REPORTS}=0, or with RAY_{_TASKS}=1000 at the head, which keeps the last 200 trials."
+        f"It keeps the events of every task ({keeps}; 0.4 KB without them). Set "
+        f"RAY_{_REPORTS}=0 in the environment before Ray starts, or RAY_{_TASKS}=1000 where the "
+        "head starts, which keeps the last 200 trials."
     )
-    return f"{text} {actors}" if per_trial > _MAX_BY_TASK_EVENTS else text
+    return f"{text}{actors}" if per_trial > _MAX_BY_TASK_EVENTS and not reuses_actors else text

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ray_tune_memguard.diagnostics import html, text
-from ray_tune_memguard.diagnostics.findings import GrowingSite, Quantity, TypeGrowth
+from ray_tune_memguard.diagnostics.findings import GrowingSite, Judgement, Quantity, TypeGrowth
 from ray_tune_memguard.report.series_file import report_files
 
 FILE_PATTERN = "diagnosis-*.json"
@@ -33,6 +33,8 @@ class Diagnosis:
         processes: Ray's other processes on this machine.
         absent: quantities that could not be measured, by name, with the reason.
         cost_seconds: seconds that the samples took.
+        samples: number of samples since warm-up.
+        most: the retention sites that have grown most since warm-up, if growth cannot be judged.
 
     Examples:
         >>> from ray_tune_memguard import read_diagnosis
@@ -51,12 +53,18 @@ class Diagnosis:
     processes: list[Quantity] = field(default_factory=list)
     absent: dict[str, str] = field(default_factory=dict)
     cost_seconds: float = 0.0
+    samples: int = 0
+    most: list[Quantity] = field(default_factory=list)
+
+    @property
+    def judgement(self) -> Judgement:
+        return Judgement(self.is_judged, self.unit, self.span, self.samples, self.absent, self.most)
 
     def part(self, name: str) -> Quantity | None:
         return next((part for part in self.parts if part.name == name), None)
 
     def __str__(self) -> str:
-        grown = text.growth(self.holders, self.types, self.unit, self.is_judged, self.absent)
+        grown = text.growth(self.holders, self.types, self.judgement)
         return "\n".join(
             [
                 *text.parts(self.trials, self.results, self.parts, self.unit, self.absent),
@@ -68,7 +76,7 @@ class Diagnosis:
     def _repr_html_(self) -> str:
         return "".join(
             [
-                html.growth(self.holders, self.types, self.unit, self.is_judged, self.absent),
+                html.growth(self.holders, self.types, self.judgement),
                 html.parts(self.trials, self.results, self.parts, self.unit, self.absent),
                 html.processes(self.processes, self.unit),
             ]
@@ -88,9 +96,11 @@ class Diagnosis:
             "parts": Quantity,
             "types": TypeGrowth,
             "processes": Quantity,
+            "most": Quantity,
         }
         for name, kind in kinds.items():
-            found[name] = [kind(**one) for one in found[name]]
+            # Earlier versions wrote no "most".
+            found[name] = [kind(**one) for one in found.get(name, ())]
         return cls(**found)
 
 

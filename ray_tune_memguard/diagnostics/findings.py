@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,27 @@ class Quantity:
     uncertainty: float | None = None
     per_result: float | None = None
     advice: str = ""
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """Whether growth can be judged, and what is known if it cannot.
+
+    Attributes:
+        is_judged: whether it can.
+        unit: ``trial``, or ``result`` in a run of few, long trials.
+        span: number of finished trials (or of results) since warm-up.
+        samples: number of samples since warm-up.
+        absent: quantities that could not be measured, by name, with the reason.
+        most: the retention sites that have grown most since warm-up, if it cannot be judged.
+    """
+
+    is_judged: bool = False
+    unit: str = "trial"
+    span: int = 0
+    samples: int = 0
+    absent: Mapping[str, str] = field(default_factory=dict)
+    most: Sequence[Quantity] = ()
 
 
 @dataclass(frozen=True)

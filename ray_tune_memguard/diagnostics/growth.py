@@ -182,8 +182,18 @@ class GrowthSeries:
     @property
     def is_long_enough(self) -> bool:
         """Whether growth can be distinguished from variation."""
-        samples = len(self.trials) - self._begin(self.unit) if self.trials else 0
-        return samples >= MIN_POINTS and self._is_long(self.unit)
+        return self.samples >= MIN_POINTS and self._is_long(self.unit)
+
+    @property
+    def samples(self) -> int:
+        """The number of samples since warm-up."""
+        return len(self.trials) - self._begin(self.unit) if self.trials else 0
+
+    def grown(self, kind: str, name: str) -> float:
+        """By how much a quantity is larger at its last sample than at its first since warm-up."""
+        column = self._values.get((kind, name), ())
+        known = [value for value in column[self._begin(self.unit) :] if not math.isnan(value)]
+        return known[-1] - known[0] if known else 0.0
 
     def trend(self, kind: str, name: str) -> Trend | None:
         """The trend since warm-up, per :attr:`unit`."""

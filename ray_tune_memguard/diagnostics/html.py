@@ -5,20 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from ray_tune_memguard.diagnostics import text
-from ray_tune_memguard.diagnostics.findings import GrowingSite, Quantity, TypeGrowth
+from ray_tune_memguard.diagnostics.findings import GrowingSite, Judgement, Quantity, TypeGrowth
 from ray_tune_memguard.report.tables import Table, paragraph
 
 
-def growth(
-    sites: Sequence[GrowingSite],
-    types: Sequence[TypeGrowth],
-    unit: str,
-    is_judged: bool,
-    absent: Mapping[str, str],
-) -> str:
+def growth(sites: Sequence[GrowingSite], types: Sequence[TypeGrowth], judgement: Judgement) -> str:
     """The tables of sites and of types that grow, or a sentence if no site does."""
-    per = f"per {unit}"
-    shown = _sites(sites, per) if sites else paragraph(text.no_growth(unit, is_judged, absent))
+    per = f"per {judgement.unit}"
+    shown = _sites(sites, per) if sites else paragraph(text.no_growth(judgement))
+    if judgement.most and not sites:
+        shown += _quantities(text.MOST, "site", judgement.most, judgement.unit)
     if types:
         kinds = [(kind.name, f"{kind.slope:+.2f}", kind.path) for kind in types]
         title = "Types whose number of objects grows"

@@ -53,6 +53,8 @@ MIN_PROCESS_SLOPE = 4096.0
 MIN_ENTRIES_SLOPE = 0.05
 #: Objects of a type per trial.
 MIN_TYPE_SLOPE = 0.05
+#: The number of sites that are named before growth can be judged.
+MAX_UNJUDGED = 3
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,30 @@ def rank(
         ],
         types=_types(series),
         processes=[_process(series, name) for name in series.names("process")],
+        samples=series.samples,
+        most=[] if series.is_long_enough else _most(series, known),
     )
+
+
+def _most(series: GrowthSeries, known: Mapping[str, KnownSite]) -> list[Quantity]:
+    """The sites that have grown most since warm-up, by their first and last sample."""
+    found = []
+    for name in series.names("holder"):
+        grown = series.grown("holder", name)
+        slope = grown / max(1, series.span)
+        is_noisy = name in known and known[name].is_noisy
+        is_enough = slope >= threshold_per(MIN_SITE_SLOPE, series.unit)
+        if grown >= MIN_SITE_GROWTH and is_enough and not is_noisy:
+            is_by_trial = series.unit == "trial"
+            quantity = Quantity(
+                name,
+                series.last("holder", name),
+                per_trial=slope if is_by_trial else None,
+                per_result=None if is_by_trial else slope,
+            )
+            found.append((grown, quantity))
+    found.sort(key=lambda one: -one[0])
+    return [quantity for _, quantity in found[:MAX_UNJUDGED]]
 
 
 def threshold_per(threshold: float, unit: str) -> float:

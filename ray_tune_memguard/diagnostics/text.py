@@ -6,7 +6,7 @@ import math
 import textwrap
 from collections.abc import Mapping
 
-from ray_tune_memguard.diagnostics.findings import GrowingSite, Quantity, TypeGrowth
+from ray_tune_memguard.diagnostics.findings import GrowingSite, Judgement, Quantity, TypeGrowth
 from ray_tune_memguard.diagnostics.growth import MIN_SPAN
 from ray_tune_memguard.diagnostics.trend import MIN_POINTS
 from ray_tune_memguard.report.series import RESULTS_PER_TRIAL, WARM_UP_TRIALS
@@ -18,6 +18,8 @@ _WIDTH = 100
 #: Of a table.
 MAX_ROWS = 10
 PROCESSES = "Ray's other processes on this machine:"
+MOST = "What has grown most so far, which is not judged yet:"
+_ARROW = " → "
 
 
 def size(count: float) -> str:
@@ -45,9 +47,18 @@ def slope(value: float | None, uncertainty: float | None) -> str:
 def line(site: GrowingSite, trials: int) -> str:
     """One line about a retention site that has begun to grow."""
     figure = slope(site.slope, None)
-    text = f"trial#{trials}  {site.name} grows by {figure} per {site.unit}"
-    text += f"  ({site.path or site.part})"
-    return text if len(text) <= _WIDTH else f"{text[: _WIDTH - 2]} …"
+    text = f"trial#{trials}  {site.name} grows by {figure} per {site.unit}  "
+    path = site.path.removeprefix(f"{site.name}{_ARROW}")
+    return f"{text}({_shortened(path or site.part, _WIDTH - len(text) - 2)})"
+
+
+def _shortened(path: str, width: int) -> str:
+    """The path without its middle, if it is too long: what holds, and what is held."""
+    parts = path.split(_ARROW)
+    while len(path) > width and len(parts) > 2:
+        del parts[len(parts) // 2]
+        path = _ARROW.join([*parts[:-1], "…", parts[-1]])
+    return path
 
 
 def title(trials: int, results: int) -> str:
@@ -68,14 +79,9 @@ def parts(
     return lines
 
 
-def growth(
-    sites: list[GrowingSite],
-    types: list[TypeGrowth],
-    unit: str,
-    is_judged: bool,
-    absent: Mapping[str, str],
-) -> list[str]:
-    """The lines about sites and types that grow, or one line if nothing does."""
+def growth(sites: list[GrowingSite], types: list[TypeGrowth], judgement: Judgement) -> list[str]:
+    """The lines about sites and types that grow, or about what is known if none does."""
+    unit = judgement.unit
     if sites:
         lines = [f"What grows, by bytes per {unit}:"]
         for site in sites[:MAX_ROWS]:
@@ -88,7 +94,8 @@ def growth(
         if len(sites) > MAX_ROWS:
             lines.append(f"  … and {len(sites) - MAX_ROWS} more")
     else:
-        lines = textwrap.wrap(no_growth(unit, is_judged, absent), _WIDTH)
+        lines = textwrap.wrap(no_growth(judgement), _WIDTH)
+        lines += _quantities(MOST, list(judgement.most), unit)
     if types:
         lines.append(f"Types whose number of objects grows with every {unit}:")
         lines += [
@@ -98,16 +105,18 @@ def growth(
     return lines
 
 
-def no_growth(unit: str, is_judged: bool, absent: Mapping[str, str]) -> str:
+def no_growth(judgement: Judgement) -> str:
     """The sentence about a run in which no site is known to grow."""
-    if is_judged:
-        return f"Nothing grows steadily with {unit}s."
-    if absent.keys() & NEEDED_TO_JUDGE:
+    if judgement.is_judged:
+        return f"Nothing grows steadily with {judgement.unit}s."
+    if judgement.absent.keys() & NEEDED_TO_JUDGE:
         return "Growth cannot be judged: not everything could be measured."
+    samples = f"{judgement.samples} sample{'' if judgement.samples == 1 else 's'}"
     return (
         f"Too early to tell what grows: after a warm-up of {WARM_UP_TRIALS} trials it takes "
-        f"{MIN_SPAN} trials more (or {MIN_SPAN * RESULTS_PER_TRIAL:,} results), and "
-        f"{MIN_POINTS} samples."
+        f"{MIN_SPAN} trials more (or {MIN_SPAN * RESULTS_PER_TRIAL:,} results) and {MIN_POINTS} "
+        f"samples. There are {samples} over {judgement.span:,} {judgement.unit}s. A longer run has "
+        "more, and so has a larger growth_budget."
     )
 
 

@@ -6,7 +6,6 @@ crash at that moment leaves it empty, and later it may be deleted like any other
 
 from __future__ import annotations
 
-import pickle
 import sqlite3
 from collections.abc import Callable
 from contextlib import suppress
@@ -17,6 +16,7 @@ from pyarrow.fs import FileSystem
 from ray_tune_memguard.adapter.location import Experiment
 from ray_tune_memguard.adapter.restore.locate import locate
 from ray_tune_memguard.adapter.run.tuner_copy import TUNER_FILE, load_copy, read_file
+from ray_tune_memguard.adapter.serialization import unpickling
 from ray_tune_memguard.notices import logger, show_lines
 from ray_tune_memguard.store.errors import StoreError
 from ray_tune_memguard.store.trial_store import TrialStore
@@ -56,7 +56,7 @@ def _is_replaced(experiment: Experiment, error: Exception) -> bool:
     with suppress(OSError):
         content = read_file(experiment.filesystem, path)
     with suppress(Exception):
-        pickle.loads(content)
+        unpickling.loads(content)
         return False
     if isinstance(error, (ImportError, AttributeError)) or experiment.newest_state_file() is None:
         return False  # One of the user's modules is missing, or there is no experiment.

@@ -6,13 +6,19 @@ that ``plain_pickle`` has checked.
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
+import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import orjson
 from ray import cloudpickle
+
+from ray_tune_memguard.adapter.serialization import unpickling
 
 #: How Ray marks what JSON cannot hold.
 PICKLED = "CLOUDPICKLE_FALLBACK"
@@ -82,8 +88,53 @@ def _has_large_float(value: Any) -> bool:
 
 def _unpickled(value: dict[str, object]) -> object:
     if value.get("_type") == PICKLED:
-        return cloudpickle.loads(bytes.fromhex(str(value["value"])))
+        return unpickling.loads(bytes.fromhex(str(value["value"])))
     return value
+
+
+@contextmanager
+def for_ray(text: str) -> Iterator[str]:
+    """A text that Ray decodes to the same, without changing the classes that this process has.
+
+    Its pickles were read here, see ``unpickling``, and have pickles of their number instead. It can
+    be decoded once.
+    """
+    if not unpickling.has_class(text):
+        yield text
+        return
+    numbers: list[int] = []
+
+    def read(value: dict[str, object]) -> object:
+        if value.get("_type") != PICKLED:
+            return value
+        numbers.append(next(_NUMBERS))
+        _read[numbers[-1]] = _unpickled(value)
+        return pickled(pickle.dumps(_Read(numbers[-1])).hex())
+
+    try:
+        yield json.dumps(json.loads(text, object_hook=read))
+    finally:
+        for number in numbers:
+            _read.pop(number, None)
+
+
+# What was read and not taken yet; any thread may add to it.
+_read: dict[int, object] = {}
+_NUMBERS = itertools.count()
+
+
+class _Read:
+    """Is unpickled as the value with this number."""
+
+    def __init__(self, number: int) -> None:
+        self._number = number
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _take, (self._number,)
+
+
+def _take(number: int) -> object:
+    return _read.pop(number)
 
 
 def pickled(text: str) -> dict[str, str]:

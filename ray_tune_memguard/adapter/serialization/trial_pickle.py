@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import copy
 import json
-import pickle
 from collections.abc import Callable
 from pathlib import PurePosixPath
 from typing import Protocol, TypeVar
@@ -26,6 +25,8 @@ from ray.tune.execution.placement_groups import PlacementGroupFactory
 from ray.tune.experiment import Trial
 from ray.tune.experiment.trial import _Location, _TemporaryTrialState
 
+from ray_tune_memguard.adapter.serialization import unpickling
+from ray_tune_memguard.adapter.serialization.json_text import for_ray
 from ray_tune_memguard.adapter.serialization.metric_queues import (
     QUEUES,
     pickled_queues,
@@ -117,7 +118,7 @@ class TrialStateCodec:
             return cloudpickle.dumps(parts), False
 
     def load(self, raw: bytes) -> dict[str, object]:
-        state, of_storage, of_trial, location, restore_failures = pickle.loads(raw)
+        state, of_storage, of_trial, location, restore_failures = unpickling.loads(raw)
         if isinstance(state["storage"], tuple):
             state["storage"] = self._writer.storages.at(state["storage"])
         for name in of_storage:
@@ -133,7 +134,7 @@ class TrialStateCodec:
         return state
 
     def load_for_report(self, raw: bytes) -> dict[str, object]:
-        state: dict[str, object] = pickle.loads(raw)[0]
+        state: dict[str, object] = unpickling.loads(raw)[0]
         # Read of a trial that has not reported.
         state["temporary_state"] = _NO_PROCESS
         return state
@@ -162,8 +163,9 @@ class TrialStateCodec:
 
     def trial_of(self, state_json: str, metadata_json: str) -> Trial:
         """The trial that Ray creates from a state record, at the experiment's present location."""
-        trial = Trial.from_json_state(state_json, stub=self._stub)
-        trial.restore_run_metadata(metadata_json)
+        with for_ray(state_json) as state, for_ray(metadata_json) as metadata:
+            trial = Trial.from_json_state(state, stub=self._stub)
+            trial.restore_run_metadata(metadata)
         assert trial.storage is not None
         storage = copy.copy(trial.storage)
         for name in ("storage_filesystem", "storage_fs_path", "experiment_dir_name"):
