@@ -155,10 +155,13 @@ def _looked_at(address: str | None, facts: Facts, seconds: float) -> str:
     if not facts.is_cluster:
         from ray_tune_memguard.cluster.doctor.processes import local_addresses
 
-        text = f"No cluster was examined, but this machine and its environment (Ray {version})."
+        text = f"This machine and its environment (Ray {version}) were examined, and no cluster."
         running = local_addresses()
         if running:
-            text += f" Ray runs here: --address {' or '.join(running)}."
+            text += (
+                f" Ray runs here, for you or for others: --address {' or '.join(running)} examines "
+                "that as well."
+            )
         return text
     count = len(facts.nodes)
     nodes = "1 node" if count == 1 else f"{count} nodes"

@@ -201,6 +201,12 @@ def last_run(path: Path) -> LastRun:
         return LastRun("unknown", f"The record of its driver cannot be read: {error}.")
     if last is None:
         return LastRun("unknown", "Whether its last run is over is not recorded.")
+    if driver_record.ran_later(last[1]):
+        return LastRun(
+            "unknown",
+            "A later run was by Ray alone; whether it is over is not recorded. What follows is of "
+            "the runs before it.",
+        )
     if last[0].event == driver_record.END:
         return LastRun("finished", "Its last run has ended.")
     return _unended(*last)

@@ -225,7 +225,7 @@ class Measured:
         grows = "" if slope is None else f", {signed(slope.slope)} per trial"
         return (
             f"Highest {size(series['rss_bytes'].max())}{grows}, "
-            f"{len(series):,} measurements in {duration(took)}."
+            f"{len(series):,} measurement{'' if len(series) == 1 else 's'} in {duration(took)}."
         )
 
     def growth_table(self) -> output.Table | None:
@@ -243,7 +243,7 @@ class Measured:
                 )
                 for one in self.growth
             ],
-            "Memory by now (no run has ended with a diagnosis)",
+            "Memory of the driver so far",
             ("now", "per trial"),
         )
 

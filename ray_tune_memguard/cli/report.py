@@ -69,5 +69,5 @@ def report(context: click.Context, path: str, target: Path, rows: int, as_json: 
     if as_json:
         output.show_json({"path": str(target), "problems": problems})
     else:
-        output.show_text(str(target))
+        output.show_text(f"Wrote {target.absolute()}")
     context.exit(ExitCode.WARNING if problems else ExitCode.OK)

@@ -34,7 +34,9 @@ class Diagnosis:
         absent: quantities that could not be measured, by name, with the reason.
         cost_seconds: seconds that the samples took.
         samples: number of samples since warm-up.
-        most: the retention sites that have grown most since warm-up, if growth cannot be judged.
+        most: the retention sites that have grown most since warm-up, if ``holders`` is empty, and
+            growth cannot be judged or RSS grows.
+        rss_slope: bytes per ``unit`` by which RSS grows steadily; 0 if it does not.
 
     Examples:
         >>> from ray_tune_memguard import read_diagnosis
@@ -55,10 +57,19 @@ class Diagnosis:
     cost_seconds: float = 0.0
     samples: int = 0
     most: list[Quantity] = field(default_factory=list)
+    rss_slope: float = 0.0
 
     @property
     def judgement(self) -> Judgement:
-        return Judgement(self.is_judged, self.unit, self.span, self.samples, self.absent, self.most)
+        return Judgement(
+            self.is_judged,
+            self.unit,
+            self.span,
+            self.samples,
+            self.absent,
+            self.most,
+            self.rss_slope,
+        )
 
     def part(self, name: str) -> Quantity | None:
         return next((part for part in self.parts if part.name == name), None)

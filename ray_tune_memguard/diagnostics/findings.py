@@ -63,7 +63,9 @@ class Judgement:
         span: number of finished trials (or of results) since warm-up.
         samples: number of samples since warm-up.
         absent: quantities that could not be measured, by name, with the reason.
-        most: the retention sites that have grown most since warm-up, if it cannot be judged.
+        most: the retention sites that have grown most since warm-up, if none is known to grow
+            steadily, and growth cannot be judged or RSS grows.
+        rss_slope: bytes per ``unit`` by which RSS grows steadily; 0 if it does not.
     """
 
     is_judged: bool = False
@@ -72,6 +74,7 @@ class Judgement:
     samples: int = 0
     absent: Mapping[str, str] = field(default_factory=dict)
     most: Sequence[Quantity] = ()
+    rss_slope: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -76,11 +76,15 @@ def rank(
     circumstances: advice.Circumstances,
 ) -> Diagnosis:
     """The diagnosis from the series alone, without paths."""
-    sites = []
+    sites, rss_slope = [], 0.0
     circumstances = dataclasses.replace(circumstances, unit=series.unit)
     if series.is_long_enough:
         sites = [*_sites(series, known, circumstances), *_unattributed(series, circumstances)]
         sites.sort(key=lambda site: -site.slope)
+        rss = series.trend("part", "rss")
+        if rss is not None and _grows(rss, MIN_UNATTRIBUTED_SLOPE, series.unit):
+            rss_slope = rss.slope if rss.slope * series.span >= MIN_NATIVE_GROWTH else 0.0
+    is_unexplained = not sites and (not series.is_long_enough or rss_slope > 0)
     return Diagnosis(
         trials=series.trials[-1] if series.trials else 0,
         results=series.results[-1] if series.results else 0,
@@ -94,7 +98,8 @@ def rank(
         types=_types(series),
         processes=[_process(series, name) for name in series.names("process")],
         samples=series.samples,
-        most=[] if series.is_long_enough else _most(series, known),
+        most=_most(series, known) if is_unexplained else [],
+        rss_slope=rss_slope,
     )
 
 

@@ -18,7 +18,9 @@ _WIDTH = 100
 #: Of a table.
 MAX_ROWS = 10
 PROCESSES = "Ray's other processes on this machine:"
-MOST = "What has grown most so far, which is not judged yet:"
+MOST = "What has grown most so far, by too few samples to judge it:"
+#: A slope with a larger uncertainty than itself is shown if that is at most so many bytes.
+_MAX_NOISE = 64 * 2**10
 _ARROW = " → "
 
 
@@ -56,7 +58,7 @@ def _shortened(path: str, width: int) -> str:
     """The path without its middle, if it is too long: what holds, and what is held."""
     parts = path.split(_ARROW)
     while len(path) > width and len(parts) > 2:
-        del parts[len(parts) // 2]
+        del parts[-2]
         path = _ARROW.join([*parts[:-1], "…", parts[-1]])
     return path
 
@@ -107,6 +109,12 @@ def growth(sites: list[GrowingSite], types: list[TypeGrowth], judgement: Judgeme
 
 def no_growth(judgement: Judgement) -> str:
     """The sentence about a run in which no site is known to grow."""
+    if judgement.is_judged and judgement.rss_slope:
+        figure = slope(judgement.rss_slope, None)
+        return (
+            f"RSS grows by {figure} per {judgement.unit}, and what holds it is not known yet. A "
+            "longer run tells more, and so does a larger growth_budget."
+        )
     if judgement.is_judged:
         return f"Nothing grows steadily with {judgement.unit}s."
     if judgement.absent.keys() & NEEDED_TO_JUDGE:
@@ -128,7 +136,8 @@ def processes(found: list[Quantity], unit: str) -> list[str]:
 def slope_by(row: Quantity, unit: str) -> str:
     """The slope of a quantity per ``unit``."""
     if unit == "trial":
-        return slope(row.per_trial, row.uncertainty)
+        is_noise = (row.uncertainty or 0.0) > max(abs(row.per_trial or 0.0), _MAX_NOISE)
+        return UNKNOWN if is_noise else slope(row.per_trial, row.uncertainty)
     return slope(row.per_result, None)
 
 

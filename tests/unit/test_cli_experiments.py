@@ -169,6 +169,16 @@ def test_top_before_anything_is_measured(tmp_path: Path) -> None:
     assert "Nothing has been measured yet." in run("top", experiment, "--count", 1)
 
 
+def test_a_later_run_by_ray_alone_is_not_taken_for_a_kill(tmp_path: Path) -> None:
+    experiment = measured(tmp_path / "sweep", ended=False)
+    assert run_json("show", experiment)["run"]["state"] == "killed"
+    (experiment / "experiment_state-2026-11-22_10-30-00.json").write_text("{}")
+    text = run("show", experiment)
+    assert "A later run was by Ray alone" in text
+    assert "recorded no end" not in text
+    assert run_json("show", experiment)["run"]["state"] == "unknown"
+
+
 @pytest.mark.parametrize("kind", ["none", "damaged", "elsewhere"])
 def test_top_ends_when_a_run_of_unknown_state_records_nothing_more(
     tmp_path: Path, kind: str

@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import math
 import pickle
+import re
 from pathlib import Path
 
 import pytest
@@ -285,8 +286,44 @@ def test_a_short_sweep_is_told_how_long_judging_takes() -> None:
     assert "250.0 MiB\n" in table
     assert (
         "Too early to tell what grows: after a warm-up of 100 trials it takes 200 trials more "
-        "(or 4,000 results), and 5 samples."
+        "(or 4,000 results) and 5 samples. There are "
     ) in " ".join(table.split())
+
+
+def test_before_growth_is_judged_the_sites_that_grew_most_are_shown() -> None:
+    made = GrowthSeries()
+    for trials in (100, 297, 348, 400):
+        values = {("part", "rss"): 250 * MIB, ("holder", "Mine.kept"): 50_000.0 * trials}
+        made.add(trials, trials, values | {("holder", "Other.flat"): 9e6})
+    found = rank(made, HOLDERS, Circumstances())
+    assert (found.is_judged, found.samples, found.span, found.holders) == (False, 4, 300, [])
+    [most] = found.most
+    assert (most.name, most.per_trial) == ("Mine.kept", 50_000.0)
+    table = str(found)
+    assert "There are 4 samples over 300 trials." in " ".join(table.split())
+    assert re.search(r"Mine\.kept +19\.1 MiB +\+48\.8 KiB per trial", table)
+    assert "Mine.kept" in found._repr_html_()
+
+
+def test_growth_of_rss_that_nothing_explains_is_no_all_clear() -> None:
+    made = series(until=325, rss=26_000.0)
+    for trials in (350, 400, 475):
+        made.add(trials, trials, {("holder", "script.BOOK"): 20_000.0 * trials})
+    found = rank(made, HOLDERS, Circumstances())
+    assert (found.is_judged, found.holders) == (True, [])
+    assert [site.name for site in found.most] == ["script.BOOK"]
+    table = " ".join(str(found).split())
+    assert "RSS grows by +25.4 KiB per trial, and what holds it is not known yet." in table
+    assert "Nothing grows" not in table
+    assert "script.BOOK" in table
+
+
+def test_a_slope_that_is_noise_is_not_shown() -> None:
+    noise = Quantity("workers", 500.0 * MIB, -86_000.0, 775_000.0)
+    flat = Quantity("raylet", 50.0 * MIB, 3.0, 200.0)
+    table = str(Diagnosis(500, 500, span=400, is_judged=True, processes=[noise, flat]))
+    assert "±" not in next(row for row in table.splitlines() if "workers" in row)
+    assert "+3 ± 200 B per trial" in table
 
 
 def test_slopes_over_few_trials_are_noise_and_not_given() -> None:
@@ -311,8 +348,12 @@ def test_the_line_fits_a_terminal() -> None:
     assert len(line(long, 500)) <= 100
     assert line(long, 500).startswith("trial#500  XXX")
     short = GrowingSite("Mine.kept", "python", 2048.0, 1.0, 1.0, "Mine.kept → list[9]")
-    assert line(short, 500) == (
-        "trial#500  Mine.kept grows by +2.0 KiB per trial  (Mine.kept → list[9])"
+    assert line(short, 500) == "trial#500  Mine.kept grows by +2.0 KiB per trial  (list[9])"
+    path = "Journal.entries → list[900] → dict[2] → Record → dict[5] → list[3] → bytes"
+    middle = GrowingSite("Journal.entries", "python", 50_000.0, 1.0, 1.0, path)
+    assert line(middle, 900) == (
+        "trial#900  Journal.entries grows by +48.8 KiB per trial  "
+        "(list[900] → dict[2] → Record → … → bytes)"
     )
 
 

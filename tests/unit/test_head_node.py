@@ -97,6 +97,15 @@ def test_the_advice_has_the_figure_and_fits_the_settings() -> None:
     assert "include_dashboard=False" in head_node.advice("dashboard", 5000, {})
 
 
+def test_who_reuses_actors_is_not_told_to() -> None:
+    for name in ("gcs_server", "raylet", "log monitor"):
+        assert "reuse_actors=True" in head_node.advice(name, 60_000, {})
+        advised = head_node.advice(name, 60_000, {}, reuses_actors=True)
+        assert "reuse_actors" not in advised
+        assert advised.endswith(".")
+        assert "(" not in advised or ")" in advised
+
+
 def test_this_process_has_memory_and_takes_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     memory = memory_of(os.getpid())

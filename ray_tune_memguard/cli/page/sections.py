@@ -12,6 +12,7 @@ from ray_tune_memguard.cli.measured import Measured, signed
 from ray_tune_memguard.cli.output import Table
 from ray_tune_memguard.cli.page import charts
 from ray_tune_memguard.cli.trials import CONFIG, config_of
+from ray_tune_memguard.diagnostics import text
 from ray_tune_memguard.report.texts import one_line, size
 
 if TYPE_CHECKING:
@@ -127,7 +128,7 @@ class Page:
         ]
         if sites:
             return sites
-        return [f"Nothing grows steadily with {found.unit}s."] if found.is_judged else []
+        return [text.no_growth(found.judgement)] if found.is_judged else []
 
     def _trials(self) -> Section:
         memory, section = self.measured.trials, Section("Memory of the trials")
