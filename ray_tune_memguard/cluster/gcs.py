@@ -113,6 +113,7 @@ def connected_to(address: str) -> Iterator[None]:
         yield
         return
     _check_listening(address)
+    _use_token()
     with _failures_named("anything"):
         from ray._private.state import state
         from ray._raylet import GcsClientOptions  # type: ignore[attr-defined]
@@ -126,6 +127,26 @@ def connected_to(address: str) -> Iterator[None]:
         yield
     finally:
         state.disconnect()
+
+
+def _use_token() -> None:
+    """Let this process show its user's token, as ``ray.init(address=…)`` does.
+
+    From Ray 2.60 on, a cluster that ``ray.init()`` starts asks for it by default. An older Ray has
+    no tokens, or needs the user to ask for them.
+    """
+    try:
+        from ray._private.authentication import authentication_token_setup as setup
+
+        show = setup.maybe_enable_token_auth_if_token_available
+    except (ImportError, AttributeError):
+        return
+    # It warns that tokens are used, which is said when a cluster starts.
+    before, setup.logger.disabled = setup.logger.disabled, True
+    try:
+        show(warn_if_disabled=False)
+    finally:
+        setup.logger.disabled = before
 
 
 def _check_listening(address: str) -> None:

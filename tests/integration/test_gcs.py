@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 
 import pytest
 import ray
@@ -41,6 +43,22 @@ def test_an_actor_and_its_worker_alive_and_killed() -> None:
     worker = gcs.worker_info(actor.worker_id)
     assert worker is not None
     assert (worker.is_alive, worker.exit_type) == (False, "SYSTEM_ERROR")
+
+
+def test_another_process_shows_its_users_token() -> None:
+    address = ray.get_runtime_context().gcs_address
+    code = (
+        "from ray_tune_memguard.cluster import gcs\n"
+        f"with gcs.connected_to({address!r}):\n"
+        "    print(len(gcs.nodes()))"
+    )
+    # Ray sets it in the process that starts a cluster, and so for its children.
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_AUTH_MODE"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert (done.returncode, done.stdout.strip()) == (0, "1"), done.stderr
+    assert "Token" not in done.stderr
 
 
 def test_the_rest_of_what_it_tells() -> None:
