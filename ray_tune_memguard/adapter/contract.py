@@ -58,6 +58,7 @@ OPTUNA_STUDY = "optuna_study"
 RETENTION_SITES = "retention_sites"
 TRIAL_MEMORY = core_names.TRIAL_MEMORY
 TRIAL_PROFILES = core_names.TRIAL_PROFILES
+KEEP_CLASSES = "keep_classes"
 HISTORIES = "histories"
 EXPORT = "export"
 
@@ -95,6 +96,7 @@ WITHOUT: dict[str, str] = {
     SEARCHER_CATCH_UP: "a restored searcher lacks the results of the trials that finished last",
     OPTUNA_STUDY: "after a crash a persistent Optuna study may receive a trial's result twice",
     RETENTION_SITES: "the memory of the run's parts is not measured",
+    KEEP_CLASSES: "a class of a script or a notebook may lose what it keeps in its globals",
     HISTORIES: "results are kept in files for each trial, as Ray does",
     EXPORT: "results that are in a store are not exported to the files of Ray's loggers",
     **core_names.WITHOUT,
@@ -259,6 +261,8 @@ NAMES: tuple[PrivateName, ...] = (
     *_of(_OPTUNA, OPTUNA_STUDY, STUDY_OF_OPTUNA, "_ot_trials", "_completed_trials", optional=True),
     # Results in the place of files.
     *_of(CONTROLLER, HISTORIES, "_resumed"),
+    # In pickles of user's classes.
+    *_of("ray.cloudpickle.cloudpickle", KEEP_CLASSES, "_class_setstate"),
     *_of("ray.tune.utils.callback", HISTORIES, "DEFAULT_CALLBACK_CLASSES"),
     *_of("ray.tune.tune", HISTORIES, "_create_default_callbacks(callbacks)"),
     *_of(

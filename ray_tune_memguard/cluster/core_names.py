@@ -45,6 +45,14 @@ NAMES: tuple[PrivateName, ...] = (
     *rows_of(_STATE, CLUSTER_BY_ADDRESS, "_initialize_global_state(gcs_options)", "disconnect()"),
     *rows_of(_STATE, CLUSTER_BY_ADDRESS, "available_resources_per_node()"),
     *rows_of("ray._raylet", CLUSTER_BY_ADDRESS, "GcsClientOptions"),
+    # Older: tokens if the user asks for them, or none.
+    *rows_of(
+        "ray._private.authentication.authentication_token_setup",
+        CLUSTER_BY_ADDRESS,
+        "maybe_enable_token_auth_if_token_available",
+        optional=True,
+        older="ensure_token_if_auth_enabled",
+    ),
     # The raylets.
     *rows_of(
         "ray._private.internal_api",

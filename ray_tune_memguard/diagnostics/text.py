@@ -119,11 +119,12 @@ def no_growth(judgement: Judgement) -> str:
         return f"Nothing grows steadily with {judgement.unit}s."
     if judgement.absent.keys() & NEEDED_TO_JUDGE:
         return "Growth cannot be judged: not everything could be measured."
-    samples = f"{judgement.samples} sample{'' if judgement.samples == 1 else 's'}"
+    count = judgement.samples
+    samples = "is 1 sample" if count == 1 else f"are {count} samples"
     return (
         f"Too early to tell what grows: after a warm-up of {WARM_UP_TRIALS} trials it takes "
         f"{MIN_SPAN} trials more (or {MIN_SPAN * RESULTS_PER_TRIAL:,} results) and {MIN_POINTS} "
-        f"samples. There are {samples} over {judgement.span:,} {judgement.unit}s. A longer run has "
+        f"samples. There {samples} over {judgement.span:,} {judgement.unit}s. A longer run has "
         "more, and so has a larger growth_budget."
     )
 

@@ -286,7 +286,7 @@ def test_a_short_sweep_is_told_how_long_judging_takes() -> None:
     assert "250.0 MiB\n" in table
     assert (
         "Too early to tell what grows: after a warm-up of 100 trials it takes 200 trials more "
-        "(or 4,000 results) and 5 samples. There are "
+        "(or 4,000 results) and 5 samples. There is 1 sample over 0 trials."
     ) in " ".join(table.split())
 
 

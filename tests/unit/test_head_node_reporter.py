@@ -56,6 +56,9 @@ class Run:
     def node_probes(self, user: object) -> Probes:
         return self.probes
 
+    def reuses_actors(self) -> bool:
+        return False
+
     def report_path(self, trials: object, kind: str, suffix: str) -> Path:
         return self.path / ".memguard" / f"{kind}-2026-11-26_10-00-00{suffix}"
 

@@ -17,7 +17,7 @@ from ray_tune_memguard.private_names import PrivateName
 PACKAGE = Path(ray_tune_memguard.__file__).parent
 FOREIGN = ("ray", "optuna", "tensorboardX")
 PRIVATE = re.compile(r"_[A-Za-z]\w*")
-#: Python's own, and keys of Ray's JSON.
+#: Python's own, and keys of Ray's JSON and of cloudpickle's states.
 OTHERS = {
     "_getframe",
     "_current_frames",
@@ -27,6 +27,7 @@ OTHERS = {
     "_debugmallocstats",
     "_PyObject_DebugMallocStats",
     "_type",
+    "_abc_impl",
 }
 
 
