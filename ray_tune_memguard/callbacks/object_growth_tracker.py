@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 SAMPLE_EVERY_TRIALS = 25
 _ALLOWANCE_TRIALS = 500
 # A slow or busy machine takes longer for the few samples without which nothing can be told; a fast
-# one has them long before.
-_ALLOWANCE_WITHOUT_TREND_S, _ALLOWANCE_TRIALS_WITHOUT_TREND = 1.2, 300
+# one has them long before. Spread, so that they are not over before they span enough trials.
+_ALLOWANCE_UNJUDGED_S, _ALLOWANCE_TRIALS_UNJUDGED = 1.6, 400
 # The first sample comes after so many sampling intervals, or at the end of warm-up if that is
 # sooner.
 _WARM_UP_INTERVALS = 3
@@ -109,7 +109,7 @@ class ObjectGrowthTracker(CountingCallback):
         sample_every_trials: number of finished trials between two samples, as far as the budget
             allows. Default 25, or ``TUNE_MEMGUARD_SAMPLE_EVERY_TRIALS``.
         growth_budget: share of the run's wall-clock time that samples may take, from 0 to 1. In
-            addition, 0.6 s of CPU time are always allowed, up to 1.2 s until there are enough
+            addition, 0.6 s of CPU time are always allowed, up to 1.6 s until there are enough
             samples to judge growth, and 2 s at the end to find the paths to sites that grow. With
             0 only :meth:`sample` measures. Default 0.01, or ``TUNE_MEMGUARD_GROWTH_BUDGET``.
 
@@ -262,7 +262,7 @@ class ObjectGrowthTracker(CountingCallback):
         self._choose_files(state, trials)
         if (
             self.growth_budget
-            and (state.tracking is None or not state.tracking.has_trend)
+            and (state.tracking is None or not state.tracking.can_judge)
             and state.progress(self._finished.total) >= self.sample_every_trials
         ):
             self._sample(state, on_demand=True)
@@ -277,6 +277,8 @@ class ObjectGrowthTracker(CountingCallback):
             self._write(path, lambda: found.save(path))
         if found.holders:
             logger.info("%s", found)
+        elif line := found.unexplained():
+            logger.info("%s", line)
 
     def _is_due(self, state: _TrackerState) -> bool:
         if not self.growth_budget:
@@ -289,12 +291,12 @@ class ObjectGrowthTracker(CountingCallback):
         ):
             return False
         tracking = state.tracking
-        has_trend = tracking is not None and tracking.has_trend
-        # The allowance is spread over the trials until there is a trend.
+        can_judge = tracking is not None and tracking.can_judge
+        # The allowance is spread over the trials until growth can be judged.
         seconds, spread = (
             (ALLOWANCE_S, _ALLOWANCE_TRIALS)
-            if has_trend
-            else (_ALLOWANCE_WITHOUT_TREND_S, _ALLOWANCE_TRIALS_WITHOUT_TREND)
+            if can_judge
+            else (_ALLOWANCE_UNJUDGED_S, _ALLOWANCE_TRIALS_UNJUDGED)
         )
         budget = self.growth_budget * (time.monotonic() - state.began)
         allowance = seconds * min(1.0, state.progress(trials) / spread)

@@ -73,7 +73,10 @@ def top(path: str | None, interval: float, count: int | None, rows: int, as_json
 def _newest() -> Path:
     found = newest_in(Path(_RESULTS).expanduser())
     if found is None:
-        raise CommandError(f"No experiment in {_RESULTS} was measured.", ExitCode.NOT_FOUND)
+        raise CommandError(
+            f"No experiment in {_RESULTS} was measured. Give the PATH of one that is elsewhere.",
+            ExitCode.NOT_FOUND,
+        )
     return found
 
 

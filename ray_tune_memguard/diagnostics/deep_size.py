@@ -23,7 +23,6 @@ from __future__ import annotations
 import gc
 import itertools
 import sys
-import time
 import types
 import weakref
 from collections import deque
@@ -31,6 +30,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ray_tune_memguard.diagnostics.deadline import Deadline
 from ray_tune_memguard.system import classes
 
 WHOLE = 256
@@ -123,7 +123,7 @@ class DeepSizer:
     ) -> None:
         self._barriers = {*barriers, *(id(vars(m)) for m in _modules())}
         self._named_identity = identity
-        self._deadline = float("inf")
+        self._deadline = Deadline()
         self.visited = 0
         self.forget()
 
@@ -135,10 +135,10 @@ class DeepSizer:
         """The size of ``root`` and of all objects that it keeps alive, unless counted before.
 
         Raises:
-            TimeBudgetExceededError: it took longer than ``seconds``. The objects visited until then
-                count as counted.
+            TimeBudgetExceededError: it took longer than ``seconds``, see :class:`Deadline`. The
+                objects visited until then count as counted.
         """
-        self._deadline = time.perf_counter() + seconds
+        self._deadline = Deadline(seconds)
         self._check_time()
         self._barriers.discard(id(root))
         return self._visit([root])
@@ -148,7 +148,7 @@ class DeepSizer:
         self._barriers.update(map(id, counted))
 
     def _check_time(self) -> None:
-        if time.perf_counter() > self._deadline:
+        if self._deadline.is_over():
             raise TimeBudgetExceededError
 
     def _visit(self, waiting: list[object]) -> Size:

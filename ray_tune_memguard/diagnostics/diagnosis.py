@@ -34,8 +34,7 @@ class Diagnosis:
         absent: quantities that could not be measured, by name, with the reason.
         cost_seconds: seconds that the samples took.
         samples: number of samples since warm-up.
-        most: the retention sites that have grown most since warm-up, if ``holders`` is empty, and
-            growth cannot be judged or RSS grows.
+        most: the retention sites that have grown fastest since warm-up, if ``holders`` is empty.
         rss_slope: bytes per ``unit`` by which RSS grows steadily; 0 if it does not.
 
     Examples:
@@ -70,6 +69,11 @@ class Diagnosis:
             self.most,
             self.rss_slope,
         )
+
+    def unexplained(self) -> str:
+        """A line for the log about RSS that grows while no holder is known; empty otherwise."""
+        rss = self.part("rss")
+        return "" if rss is None or self.holders else text.unexplained(rss, self.judgement)
 
     def part(self, name: str) -> Quantity | None:
         return next((part for part in self.parts if part.name == name), None)

@@ -63,8 +63,8 @@ class Judgement:
         span: number of finished trials (or of results) since warm-up.
         samples: number of samples since warm-up.
         absent: quantities that could not be measured, by name, with the reason.
-        most: the retention sites that have grown most since warm-up, if none is known to grow
-            steadily, and growth cannot be judged or RSS grows.
+        most: the retention sites that have grown fastest since warm-up, if none is known to grow
+            steadily.
         rss_slope: bytes per ``unit`` by which RSS grows steadily; 0 if it does not.
     """
 
@@ -75,6 +75,11 @@ class Judgement:
     absent: Mapping[str, str] = field(default_factory=dict)
     most: Sequence[Quantity] = ()
     rss_slope: float = 0.0
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it is not known what grows, or that nothing does."""
+        return not self.is_judged or self.rss_slope > 0
 
 
 @dataclass(frozen=True)

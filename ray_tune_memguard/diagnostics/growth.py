@@ -189,11 +189,21 @@ class GrowthSeries:
         """The number of samples since warm-up."""
         return len(self.trials) - self._begin(self.unit) if self.trials else 0
 
-    def grown(self, kind: str, name: str) -> float:
-        """By how much a quantity is larger at its last sample than at its first since warm-up."""
-        column = self._values.get((kind, name), ())
-        known = [value for value in column[self._begin(self.unit) :] if not math.isnan(value)]
-        return known[-1] - known[0] if known else 0.0
+    def grown(self, kind: str, name: str) -> tuple[float, float]:
+        """By how much a quantity grew from its first sample since warm-up to its last one.
+
+        Returns:
+            The difference, and the slope per :attr:`unit`; zeros if it has not two samples.
+        """
+        column = self._values.get((kind, name))
+        if column is None:
+            return 0.0, 0.0
+        along, values = self._since_warm_up(column, self.unit)
+        known = [(at, value) for at, value in zip(along, values, strict=True) if value == value]
+        if len(known) < 2 or known[-1][0] == known[0][0]:
+            return 0.0, 0.0
+        grown = known[-1][1] - known[0][1]
+        return grown, grown / (known[-1][0] - known[0][0])
 
     def trend(self, kind: str, name: str) -> Trend | None:
         """The trend since warm-up, per :attr:`unit`."""

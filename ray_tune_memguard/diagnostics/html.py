@@ -13,7 +13,7 @@ def growth(sites: Sequence[GrowingSite], types: Sequence[TypeGrowth], judgement:
     """The tables of sites and of types that grow, or a sentence if no site does."""
     per = f"per {judgement.unit}"
     shown = _sites(sites, per) if sites else paragraph(text.no_growth(judgement))
-    if judgement.most and not sites:
+    if judgement.most and judgement.is_open and not sites:
         shown += _quantities(text.MOST, "site", judgement.most, judgement.unit)
     if types:
         kinds = [(kind.name, f"{kind.slope:+.2f}", kind.path) for kind in types]

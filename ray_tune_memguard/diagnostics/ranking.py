@@ -84,7 +84,6 @@ def rank(
         rss = series.trend("part", "rss")
         if rss is not None and _grows(rss, MIN_UNATTRIBUTED_SLOPE, series.unit):
             rss_slope = rss.slope if rss.slope * series.span >= MIN_NATIVE_GROWTH else 0.0
-    is_unexplained = not sites and (not series.is_long_enough or rss_slope > 0)
     return Diagnosis(
         trials=series.trials[-1] if series.trials else 0,
         results=series.results[-1] if series.results else 0,
@@ -98,17 +97,16 @@ def rank(
         types=_types(series),
         processes=[_process(series, name) for name in series.names("process")],
         samples=series.samples,
-        most=_most(series, known) if is_unexplained else [],
+        most=[] if sites else _most(series, known),
         rss_slope=rss_slope,
     )
 
 
 def _most(series: GrowthSeries, known: Mapping[str, KnownSite]) -> list[Quantity]:
-    """The sites that have grown most since warm-up, by their first and last sample."""
+    """The sites that have grown fastest since warm-up, by their first and last sample."""
     found = []
     for name in series.names("holder"):
-        grown = series.grown("holder", name)
-        slope = grown / max(1, series.span)
+        grown, slope = series.grown("holder", name)
         is_noisy = name in known and known[name].is_noisy
         is_enough = slope >= threshold_per(MIN_SITE_SLOPE, series.unit)
         if grown >= MIN_SITE_GROWTH and is_enough and not is_noisy:
@@ -119,7 +117,7 @@ def _most(series: GrowthSeries, known: Mapping[str, KnownSite]) -> list[Quantity
                 per_trial=slope if is_by_trial else None,
                 per_result=None if is_by_trial else slope,
             )
-            found.append((grown, quantity))
+            found.append((slope, quantity))
     found.sort(key=lambda one: -one[0])
     return [quantity for _, quantity in found[:MAX_UNJUDGED]]
 

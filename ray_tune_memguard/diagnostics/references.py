@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import itertools
 import sys
-import time
 import types
 import weakref
 from collections import Counter, deque
@@ -13,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from ray_tune_memguard.diagnostics.deadline import Deadline
 from ray_tune_memguard.diagnostics.deep_size import (
     DeepSizer,
     TimeBudgetExceededError,
@@ -71,7 +71,7 @@ def type_counts(seconds: float) -> tuple[dict[str, int], bool]:
     Returns:
         The counts, and whether all objects were counted.
     """
-    deadline = time.perf_counter() + seconds
+    deadline = Deadline(seconds)
     if len(_names) > _MAX_NAMES:
         _names.clear()
     objects = gc.get_objects()
@@ -85,7 +85,7 @@ def type_counts(seconds: float) -> tuple[dict[str, int], bool]:
         found.update(map(id, map(type, chunk)))
         done += len(chunk)
         _learn_names(found, chunk)
-        if time.perf_counter() > deadline:
+        if deadline.is_over():
             break
     counts: Counter[str] = Counter()
     for key, count in found.items():
@@ -142,7 +142,7 @@ def chain_down(name: str, root: object, barriers: set[int]) -> str:
     steps = [name]
     found = root
     sizer = DeepSizer(barriers)
-    deadline = time.perf_counter() + _SECONDS
+    deadline = Deadline(_SECONDS)
     for _ in range(_MAX_STEPS):
         steps.append(label(found))
         following = _heaviest(found, barriers, sizer, deadline)
@@ -165,11 +165,11 @@ def label(found: object) -> str:
 
 
 def _heaviest(
-    found: object, barriers: set[int], sizer: DeepSizer, deadline: float
+    found: object, barriers: set[int], sizer: DeepSizer, deadline: Deadline
 ) -> tuple[str, object] | None:
     best: tuple[float, str, object] | None = None
     for attribute, inner in _inside(found):
-        left = deadline - time.perf_counter()
+        left = deadline.left()
         if id(type(inner)) in _FLAT:
             size = float(sys.getsizeof(inner))
         elif id(inner) in barriers or id(type(inner)) in _LEAVES or left < 0:
@@ -235,12 +235,12 @@ def chain_up(found: object, name_of_root: Callable[[object], str | None], second
         name_of_root: returns the name of an object that is a root; None for other objects.
         seconds: the time limit.
     """
-    deadline = time.perf_counter() + seconds
+    deadline = Deadline(seconds)
     queue = deque([found])
     leads_to: dict[int, object] = {id(found): None}
     own = {id(queue), id(leads_to)}
     while queue:
-        if time.perf_counter() > deadline:
+        if deadline.is_over():
             return Chain(None, label(found), closed=False)
         target = queue.popleft()
         name = name_of_root(target)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from ray_tune_memguard.adapter.handle import RunHandle
 from ray_tune_memguard.diagnostics import references
 from ray_tune_memguard.diagnostics.breakdown import MemoryBreakdown, memory_breakdown
+from ray_tune_memguard.diagnostics.deadline import Deadline
 from ray_tune_memguard.diagnostics.deep_size import (
     DeepSizer,
     Size,
@@ -132,13 +133,12 @@ class GrowthSampler:
             sample.absent["holders"] = "this Ray lacks a name that this version needs"
             return total, False
         sizer = DeepSizer(self.barriers(), self._adapter.trial_identity)
-        deadline = time.perf_counter() + self._max_seconds
+        deadline = Deadline(self._max_seconds)
         unmeasured = []
         for site in self.sites():
-            left = deadline - time.perf_counter()
             try:
                 # Half of the remaining time, so that the other sites are measured as well.
-                size = sizer.measure(site.value, left / 2)
+                size = sizer.measure(site.value, deadline.left() / 2)
             except TimeBudgetExceededError:
                 unmeasured.append(site.name)
                 continue

@@ -18,7 +18,9 @@ _WIDTH = 100
 #: Of a table.
 MAX_ROWS = 10
 PROCESSES = "Ray's other processes on this machine:"
-MOST = "What has grown most so far, by too few samples to judge it:"
+MOST = "What has grown fastest so far, by too few samples to judge it:"
+#: Bytes per trial by which RSS grows that are worth a line although it is not known what holds it.
+_MIN_UNEXPLAINED = 8 * 2**10
 #: A slope with a larger uncertainty than itself is shown if that is at most so many bytes.
 _MAX_NOISE = 64 * 2**10
 _ARROW = " → "
@@ -97,7 +99,8 @@ def growth(sites: list[GrowingSite], types: list[TypeGrowth], judgement: Judgeme
             lines.append(f"  … and {len(sites) - MAX_ROWS} more")
     else:
         lines = textwrap.wrap(no_growth(judgement), _WIDTH)
-        lines += _quantities(MOST, list(judgement.most), unit)
+        if judgement.is_open:
+            lines += _quantities(MOST, list(judgement.most), unit)
     if types:
         lines.append(f"Types whose number of objects grows with every {unit}:")
         lines += [
@@ -118,7 +121,10 @@ def no_growth(judgement: Judgement) -> str:
     if judgement.is_judged:
         return f"Nothing grows steadily with {judgement.unit}s."
     if judgement.absent.keys() & NEEDED_TO_JUDGE:
-        return "Growth cannot be judged: not everything could be measured."
+        return (
+            "Growth cannot be judged: not everything could be measured. On a machine that is less "
+            "busy, or in a longer run, more can."
+        )
     count = judgement.samples
     samples = "is 1 sample" if count == 1 else f"are {count} samples"
     return (
@@ -126,6 +132,19 @@ def no_growth(judgement: Judgement) -> str:
         f"{MIN_SPAN} trials more (or {MIN_SPAN * RESULTS_PER_TRIAL:,} results) and {MIN_POINTS} "
         f"samples. There {samples} over {judgement.span:,} {judgement.unit}s. A longer run has "
         "more, and so has a larger growth_budget."
+    )
+
+
+def unexplained(rss: Quantity, judgement: Judgement) -> str:
+    """One line about RSS that grows while no holder is known; empty if it hardly grows."""
+    grows = rss.per_trial if judgement.unit == "trial" else rss.per_result
+    if grows is None or grows < _MIN_UNEXPLAINED or not judgement.is_open:
+        return ""
+    sites = ", ".join(f"{site.name} ({slope_by(site, judgement.unit)})" for site in judgement.most)
+    return (
+        f"RSS grows by {slope(grows, None)} per {judgement.unit}, and there were too few samples "
+        f"to tell what holds it. {f'Fastest so far: {sites}. ' if sites else ''}More is in "
+        "`memguard show`; a longer run and a larger growth_budget give more samples."
     )
 
 

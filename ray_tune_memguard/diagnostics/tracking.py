@@ -15,7 +15,6 @@ from ray_tune_memguard.diagnostics.findings import GrowingSite
 from ray_tune_memguard.diagnostics.growth import MIN_SPAN, GrowthSeries
 from ray_tune_memguard.diagnostics.ranking import CATEGORIES, rank
 from ray_tune_memguard.diagnostics.sampler import GrowthSampler, Sample
-from ray_tune_memguard.diagnostics.trend import MIN_POINTS
 from ray_tune_memguard.diagnostics.type_growth import with_types
 from ray_tune_memguard.report.series import WARM_UP_TRIALS
 
@@ -57,9 +56,9 @@ class GrowthTracking:
         return bool(self._series.trials)
 
     @property
-    def has_trend(self) -> bool:
-        """Whether there are enough samples for a trend, so that the end of the run needs none."""
-        return len(self._series.trials) > MIN_POINTS
+    def can_judge(self) -> bool:
+        """Whether the samples suffice to judge growth, so that the end of the run needs none."""
+        return self._series.is_long_enough
 
     def sizer(self) -> DeepSizer:
         """A sizer that does not follow the parts of the run."""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-import time
 from dataclasses import dataclass
 
 from ray_tune_memguard.adapter.handle import is_users_type
 from ray_tune_memguard.diagnostics import advice, references
+from ray_tune_memguard.diagnostics.deadline import Deadline
 from ray_tune_memguard.diagnostics.deep_size import DeepSizer, TimeBudgetExceededError
 from ray_tune_memguard.diagnostics.diagnosis import Diagnosis
 from ray_tune_memguard.diagnostics.findings import GrowingSite, TypeGrowth
@@ -54,10 +54,9 @@ def with_types(found: Diagnosis, sampler: GrowthSampler, is_collecting: bool) ->
     has_unattributed = any(map(is_unattributed_python, found.holders))
     types: list[TypeGrowth] = []
     unattributed: list[_Unattributed] = []
-    deadline = time.perf_counter() + _MAX_SECONDS
+    deadline = Deadline(_MAX_SECONDS)
     for kind in sorted(found.types, key=_type_priority):
-        in_time = time.perf_counter() < deadline
-        typical = references.typical_of(kind.name, most=2) if in_time else []
+        typical = [] if deadline.is_over() else references.typical_of(kind.name, most=2)
         if not typical:
             types.append(kind)
             continue

@@ -379,3 +379,19 @@ def test_a_shorter_span_is_judged_where_it_is_enough() -> None:
     assert made.is_long_enough
     assert made.span == 150
     assert not series(until=200).is_long_enough
+
+
+def test_rss_that_grows_without_a_known_holder_is_one_line() -> None:
+    made = GrowthSeries()
+    for trials in (100, 297, 348, 400):
+        values = {("part", "rss"): 250 * MIB + 30_000.0 * trials}
+        made.add(trials, trials, values | {("holder", "Mine.kept"): 20_000.0 * trials})
+    found = rank(made, HOLDERS, Circumstances())
+    # By four samples there is no slope.
+    assert found.unexplained() == ""
+    made.add(425, 425, {("part", "rss"): 250 * MIB + 30_000.0 * 425})
+    found = dataclasses.replace(rank(made, HOLDERS, Circumstances()), is_judged=False, holders=[])
+    assert found.unexplained().startswith("RSS grows by +29.3 KiB per trial, and there were too")
+    known = rank(series(Mine_kept=5000.0), HOLDERS, Circumstances())
+    assert known.unexplained() == ""
+    assert Diagnosis(500, 500, is_judged=True).unexplained() == ""
