@@ -114,7 +114,9 @@ def above_limit(facts: Facts) -> Iterator[Finding]:
             yield Finding(
                 "idle-workers-above-limit",
                 Severity.WARNING,
-                f"{above:g} idle workers more than the limit do not end.",
+                "1 idle worker more than the limit does not end."
+                if above == 1
+                else f"{above:g} idle workers more than the limit do not end.",
                 f"Ray asks those above {_LIMIT} (as many as CPUs that are not in use, if it is "
                 "-1) to exit; one that owns objects, or that holds references, refuses.",
                 f"{len(node.lasting or ())} stayed idle, {limit:g} may; pids "
