@@ -38,6 +38,8 @@ _ALLOWANCE_UNJUDGED_S, _ALLOWANCE_TRIALS_UNJUDGED = 1.6, 400
 # sooner.
 _WARM_UP_INTERVALS = 3
 GROWTH_BUDGET = 0.01
+# The last sample is at most this share of the run old, so that the diagnosis is of the run's end.
+_MAX_AGE_AT_END = 0.2
 #: CPU seconds that are always allowed; otherwise a short run would end before there is a trend.
 ALLOWANCE_S = 0.6
 #: The next sample is expected to cost at least this share of the largest recent one.
@@ -260,10 +262,13 @@ class ObjectGrowthTracker(CountingCallback):
         if state is None:
             return
         self._choose_files(state, trials)
+        finished = self._finished.total
+        can_judge = state.tracking is not None and state.tracking.can_judge
+        is_old = finished - state.last_trials > _MAX_AGE_AT_END * (finished - state.before)
         if (
             self.growth_budget
-            and (state.tracking is None or not state.tracking.can_judge)
-            and state.progress(self._finished.total) >= self.sample_every_trials
+            and (not can_judge or is_old)
+            and state.progress(finished) >= self.sample_every_trials
         ):
             self._sample(state, on_demand=True)
         self.active = False
