@@ -76,7 +76,7 @@ def report(experiment: Path, *options: object, code: int = ExitCode.OK) -> Page:
     arguments = ["report", experiment, "-o", target, *options]
     done = CliRunner().invoke(main, list(map(str, arguments)))
     assert done.exit_code == code, done.output
-    assert done.output == f"{target}\n"
+    assert done.output == f"Wrote {target}\n"
     return Page(target.read_text())
 
 
