@@ -164,7 +164,7 @@ def test_a_section_without_measurements_says_so(experiment: Path) -> None:
 def test_of_a_run_without_an_end(tmp_path: Path, is_alive: bool) -> None:
     """There is no diagnosis; the page has the samples."""
     page = report(measured(tmp_path / "sweep", ended=False, is_alive=is_alive))
-    assert "Memory by now" in page.text
+    assert "Memory of the driver so far" in page.text
     assert "Mine.history" in page.text
 
 
