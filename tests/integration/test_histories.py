@@ -8,6 +8,7 @@ import os
 import signal
 from collections.abc import Callable
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -279,8 +280,11 @@ def test_runs_with_and_without_the_store_take_turns(storage: Path) -> None:
     with file.open("a") as appended:
         appended.write('{"training_iteration": 5')
     found = [result["training_iteration"] for result in iter_results(storage / "sweep")]
-    # What was reported before its checkpoint was there runs again.
-    assert found == sorted(found)
+    # What was reported before its checkpoint was there runs again, once for each restore; on a busy
+    # machine that may be more than one result.
+    again = [(one, then) for one, then in pairwise(found) if then != one + 1]
+    assert len(again) <= 2
+    assert all(then <= one for one, then in again)
     assert set(found) == set(range(1, 8))
     assert list(grid[0].metrics_dataframe["training_iteration"]) == found
     export_results(storage / "sweep")
