@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from ray_tune_memguard.diagnostics.steady_growth import Growth, GrowthSeries, Rule
 
 #: Seconds between two looks, at least.
-OBJECTS_EVERY_SECONDS = 0.25
+OBJECTS_EVERY_SECONDS = 0.1
 #: Finished trials between two looks, unless more time passes than that. A leak is to be named
 #: within 100 trials; a trend needs five looks or more.
 _FIRST_TRIALS = 10
@@ -39,6 +39,8 @@ _MIN_TRIALS = 40
 _JUDGE_FROM = 50
 _JUDGE_EVERY = 20
 _JUDGE_EVERY_SHARE = 0.2
+# Fewer tell nothing, and are not judged: a fast sweep finishes fifty trials in three looks.
+_MIN_LOOKS = 5
 #: So many judgements in a row must find growth: fluctuation alone may look like it once.
 _MIN_JUDGEMENTS = 2
 _MIN_PER_TRIAL = 16 * 2**10
@@ -98,7 +100,7 @@ class ObjectStoreReporter(CountingCallback):
 
     Args:
         objects_every_seconds: seconds between two looks, at least; None for no looks. Between two
-            looks 25 trials finish (10 at first), or a minute passes. Default 0.25, or
+            looks 25 trials finish (10 at first), or a minute passes. Default 0.1, or
             ``TUNE_MEMGUARD_OBJECTS_EVERY_SECONDS``.
 
     Raises:
@@ -181,7 +183,7 @@ class ObjectStoreReporter(CountingCallback):
         if state.watch is not None and state.probes is not None:
             if not state.watch.is_looking:
                 self._look(state)
-            self._receive(state, trials, _MAX_WAIT_AT_END_S)
+            self._receive(state, trials, _MAX_WAIT_AT_END_S, is_last=True)
             for answer in (state.asked or {}).values():
                 answer.is_ready(_MAX_WAIT_AT_END_S)
             self._name_if_told(state, trials, 0.0)
@@ -207,7 +209,13 @@ class ObjectStoreReporter(CountingCallback):
             state.pace.count_look(self._finished.total)
             state.watch.look()
 
-    def _receive(self, state: _StoreState, trials: list[Trial], timeout_s: float = 0.0) -> None:
+    def _receive(
+        self,
+        state: _StoreState,
+        trials: list[Trial],
+        timeout_s: float = 0.0,
+        is_last: bool = False,
+    ) -> None:
         from ray_tune_memguard.cluster.probe import NoAnswerError
 
         assert state.watch is not None
@@ -228,7 +236,7 @@ class ObjectStoreReporter(CountingCallback):
             state.last = reading
             state.series.add(self._finished.total, time.monotonic(), {_STORE: reading.held})
             state.records.add(trials, self._record(state))
-            self._judge(state)
+            self._judge(state, is_last)
 
     def _record(self, state: _StoreState, leak: str = "") -> StoreRecord:
         assert state.last is not None
@@ -237,16 +245,15 @@ class ObjectStoreReporter(CountingCallback):
             time.time(), self._finished.total, last.capacity, last.primary, last.spilled, leak
         )
 
-    def _judge(self, state: _StoreState) -> None:
+    def _judge(self, state: _StoreState, is_last: bool) -> None:
         """Ask who holds objects if what stays in the store grows with the trials."""
         finished = self._finished.total - state.pace.before
         since = self._finished.total - state.judged_trials
         is_first = finished == since
-        if (
-            state.is_named
-            or state.asked is not None
-            or since < max(_JUDGE_FROM if is_first else _JUDGE_EVERY, _JUDGE_EVERY_SHARE * finished)
-        ):
+        wanted = max(_JUDGE_FROM if is_first else _JUDGE_EVERY, _JUDGE_EVERY_SHARE * finished)
+        # A fast sweep may end between two judgements.
+        is_due = since >= wanted or (is_last and state.growing > 0 and since > 0)
+        if state.is_named or state.asked is not None or not is_due or state.pace.looks < _MIN_LOOKS:
             return
         state.judged_trials = self._finished.total
         state.growing = state.growing + 1 if self._growth(state).is_steady else 0
