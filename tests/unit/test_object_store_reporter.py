@@ -114,14 +114,16 @@ def log(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
     return caplog
 
 
-def sweep(run: Any, clock: Clock, trials: int, **options: Any) -> ObjectStoreReporter:
-    """A run in which five trials finish each second."""
+def sweep(
+    run: Any, clock: Clock, trials: int, seconds_a_trial: float = 0.2, **options: Any
+) -> ObjectStoreReporter:
+    """A run in which five trials finish each second, or another number."""
     reporter = ObjectStoreReporter(**options)
     reporter.begin_run(run)
     reporter.on_step_begin(0, [])
     listed: list[Any] = []
     for number in range(trials):
-        clock.now += 0.2
+        clock.now += seconds_a_trial
         run.trials = number + 1
         reporter.on_trial_complete(number, listed, FakeTrial(number))
         reporter.on_step_end(number, listed)
@@ -155,6 +157,17 @@ def test_a_leak_of_200_kb_is_named_within_100_trials(
     assert (store["primary_bytes"] + store["spilled_bytes"]).is_monotonic_increasing
     [leak] = store.loc[store["leak"] != "", "leak"]
     assert leak in line
+
+
+@pytest.mark.parametrize("trials_a_second", [30, 60, 75])
+def test_a_leak_in_a_fast_sweep_is_named_by_its_end(
+    tmp_path: Path, clock: Clock, log: pytest.LogCaptureFixture, trials_a_second: int
+) -> None:
+    run = Run(tmp_path, leaks)
+    reporter = sweep(run, clock, 100, 1 / trials_a_second)
+    reporter.on_experiment_end(finished(100))
+    [line] = log.messages
+    assert "Who holds most: driver (pid 1)" in line
 
 
 @pytest.mark.parametrize(
