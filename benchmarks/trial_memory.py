@@ -20,9 +20,11 @@ import sys
 import tempfile
 import time
 import tracemalloc
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from benchmarks.machine import describe_machine, machine_line
 from benchmarks.runs import RESULTS_DIRECTORY
@@ -54,7 +56,8 @@ class _Probes:
         return answer
 
 
-def _memories(pids: dict[str, int]) -> Any:
+@contextmanager
+def _memories(pids: dict[str, int]) -> Iterator[Any]:
     """Measures actors of which the processes are known."""
     from ray_tune_memguard.cluster import gcs
     from ray_tune_memguard.cluster.trial_memory import TrialMemories
@@ -62,10 +65,10 @@ def _memories(pids: dict[str, int]) -> Any:
     def actor_info(actor_id: str) -> gcs.ActorInfo:
         return gcs.ActorInfo(actor_id, pids[actor_id], "node", "worker", "ALIVE")
 
-    gcs.actor_info = actor_info
     memories = TrialMemories()
     memories.measure_with(_Probes(), keeps_actors=False)  # type: ignore[arg-type]
-    return memories
+    with mock.patch.object(gcs, "actor_info", actor_info):
+        yield memories
 
 
 def cost_of_looks(seconds: int) -> dict[str, float]:
@@ -73,16 +76,16 @@ def cost_of_looks(seconds: int) -> dict[str, float]:
     processes = [subprocess.Popen([sys.executable, "-c", _IDLE]) for _ in range(TRIALS)]
     try:
         time.sleep(5)
-        memories = _memories({str(one.pid): one.pid for one in processes})
-        for one in processes:
-            memories.start(f"trial {one.pid}", str(one.pid), {})
-        memories.look()
-        began, cpu = time.monotonic(), time.thread_time()
-        for number in range(1, seconds + 1):
-            time.sleep(max(0.0, began + number - time.monotonic()))
+        with _memories({str(one.pid): one.pid for one in processes}) as memories:
+            for one in processes:
+                memories.start(f"trial {one.pid}", str(one.pid), {})
             memories.look()
-        share = (time.thread_time() - cpu) / (time.monotonic() - began)
-        assert len(memories.running()) == TRIALS
+            began, cpu = time.monotonic(), time.thread_time()
+            for number in range(1, seconds + 1):
+                time.sleep(max(0.0, began + number - time.monotonic()))
+                memories.look()
+            share = (time.thread_time() - cpu) / (time.monotonic() - began)
+            assert len(memories.running()) == TRIALS
     finally:
         for one in processes:
             one.kill()
@@ -92,25 +95,25 @@ def cost_of_looks(seconds: int) -> dict[str, float]:
 
 def kept_of_finished_trials(trials: int) -> float:
     """Bytes for each, after the bounded parts are full."""
-    memories = _memories({str(number): os.getpid() for number in range(2 * trials)})
     numbers = iter(range(2 * trials))
 
-    def run_trials(count: int) -> None:
+    def run_trials(memories: Any, count: int) -> None:
         for number in (next(numbers) for _ in range(count)):
             memories.start(f"trial {number}", str(number), {"lr": number / 7})
             memories.look()
             memories.end(f"trial {number}", "completed")
             memories.take_records()
 
-    # What the bounded parts drop later counts, too.
-    tracemalloc.start()
-    run_trials(trials)
-    gc.collect()
-    before = tracemalloc.get_traced_memory()[0]
-    run_trials(trials)
-    gc.collect()
-    after = tracemalloc.get_traced_memory()[0]
-    tracemalloc.stop()
+    with _memories({str(number): os.getpid() for number in range(2 * trials)}) as memories:
+        # What the bounded parts drop later counts, too.
+        tracemalloc.start()
+        run_trials(memories, trials)
+        gc.collect()
+        before = tracemalloc.get_traced_memory()[0]
+        run_trials(memories, trials)
+        gc.collect()
+        after = tracemalloc.get_traced_memory()[0]
+        tracemalloc.stop()
     return (after - before) / trials
 
 
