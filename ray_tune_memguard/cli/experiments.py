@@ -201,7 +201,7 @@ def last_run(path: Path) -> LastRun:
         return LastRun("unknown", f"The record of its driver cannot be read: {error}.")
     if last is None:
         return LastRun("unknown", "Whether its last run is over is not recorded.")
-    if driver_record.ran_later(last[1]):
+    if _ran_alone_since(path, last[1]):
         return LastRun(
             "unknown",
             "A later run was by Ray alone; whether it is over is not recorded. What follows is of "
@@ -210,6 +210,19 @@ def last_run(path: Path) -> LastRun:
     if last[0].event == driver_record.END:
         return LastRun("finished", "Its last run has ended.")
     return _unended(*last)
+
+
+def _ran_alone_since(path: Path, file: Path) -> bool:
+    """Whether a run without records has begun after the one that ``file`` has records of.
+
+    Ray alone leaves an experiment state file of each run, named by the time of its beginning.
+    """
+    from ray_tune_memguard.adapter.paths import run_of_state_file
+    from ray_tune_memguard.report.driver_record import FILE_PATTERN, run_of
+
+    recorded = set(map(run_of, file.parent.glob(FILE_PATTERN)))
+    runs = {run_of_state_file(str(state)) for state in path.glob(_STATE_FILES)}
+    return max(runs - recorded, default="") > run_of(file)
 
 
 def is_quiet(path: Path) -> bool:

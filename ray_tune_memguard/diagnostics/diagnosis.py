@@ -16,7 +16,7 @@ FILE_PATTERN = "diagnosis-*.json"
 
 
 @dataclass(frozen=True)
-class Diagnosis:
+class Diagnosis(Judgement):
     """The diagnosis of a run's memory. ``print(diagnosis)`` shows it as a table, and so
     does a notebook.
 
@@ -45,41 +45,22 @@ class Diagnosis:
 
     trials: int
     results: int
-    span: int = 0
-    unit: str = "trial"
-    is_judged: bool = False
     holders: list[GrowingSite] = field(default_factory=list)
     parts: list[Quantity] = field(default_factory=list)
     types: list[TypeGrowth] = field(default_factory=list)
     processes: list[Quantity] = field(default_factory=list)
-    absent: dict[str, str] = field(default_factory=dict)
     cost_seconds: float = 0.0
-    samples: int = 0
-    most: list[Quantity] = field(default_factory=list)
-    rss_slope: float = 0.0
-
-    @property
-    def judgement(self) -> Judgement:
-        return Judgement(
-            self.is_judged,
-            self.unit,
-            self.span,
-            self.samples,
-            self.absent,
-            self.most,
-            self.rss_slope,
-        )
 
     def unexplained(self) -> str:
         """A line for the log about RSS that grows while no holder is known; empty otherwise."""
         rss = self.part("rss")
-        return "" if rss is None or self.holders else text.unexplained(rss, self.judgement)
+        return "" if rss is None or self.holders else text.unexplained(rss, self)
 
     def part(self, name: str) -> Quantity | None:
         return next((part for part in self.parts if part.name == name), None)
 
     def __str__(self) -> str:
-        grown = text.growth(self.holders, self.types, self.judgement)
+        grown = text.growth(self.holders, self.types, self)
         return "\n".join(
             [
                 *text.parts(self.trials, self.results, self.parts, self.unit, self.absent),
@@ -91,7 +72,7 @@ class Diagnosis:
     def _repr_html_(self) -> str:
         return "".join(
             [
-                html.growth(self.holders, self.types, self.judgement),
+                html.growth(self.holders, self.types, self),
                 html.parts(self.trials, self.results, self.parts, self.unit, self.absent),
                 html.processes(self.processes, self.unit),
             ]

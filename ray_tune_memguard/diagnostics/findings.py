@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 
@@ -53,7 +52,7 @@ class Quantity:
     advice: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Judgement:
     """Whether growth can be judged, and what is known if it cannot.
 
@@ -72,8 +71,8 @@ class Judgement:
     unit: str = "trial"
     span: int = 0
     samples: int = 0
-    absent: Mapping[str, str] = field(default_factory=dict)
-    most: Sequence[Quantity] = ()
+    absent: dict[str, str] = field(default_factory=dict)
+    most: list[Quantity] = field(default_factory=list)
     rss_slope: float = 0.0
 
     @property

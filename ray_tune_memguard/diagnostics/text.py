@@ -100,7 +100,7 @@ def growth(sites: list[GrowingSite], types: list[TypeGrowth], judgement: Judgeme
     else:
         lines = textwrap.wrap(no_growth(judgement), _WIDTH)
         if judgement.is_open:
-            lines += _quantities(MOST, list(judgement.most), unit)
+            lines += _quantities(MOST, judgement.most, unit)
     if types:
         lines.append(f"Types whose number of objects grows with every {unit}:")
         lines += [

@@ -17,7 +17,6 @@ from ray_tune_memguard.system.kernel_log import boot_id, oom_kills_of_machine
 KIND = "driver"
 FILE_PATTERN = f"{KIND}-*{SUFFIX}"
 BEGIN, END = "begin", "end"
-_STATE = "experiment_state-"
 
 
 @dataclass(frozen=True)
@@ -84,19 +83,9 @@ def last_record(path: Path, own: Path | None = None) -> tuple[DriverRecord, Path
     return (records[-1], files[-1]) if records else None
 
 
-def ran_later(file: Path) -> bool:
-    """Whether a run of which there is no record has begun after the one that ``file`` is of.
-
-    Ray alone leaves an experiment state file of each run, named by the time of its beginning.
-
-    Args:
-        file: the file of a run's records.
-    """
-    run = file.stem.removeprefix(f"{KIND}-")
-    own = {other.stem.removeprefix(f"{KIND}-") for other in file.parent.glob(FILE_PATTERN)}
-    states = file.parent.parent.glob(f"{_STATE}*.json")
-    runs = {state.stem.removeprefix(_STATE) for state in states}
-    return any(other > run for other in runs - own)
+def run_of(file: Path) -> str:
+    """The name of the run that a file of records is of."""
+    return file.stem.removeprefix(f"{KIND}-")
 
 
 def _record(row: dict[str, Any]) -> DriverRecord:

@@ -107,4 +107,4 @@ def _who(found: Diagnosis | None) -> list[str]:
         return []
     # A list of types helps only where no site is known.
     types = [] if found.holders else found.types
-    return text.growth(found.holders, types, found.judgement)
+    return text.growth(found.holders, types, found)

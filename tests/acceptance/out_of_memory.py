@@ -113,5 +113,5 @@ def main(argv: Sequence[str] | None = None) -> int:
                 print(f"    in {idle} the monitor killed nobody", flush=True)
     text = json.dumps({"machine": machine, "rows": rows}, indent=1)
     (arguments.results / "out-of-memory.json").write_text(text + "\n")
-    guarded = [outcome for row in rows if row["guarded"] for outcome in row["outcomes"]]
-    return 0 if all(outcome["survived"] and outcome["killed"] for outcome in guarded) else 1
+    judged = [outcome for row in rows if row["guarded"] for outcome in row["outcomes"]]
+    return 0 if all(outcome["survived"] and outcome["killed"] for outcome in judged) else 1

@@ -128,7 +128,7 @@ class Page:
         ]
         if sites:
             return sites
-        return [text.no_growth(found.judgement)] if found.is_judged else []
+        return [text.no_growth(found)] if found.is_judged else []
 
     def _trials(self) -> Section:
         memory, section = self.measured.trials, Section("Memory of the trials")
