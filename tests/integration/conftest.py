@@ -16,6 +16,7 @@ os.environ["PYTHONPATH"] = str(Path(__file__).parents[2])
 import pytest
 import ray
 
+from tests.integration.small_cluster import start_ray
 from tests.integration.warm_workers import warm_workers
 
 # So that what it asserts is explained as in a test file.
@@ -25,13 +26,7 @@ pytest.register_assert_rewrite("tests.integration.equality")
 @pytest.fixture(scope="session", autouse=True)
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with warm_workers(tmp_path_factory.mktemp("workers")):
-        ray.init(
-            address="local",
-            num_cpus=2,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level="ERROR",
-        )
+        start_ray(2)
     yield
     ray.shutdown()
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.integration.short_of_memory import MAX_STEPS, STEP, is_more_wanted, set_up_monitor
+from tests.integration.small_cluster import start_ray
 
 MIB = 2**20
 CGROUP = Path("/sys/fs/cgroup/memory")
@@ -259,14 +260,7 @@ def on_one_node(folder: Path, causes: list[str], repeats: int) -> list[dict[str,
         set_up_monitor(HEADROOM)
     import ray
 
-    ray.init(
-        address="local",
-        num_cpus=2,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level="ERROR",
-        object_store_memory=100 * MIB,
-    )
+    start_ray(2, object_store_memory=100 * MIB)
     said = []
     functions = [cause for cause in causes if cause != "sys_exit"]
     with limited_group() if "kernel" in causes else nullcontext(Path()) as group:

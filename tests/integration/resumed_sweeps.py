@@ -37,6 +37,7 @@ from ray_tune_memguard import MemGuard
 from ray_tune_memguard.callbacks import trial_pruner
 from ray_tune_memguard.lazy.trial_list import SpilledTrials
 from tests.integration import sweeps
+from tests.integration.small_cluster import start_ray
 from tests.integration.test_restore import Counted, copied
 
 NUMBERS = range(12)
@@ -433,13 +434,7 @@ def _is_known_to_us_alone(mine: tuple[Any, ...]) -> bool:
 
 def main(number: int) -> None:
     """Try so many cases, or all for 0, and print those that differ from Ray alone."""
-    ray.init(
-        address="local",
-        num_cpus=2,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level="ERROR",
-    )
+    start_ray(2)
     logging.disable(logging.ERROR)
     cases = all_cases() if number == 0 else random.Random(number).sample(all_cases(), number)
     differ = 0

@@ -16,6 +16,8 @@ from typing import Any
 
 import psutil
 
+from tests.integration.small_cluster import start_ray
+
 MIB = 2**20
 #: How much more than now may be in use before the monitor kills.
 HEADROOM = 1200 * MIB
@@ -78,14 +80,7 @@ def main(folder: Path, max_failures: int, reuse_actors: bool, guarded: bool) -> 
         from ray_tune_memguard import MemGuard
 
         callbacks = [MemGuard()]
-    ray.init(
-        address="local",
-        num_cpus=2,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level="ERROR",
-        object_store_memory=100 * MIB,
-    )
+    start_ray(2, object_store_memory=100 * MIB)
     tuner = tune.Tuner(
         grows,
         param_space={"hog": tune.grid_search([0, 1, 0])},

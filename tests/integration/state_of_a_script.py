@@ -13,6 +13,8 @@ from typing import Any
 import ray
 from ray import tune
 
+from tests.integration.small_cluster import start_ray
+
 SEEN_BY_STOPPER: list[str] = []
 SEEN_BY_SEARCHER: list[str] = []
 SEEN_BY_CALLBACK: list[str] = []
@@ -78,14 +80,7 @@ def main(folder: Path, guarded: bool) -> None:
         from ray_tune_memguard import MemGuard
 
         callbacks.append(MemGuard())
-    ray.init(
-        address="local",
-        num_cpus=1,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level="ERROR",
-        object_store_memory=100 * 2**20,
-    )
+    start_ray(1, object_store_memory=100 * 2**20)
     searcher = tune.search.ConcurrencyLimiter(Searcher("loss", "min"), max_concurrent=1)
     grid = tune.Tuner(
         train,
