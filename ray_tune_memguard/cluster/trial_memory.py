@@ -118,17 +118,16 @@ class TreePeaks:
         """One more reading."""
         processes = (reading.root, *reading.children) if reading.children else (reading.root,)
         # What one process had more than now at some time since the last reading.
-        more = max(
-            process.highest_rss - process.rss
-            if process.highest_rss > self._highest.get(process.key, 0)
-            else 0
-            for process in processes
-        )
+        more = 0
+        for process in processes:
+            if process.highest_rss > self._highest.get(process.key, 0):
+                more = max(more, process.highest_rss - process.rss)
+        anonymous = reading.anonymous
         self.rss = max(self.rss, reading.rss + more)
-        self.anonymous = max(self.anonymous, reading.anonymous + more)
+        self.anonymous = max(self.anonymous, anonymous + more)
         self.children = max(self.children, len(reading.children))
         self._highest = {process.key: process.highest_rss for process in processes}
-        self._points.append((reading.at, reading.anonymous))
+        self._points.append((reading.at, anonymous))
         self.last = reading
 
     def growth(self) -> float:

@@ -3,7 +3,7 @@
 Three figures of a process, all in bytes:
 
 - *RSS*: what is in memory and mapped by the process, shared pages included.
-- *anonymous memory*: RSS without shared memory and files (RSS - SHR of ``/proc/<pid>/statm``). With
+- *anonymous memory*: RSS without shared memory and files, which ``top`` shows as RSS - SHR. With
   descendants the pages that a fork shares count once, not once for each process: how many there
   are is read (``smaps_rollup``) as often as that is cheap.
 - *highest RSS*: the highest RSS that the process has ever had, as the kernel keeps it (``VmHWM``).
@@ -14,6 +14,7 @@ Where there is no ``/proc``, ``psutil`` reads what the system has.
 from __future__ import annotations
 
 import os
+import re
 import threading
 import time
 from collections.abc import Sequence
@@ -26,6 +27,9 @@ MAX_SEARCH_SHARE = 0.0005
 # For this the kernel walks all pages of each descendant.
 MAX_PAGES_SHARE = 0.01
 _HAS_PROC = os.path.exists("/proc/self/statm")
+# proc(5), since Linux 4.5. One file, because each is a third of what a look at a process costs.
+_SIZES = re.compile(rb"\nVmHWM:\s+(\d+) kB\nVmRSS:\s+(\d+) kB\nRssAnon:\s+(\d+) kB\n")
+_HIGHEST = re.compile(rb"\nVmHWM:\s+(\d+) kB\n")
 
 
 class ProcessKey(NamedTuple):
@@ -144,7 +148,10 @@ def _read_tree(root: ProcessKey) -> TreeReading | None:
     reading = _read(root)
     if reading is None or _descendants.are_without(root):
         return None
-    children = [child for key in _descendants.of(root.pid) if (child := _read(key)) is not None]
+    keys = _descendants.of(root.pid)
+    if not keys:  # Most have none.
+        return TreeReading(reading, (), time.time())
+    children = [child for key in keys if (child := _read(key)) is not None]
     # What a child shares counts in its parent. A new child shares all until more is known.
     children = [
         _without_common(child, _common.of(child.key, child.anonymous)) for child in children
@@ -161,17 +168,25 @@ def _read(key: ProcessKey) -> ProcessReading | None:
     if not _HAS_PROC:
         return _read_by_psutil(key)
     try:
-        sizes = _text_of(key.pid, "statm").split()
-        rss, shared = int(sizes[1]) * _PAGE, int(sizes[2]) * _PAGE
         status = _text_of(key.pid, "status")
+        sizes = _SIZES.search(status)
+        if sizes is not None:
+            highest, rss, anonymous = [int(size) * 1024 for size in sizes.groups()]
+        else:  # It has ended, or this system keeps less (gVisor).
+            rss, anonymous = _rss_and_anonymous(key.pid)
+            found = _HIGHEST.search(status)
+            highest = int(found.group(1)) * 1024 if found is not None else 0
     except (OSError, IndexError, ValueError):
         return None
     if rss == 0:  # It has ended, and its parent does not know yet.
         return None
-    _, found, rest = status.partition(b"VmHWM:")
-    # Not every system that has /proc keeps it (gVisor).
-    highest = max(int(rest.split(None, 1)[0]) * 1024, rss) if found else 0
-    return ProcessReading(key, rss, rss - shared, highest)
+    return ProcessReading(key, rss, anonymous, max(highest, rss) if highest else 0)
+
+
+def _rss_and_anonymous(pid: int) -> tuple[int, int]:
+    sizes = _text_of(pid, "statm").split()
+    rss, shared = int(sizes[1]) * _PAGE, int(sizes[2]) * _PAGE
+    return rss, rss - shared
 
 
 def _read_by_psutil(key: ProcessKey) -> ProcessReading | None:
@@ -183,13 +198,25 @@ def _read_by_psutil(key: ProcessKey) -> ProcessReading | None:
     return ProcessReading(key, memory.rss, memory.rss - shared, getattr(memory, "peak_wset", 0))
 
 
-def _last_pid() -> bytes:
-    """The number of the process or thread that was started last; empty if unknown."""
+def _last_pid() -> int:
+    """The number of the process or thread that was started last; 0 if unknown (gVisor)."""
     try:
         with open("/proc/loadavg", "rb", buffering=0) as file:
-            return file.read().split()[-1]
-    except (OSError, IndexError):
-        return b""
+            return int(file.read().split()[-1])
+    except (OSError, IndexError, ValueError):
+        return 0
+
+
+def _is_between(pid: int, earlier: int, later: int) -> bool:
+    """Whether a process that has this pid may have started between two values of the last pid.
+
+    The system gives pids in ascending order, and begins anew at the end.
+    """
+    if not (earlier and later):
+        return True
+    if earlier <= later:
+        return earlier < pid <= later
+    return pid > earlier or pid <= later
 
 
 def _text_of(pid: int, name: str) -> bytes:
@@ -237,7 +264,7 @@ class _Descendants:
         self._known: dict[int, list[ProcessKey]] = {}
         self._ended: set[ProcessKey] = set()
         self._searched: set[ProcessKey] = set()
-        self._last_pid = b""
+        self._last_pid = 0
         # The processes of this machine: parent and start time.
         self._table: dict[int, tuple[int, float]] = {}
 
@@ -257,47 +284,55 @@ class _Descendants:
                 not last_pid or last_pid != self._last_pid or not self._searched.issuperset(roots)
             )
             if has_news and self._budget.is_due():
-                self._last_pid = last_pid
                 began = time.thread_time()
+                self._read_new_processes(last_pid)
                 self._search(roots)
                 self._budget.spend(began)
 
+    def _read_new_processes(self, last_pid: int) -> None:
+        """Bring the table up to date. Only what has started since the last search is read."""
+        table, earlier = self._table, self._last_pid
+        self._last_pid = last_pid
+        pids = set(psutil.pids())
+        for pid in table.keys() - pids:
+            del table[pid]
+        for pid in pids:
+            if pid not in table or _is_between(pid, earlier, last_pid):
+                found = _parent_and_start(pid)
+                if found is not None:
+                    table[pid] = found
+                else:
+                    table.pop(pid, None)
+
     def _search(self, roots: Sequence[ProcessKey]) -> None:
-        children = self._children()
+        children: dict[int, list[ProcessKey]] = {}
+        for pid, (parent, started) in self._table.items():
+            children.setdefault(parent, []).append(ProcessKey(pid, started))
         # Another run of this process asks for others in turn.
         searched = self._searched.union(roots)
-        ended = {root for root in searched if process_key(root.pid) != root}
+        ended = {root for root in searched if not self._has(root)}
         self._searched = searched - ended
         known = {}
         for root in self._searched:
-            below = list(children.get(root.pid, ()))
-            for key in below:  # Which grows meanwhile.
-                below.extend(children.get(key.pid, ()))
-            if found := [key for key in below if self._is_same(key)]:
+            if found := _below(root, children):
                 known[root.pid] = found
         # Other threads read them without the lock, so each is replaced as a whole.
         self._known, self._ended = known, ended
 
-    def _is_same(self, key: ProcessKey) -> bool:
-        """Whether the pid still has the process that it had when it was read."""
-        is_same = process_key(key.pid) == key
-        if not is_same:  # It is read again at the next search.
-            self._table.pop(key.pid, None)
-        return is_same
+    def _has(self, process: ProcessKey) -> bool:
+        found = self._table.get(process.pid)
+        return found is not None and found[1] == process.started
 
-    def _children(self) -> dict[int, list[ProcessKey]]:
-        """The children of each process. Only those that are new since the last search are read."""
-        pids = set(psutil.pids())
-        for pid in self._table.keys() - pids:
-            del self._table[pid]
-        for pid in pids - self._table.keys():
-            found = _parent_and_start(pid)
-            if found is not None:
-                self._table[pid] = found
-        children: dict[int, list[ProcessKey]] = {}
-        for pid, (parent, started) in self._table.items():
-            children.setdefault(parent, []).append(ProcessKey(pid, started))
-        return children
+
+def _below(root: ProcessKey, children: dict[int, list[ProcessKey]]) -> list[ProcessKey]:
+    """All descendants of a process."""
+    found = [root]
+    for parent in found:  # Which grows meanwhile.
+        for child in children.get(parent.pid, ()):
+            # One that is older is an orphan: its parent had the same pid.
+            if child.started >= parent.started and child not in found:
+                found.append(child)
+    return found[1:]
 
 
 class _Common:

@@ -133,7 +133,7 @@ def test_a_search_is_paid_by_what_it_took(monkeypatch: pytest.MonkeyPatch) -> No
 def test_there_is_no_search_while_no_process_starts(
     worker: WorkerProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    last_pid = [b"1"]
+    last_pid = [1]
     monkeypatch.setattr(process_tree, "_last_pid", lambda: last_pid[0])
     descendants = process_tree._Descendants()
     root = key_of(worker)
@@ -141,7 +141,7 @@ def test_there_is_no_search_while_no_process_starts(
     worker.fork(1)
     descendants.update([root])
     assert descendants.of(root.pid) == []
-    last_pid[0] = b"2"
+    last_pid[0] = 2
     descendants.update([root])
     assert len(descendants.of(root.pid)) == 1
 
@@ -167,19 +167,52 @@ def test_what_a_child_takes_after_the_last_reading_of_shared_pages_counts(
     assert look(worker).anonymous == near(alone["RssAnon"] + 40 * MIB)
 
 
-def test_a_descendant_whose_pid_is_used_again_is_read_again(worker: WorkerProcess) -> None:
+@pytest.mark.parametrize("is_told", [True, False], ids=["last pid", "no last pid"])
+def test_a_descendant_whose_pid_is_used_again_is_read_again(
+    worker: WorkerProcess, monkeypatch: pytest.MonkeyPatch, is_told: bool
+) -> None:
     descendants = process_tree._Descendants()
     root = key_of(worker)
     worker.fork(1)
     descendants.update([root])
     [child] = descendants.of(root.pid)
     descendants._table[child.pid] = (root.pid, child.started - 1)
-    descendants._last_pid = b""
-    descendants.update([root])
-    assert descendants.of(root.pid) == []
-    descendants._last_pid = b""
+    descendants._last_pid = child.pid - 1
+    monkeypatch.setattr(process_tree, "_last_pid", lambda: child.pid if is_told else 0)
     descendants.update([root])
     assert descendants.of(root.pid) == [child]
+
+
+def test_a_root_whose_pid_is_used_again_has_ended(
+    worker: WorkerProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    descendants = process_tree._Descendants()
+    root = key_of(worker)
+    descendants.update([root])
+    assert not descendants.are_without(root)
+    earlier = root._replace(started=root.started - 1)
+    descendants.update([earlier])
+    assert descendants.are_without(earlier)
+    assert not descendants.are_without(root)
+
+
+@pytest.mark.parametrize(
+    ("earlier", "later", "new"),
+    [(10, 12, {11, 12}), (10, 10, set()), (14, 2, {1, 2, 15}), (0, 3, set(range(1, 16)))],
+)
+def test_a_new_process_has_a_pid_that_was_given_since(
+    earlier: int, later: int, new: set[int]
+) -> None:
+    assert {pid for pid in range(1, 16) if process_tree._is_between(pid, earlier, later)} == new
+
+
+def test_an_orphan_is_no_child_of_whoever_has_its_parents_pid_now() -> None:
+    root, orphan = ProcessKey(1, 0.0), ProcessKey(7, 5.0)
+    again = ProcessKey(5, 9.0)
+    children = {1: [again], 5: [orphan], 7: [again]}
+    assert process_tree._below(root, children) == [again]
+    # A ring of them ends, too.
+    assert process_tree._below(orphan, children) == [again]
 
 
 def test_a_reader_sees_no_search_that_is_under_way(
@@ -190,13 +223,13 @@ def test_a_reader_sees_no_search_that_is_under_way(
     worker.fork(1)
     descendants.update([root])
     seen = []
-    key = process_tree.process_key
+    read = process_tree._parent_and_start
 
-    def read_meanwhile(pid: int) -> ProcessKey | None:
+    def read_meanwhile(pid: int) -> tuple[int, float] | None:
         seen.append(len(descendants.of(root.pid)))
-        return key(pid)
+        return read(pid)
 
-    monkeypatch.setattr(process_tree, "process_key", read_meanwhile)
-    descendants._last_pid = b""
+    monkeypatch.setattr(process_tree, "_parent_and_start", read_meanwhile)
+    descendants._last_pid = 0
     descendants.update([root])
     assert set(seen) == {1}
