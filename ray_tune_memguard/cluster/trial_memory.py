@@ -126,7 +126,11 @@ class TreePeaks:
         self.rss = max(self.rss, reading.rss + more)
         self.anonymous = max(self.anonymous, anonymous + more)
         self.children = max(self.children, len(reading.children))
-        self._highest = {process.key: process.highest_rss for process in processes}
+        # In a reading without the highest RSS it is at least the RSS.
+        self._highest = {
+            process.key: process.highest_rss or max(self._highest.get(process.key, 0), process.rss)
+            for process in processes
+        }
         self._points.append((reading.at, anonymous))
         self.last = reading
 
@@ -244,6 +248,7 @@ class TrialMemories:
         self._actors: OrderedDict[str, tuple[str, int]] = OrderedDict()
         self._awaited: list[_Awaited] = []
         self._asked_nodes: set[str] = set()
+        self._turn = 0
         self._records: list[TrialMemory] = []
         # The count tells apart what is equal: configurations cannot be compared.
         self._heaviest: list[tuple[int, str, int, dict[str, object]]] = []
@@ -415,6 +420,7 @@ class TrialMemories:
         """Read all running trials. Called at intervals, by one thread."""
         self.locate()
         self._collect()
+        self._turn += 1
         with self._lock:
             by_node: dict[str, list[tuple[_Tracked, ProcessKey]]] = {}
             for tracked in self._tracked.values():
@@ -438,7 +444,7 @@ class TrialMemories:
             for (tracked, key), reading in zip(ones, readings or (), strict=False):
                 self._add(tracked, key, reading)
 
-        self._ask(node, read_trees, ([key for _, key in ones],), receive)
+        self._ask(node, read_trees, ([key for _, key in ones], self._turn), receive)
 
     def _add(self, tracked: _Tracked, key: ProcessKey, reading: TreeReading | None) -> None:
         with self._lock:

@@ -103,6 +103,21 @@ def test_a_pid_that_is_used_again_is_none(worker: WorkerProcess) -> None:
     assert read_trees([earlier]) == [None]
 
 
+def test_of_many_trees_the_highest_rss_is_read_in_turn(
+    worker: WorkerProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process_tree, "MAX_HIGHEST", 1)
+    with WorkerProcess() as other, WorkerProcess() as third:
+        roots = [key_of(one) for one in (worker, other, third)]
+        seen = [read_trees(roots, turn) for turn in range(3)]
+    for readings in zip(*seen, strict=True):
+        processes = [reading.root for reading in readings if reading is not None]
+        assert len(processes) == 3
+        assert sum(process.highest_rss > 0 for process in processes) == 1
+        assert all(process.rss == near(processes[0].rss) for process in processes)
+        assert all(process.anonymous == near(processes[0].anonymous) for process in processes)
+
+
 def test_without_proc_psutil_reads(worker: WorkerProcess, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(process_tree, "_HAS_PROC", False)
     seen = worker.take(60)

@@ -444,6 +444,27 @@ def test_a_rise_of_the_highest_rss_counts_on_top_of_the_others() -> None:
     assert peaks.children == 1
 
 
+def test_a_look_without_the_highest_rss_forgets_nothing() -> None:
+    def without_highest(rss: int) -> TreeReading:
+        look = reading(rss)
+        return look._replace(root=look.root._replace(highest_rss=0))
+
+    # The highest is that of the trial before, in the same process.
+    peaks = TreePeaks()
+    peaks.begin(reading(90, highest=500), is_fresh=False)
+    peaks.add(without_highest(150))
+    peaks.add(reading(60, highest=500))
+    assert (peaks.rss, peaks.anonymous) == (150 * MIB, 100 * MIB)
+    # What the look without it has seen is no news.
+    peaks = TreePeaks()
+    peaks.begin(reading(90), is_fresh=True)
+    peaks.add(without_highest(150))
+    peaks.add(reading(30, highest=150))
+    assert (peaks.rss, peaks.anonymous) == (150 * MIB, 100 * MIB)
+    peaks.add(reading(30, highest=170))
+    assert peaks.rss == 170 * MIB
+
+
 def test_growth_is_the_slope_of_the_last_looks() -> None:
     peaks = TreePeaks()
     assert math.isnan(peaks.growth())
