@@ -1,8 +1,10 @@
 """Runs small functions on the nodes of the cluster, without waiting for them.
 
 On each *other* node one actor, the probe, runs what it is asked to run. It starts with the first
-question to its node, takes no CPU, and Ray restarts it if it dies. On the driver's own node the
-function runs at once in this process, so a cluster of one node has no probe.
+question to its node and takes no CPU. If it dies, a question some seconds later starts another one.
+Ray must not restart it: what can be restarted is what Ray's memory monitor kills first, before the
+trial that takes the memory. On the driver's own node the function runs at once in this process, so
+a cluster of one node has no probe.
 
 Nothing here waits for another node: a thread of its own asks, and :meth:`NodeProbes.ask` returns an
 :class:`Answer`, which is ready later, or fails. A node that is lost, or whose probe cannot start,
@@ -11,6 +13,7 @@ answers no question.
 
 from __future__ import annotations
 
+import math
 import queue
 import threading
 import time
@@ -20,7 +23,7 @@ from concurrent.futures import Future
 from typing import Any, Generic, TypeVar, cast
 
 import ray
-from ray.exceptions import ActorUnavailableError, RayError, RayTaskError
+from ray.exceptions import ActorDiedError, ActorUnavailableError, RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ray_tune_memguard.notices import Notices, logger
@@ -30,6 +33,8 @@ Value = TypeVar("Value")
 #: More questions than this do not wait for one node. A probe starts within 2 s, or 10 s on a busy
 #: node.
 MAX_UNANSWERED = 32
+#: A probe that died is followed by another one after this time: its node may be short of memory.
+AGAIN_AFTER_S = 5.0
 #: The list of the cluster's nodes is read again after this time.
 NODES_EVERY_S = 5.0
 
@@ -93,12 +98,14 @@ class _Probe:
 
     def __init__(self, node: str) -> None:
         placed = NodeAffinitySchedulingStrategy(node, soft=False)
-        probe_class: Any = ray.remote(num_cpus=0, max_restarts=-1)(NodeProbe)
+        probe_class: Any = ray.remote(num_cpus=0, max_restarts=0)(NodeProbe)
         self.actor = probe_class.options(scheduling_strategy=placed).remote()
         #: The number of questions that wait for their answers.
         self.unanswered = 0
         #: Why no more is asked.
         self.ended: BaseException | None = None
+        #: When another one may start, by ``time.monotonic()``.
+        self.followed_at = math.inf
 
 
 class NodeProbes:
@@ -277,7 +284,7 @@ class NodeProbes:
         if self._is_closed or not ray.is_initialized():
             raise NoAnswerError("The run has ended.")
         probe = self._probes.get(node)
-        if probe is None:
+        if probe is None or time.monotonic() >= probe.followed_at:
             probe = _Probe(node)
             with self._lock:
                 if self._is_closed:  # In this moment; the actor ends without its handle.
@@ -300,17 +307,22 @@ class NodeProbes:
         if isinstance(error, RayTaskError):
             error = error.cause or error
         elif isinstance(error, RayError) and not isinstance(error, ActorUnavailableError):
-            # Its node is lost, or its start has failed; Ray restarts it after anything else.
-            probe.ended = error
-            self._run_in_thread(lambda probes: probes._report_end(answer.node, error))
+            is_first, probe.ended = probe.ended is None, error
+            if is_first:
+                self._run_in_thread(lambda probes: probes._follow(answer.node, probe, error))
         answer.fail(error)
 
-    def _report_end(self, node: str, error: BaseException) -> None:
+    def _follow(self, node: str, probe: _Probe, error: RayError) -> None:
+        """Let another probe follow one that has died, or report what cannot be mended."""
         self._read_nodes()
         if self._is_closed:
             return
+        has_died = isinstance(error, ActorDiedError) and not error.actor_init_failed
         if node in (self._nodes or []):
-            self._warn("ended", node, str(error).strip().splitlines()[-1])
+            if has_died:
+                probe.followed_at = time.monotonic() + AGAIN_AFTER_S
+            else:
+                self._warn("ended", node, str(error).strip().splitlines()[-1])
         else:
             self._notices.warn(
                 "lost",

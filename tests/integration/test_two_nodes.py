@@ -31,7 +31,7 @@ def test_probes_answer_until_their_node_dies(probes: dict[str, Any]) -> None:
     assert probes["own_pid"]
     assert probes["other_pid"]
     assert probes["wrong"] == "ValueError"
-    assert probes["died"] == "ActorUnavailableError"
+    assert probes["died"] == "ActorDiedError"
     assert probes["restarted"]
     assert not isinstance(probes["lost"], int)
     [line] = probes["lines_of_a_lost_node"]

@@ -248,6 +248,25 @@ def test_cpu_time_counts_over_the_time_between_its_readings() -> None:
     assert after.shares_since(after) == (0.0, 0.0)
 
 
+def test_a_worker_that_uses_cpu_time_for_a_moment_is_idle(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+
+    def reading_of(pid: int) -> gather.CpuReading:
+        # Worker 8 runs on, worker 9 has ended its task after a second.
+        ran = now[0] if pid == 8 else min(now[0], 1.0)
+        return gather.CpuReading(now[0], {pid: ThreadTime(ran, 0.0)})
+
+    monkeypatch.setattr(gather.CpuReading, "of", reading_of)
+    monkeypatch.setattr(gather.time, "sleep", lambda seconds: now.__setitem__(0, now[0] + seconds))
+    [found] = gather._with_lasting_use_of_cpu(
+        [node(worker(pid=7), worker(pid=8, cpu=0.97), worker(pid=9, cpu=0.97))]
+    )
+    assert [one.pid for one in found.workers if one.is_busy] == [8]
+    now[0] = 0.0
+    gather._with_lasting_use_of_cpu([node(worker(pid=7))])
+    assert now[0] == 0.0
+
+
 def test_a_dashboard_beside_many_trials() -> None:
     given = facts(head=HeadFacts(has_dashboard=True), plan=PlanFacts(trials=20_000))
     assert "dashboard-on" in names(checks.examine(given))

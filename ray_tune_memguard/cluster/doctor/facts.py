@@ -12,6 +12,10 @@ from ray_tune_memguard.cluster.settings import NEWEST_KNOWN, Value, Version, eff
 from ray_tune_memguard.system.node_memory import MonitorSettings
 
 IDLE_TITLE = "ray::IDLE"
+#: Share of one CPU; an idle worker takes less than 0.01.
+_MAX_IDLE_CPU = 0.1
+#: On a busy machine a thread that never rests gets little, because Ray's workers are nice.
+MAX_WANTED_CPU = 0.7
 
 
 @dataclass(frozen=True)
@@ -22,7 +26,7 @@ class WorkerFacts:
         pid: its process.
         title: its title (``ray::IDLE``).
         anonymous: the memory that belongs to it alone.
-        cpu: used share of one CPU while the doctor looked.
+        cpu: used share of one CPU while the doctor looked; the lowest of several looks.
         wanted_cpu: share of one CPU that its busiest thread would have used on a free machine.
         owned_objects: objects that it owns; None without ``grpcio``.
     """
@@ -38,6 +42,10 @@ class WorkerFacts:
     def is_idle(self) -> bool:
         # Workers for spilling are `ray::IDLE_SpillWorker`; Ray keeps them.
         return self.title == IDLE_TITLE
+
+    @property
+    def is_busy(self) -> bool:
+        return self.cpu >= _MAX_IDLE_CPU or self.wanted_cpu >= MAX_WANTED_CPU
 
 
 @dataclass(frozen=True)

@@ -38,6 +38,8 @@ from ray_tune_memguard.system.process import ThreadTime, memory_of, thread_times
 
 #: How long CPU time is counted.
 _CPU_WINDOW_S = 0.3
+#: For idle workers that use some: how often it is counted again, and how long each time.
+_MORE_LOOKS, _MORE_S = 3, 0.7
 #: How long it is watched whether idle workers above the limit end.
 _MAX_WAIT_S = 3.0
 _HEAD_RESOURCE = "node:__internal_head__"
@@ -110,7 +112,7 @@ def of_cluster(address: str, plan: PlanFacts) -> Facts:
         if process is not None:
             facts = _with_processes(facts, process, before, owned[node.node_id])
         nodes.append(facts)
-    nodes = _with_lasting(nodes, config)
+    nodes = _with_lasting(_with_lasting_use_of_cpu(nodes), config)
     environments = [*(facts.environment for facts in nodes), head.environment]
     given = {name for environment in environments for name in environment or ()}
     return Facts(
@@ -160,6 +162,32 @@ def _with_processes(
         slurm_memory=slurm_memory(environment or {}),
         workers=tuple(worker for worker in workers if worker.title.startswith("ray::")),
         machine=memory_facts(process.pid),
+    )
+
+
+def _with_lasting_use_of_cpu(nodes: list[NodeFacts]) -> list[NodeFacts]:
+    """Look again at idle workers that use CPU time: one that starts, or ends a task, soon rests."""
+    for _ in range(_MORE_LOOKS):
+        busy = [worker.pid for node in nodes for worker in node.idle if worker.is_busy]
+        if not busy:
+            break
+        before = {pid: CpuReading.of(pid) for pid in busy}
+        time.sleep(_MORE_S)
+        nodes = [
+            dataclasses.replace(
+                node, workers=tuple(_with_less_cpu(worker, before) for worker in node.workers)
+            )
+            for node in nodes
+        ]
+    return nodes
+
+
+def _with_less_cpu(worker: WorkerFacts, before: dict[int, CpuReading]) -> WorkerFacts:
+    if worker.pid not in before:
+        return worker
+    used, wanted = CpuReading.of(worker.pid).shares_since(before[worker.pid])
+    return dataclasses.replace(
+        worker, cpu=min(worker.cpu, used), wanted_cpu=min(worker.wanted_cpu, wanted)
     )
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ray_tune_memguard.cluster.doctor.facts import Facts, NodeFacts, WorkerFacts
+from ray_tune_memguard.cluster.doctor.facts import MAX_WANTED_CPU, Facts, NodeFacts, WorkerFacts
 from ray_tune_memguard.cluster.doctor.findings import Finding, Remedy, Severity
 from ray_tune_memguard.cluster.settings import BY_NAME
 from ray_tune_memguard.report.sizes import size
@@ -21,10 +21,6 @@ _LIMIT = "num_workers_soft_limit"
 
 #: Ten times as slow as Ray's default.
 _MAX_IDLE_MS = 10_000
-#: Share of one CPU; an idle worker takes less than 0.01.
-_MAX_IDLE_CPU = 0.1
-#: On a busy machine a thread that never rests gets little, because Ray's workers are nice.
-_MAX_WANTED_CPU = 0.7
 #: Memory of an idle worker of its own. One that has run a task has 60 MiB.
 _MAX_IDLE_BYTES = 100 * 2**20
 #: Share of a node's memory that its idle workers may have.
@@ -131,11 +127,7 @@ def above_limit(facts: Facts) -> Iterator[Finding]:
 def burn_cpu(facts: Facts) -> Iterator[Finding]:
     """Idle workers use CPU time."""
     for node in facts.nodes:
-        busy = [
-            worker
-            for worker in node.idle
-            if worker.cpu >= _MAX_IDLE_CPU or worker.wanted_cpu >= _MAX_WANTED_CPU
-        ]
+        busy = [worker for worker in node.idle if worker.is_busy]
         if busy:
             yield Finding(
                 "idle-workers-burn-cpu",
@@ -147,7 +139,7 @@ def burn_cpu(facts: Facts) -> Iterator[Finding]:
                     f"pid {worker.pid} uses {worker.cpu:.0%} of a CPU"
                     + (
                         f", and would use {worker.wanted_cpu:.0%} of it"
-                        if worker.wanted_cpu >= _MAX_WANTED_CPU
+                        if worker.wanted_cpu >= MAX_WANTED_CPU
                         else ""
                     )
                     for worker in busy
