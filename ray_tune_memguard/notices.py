@@ -17,7 +17,7 @@ def show_lines() -> None:
     """Show the messages on stderr, unless the user has configured logging. Begins a run."""
     if not logger.hasHandlers():
         handler = _NotebookHandler() if _in_notebook() else logging.StreamHandler(sys.stderr)
-        handler.setFormatter(logging.Formatter("%(message)s"))
+        handler.setFormatter(logging.Formatter("[memguard] %(message)s"))
         logger.addHandler(handler)
     if logger.level == logging.NOTSET:
         logger.setLevel(logging.INFO)
@@ -38,6 +38,10 @@ class _NotebookHandler(logging.Handler):
         super().__init__()
         self._lines = logging.StreamHandler(sys.stderr)
         self._display_id: str | None = None
+
+    def setFormatter(self, fmt: logging.Formatter | None) -> None:
+        super().setFormatter(fmt)
+        self._lines.setFormatter(fmt)
 
     def begin_run(self) -> None:
         """Show the next line of progress in a place of its own, under the cell that runs then."""

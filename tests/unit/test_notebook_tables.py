@@ -129,5 +129,5 @@ def test_outside_a_notebook_each_line_of_progress_is_shown(
     notices.show_lines()
     notices.progress("trial#100  RSS 231 MiB")
     notices.progress("trial#200  RSS 100 % of 231 MiB")
-    lines = ["trial#100  RSS 231 MiB", "trial#200  RSS 100 % of 231 MiB"]
+    lines = ["[memguard] trial#100  RSS 231 MiB", "[memguard] trial#200  RSS 100 % of 231 MiB"]
     assert capsys.readouterr().err.splitlines() == lines
