@@ -138,5 +138,3 @@ RIVALS = {
 }
 #: Where nothing finishes, or loggers are off, the others do what Ray does.
 TWO = (RAY, MEMGUARD)
-#: With what frees most of what can be dropped by hand.
-THREE = (RAY, "by-hand", MEMGUARD)

@@ -8,17 +8,15 @@ from dataclasses import dataclass, replace
 
 from benchmarks.picture import Panel, columns
 from benchmarks.record import FINISHED, RESULTS, RSS, STORE, Round, Run
-from benchmarks.rivals import MEMGUARD, RAY, RIVALS, THREE, TWO
+from benchmarks.rivals import MEMGUARD, RAY, RIVALS, TWO
 from benchmarks.rows import (
     Bar,
     Check,
     Row,
     by_rival,
-    factor,
     figure,
     mebibytes,
     milliseconds,
-    per_second,
     plain_bytes,
     same_results,
     seconds,
@@ -142,62 +140,6 @@ def _evaluate_large_results(rounds: list[Round]) -> list[Row]:
     ]
 
 
-def _evaluate_simulated(rounds: list[Round]) -> list[Row]:
-    def early(run: Run) -> float:
-        return run.trials_per_second(0.05, 0.15)
-
-    def late(run: Run) -> float:
-        return run.trials_per_second(0.90, 1.00)
-
-    return [
-        figure(
-            "RSS per trial, last 9/10 of the trials",
-            plain_bytes,
-            rounds,
-            lambda run: run.slope(RSS, FINISHED, 0.9),
-            Bar(200),
-        ),
-        figure("throughput, 5 % to 15 % of the trials", per_second, rounds, early),
-        figure("throughput, last 10 % of the trials", per_second, rounds, late),
-        figure(
-            "throughput, late by early",
-            factor,
-            rounds,
-            lambda run: late(run) / early(run),
-            Bar(0.9, at_least=True),
-        ),
-        figure(
-            "one experiment checkpoint, slowest of the last 10 %",
-            seconds,
-            rounds,
-            lambda run: max(run.late_checkpoints("save_s")),
-            Bar(0.1),
-        ),
-        figure(
-            "the same with its upload, slowest",
-            seconds,
-            rounds,
-            lambda run: max(run.late_checkpoints("total_s")),
-        ),
-        figure(
-            "experiment state file, at the end",
-            mebibytes,
-            rounds,
-            lambda run: run.late_checkpoints("state_bytes")[-1],
-        ),
-        figure(
-            "all files beside the trials', at the end",
-            mebibytes,
-            rounds,
-            lambda run: run.record["bytes_beside_trials"],
-        ),
-        figure("RSS, highest sample", mebibytes, rounds, lambda run: run.highest(RSS)),
-        figure("fit() adds", mebibytes, rounds, lambda run: run.fit_growth),
-        same_results(rounds),
-        *_evaluate_opened(rounds),
-    ]
-
-
 def _evaluate_opened(rounds: list[Round]) -> list[Row]:
     """Judge what was left behind, as Ray alone opens it."""
 
@@ -262,11 +204,6 @@ def _evaluate_losses(rounds: list[Round]) -> list[Row]:
         ),
         *_evaluate_opened(rounds),
     ]
-
-
-def _evaluate_by_hand(rounds: list[Round]) -> list[Row]:
-    *rows, _ = _evaluate_scale()(rounds)
-    return [*rows, *_evaluate_losses(rounds)]
 
 
 def _evaluate_population(rounds: list[Round]) -> list[Row]:
@@ -378,18 +315,6 @@ def _compare_slopes(legs: list[list[Round]]) -> list[Row]:
     ]
 
 
-def _evaluate_wallclock(rounds: list[Round]) -> list[Row]:
-    bar = Bar(1.03, of_ratio=True)
-    return [
-        figure("fit()", seconds, rounds, lambda run: run.fit_seconds, bar),
-        figure("the tuning loop", seconds, rounds, lambda run: run.loop_seconds),
-        figure(
-            "fit() and reading all results", seconds, rounds, lambda run: run.fit_and_read_seconds
-        ),
-        same_results(rounds),
-    ]
-
-
 _RSS_BY_TRIAL = Panel("finished trials", "driver RSS, MiB", columns(FINISHED, RSS, MIB))
 _RSS_BY_RESULT = Panel("results", "driver RSS, MiB", columns(RESULTS, RSS, MIB))
 _STORE_BY_RESULT = Panel("results", "object store, MiB", columns(RESULTS, STORE, MIB))
@@ -448,19 +373,6 @@ BENCHMARKS = {
             ),
         ),
     ),
-    "simulated": Benchmark(
-        "simulated actors, default loggers",
-        (
-            Leg(
-                Sweep("simulated", 10_000),
-                _evaluate_simulated,
-                _RSS_BY_TRIAL,
-                "simulated actors",
-                TWO,
-                reopen=True,
-            ),
-        ),
-    ),
     "scale": Benchmark(
         "the driver's time, simulated actors, default loggers unless said",
         tuple(
@@ -479,19 +391,6 @@ BENCHMARKS = {
                 (30_000, True, 0.5, 0.1, (RAY, "naive-pruner", MEMGUARD)),
                 (30_000, False, 0.5, 0.1, TWO),
             )
-        ),
-    ),
-    "by-hand": Benchmark(
-        "all that can be dropped by hand, simulated actors, default loggers",
-        (
-            Leg(
-                Sweep("simulated", 10_000, sample_every=50),
-                _evaluate_by_hand,
-                _RSS_BY_TRIAL,
-                "simulated actors",
-                THREE,
-                reopen=True,
-            ),
         ),
     ),
     "losses": Benchmark(
@@ -543,9 +442,5 @@ BENCHMARKS = {
             ),
         ),
         compare=_compare_slopes,
-    ),
-    "wallclock": Benchmark(
-        "wall-clock of real trials, reuse_actors=True",
-        (Leg(Sweep("reused", 1500), _evaluate_wallclock, _RSS_BY_TRIAL, "reused actors", TWO),),
     ),
 }
