@@ -262,7 +262,14 @@ NAMES: tuple[PrivateName, ...] = (
     # Results in the place of files.
     *_of(CONTROLLER, HISTORIES, "_resumed"),
     # In pickles of user's classes.
-    *_of("ray.cloudpickle.cloudpickle", KEEP_CLASSES, "_class_setstate"),
+    *_of(
+        "ray.cloudpickle.cloudpickle",
+        KEEP_CLASSES,
+        "_class_setstate(obj, state)",
+        "_make_skeleton_class",
+        "_make_skeleton_enum",
+        "_DYNAMIC_CLASS_TRACKER_BY_ID",
+    ),
     *_of("ray.tune.utils.callback", HISTORIES, "DEFAULT_CALLBACK_CLASSES"),
     *_of("ray.tune.tune", HISTORIES, "_create_default_callbacks(callbacks)"),
     *_of(

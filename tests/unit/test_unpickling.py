@@ -11,6 +11,7 @@ import subprocess
 import sys
 from typing import Any
 
+import pydantic
 import pytest
 from ray import cloudpickle
 
@@ -131,6 +132,37 @@ def test_a_class_that_does_not_exist_is_made_whole() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], input=raw, capture_output=True, check=True)
     assert done.stdout.decode().strip() == "1 5 Documented. True 2 ()"
+
+
+def test_what_making_a_class_sets_is_set_anew_where_it_does_not_exist() -> None:
+    class Counted:
+        def __init_subclass__(cls) -> None:
+            cls.level, cls.seen = 0, []  # type: ignore[attr-defined]
+
+    class Mine(Counted):
+        pass
+
+    class Kind(str, enum.Enum):
+        A = "a"
+
+        def __str__(self) -> str:
+            return f"kind {self.value}"
+
+    class Model(pydantic.BaseModel):
+        lr: float
+        layers: int
+
+    Mine.level, Mine.seen = 7, ["x"]  # type: ignore[attr-defined]
+    raw = cloudpickle.dumps(([Mine(), Mine()], Kind.A, Model(lr=0.1, layers=3)))
+    code = (
+        "import sys; from ray_tune_memguard.adapter.serialization import unpickling; "
+        "raw = sys.stdin.buffer.read(); unpickling.loads(raw); "
+        "mine, kind, model = unpickling.loads(raw); "
+        "print(mine[1].level, mine[1].seen, kind, model.model_dump(), list(type(model).model_fields))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], input=raw, capture_output=True, check=True)
+    said = "7 ['x'] kind a {'lr': 0.1, 'layers': 3} ['lr', 'layers']"
+    assert done.stdout.decode().strip() == said
 
 
 def test_other_pickles_are_read_by_pickle_itself(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,15 +12,19 @@ from __future__ import annotations
 import io
 import pickle
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 _SETS_CLASS = "_class_setstate"
+#: They find a class by its number, or make one.
+_MAKE_CLASS = ("_make_skeleton_class", "_make_skeleton_enum")
+#: The classes of this process, by their numbers.
+_BY_NUMBER = "_DYNAMIC_CLASS_TRACKER_BY_ID"
 #: In a pickle that has a class by value.
 _MARK = _SETS_CLASS.encode()
 #: The same in the hexadecimal digits of a pickle in JSON.
 _HEX_MARK = _MARK.hex()
 _CLOUDPICKLES = ("cloudpickle.cloudpickle", "cloudpickle.cloudpickle_fast")
-_REGISTERED = "_abc_impl"
 
 
 def loads(raw: bytes) -> Any:
@@ -34,27 +38,32 @@ def has_class(text: str) -> bool:
 
 
 class _Unpickler(pickle.Unpickler):
+    """Sets the attributes of those classes only that the pickle itself has made."""
+
+    def __init__(self, file: io.BytesIO) -> None:
+        super().__init__(file)
+        self._made: list[type] = []
+
     def find_class(self, module: str, name: str) -> Any:
         found = super().find_class(module, name)
-        if name == _SETS_CLASS and module.endswith(_CLOUDPICKLES):
-            return _only_missing(found)
+        if module.endswith(_CLOUDPICKLES):
+            if name in _MAKE_CLASS:
+                return partial(_make, found, self._made)
+            if name == _SETS_CLASS:
+                return partial(_set, found, self._made)
         return found
 
 
-def _only_missing(set_class: Callable[[type, Any], type]) -> Callable[[type, Any], type]:
-    """cloudpickle's function, which then leaves alone what the class has.
+def _make(make: Any, made: list[type], *args: Any) -> type:
+    """The class of a pickle. It joins ``made`` unless this process had it."""
+    number = args[-2]
+    existing = make.__globals__.get(_BY_NUMBER, {}).get(number)
+    kind: type = make(*args)
+    if kind is not existing:
+        made.append(kind)
+    return kind
 
-    A class that the pickle has just made lacks all of it.
-    """
 
-    def set_missing(kind: type, state: tuple[dict[str, Any], Any]) -> type:
-        attributes, slots = state
-        own = vars(kind)
-        missing = {
-            name: value
-            for name, value in attributes.items()
-            if name not in own or name == _REGISTERED or (name == "__doc__" and own[name] is None)
-        }
-        return set_class(kind, (missing, slots))
-
-    return set_missing
+def _set(set_state: Callable[[type, Any], type], made: list[type], kind: type, state: Any) -> type:
+    # By identity: a metaclass may compare classes in its own way.
+    return set_state(kind, state) if any(kind is one for one in made) else kind
