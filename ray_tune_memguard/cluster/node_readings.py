@@ -96,8 +96,8 @@ class ClusterMemory:
         if answer is None or not answer.is_ready():
             return
         del self._asked[node]
-        # Without an answer the last one still counts: where memory is short, Ray's monitor kills
-        # the probe before any trial, because Ray starts it again.
+        # Without an answer the last one still counts: where memory is short, Ray's monitor may kill
+        # the probe, and another one takes some seconds.
         with contextlib.suppress(NoAnswerError):
             self._limits[node] = answer.get().known()
             self._measured_at[node] = self._read_at[node]

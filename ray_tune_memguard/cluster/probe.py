@@ -23,7 +23,15 @@ from concurrent.futures import Future
 from typing import Any, Generic, TypeVar, cast
 
 import ray
-from ray.exceptions import ActorDiedError, ActorUnavailableError, RayError, RayTaskError
+from ray.exceptions import (
+    ActorDiedError,
+    ActorUnavailableError,
+    NodeDiedError,
+    OutOfMemoryError,
+    RayError,
+    RayTaskError,
+    WorkerCrashedError,
+)
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ray_tune_memguard.notices import Notices, logger
@@ -35,6 +43,8 @@ Value = TypeVar("Value")
 MAX_UNANSWERED = 32
 #: A probe that died is followed by another one after this time: its node may be short of memory.
 AGAIN_AFTER_S = 5.0
+# The end of a probe's process. A node that is lost does not start another one.
+_DEATHS = (ActorDiedError, OutOfMemoryError, WorkerCrashedError, NodeDiedError)
 #: The list of the cluster's nodes is read again after this time.
 NODES_EVERY_S = 5.0
 
@@ -157,8 +167,8 @@ class NodeProbes:
         """End the probes if nobody else has taken them."""
         with self._lock:
             self._users.discard(id(user))
-            if not self._users:
-                self.close()
+            ended = [] if self._users else self._end()
+        _kill(ended)
 
     def nodes(self) -> list[str]:
         """The ids of the nodes that are alive. They are a little more than 5 s old at most."""
@@ -226,17 +236,16 @@ class NodeProbes:
     def close(self) -> None:
         """End all probes, whoever uses them."""
         with self._lock:
-            self._is_closed = True
-            probes, self._probes = self._probes, {}
-            self._jobs.put(None)
-            self._thread = None
-            # Without a cluster Ray would start one, to end an actor that is gone.
-            if ray.is_initialized():
-                for probe in probes.values():
-                    try:
-                        ray.kill(probe.actor)
-                    except Exception as error:  # It has ended, or is of an earlier cluster.
-                        logger.debug("A probe cannot be ended", exc_info=error)
+            ended = self._end()
+        _kill(ended)
+
+    def _end(self) -> list[_Probe]:
+        """Answer no more questions; called with the lock. Returns the probes to be killed."""
+        self._is_closed = True
+        probes, self._probes = self._probes, {}
+        self._jobs.put(None)
+        self._thread = None
+        return list(probes.values())
 
     def _run_in_thread(self, job: _Job, answer: Answer[Any] | None = None) -> None:
         with self._lock:
@@ -314,14 +323,14 @@ class NodeProbes:
 
     def _follow(self, node: str, probe: _Probe, error: RayError) -> None:
         """Let another probe follow one that has died, or report what cannot be mended."""
+        has_died = isinstance(error, _DEATHS) and not getattr(error, "actor_init_failed", False)
+        if has_died:
+            probe.followed_at = time.monotonic() + AGAIN_AFTER_S
         self._read_nodes()
         if self._is_closed:
             return
-        has_died = isinstance(error, ActorDiedError) and not error.actor_init_failed
         if node in (self._nodes or []):
-            if has_died:
-                probe.followed_at = time.monotonic() + AGAIN_AFTER_S
-            else:
+            if not has_died:
                 self._warn("ended", node, str(error).strip().splitlines()[-1])
         else:
             self._notices.warn(
@@ -339,6 +348,17 @@ class NodeProbes:
 
 
 _Job = Callable[[NodeProbes], object]
+
+
+def _kill(probes: list[_Probe]) -> None:
+    """Without the lock: Ray waits for a thread of its own, which may just be in `_receive`."""
+    # Without a cluster Ray would start one, to end an actor that is gone.
+    if ray.is_initialized():
+        for probe in probes:
+            try:
+                ray.kill(probe.actor)
+            except Exception as error:  # It has ended, or is of an earlier cluster.
+                logger.debug("A probe cannot be ended", exc_info=error)
 
 
 def _work(owner: weakref.ref[NodeProbes], jobs: queue.SimpleQueue[_Job | None]) -> None:
