@@ -187,11 +187,14 @@ class ObjectGrowthTracker(CountingCallback):
             RuntimeError: This ObjectGrowthTracker has not measured anything yet.
         """
         state = self._state
-        if state is not None and self.active and state.tracking is not None:
+        if state is not None and self.active:
+            # The run may end in its own thread meanwhile.
             with state.lock:
-                if self._finished.total > state.last_trials:
+                if state.tracking is not None and self._finished.total > state.last_trials:
                     self.sample()
-                return state.tracking.diagnose(self._finished.total, state.results, on_demand=True)
+                if (tracking := state.tracking) is not None:
+                    finished = self._finished.total
+                    return tracking.diagnose(finished, state.results, on_demand=True)
         if state is None or state.diagnosis is None:
             raise RuntimeError("This ObjectGrowthTracker has not measured anything yet.")
         return state.diagnosis
@@ -272,10 +275,10 @@ class ObjectGrowthTracker(CountingCallback):
         ):
             self._sample(state, on_demand=True)
         self.active = False
-        tracking, state.tracking = state.tracking, None
-        if tracking is None or not tracking.has_samples:
-            return
         with state.lock:
+            tracking, state.tracking = state.tracking, None
+            if tracking is None or not tracking.has_samples:
+                return
             found = state.diagnosis = tracking.diagnose(self._finished.total, state.results)
         path = state.diagnosis_path
         if path is not None:

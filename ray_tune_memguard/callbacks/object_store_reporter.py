@@ -41,6 +41,8 @@ _JUDGE_EVERY = 20
 _JUDGE_EVERY_SHARE = 0.2
 # Fewer tell nothing, and are not judged: a fast sweep finishes fifty trials in three looks.
 _MIN_LOOKS = 5
+# The last judgement of a run is one more only if it has so much that the one before had not.
+_MIN_LOOKS_AT_END = 2
 #: So many judgements in a row must find growth: fluctuation alone may look like it once.
 _MIN_JUDGEMENTS = 2
 _MIN_PER_TRIAL = 16 * 2**10
@@ -48,7 +50,8 @@ _MIN_GROWTH = 4 * 2**20
 #: Trials that run hold objects until they end. Growth over fewer trials than so many times the
 #: running ones may be that.
 _PER_RUNNING_TRIAL = 4
-#: A leak is named without what has not been answered after this time, and at the end of the run.
+#: A leak is named without what all nodes together have not answered after this time; at the end of
+#: the run after the second one.
 _MAX_WAIT_S = 10.0
 _MAX_WAIT_AT_END_S = 1.0
 _STORE = "store"
@@ -64,7 +67,7 @@ class _StoreState:
         probes, watch: the way to the stores; None before the first look.
         series: what stays in the store, by trials; None before the first look.
         last: the last reading.
-        judged_trials: finished trials at the last judgement.
+        judged_trials, judged_looks: finished trials and looks at the last judgement.
         growing: judgements in a row that found growth.
         asked, asked_at: who holds objects, by node, while that is asked for.
         is_named: whether a leak has been logged.
@@ -77,6 +80,7 @@ class _StoreState:
     series: GrowthSeries | None = None
     last: StoreReading | None = None
     judged_trials: int = 0
+    judged_looks: int = 0
     growing: int = 0
     asked: dict[str, Answer[RayletReport | None]] | None = None
     asked_at: float = 0.0
@@ -184,8 +188,9 @@ class ObjectStoreReporter(CountingCallback):
             if not state.watch.is_looking:
                 self._look(state)
             self._receive(state, trials, _MAX_WAIT_AT_END_S, is_last=True)
+            until = time.monotonic() + _MAX_WAIT_AT_END_S
             for answer in (state.asked or {}).values():
-                answer.is_ready(_MAX_WAIT_AT_END_S)
+                answer.is_ready(max(0.0, until - time.monotonic()))
             self._name_if_told(state, trials, 0.0)
             state.probes.give_back(self)
         self.active = False
@@ -252,10 +257,11 @@ class ObjectStoreReporter(CountingCallback):
         is_first = finished == since
         wanted = max(_JUDGE_FROM if is_first else _JUDGE_EVERY, _JUDGE_EVERY_SHARE * finished)
         # A fast sweep may end between two judgements.
-        is_due = since >= wanted or (is_last and state.growing > 0 and since > 0)
+        has_news = state.pace.looks - state.judged_looks >= _MIN_LOOKS_AT_END
+        is_due = since >= wanted or (is_last and state.growing > 0 and has_news)
         if state.is_named or state.asked is not None or not is_due or state.pace.looks < _MIN_LOOKS:
             return
-        state.judged_trials = self._finished.total
+        state.judged_trials, state.judged_looks = self._finished.total, state.pace.looks
         state.growing = state.growing + 1 if self._growth(state).is_steady else 0
         if state.growing >= _MIN_JUDGEMENTS:
             self._ask_for_holders(state)

@@ -113,8 +113,8 @@ def connected_to(address: str) -> Iterator[None]:
         yield
         return
     _check_listening(address)
-    _use_token()
     with _failures_named("anything"):
+        _use_token()
         from ray._private.state import state
         from ray._raylet import GcsClientOptions  # type: ignore[attr-defined]
 

@@ -15,7 +15,7 @@ import math
 import threading
 import time
 from array import array
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -126,7 +126,7 @@ class TreePeaks:
         self.rss = max(self.rss, reading.rss + more)
         self.anonymous = max(self.anonymous, anonymous + more)
         self.children = max(self.children, len(reading.children))
-        # In a reading without the highest RSS it is at least the RSS.
+        # Where the highest RSS was not read, it is at least the present RSS.
         self._highest = {
             process.key: process.highest_rss or max(self._highest.get(process.key, 0), process.rss)
             for process in processes
@@ -248,7 +248,7 @@ class TrialMemories:
         self._actors: OrderedDict[str, tuple[str, int]] = OrderedDict()
         self._awaited: list[_Awaited] = []
         self._asked_nodes: set[str] = set()
-        self._turn = 0
+        self._turns: Counter[str] = Counter()
         self._records: list[TrialMemory] = []
         # The count tells apart what is equal: configurations cannot be compared.
         self._heaviest: list[tuple[int, str, int, dict[str, object]]] = []
@@ -420,7 +420,6 @@ class TrialMemories:
         """Read all running trials. Called at intervals, by one thread."""
         self.locate()
         self._collect()
-        self._turn += 1
         with self._lock:
             by_node: dict[str, list[tuple[_Tracked, ProcessKey]]] = {}
             for tracked in self._tracked.values():
@@ -444,7 +443,9 @@ class TrialMemories:
             for (tracked, key), reading in zip(ones, readings or (), strict=False):
                 self._add(tracked, key, reading)
 
-        self._ask(node, read_trees, ([key for _, key in ones], self._turn), receive)
+        # A node that is slow to answer is not asked at each look.
+        self._turns[node] += 1
+        self._ask(node, read_trees, ([key for _, key in ones], self._turns[node]), receive)
 
     def _add(self, tracked: _Tracked, key: ProcessKey, reading: TreeReading | None) -> None:
         with self._lock:

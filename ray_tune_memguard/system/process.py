@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -66,9 +67,11 @@ def thread_times(pid: int) -> dict[int, ThreadTime]:
     found = {}
     try:
         for thread in Path(f"/proc/{pid}/task").iterdir():
-            ran, waited, *_ = (thread / "schedstat").read_text().split()
-            found[int(thread.name)] = ThreadTime(int(ran) / _NS, int(waited) / _NS)
-        return found
+            with suppress(FileNotFoundError, ProcessLookupError):  # It has just ended.
+                ran, waited, *_ = (thread / "schedstat").read_text().split()
+                found[int(thread.name)] = ThreadTime(int(ran) / _NS, int(waited) / _NS)
+        if found:
+            return found
     except (OSError, ValueError):
         pass
     try:

@@ -26,6 +26,8 @@ import psutil
 MAX_SEARCH_SHARE = 0.0005
 #: Trees of which one look reads the highest RSS, which takes twice as long as RSS alone.
 MAX_HIGHEST = 16
+# After this time without a look pids may have been all round (32,768 of them on some systems).
+_MAX_AGE_S = 30.0
 # For this the kernel walks all pages of each descendant.
 MAX_PAGES_SHARE = 0.01
 _HAS_PROC = os.path.exists("/proc/self/statm")
@@ -110,14 +112,14 @@ def read_tree(root: ProcessKey) -> TreeReading | None:
 def read_trees(roots: Sequence[ProcessKey], turn: int = 0) -> list[TreeReading | None]:
     """Read processes and their descendants.
 
-    The highest RSS is read of 16 trees in each call: of more trees in turn.
+    The highest RSS is read of some 16 trees in each call: of more trees in turn.
 
     New descendants are found by a search, unless no process has started since the last one. A
     search may take 0.05 % of a core: where there are 200 processes, there is one each second.
 
     Args:
         roots: the processes.
-        turn: one more in each call.
+        turn: one more in each call for these trees.
 
     Returns:
         A reading for each; None for a process that has ended.
@@ -208,7 +210,8 @@ def _last_pid() -> int:
 def _is_between(pid: int, earlier: int, later: int) -> bool:
     """Whether a process that has this pid may have started between two values of the last pid.
 
-    The system gives pids in ascending order, and begins anew at the end.
+    The system gives pids in ascending order, and begins anew at the end. That it has been all round
+    between the two is not seen.
     """
     if not (earlier and later):
         return True
@@ -263,6 +266,7 @@ class _Descendants:
         self._ended: set[ProcessKey] = set()
         self._searched: set[ProcessKey] = set()
         self._last_pid = 0
+        self._looked_at = 0.0
         # The processes of this machine: parent and start time.
         self._table: dict[int, tuple[int, float]] = {}
 
@@ -277,7 +281,10 @@ class _Descendants:
         """Search, if it is time, and if there can be others than at the last search."""
         # Each run of this process has a thread that searches.
         with self._lock:
-            last_pid = _last_pid()
+            last_pid, now = _last_pid(), time.monotonic()
+            if now - self._looked_at > _MAX_AGE_S:
+                self._last_pid = 0
+            self._looked_at = now
             has_news = (
                 not last_pid or last_pid != self._last_pid or not self._searched.issuperset(roots)
             )

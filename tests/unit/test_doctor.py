@@ -253,13 +253,15 @@ def test_a_worker_that_uses_cpu_time_for_a_moment_is_idle(monkeypatch: pytest.Mo
 
     def reading_of(pid: int) -> gather.CpuReading:
         # Worker 8 runs on, worker 9 has ended its task after a second.
-        ran = now[0] if pid == 8 else min(now[0], 1.0)
+        ran = now[0] if pid != 9 else min(now[0], 1.0)
         return gather.CpuReading(now[0], {pid: ThreadTime(ran, 0.0)})
 
     monkeypatch.setattr(gather.CpuReading, "of", reading_of)
+    # Worker 10 has got a task meanwhile.
+    monkeypatch.setattr(gather, "is_titled", lambda pid, title: pid != 10)
     monkeypatch.setattr(gather.time, "sleep", lambda seconds: now.__setitem__(0, now[0] + seconds))
     [found] = gather._with_lasting_use_of_cpu(
-        [node(worker(pid=7), worker(pid=8, cpu=0.97), worker(pid=9, cpu=0.97))]
+        [node(worker(pid=7), *(worker(pid=pid, cpu=0.97) for pid in (8, 9, 10)))]
     )
     assert [one.pid for one in found.workers if one.is_busy] == [8]
     now[0] = 0.0

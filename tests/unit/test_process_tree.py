@@ -221,6 +221,25 @@ def test_a_new_process_has_a_pid_that_was_given_since(
     assert {pid for pid in range(1, 16) if process_tree._is_between(pid, earlier, later)} == new
 
 
+def test_what_is_known_of_processes_is_read_again_after_a_break(
+    worker: WorkerProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    descendants = process_tree._Descendants()
+    root = key_of(worker)
+    descendants.update([root])
+    # Meanwhile pids have been all round: the last one says nothing.
+    monkeypatch.setattr(process_tree, "_last_pid", lambda: root.pid + 1)
+    descendants._last_pid = root.pid
+    descendants._table[root.pid] = (1, root.started - 1)
+    descendants._searched.clear()
+    descendants.update([root])
+    assert descendants.are_without(root)
+    descendants._looked_at -= process_tree._MAX_AGE_S + 1
+    descendants._searched.clear()
+    descendants.update([root])
+    assert not descendants.are_without(root)
+
+
 def test_an_orphan_is_no_child_of_whoever_has_its_parents_pid_now() -> None:
     root, orphan = ProcessKey(1, 0.0), ProcessKey(7, 5.0)
     again = ProcessKey(5, 9.0)

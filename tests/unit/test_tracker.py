@@ -60,3 +60,27 @@ def test_without_a_sweep_there_is_no_diagnosis() -> None:
     tracker.sample()
     with pytest.raises(RuntimeError, match="has not measured anything yet"):
         tracker.diagnosis()
+
+
+class _RunEndsNow:
+    """A lock that the end of the run has held until now."""
+
+    def __init__(self, end: Any) -> None:
+        self._end = end
+
+    def __enter__(self) -> None:
+        self._end()
+
+    def __exit__(self, *error: object) -> None: ...
+
+
+def test_a_thread_that_asks_while_the_run_ends_gets_the_last_diagnosis() -> None:
+    tracker: Any = ObjectGrowthTracker()
+    state = SimpleNamespace(tracking=object(), diagnosis=None, last_trials=0)
+
+    def end() -> None:
+        state.tracking, state.diagnosis = None, "the last one"
+
+    state.lock = _RunEndsNow(end)
+    tracker._state, tracker.active = state, True
+    assert tracker.diagnosis() == "the last one"

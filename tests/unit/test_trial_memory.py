@@ -341,6 +341,32 @@ def test_a_far_node_is_not_waited_for(
 
 
 @on_linux
+def test_a_node_that_answers_late_takes_its_turns(
+    memories: TrialMemories,
+    worker: WorkerProcess,
+    probes: Probes,
+    actors: dict[str, tuple[int, str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    turns = []
+
+    def read(keys: list[ProcessKey], turn: int) -> list[TreeReading | None]:
+        turns.append(turn)
+        return [reading(1, pid=keys[0].pid)]
+
+    monkeypatch.setattr(trial_memory, "read_trees", read)
+    actors["a"] = worker.pid, "far"
+    memories.start("t1", "a", {})
+    memories.look()
+    probes.arrive()
+    for _ in range(3):
+        memories.look()
+        memories.look()  # The answer has not come yet.
+        probes.arrive()
+    assert turns == [1, 2, 3]
+
+
+@on_linux
 def test_a_lost_node_leaves_what_was_seen_last(
     memories: TrialMemories,
     probes: Probes,

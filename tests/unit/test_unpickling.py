@@ -158,7 +158,8 @@ def test_what_making_a_class_sets_is_set_anew_where_it_does_not_exist() -> None:
         "import sys; from ray_tune_memguard.adapter.serialization import unpickling; "
         "raw = sys.stdin.buffer.read(); unpickling.loads(raw); "
         "mine, kind, model = unpickling.loads(raw); "
-        "print(mine[1].level, mine[1].seen, kind, model.model_dump(), list(type(model).model_fields))"
+        "fields = list(type(model).model_fields); "
+        "print(mine[1].level, mine[1].seen, kind, model.model_dump(), fields)"
     )
     done = subprocess.run([sys.executable, "-c", code], input=raw, capture_output=True, check=True)
     said = "7 ['x'] kind a {'lr': 0.1, 'layers': 3} ['lr', 'layers']"

@@ -19,6 +19,8 @@ from ray_tune_memguard.gate.level import LevelWatch
 from ray_tune_memguard.system.process_tree import ProcessKey, process_key, read_trees
 
 if TYPE_CHECKING:
+    from ray.tune.experiment import Trial
+
     from ray_tune_memguard.adapter.seam import Controller
     from ray_tune_memguard.cluster.trial_memory import TrialMemories
 
@@ -28,7 +30,10 @@ READ_EVERY_S = 0.5
 
 
 @dataclass
-class _Trial:
+class _Measured:
+    """A trial in the process of its actor."""
+
+    trial: Trial
     process: ProcessKey
     bytes: int = 0
     peak: int = 0
@@ -84,48 +89,58 @@ class _OwnNode:
     def __init__(self, controller: Controller, node: str) -> None:
         self._controller = weakref.ref(controller)
         self._node = node
-        self._trials: dict[str, _Trial] = {}
+        # By trial and actor: a trial that starts again has another process.
+        self._measured: dict[tuple[str, str], _Measured] = {}
+        self._elsewhere: set[str] = set()
         self.peaks: deque[int] = deque(maxlen=MAX_PEAKS)
 
     def read(self) -> dict[str, TrialUsage]:
-        actors = self._running_actors()
-        for trial_id in self._trials.keys() - actors.keys():
-            ended = self._trials.pop(trial_id)
-            if ended.peak:
+        running = self._running()
+        for key in self._measured.keys() - running.keys():
+            ended = self._measured.pop(key)
+            # One that is paused, or failed and tries again, may still grow.
+            if ended.peak and ended.trial.is_finished():
                 self.peaks.append(ended.peak)
-        for trial_id in actors.keys() - self._trials.keys():
-            process = self._process_of(actors[trial_id])
+        self._elsewhere &= {actor for _, actor in running}
+        for key in running.keys() - self._measured.keys():
+            process = self._process_of(key[1])
             if process is not None:
-                self._trials[trial_id] = _Trial(process)
-        trials = list(self._trials.values())
-        for trial, reading in zip(
-            trials, read_trees([trial.process for trial in trials]), strict=True
-        ):
-            trial.bytes = 0 if reading is None else reading.anonymous
-            trial.peak = max(trial.peak, trial.bytes)
+                self._measured[key] = _Measured(running[key], process)
+        readings = read_trees([one.process for one in self._measured.values()])
+        for one, reading in zip(self._measured.values(), readings, strict=True):
+            # Without a reading its process has ended, and Ray does not know yet.
+            one.bytes = 0 if reading is None else reading.anonymous
+            one.peak = max(one.peak, one.bytes)
         return {
-            trial_id: TrialUsage(self._node, trial.bytes, trial.peak)
-            for trial_id, trial in self._trials.items()
-            if trial.bytes
+            trial_id: TrialUsage(self._node, one.bytes, one.peak)
+            for (trial_id, _), one in self._measured.items()
+            if one.bytes
         }
 
-    def _running_actors(self) -> dict[str, object]:
-        """The actor of each trial, by trial id."""
+    def _running(self) -> dict[tuple[str, str], Trial]:
+        """The trials that have an actor, by their ids and those of their actors."""
         controller = self._controller()
         if controller is None:
             return {}
         live = controller._actor_manager._live_actors_to_ray_actors_resources
-        return {
-            trial.trial_id: live[tracked_actor][0]
-            for tracked_actor, trial in list(controller._actor_to_trial.items())
-            if tracked_actor in live
-        }
+        found = {}
+        for tracked_actor, trial in list(controller._actor_to_trial.items()):
+            if tracked_actor in live:
+                actor = gcs.actor_id_or_none(live[tracked_actor][0])
+                if actor is not None:
+                    found[trial.trial_id, actor] = trial
+        return found
 
-    def _process_of(self, handle: object) -> ProcessKey | None:
+    def _process_of(self, actor_id: str) -> ProcessKey | None:
+        if actor_id in self._elsewhere:
+            return None
         try:
-            actor = gcs.actor_info(gcs.actor_id_of(handle))
+            actor = gcs.actor_info(actor_id)
         except gcs.ClusterStateError:
             return None
-        if actor is None or actor.state != "ALIVE" or actor.node_id != self._node:
+        if actor is None or actor.state != "ALIVE":
+            return None
+        if actor.node_id != self._node:
+            self._elsewhere.add(actor_id)
             return None
         return process_key(actor.pid)

@@ -185,6 +185,8 @@ def _with_lasting_use_of_cpu(nodes: list[NodeFacts]) -> list[NodeFacts]:
 def _with_less_cpu(worker: WorkerFacts, before: dict[int, CpuReading]) -> WorkerFacts:
     if worker.pid not in before:
         return worker
+    if not is_titled(worker.pid, IDLE_TITLE):  # It has a task now, or has ended.
+        return dataclasses.replace(worker, cpu=0.0, wanted_cpu=0.0)
     used, wanted = CpuReading.of(worker.pid).shares_since(before[worker.pid])
     return dataclasses.replace(
         worker, cpu=min(worker.cpu, used), wanted_cpu=min(worker.wanted_cpu, wanted)
