@@ -239,8 +239,9 @@ def on_two_nodes(folder: Path) -> dict[str, Any]:
     cluster = Cluster(
         initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False}
     )
-    node = cluster.add_node(num_cpus=1, resources={"doomed": 1})
+    # While there is no other one, the driver cannot but connect to the head.
     ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
+    node = cluster.add_node(num_cpus=1, resources={"doomed": 1})
     trainable = tune.with_resources(
         dies,
         lambda config: tune.PlacementGroupFactory(

@@ -58,8 +58,9 @@ def two_nodes(head_cpus: int = 2) -> Iterator[tuple[Cluster, Any]]:
     # A node that is gone is noticed within seconds.
     settings = {"health_check_period_ms": 500, "health_check_timeout_ms": 500}
     cluster = Cluster(initialize_head=True, head_node_args={**node, "_system_config": settings})
-    second = cluster.add_node(num_cpus=2, object_store_memory=80 * MIB)
+    # While there is no other one, the driver cannot but connect to the head.
     ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
+    second = cluster.add_node(num_cpus=2, object_store_memory=80 * MIB)
     try:
         yield cluster, second
     finally:
