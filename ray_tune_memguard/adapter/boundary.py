@@ -14,7 +14,8 @@ exception that it should not raise.
 
 The user gets one warning for each entry and run; further occurrences are not logged.
 
-The boundary passes on every exception that Ray would raise without this package. Our code calls
+The boundary passes on every exception that Ray would raise without this package, and those of a
+user's signal handlers. Our code calls
 Ray's function through :class:`RaysOwn`, which records the exceptions that it raises. Such an
 exception counts as ours only if one of our own objects raised it, for example a lazy trial that Ray
 was reading.
@@ -24,6 +25,7 @@ from __future__ import annotations
 
 import enum
 import functools
+import signal
 import sys
 from collections.abc import Callable
 from types import TracebackType
@@ -107,7 +109,7 @@ class Entry:
             try:
                 return self.ours(rays, *args, **kwargs)
             except Exception as error:
-                if rays.is_source_of(error):
+                if rays.is_source_of(error) or _is_of_signal(error):
                     raise
                 failed = error
             self.report(failed)
@@ -124,13 +126,14 @@ class Entry:
         return stand_in
 
     def on_its_own(self) -> Function:
-        """``ours`` as a function for threads, finalizers and hooks. It never raises."""
+        """``ours`` as a function for threads, finalizers and hooks. It raises nothing of ours."""
 
         @functools.wraps(self.ours)
         def safe(*args: object, **kwargs: object) -> object:
             try:
                 return self.ours(*args, **kwargs)
             except Exception as error:
+                raise_if_of_signal(error)
                 self.handle(error, *args[:1])
             return None
 
@@ -195,6 +198,29 @@ def begin_run() -> None:
     """Begin a new run, in which each warning may be logged once more."""
     global _notices
     _notices = Notices()
+
+
+def raise_if_of_signal(error: Exception) -> None:
+    """Raise an exception again that a user's signal handler has raised while our code ran.
+
+    Wherever it happens to strike, it is meant for the whole program: ``signal.alarm`` with a
+    handler that raises TimeoutError limits the time of a sweep.
+    """
+    if _is_of_signal(error):
+        raise error
+
+
+def _is_of_signal(error: Exception) -> bool:
+    handlers = (signal.getsignal(number) for number in signal.valid_signals())
+    codes = {
+        getattr(getattr(handler, "__func__", handler), "__code__", None) for handler in handlers
+    } - {None}
+    at: TracebackType | None = error.__traceback__ if codes else None
+    while at is not None:
+        if at.tb_frame.f_code in codes:
+            return True
+        at = at.tb_next
+    return False
 
 
 def _is_raised_by_us(error: Exception) -> bool:

@@ -172,6 +172,7 @@ def guarded(hook: Hook) -> Hook:
             try:
                 entry.ours(self, *args, **kwargs)
             except Exception as error:
+                boundary.raise_if_of_signal(error)
                 entry.handle(error, self)
 
     return if_active  # type: ignore[return-value]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ray_tune_memguard import options as opt
+from ray_tune_memguard.adapter import boundary
 from ray_tune_memguard.adapter.claims import SPILLING
 from ray_tune_memguard.adapter.handle import disk_errors
 from ray_tune_memguard.callbacks.base import GuardCallback, guarded
@@ -195,6 +196,7 @@ class TrialPruner(GuardCallback):
         try:
             act()
         except disk_errors() as error:
+            boundary.raise_if_of_signal(error)
             where = self._state.spiller.store_path if self._state.spiller else self._directory()
             self.notices.warn(
                 "disk",

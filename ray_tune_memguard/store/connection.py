@@ -1,7 +1,8 @@
 """Opens connections to the file of a trial store, to write it or to read it.
 
-While a run writes its store, it holds an exclusive lock on the file. No other process can write to
-it, and a reader finds out at once that the run is not over.
+While a run writes its store, it holds an exclusive lock on the file, and another one that it cannot
+lose (``writer_lock``). No other process can write to it, and a reader finds out at once that the
+run is not over.
 
 A reader needs no permission to write and leaves nothing behind. SQLite reads a write-ahead log only
 where it may write, so the file and the log of a killed run are copied to a temporary directory and
@@ -18,11 +19,14 @@ from pathlib import Path
 from ray_tune_memguard.store import files
 from ray_tune_memguard.store.errors import is_damage, is_locked
 from ray_tune_memguard.store.schema import pragma
+from ray_tune_memguard.store.writer_lock import WriterLock, is_taken
 
 _CACHE_KIB = 1024
 # 32 MiB. Snapshots sync the log before it grows to this length, so that no spill has to.
 _LOG_PAGES = 8192
 _LOCK_WAIT_S = 2.0
+# As SQLite says it.
+_IS_LOCKED = "database is locked"
 # Of a process that was forked from the one that opened them.
 _inherited: list[sqlite3.Connection] = []
 
@@ -45,10 +49,12 @@ def connect(path: Path, wait_s: float = _LOCK_WAIT_S, mode: str = "rw") -> sqlit
     )
 
 
-def close(connection: sqlite3.Connection, opened_by: int) -> None:
-    """Close a connection, if this process is the one that opened it."""
+def close(connection: sqlite3.Connection, opened_by: int, lock: WriterLock | None = None) -> None:
+    """Close a connection, and release its lock, if this process is the one that opened it."""
     if os.getpid() == opened_by:
         connection.close()
+        if lock is not None:
+            lock.release()
     else:
         # SQLite would take the lock for its own, and delete the log that the run goes on writing.
         _inherited.append(connection)
@@ -62,6 +68,19 @@ def prepare_to_write(connection: sqlite3.Connection) -> None:
     connection.execute("PRAGMA synchronous=NORMAL")
     connection.execute(f"PRAGMA cache_size=-{_CACHE_KIB}")
     connection.execute(f"PRAGMA wal_autocheckpoint={_LOG_PAGES}")
+
+
+def lock_to_write(path: Path) -> WriterLock:
+    """Lock a file that is to be written, before it is opened.
+
+    Raises:
+        OSError: the file of the lock cannot be created.
+        sqlite3.OperationalError: a run is writing it.
+    """
+    lock = WriterLock.take(path)
+    if lock is None:
+        raise sqlite3.OperationalError(_IS_LOCKED)
+    return lock
 
 
 def fold_log(connection: sqlite3.Connection) -> None:
@@ -83,6 +102,8 @@ def connect_to_read(path: Path) -> tuple[sqlite3.Connection, bool]:
         OSError: the file cannot be copied.
         sqlite3.DatabaseError: the run is not over, or the file cannot be read or is damaged.
     """
+    if is_taken(path):
+        raise sqlite3.OperationalError(_IS_LOCKED)
     connection = connect(path, wait_s=0, mode="ro")
     try:
         # Exclusive, so that SQLite does not make a file for shared memory beside a log.

@@ -14,6 +14,8 @@ import tempfile
 import zlib
 from pathlib import Path
 
+from ray_tune_memguard.store.writer_lock import SUFFIX as LOCK_SUFFIX
+
 SUFFIX = ".sqlite"
 # Files that SQLite needs to read a database completely. It creates `-shm` from the log.
 _LOG_SUFFIXES = ("-wal", "-journal")
@@ -50,7 +52,7 @@ def claim_new_file(directory: Path, name: str) -> Path:
 
 def remove(path: Path) -> None:
     """Delete the files of an unused store, if they exist."""
-    for file in (path, *_companions(path), _seal_path(path)):
+    for file in (path, *_companions(path), _seal_path(path), _lock_path(path)):
         file.unlink(missing_ok=True)
 
 
@@ -75,6 +77,7 @@ def set_aside(path: Path) -> Path:
     for file in present:
         file.rename(aside.with_name(aside.name + file.name.removeprefix(path.name)))
     _seal_path(path).unlink(missing_ok=True)
+    _lock_path(path).unlink(missing_ok=True)
     return aside
 
 
@@ -149,6 +152,11 @@ def _logs(path: Path) -> list[Path]:
 
 def _companions(path: Path) -> list[Path]:
     return [path.with_name(path.name + suffix) for suffix in _COMPANION_SUFFIXES]
+
+
+def _lock_path(path: Path) -> Path:
+    """The file that a killed run has left."""
+    return path.with_name(path.name + LOCK_SUFFIX)
 
 
 def _seal_path(path: Path) -> Path:

@@ -43,6 +43,7 @@ from ray_tune_memguard.store.errors import (
 from ray_tune_memguard.store.result_values import Result
 from ray_tune_memguard.store.rows import Compressors, transaction
 from ray_tune_memguard.store.schema import Schema, is_empty, pragma
+from ray_tune_memguard.store.writer_lock import WriterLock
 
 #: "RTMH", see ``schema.APPLICATION_ID``.
 APPLICATION_ID = 0x52544D48
@@ -120,14 +121,19 @@ class HistoryStore:
     What it keeps in memory is a few numbers for each trial that has reported and not ended.
     """
 
-    def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
+    def __init__(
+        self, path: Path, connection: sqlite3.Connection, writer_lock: WriterLock | None = None
+    ) -> None:
         self.path = path
+        self._writer_lock = writer_lock
         self._connection = connection
         self._lock = threading.RLock()
         self._compressors = Compressors()
         self._compressors.read(connection)
         self._tails: dict[str, _Tail] = {}
-        self._finalizer = weakref.finalize(self, connections.close, connection, os.getpid())
+        self._finalizer = weakref.finalize(
+            self, connections.close, connection, os.getpid(), writer_lock
+        )
 
     @classmethod
     def open_to_write(cls, path: Path) -> HistoryStore:
@@ -138,21 +144,27 @@ class HistoryStore:
             StoreError: it is damaged, or of another version.
         """
         path.parent.mkdir(parents=True, exist_ok=True)
-        connection = connections.connect(path, mode="rwc")
+        lock = connections.lock_to_write(path)
+        connection = None
         try:
+            # Before SQLite locks the file: reading it ends that lock.
+            is_whole = files.has_valid_seal(path)
+            connection = connections.connect(path, mode="rwc")
             with damage_as_store_error():
                 connections.prepare_to_write(connection)
                 if is_empty(connection):
                     _SCHEMA.create(connection)
                 else:
                     _SCHEMA.check(connection)
-                    if not files.has_valid_seal(path):
+                    if not is_whole:
                         _check_pages(connection)
                 # What is written from now on does not fit the seal.
                 files.remove_seal(path)
-                return cls(path, connection)
+                return cls(path, connection, lock)
         except BaseException:
-            connection.close()
+            if connection is not None:
+                connection.close()
+            lock.release()
             raise
 
     @classmethod
@@ -293,6 +305,8 @@ class HistoryStore:
                     self._connection.execute("VACUUM")
             with suppress(OSError):  # Without it, opening to write checks all pages.
                 files.write_seal(self.path)
+            if self._writer_lock is not None:
+                self._writer_lock.release()
 
     def close(self) -> None:
         self._finalizer()

@@ -38,6 +38,7 @@ from ray_tune_memguard.store.connection import (
     connect,
     connect_to_read,
     fold_log,
+    lock_to_write,
     prepare_to_write,
 )
 from ray_tune_memguard.store.errors import (
@@ -48,6 +49,7 @@ from ray_tune_memguard.store.errors import (
 from ray_tune_memguard.store.queries import SpilledRow, TrialQueries
 from ray_tune_memguard.store.rows import TrialRow
 from ray_tune_memguard.store.schema import COVERED, TRIALS
+from ray_tune_memguard.store.writer_lock import WriterLock
 
 __all__ = ["SpilledRow", "TrialRow", "TrialStore"]
 
@@ -66,12 +68,14 @@ class TrialStore(TrialQueries):
         *,
         has_states: bool = True,
         is_copy: bool = False,
+        writer_lock: WriterLock | None = None,
     ) -> None:
         super().__init__(connection, has_states=has_states)
         self.path = path
         # Whether the connection reads a copy of the file and its log.
         self._is_copy = is_copy
-        self._finalizer = weakref.finalize(self, close, connection, os.getpid())
+        self._writer_lock = writer_lock
+        self._finalizer = weakref.finalize(self, close, connection, os.getpid(), writer_lock)
 
     @classmethod
     def create(cls, directory: Path, name: str) -> TrialStore:
@@ -86,8 +90,9 @@ class TrialStore(TrialQueries):
         """
         directory.mkdir(parents=True, exist_ok=True)
         path = files.claim_new_file(directory, name)
-        connection = None
+        connection = lock = None
         try:
+            lock = lock_to_write(path)
             connection = connect(path)
             prepare_to_write(connection)
             TRIALS.create(connection)
@@ -95,8 +100,10 @@ class TrialStore(TrialQueries):
             if connection is not None:
                 connection.close()
             files.remove(path)
+            if lock is not None:
+                lock.release()
             raise
-        return cls(path, connection)
+        return cls(path, connection, writer_lock=lock)
 
     @classmethod
     def open(cls, path: Path) -> TrialStore:
@@ -288,6 +295,8 @@ class TrialStore(TrialQueries):
                 OSError
             ):  # Without the checksum `damage` checks each row, which takes longer.
                 files.write_seal(self.path)
+            if self._writer_lock is not None:
+                self._writer_lock.release()
 
     def close(self) -> None:
         self._finalizer()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 from collections.abc import Iterator
 from typing import Any
 
@@ -113,6 +114,31 @@ def test_an_interrupt_passes() -> None:
 
     with pytest.raises(KeyboardInterrupt):
         Entry("entry", Policy.CALL_RAY, ours).in_place_of(rays)("word")
+
+
+@pytest.fixture
+def alarm() -> Iterator[None]:
+    """The user's: it limits the time of a sweep."""
+
+    def end(number: int, frame: object) -> None:
+        raise TimeoutError("the sweep takes too long")
+
+    before = signal.signal(signal.SIGALRM, end)
+    yield
+    signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.parametrize("policy", [Policy.CALL_RAY, Policy.KEEP])
+def test_an_error_of_a_signal_handler_is_nobodys_here(policy: Policy, alarm: None) -> None:
+    def ours(*arguments: object) -> None:
+        signal.raise_signal(signal.SIGALRM)
+
+    entry = Entry("entry", policy, ours)
+    with pytest.raises(TimeoutError, match="takes too long"):
+        entry.in_place_of(rays)("word")
+    with pytest.raises(TimeoutError, match="takes too long"):
+        entry.on_its_own()()
+    assert calls == []
 
 
 def test_a_new_run_is_warned_again(caplog: pytest.LogCaptureFixture) -> None:

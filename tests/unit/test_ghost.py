@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from ray_tune_memguard.lazy import ghost
 from ray_tune_memguard.lazy.changes import ChangedStates
 from ray_tune_memguard.lazy.ghost import is_ghost
 from ray_tune_memguard.lazy.progress import ProgressView
@@ -59,6 +60,30 @@ def test_copies_of_a_ghost_are_plain_trials(trials: SpilledTrials, spill: Any, c
     twin = copied(held)
     assert type(twin) is FakeTrial
     assert twin.config["number"] == 3
+
+
+def test_a_thread_that_reads_while_a_trial_is_emptied_waits(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    trial, seen = FakeTrial(7), []
+
+    class Activator:
+        def activate(self, given: FakeTrial, /) -> None:
+            # In a sweep it waits here until the other thread has emptied the trial.
+            seen.append(given)
+            object.__setattr__(given, "__class__", FakeTrial)
+
+    make = ghost._ghost_class
+
+    def read_in_between(plain: type) -> type:
+        made = make(plain)
+        object.__setattr__(trial, "__class__", made)
+        assert trial.config["number"] == 7
+        return made
+
+    monkeypatch.setattr(ghost, "_ghost_class", read_in_between)
+    ghost.empty(trial, Activator())
+    assert seen == [trial]
 
 
 def test_what_nobody_holds_is_not_in_memory(trials: SpilledTrials, spill: Any) -> None:

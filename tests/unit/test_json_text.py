@@ -113,7 +113,7 @@ def in_words(value: Any) -> Any:
 
 @pytest.mark.parametrize("value", [*PLAIN.values(), *NOT_PLAIN.values()], ids=[*PLAIN, *NOT_PLAIN])
 def test_it_is_the_same_in_both_ways(value: Any) -> None:
-    _, is_plain = pickle_plainly(value)
+    is_plain = pickle_plainly(value).is_plain
     text = encode(value, is_plain)
     assert text.isascii()
     assert in_words(decode(text)) == in_words(decode(encode(value)))
@@ -121,17 +121,17 @@ def test_it_is_the_same_in_both_ways(value: Any) -> None:
 
 @pytest.mark.parametrize("value", PLAIN.values(), ids=PLAIN)
 def test_what_is_plain(value: Any) -> None:
-    assert pickle_plainly(value)[1]
+    assert pickle_plainly(value).is_plain
 
 
 @pytest.mark.parametrize("value", NOT_PLAIN.values(), ids=NOT_PLAIN)
 def test_what_would_be_written_otherwise_is_not_plain(value: Any) -> None:
-    assert not pickle_plainly(value)[1]
+    assert not pickle_plainly(value).is_plain
 
 
 @pytest.mark.parametrize("value", [np.float64("nan"), np.float32("inf"), np.array([np.nan])])
 def test_a_number_of_numpy_that_is_none(value: Any) -> None:
-    _, is_plain = pickle_plainly({"a": value})
+    is_plain = pickle_plainly({"a": value}).is_plain
     assert in_words(decode(encode({"a": value}, is_plain))) == in_words(
         decode(encode({"a": value}))
     )
@@ -141,7 +141,7 @@ def test_any_float_comes_back() -> None:
     choose = random.Random(0)
     for _ in range(3000):
         (number,) = struct.unpack(">d", choose.randbytes(8))
-        _, is_plain = pickle_plainly([number])
+        is_plain = pickle_plainly([number]).is_plain
         assert is_plain == math.isfinite(number)
         (back,) = decode(encode([number], is_plain))
         assert struct.pack(">d", back) == struct.pack(">d", number) or back != back

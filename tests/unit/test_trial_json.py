@@ -10,10 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from ray.cloudpickle import CloudPickler
 from ray.train._internal.storage import StorageContext
 from ray.tune.execution.placement_groups import PlacementGroupFactory
 from ray.tune.experiment import Trial
 
+from ray_tune_memguard.adapter.serialization import unpickling
 from ray_tune_memguard.adapter.serialization.json_text import decode
 from ray_tune_memguard.adapter.serialization.metric_queues import pickled_queues
 from ray_tune_memguard.adapter.serialization.state_record import (
@@ -231,3 +233,70 @@ def test_resources_that_cannot_be_compared_are_kept(tmp_path: Path) -> None:
     for _ in range(2):
         loaded = codec.load(codec.dump(trial))["placement_group_factory"]
         assert loaded._weights.tolist() == [0, 1, 2]
+
+
+class TwoArguments(Exception):
+    """Can be pickled, and not read back."""
+
+    def __init__(self, code: int, text: str) -> None:
+        super().__init__(f"{code}: {text}")
+
+
+class Proxy:
+    def __init__(self, inner: object) -> None:
+        self._inner = inner
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+
+class Lossy:
+    """Loses its value, unless Ray's serializer for it is used."""
+
+    def __init__(self, value: int) -> None:
+        self.value = value
+
+    def __reduce__(self) -> Any:
+        return Lossy, (0,)
+
+
+@pytest.mark.parametrize("value", [TwoArguments(3, "diverged"), Proxy([1])], ids=type)
+@pytest.mark.parametrize("beside", [None, lambda: 1], ids=["plain", "by cloudpickle"])
+def test_a_trial_that_cannot_be_read_back_is_not_written(
+    tmp_path: Path, value: object, beside: object
+) -> None:
+    trial = make_trial(tmp_path)
+    trial.why = [beside, value]
+    codec = TrialStateCodec(trial.storage)
+    for _ in range(2):
+        with pytest.raises((TypeError, RecursionError)):
+            codec.row(trial, None, 0)
+        with pytest.raises((TypeError, RecursionError)):
+            codec.dump(trial)
+
+
+def test_a_serializer_of_the_users_is_used(tmp_path: Path) -> None:
+    trial = make_trial(tmp_path)
+    trial.config = {"kept": Lossy(5)}
+    codec = TrialStateCodec(trial.storage)
+    register = CloudPickler.dispatch
+    register[Lossy] = lambda value: (Lossy, (value.value,))
+    try:
+        assert codec.load(codec.dump(trial))["config"]["kept"].value == 5
+    finally:
+        register.pop(Lossy)
+
+
+def test_types_that_were_read_back_are_not_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loads, read = unpickling.loads, []
+    monkeypatch.setattr(unpickling, "loads", lambda raw: [loads(raw), read.append(raw)][0])
+    codec = TrialStateCodec(make_trial(tmp_path).storage)
+    for number in range(4):
+        trial = make_trial(tmp_path, number)
+        trial.config = {"part": Fraction(number, 7)}
+        if number > 1:
+            trial.config["path"] = Path("x")
+        codec.dump(trial)
+    assert len(read) == 2

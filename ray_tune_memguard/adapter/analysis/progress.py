@@ -5,7 +5,6 @@ Each function here replaces one of Ray's, which is its first argument (``patches
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Callable
 from typing import Protocol, TypeVar
 
@@ -82,9 +81,13 @@ def _report_on(
     errors: bool = False,
     only_reads: bool = False,
 ) -> ReportT:
-    """Report on a view of all trials or, if the store cannot be read, on those in memory."""
+    """Report on a view of all trials or, if a trial cannot be read back, on those in memory.
+
+    What the report itself raises, it raises again.
+    """
     try:
         return report(ProgressView(trials, metric, errors, only_reads))
-    except sqlite3.Error as error:
-        logger.warning("Progress is shown without finished trials: %s", error)
-        return report(trials.resident())
+    except Exception as error:
+        found = report(trials.resident())
+        logger.warning("Progress is shown without finished trials: %r", error)
+        return found

@@ -7,6 +7,7 @@ Ray's local staging directory, and copies them to the experiment's ``.memguard/`
 from __future__ import annotations
 
 import contextlib
+import os
 import posixpath
 import shutil
 import sqlite3
@@ -214,8 +215,11 @@ def forget_live(experiment: Experiment) -> None:
 
 
 def _keys(experiment: Experiment) -> list[str]:
-    staged = [] if experiment.staging is None else [f"local:{experiment.staging}"]
-    kind = "local" if experiment.is_local else str(experiment.filesystem.type_name)
+    staging = experiment.staging
+    staged = [] if staging is None else [f"local:{os.path.realpath(staging)}"]
+    if experiment.is_local:  # A path may have several spellings.
+        return [f"local:{os.path.realpath(experiment.path)}", *staged]
+    kind = str(experiment.filesystem.type_name)
     return [f"{kind}:{experiment.path.rstrip('/')}", *staged]
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING
 
 from ray.tune.experiment import Trial
@@ -105,7 +105,13 @@ def apply_in_memory(
 
 
 def _remove_trials(controller: Controller) -> None:
-    """Remove the trials that a failed restore has added."""
+    """Remove the trials that a failed restore has added, also from a scheduler that waits for them.
+
+    Ghosts among them have finished, so that no scheduler waits.
+    """
+    for trial in controller._trials:
+        with suppress(Exception):  # The scheduler need not know it.
+            controller._scheduler_alg.on_trial_remove(controller._wrapped(), trial)
     controller._trials = []
     for name in emptied_by_rollback():
         getattr(controller, name).clear()

@@ -65,19 +65,10 @@ def catch_up(
             else:
                 _try_to(_suggest_again, search, finished)
     elif isinstance(search, BasicVariantGenerator):
-        _create_variants_again(
-            controller, search, {trial.trial_id: trial for trial in unknown.values()}
-        )
+        awaited = {trial.trial_id: trial for trial in unknown.values()}
+        _try_to(_create_variants_again, controller, search, awaited)
     else:
-        # A user's search algorithm creates the trials in the same order, with other ids.
-        for creation_index in range(creation_count, max(unknown) + 1):
-            created = search.next_trial()
-            if created is None:
-                break
-            if creation_index in unknown:
-                _try_to(_complete, search, unknown[creation_index], created.trial_id)
-            else:
-                controller.add_trial(created)
+        _try_to(_create_with_other_ids, controller, search, unknown, creation_count)
 
 
 def _find_recorded(
@@ -120,6 +111,23 @@ def _create_variants_again(
                 break  # The generator's state could not be restored: its trials have new ids.
     finally:
         search.max_concurrent = limit
+
+
+def _create_with_other_ids(
+    controller: Controller,
+    search: SearchAlgorithm,
+    unknown: dict[int, UnsnapshottedTrial],
+    creation_count: int,
+) -> None:
+    """A user's search algorithm creates the trials in the same order, with other ids."""
+    for creation_index in range(creation_count, max(unknown) + 1):
+        created = search.next_trial()
+        if created is None:
+            break
+        if creation_index in unknown:
+            _try_to(_complete, search, unknown[creation_index], created.trial_id)
+        else:
+            controller.add_trial(created)
 
 
 def _run_of(trial_id: str) -> str:

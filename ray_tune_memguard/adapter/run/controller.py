@@ -154,17 +154,19 @@ def _get_trials(rays: RaysOwn, controller: Controller) -> list[Trial]:
 @boundary.entry("TuneController._get_trial_checkpoints", Policy.CALL_RAY)
 def _get_trial_checkpoints(_rays: RaysOwn, controller: Controller) -> dict[str, tuple[str, str]]:
     run = _this_run(controller)
-    for trial in controller._trials_to_cache:
+    for trial in list(controller._trials_to_cache):
         try:
             controller._trial_metadata[trial.trial_id] = run.codec.json_state(trial)
+            controller._trials_to_cache.discard(trial)
         except Exception as error:
-            # Ray alone would end the run here. The trial's last record stays.
+            boundary.raise_if_of_signal(error)
+            # Ray alone would end the run here. The trial's last record stays, as one that is out
+            # of date: a spill must not take it for the trial's.
             run.notices.warn(
                 "unwritten",
                 f"The state of trial {trial} cannot be serialized ({error!r}), so the experiment "
                 "state is saved without its latest changes. Further occurrences are not logged.",
             )
-    controller._trials_to_cache.clear()
     return controller._trial_metadata
 
 
@@ -186,6 +188,7 @@ def _save_to_dir(rays: RaysOwn, controller: Controller) -> None:
         run.writer.write(controller, lambda: rays(controller))
         run.notices.again("checkpoint")
     except (OSError, sqlite3.Error) as error:
+        boundary.raise_if_of_signal(error)
         # Ray alone would end the run here, with all its trials.
         run.notices.warn(
             "checkpoint",

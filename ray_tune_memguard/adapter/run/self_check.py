@@ -6,6 +6,7 @@ files.
 
 from __future__ import annotations
 
+import json
 import math
 from collections import deque
 from collections.abc import Mapping
@@ -36,7 +37,8 @@ def _of_file(controller: Controller, installation: Installation) -> str | None:
     if path.stat().st_size > MAX_READ_BYTES:
         return None
     try:
-        state = decode(path.read_text())
+        # Objects of the user's in it stay pickles: only texts and names are compared.
+        state = json.loads(path.read_text())
     except ValueError as error:
         return f"the experiment state file {path} cannot be read ({error})"
     if not state.keys() >= _PARTS:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ray_tune_memguard.adapter import contract
+from ray_tune_memguard.adapter import boundary, contract
 from ray_tune_memguard.adapter.installation import Installation
 from ray_tune_memguard.adapter.run import releasers
 from ray_tune_memguard.adapter.run.self_check import difference
@@ -178,6 +178,7 @@ class Spiller:
                 trial, self._unchanged(trial), creation_index
             )
         except Exception as error:
+            boundary.raise_if_of_signal(error)
             self._refuse(trial, f"its state cannot be serialized ({error!r})", outcome)
             return None
 
@@ -202,6 +203,10 @@ class Spiller:
             # Ids of eight random digits can occur twice.
             reason = f"the store has another trial with its id or position ({error})"
             self._refuse(trial, reason, outcome)
+            return False
+        except (sqlite3.DataError, UnicodeError, OverflowError) as error:
+            # A directory whose name is not text, or a state of more than a GB.
+            self._refuse(trial, f"its row cannot be written ({error!r})", outcome)
             return False
         return True
 

@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import copy
 import json
+import weakref
 from collections.abc import Callable
 from pathlib import PurePosixPath
 from typing import Protocol, TypeVar
 
 import ray
 from pyarrow.fs import FileSystem
-from ray import cloudpickle
 from ray.train._internal.storage import StorageContext
 from ray.train._internal.syncer import Syncer
 from ray.tune.execution.placement_groups import PlacementGroupFactory
@@ -32,7 +32,7 @@ from ray_tune_memguard.adapter.serialization.metric_queues import (
     pickled_queues,
     unpickle_queues,
 )
-from ray_tune_memguard.adapter.serialization.plain_pickle import pickle_plainly
+from ray_tune_memguard.adapter.serialization.plain_pickle import pickle_as_ray, pickle_plainly
 from ray_tune_memguard.adapter.serialization.state_record import (
     state_record,
 )
@@ -89,6 +89,8 @@ class TrialStateCodec:
         self._trial_parts: dict[str, object] = {}
         self._typical = {name: ValueTemplate() for name in _LIKE_OTHERS}
         self._writer = StateWriter()
+        # Types of which a pickle was read back.
+        self._readable: weakref.WeakSet[type] = weakref.WeakSet()
 
     def has_error(self, trial: Trial) -> bool:
         return trial.run_metadata.error_filename is not None
@@ -112,10 +114,16 @@ class TrialStateCodec:
         location = (temporary.location.hostname, temporary.location.pid)
         parts = (state, of_storage, of_trial, location, temporary.num_restore_failures)
         try:
-            return pickle_plainly(parts)
+            pickled = pickle_plainly(parts)
         except Exception:
             # For lambdas and for code of scripts and notebooks. It takes five times as long.
-            return cloudpickle.dumps(parts), False
+            pickled = pickle_as_ray(parts)
+        # Some classes can be pickled and not read back: exceptions with two arguments, proxies.
+        unread = [kind for kind in pickled.kinds if kind not in self._readable]
+        if unread:
+            unpickling.loads(pickled.raw)
+            self._readable.update(unread)
+        return pickled.raw, pickled.is_plain
 
     def load(self, raw: bytes) -> dict[str, object]:
         state, of_storage, of_trial, location, restore_failures = unpickling.loads(raw)
