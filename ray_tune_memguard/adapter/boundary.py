@@ -196,8 +196,9 @@ def entry(
 
 def begin_run() -> None:
     """Begin a new run, in which each warning may be logged once more."""
-    global _notices
+    global _notices, _handlers_at_begin
     _notices = Notices()
+    _handlers_at_begin = _codes_of_handlers()
 
 
 def raise_if_of_signal(error: Exception) -> None:
@@ -210,11 +211,25 @@ def raise_if_of_signal(error: Exception) -> None:
         raise error
 
 
+#: A handler may take itself away before it raises.
+_handlers_at_begin: set[object] = set()
+
+
+def _codes_of_handlers() -> set[object]:
+    """The code of all signal handlers in Python, whatever kind of callable they are."""
+    codes = set()
+    for number in signal.valid_signals():
+        handler: Any = signal.getsignal(number)
+        while isinstance(handler, functools.partial):
+            handler = handler.func
+        if callable(handler) and not hasattr(handler, "__code__"):
+            handler = getattr(handler, "__func__", None) or type(handler).__call__
+        codes.add(getattr(handler, "__code__", None))
+    return codes - {None}
+
+
 def _is_of_signal(error: Exception) -> bool:
-    handlers = (signal.getsignal(number) for number in signal.valid_signals())
-    codes = {
-        getattr(getattr(handler, "__func__", handler), "__code__", None) for handler in handlers
-    } - {None}
+    codes = _codes_of_handlers() | _handlers_at_begin
     at: TracebackType | None = error.__traceback__ if codes else None
     while at is not None:
         if at.tb_frame.f_code in codes:

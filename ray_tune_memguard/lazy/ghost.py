@@ -49,9 +49,9 @@ def empty(trial: TrialT, activator: Activator[TrialT]) -> None:
     """Turn a plain trial into a ghost."""
     state = attributes(trial)
     kept = {"trial_id": state["trial_id"], "status": state["status"], _ACTIVATOR: activator}
-    # The activator, the class, then the state in one step: a thread that reads in between finds
-    # the attributes, or waits for the activator's lock.
-    state[_ACTIVATOR] = activator
+    # The activator, the class, then the state, each in one step: a thread that reads in between
+    # finds the attributes, or waits for the activator's lock. The dictionary itself may be in use.
+    object.__setattr__(trial, "__dict__", {**state, _ACTIVATOR: activator})
     object.__setattr__(trial, "__class__", _ghost_class(type(trial)))
     object.__setattr__(trial, "__dict__", kept)
 

@@ -296,17 +296,21 @@ class HistoryStore:
             if any(tail.chunks > 1 for tail in self._tails.values()):
                 self.append({}, list(self._tails))
             connections.fold_log(self._connection)
-            free, pages = (
-                int(pragma(self._connection, name) or 0)
-                for name in ("freelist_count", "page_count")
-            )
-            if free * _MIN_PAGES_PER_FREE > pages:
-                with suppress(sqlite3.OperationalError):  # It only takes less room without them.
-                    self._connection.execute("VACUUM")
-            with suppress(OSError):  # Without it, opening to write checks all pages.
-                files.write_seal(self.path)
-            if self._writer_lock is not None:
-                self._writer_lock.release()
+            try:
+                free, pages = (
+                    int(pragma(self._connection, name) or 0)
+                    for name in ("freelist_count", "page_count")
+                )
+                if free * _MIN_PAGES_PER_FREE > pages:
+                    with suppress(
+                        sqlite3.OperationalError
+                    ):  # It only takes less room without them.
+                        self._connection.execute("VACUUM")
+                with suppress(OSError):  # Without it, opening to write checks all pages.
+                    files.write_seal(self.path)
+            finally:
+                if self._writer_lock is not None:
+                    self._writer_lock.release()
 
     def close(self) -> None:
         self._finalizer()

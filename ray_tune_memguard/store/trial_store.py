@@ -291,12 +291,13 @@ class TrialStore(TrialQueries):
         """
         with self._lock:
             fold_log(self._connection)
-            with suppress(
-                OSError
-            ):  # Without the checksum `damage` checks each row, which takes longer.
-                files.write_seal(self.path)
-            if self._writer_lock is not None:
-                self._writer_lock.release()
+            try:
+                # Without the checksum `damage` checks each row, which takes longer.
+                with suppress(OSError):
+                    files.write_seal(self.path)
+            finally:
+                if self._writer_lock is not None:
+                    self._writer_lock.release()
 
     def close(self) -> None:
         self._finalizer()

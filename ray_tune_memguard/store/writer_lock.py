@@ -54,25 +54,26 @@ class WriterLock:
         until = time.monotonic() + _WAIT_S
         while True:
             number = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
-            is_free = _lock(number, fcntl.LOCK_EX)
-            # Whoever had it may have removed the file meanwhile.
-            if is_free and _is_at(number, lock):
+            is_free, is_late = _lock(number, fcntl.LOCK_EX), time.monotonic() > until
+            # Whoever had it may have removed the file meanwhile. Some file systems cannot tell.
+            if is_free and (is_late or _is_at(number, lock)):
                 return cls(lock, number)
-            os.close(number)
-            if not is_free:
-                if time.monotonic() > until:
-                    return None
-                time.sleep(_PAUSE_S)
+            _close(number)
+            if is_late:
+                return None
+            time.sleep(_PAUSE_S)
 
     def release(self) -> None:
         """Unlock the file, and remove the file of the lock. A second call does nothing."""
-        if self._number is not None:
+        number, self._number = self._number, None
+        if number is not None:
             with suppress(OSError):
-                if _is_at(self._number, self._path):
+                if _is_at(number, self._path):
                     self._path.unlink()
-            self._forget()
+            _close(number)
 
     def _forget(self) -> None:
+        """Close the lock of the process that this one was forked from, which keeps it."""
         number, self._number = self._number, None
         if number is not None:
             os.close(number)
@@ -87,14 +88,21 @@ def is_taken(path: Path) -> bool:
     try:
         return not _lock(number, fcntl.LOCK_SH)
     finally:
-        os.close(number)
+        _close(number)
+
+
+def _close(number: int) -> None:
+    """Unlock and close a file: a process that was forked just now has it, too."""
+    with suppress(OSError):
+        fcntl.flock(number, fcntl.LOCK_UN)
+    os.close(number)
 
 
 def _lock(number: int, kind: int) -> bool:
     """Whether the lock is free, or the file system has no locks."""
     try:
         fcntl.flock(number, kind | fcntl.LOCK_NB)
-    except BlockingIOError:
+    except (BlockingIOError, PermissionError):  # SMB says the second.
         return False
     except OSError:
         pass
@@ -104,7 +112,7 @@ def _lock(number: int, kind: int) -> bool:
 def _is_at(number: int, path: Path) -> bool:
     try:
         return os.path.samestat(os.fstat(number), path.stat())
-    except FileNotFoundError:
+    except OSError:
         return False
 
 

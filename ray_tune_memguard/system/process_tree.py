@@ -26,7 +26,7 @@ import psutil
 MAX_SEARCH_SHARE = 0.0005
 #: Trees of which one look reads the highest RSS, which takes twice as long as RSS alone.
 MAX_HIGHEST = 16
-# After this time without a look pids may have been all round (32,768 of them on some systems).
+# After this time without a search pids may have been all round (32,768 of them on some systems).
 _MAX_AGE_S = 30.0
 # For this the kernel walks all pages of each descendant.
 MAX_PAGES_SHARE = 0.01
@@ -266,7 +266,7 @@ class _Descendants:
         self._ended: set[ProcessKey] = set()
         self._searched: set[ProcessKey] = set()
         self._last_pid = 0
-        self._looked_at = 0.0
+        self._read_at = -_MAX_AGE_S
         # The processes of this machine: parent and start time.
         self._table: dict[int, tuple[int, float]] = {}
 
@@ -281,10 +281,7 @@ class _Descendants:
         """Search, if it is time, and if there can be others than at the last search."""
         # Each run of this process has a thread that searches.
         with self._lock:
-            last_pid, now = _last_pid(), time.monotonic()
-            if now - self._looked_at > _MAX_AGE_S:
-                self._last_pid = 0
-            self._looked_at = now
+            last_pid = _last_pid()
             has_news = (
                 not last_pid or last_pid != self._last_pid or not self._searched.issuperset(roots)
             )
@@ -296,8 +293,9 @@ class _Descendants:
 
     def _read_new_processes(self, last_pid: int) -> None:
         """Bring the table up to date. Only what has started since the last search is read."""
-        table, earlier = self._table, self._last_pid
-        self._last_pid = last_pid
+        now = time.monotonic()
+        table, earlier = self._table, self._last_pid if now < self._read_at + _MAX_AGE_S else 0
+        self._last_pid, self._read_at = last_pid, now
         pids = set(psutil.pids())
         for pid in table.keys() - pids:
             del table[pid]
@@ -326,6 +324,11 @@ class _Descendants:
 
     def _has(self, process: ProcessKey) -> bool:
         found = self._table.get(process.pid)
+        if found is not None and found[1] != process.started:
+            # Either the table is wrong, or another process has this pid now.
+            found = _parent_and_start(process.pid)
+            if found is not None:
+                self._table[process.pid] = found
         return found is not None and found[1] == process.started
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import signal
 from collections.abc import Iterator
@@ -116,21 +117,36 @@ def test_an_interrupt_passes() -> None:
         Entry("entry", Policy.CALL_RAY, ours).in_place_of(rays)("word")
 
 
-@pytest.fixture
-def alarm() -> Iterator[None]:
-    """The user's: it limits the time of a sweep."""
+def end(*arguments: object) -> None:
+    raise TimeoutError("the sweep takes too long")
 
-    def end(number: int, frame: object) -> None:
+
+def end_once(number: int, frame: object) -> None:
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    raise TimeoutError("the sweep takes too long")
+
+
+class End:
+    def __call__(self, *arguments: object) -> None:
         raise TimeoutError("the sweep takes too long")
 
-    before = signal.signal(signal.SIGALRM, end)
-    yield
+    def end(self, *arguments: object) -> None:
+        raise TimeoutError("the sweep takes too long")
+
+
+@pytest.fixture(params=[end, end_once, functools.partial(end, 1), End(), End().end], ids=str)
+def alarm(request: pytest.FixtureRequest) -> Iterator[Any]:
+    """The user's handler: it limits the time of a sweep."""
+    before = signal.signal(signal.SIGALRM, request.param)
+    boundary.begin_run()
+    yield request.param
     signal.signal(signal.SIGALRM, before)
 
 
 @pytest.mark.parametrize("policy", [Policy.CALL_RAY, Policy.KEEP])
-def test_an_error_of_a_signal_handler_is_nobodys_here(policy: Policy, alarm: None) -> None:
+def test_an_error_of_a_signal_handler_is_nobodys_here(policy: Policy, alarm: Any) -> None:
     def ours(*arguments: object) -> None:
+        signal.signal(signal.SIGALRM, alarm)
         signal.raise_signal(signal.SIGALRM)
 
     entry = Entry("entry", policy, ours)

@@ -82,8 +82,11 @@ def test_a_thread_that_reads_while_a_trial_is_emptied_waits(
         return made
 
     monkeypatch.setattr(ghost, "_ghost_class", read_in_between)
+    attributes = vars(trial)
     ghost.empty(trial, Activator())
     assert seen == [trial]
+    # Somebody may be going through them.
+    assert "_memguard_activator" not in attributes
 
 
 def test_what_nobody_holds_is_not_in_memory(trials: SpilledTrials, spill: Any) -> None:

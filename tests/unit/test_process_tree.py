@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 
+import psutil
 import pytest
 
 from ray_tune_memguard.system import process_tree
@@ -221,6 +222,11 @@ def test_a_new_process_has_a_pid_that_was_given_since(
     assert {pid for pid in range(1, 16) if process_tree._is_between(pid, earlier, later)} == new
 
 
+def parent_of(pid: int) -> int:
+    found = process_tree._parent_and_start(pid)
+    return 0 if found is None else found[0]
+
+
 def test_what_is_known_of_processes_is_read_again_after_a_break(
     worker: WorkerProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -228,16 +234,21 @@ def test_what_is_known_of_processes_is_read_again_after_a_break(
     root = key_of(worker)
     descendants.update([root])
     # Meanwhile pids have been all round: the last one says nothing.
-    monkeypatch.setattr(process_tree, "_last_pid", lambda: root.pid + 1)
-    descendants._last_pid = root.pid
+    monkeypatch.setattr(process_tree, "_last_pid", lambda: 2)
+    descendants._last_pid = 1
+    worker.fork(1)
+    [child] = [pid for pid in psutil.pids() if parent_of(pid) == root.pid]
+    descendants._table[child] = (1, 0.0)
     descendants._table[root.pid] = (1, root.started - 1)
     descendants._searched.clear()
     descendants.update([root])
-    assert descendants.are_without(root)
-    descendants._looked_at -= process_tree._MAX_AGE_S + 1
+    # A process that is asked for is read when the table says otherwise.
+    assert not descendants.are_without(root)
+    assert descendants.of(root.pid) == []
+    descendants._read_at -= process_tree._MAX_AGE_S + 1
     descendants._searched.clear()
     descendants.update([root])
-    assert not descendants.are_without(root)
+    assert [key.pid for key in descendants.of(root.pid)] == [child]
 
 
 def test_an_orphan_is_no_child_of_whoever_has_its_parents_pid_now() -> None:

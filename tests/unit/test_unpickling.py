@@ -180,3 +180,25 @@ def test_enumerations_that_exist_stay() -> None:
 
     assert read_back(Color.RED) is Color.RED
     assert Color.see.__globals__ is globals()
+
+
+def test_a_class_whose_reading_was_interrupted_is_set_by_the_next_one() -> None:
+    class Mine:
+        def see(self) -> int:
+            return 5
+
+    raw = cloudpickle.dumps(Mine())
+    code = (
+        "import sys; from ray import cloudpickle; "
+        "from ray_tune_memguard.adapter.serialization import unpickling; "
+        "raw = sys.stdin.buffer.read(); module = cloudpickle.cloudpickle; "
+        "whole = module._class_setstate\n"
+        "def interrupt(*args): raise TimeoutError\n"
+        "module._class_setstate = interrupt\n"
+        "try: unpickling.loads(raw)\n"
+        "except TimeoutError: print('interrupted')\n"
+        "module._class_setstate = whole\n"
+        "print(unpickling.loads(raw).see(), unpickling._unset)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], input=raw, capture_output=True, check=True)
+    assert done.stdout.decode().split() == ["interrupted", "5", "[]"]

@@ -12,6 +12,7 @@ from ray.tune.experiment import Trial
 from ray.tune.experimental.output import TuneReporterBase
 from ray.tune.progress_reporter import TuneReporterBase as OldReporterBase
 
+from ray_tune_memguard.adapter import boundary
 from ray_tune_memguard.lazy.progress import ProgressView
 from ray_tune_memguard.lazy.trial_list import SpilledTrials
 from ray_tune_memguard.notices import logger
@@ -88,6 +89,7 @@ def _report_on(
     try:
         return report(ProgressView(trials, metric, errors, only_reads))
     except Exception as error:
+        boundary.raise_if_of_signal(error)
         found = report(trials.resident())
         logger.warning("Progress is shown without finished trials: %r", error)
         return found

@@ -10,6 +10,7 @@ from __future__ import annotations
 import sqlite3
 from typing import TYPE_CHECKING
 
+from ray_tune_memguard.adapter import boundary
 from ray_tune_memguard.adapter.claims import end_abandoned_runs
 from ray_tune_memguard.adapter.restore.apply import apply, apply_in_memory
 from ray_tune_memguard.adapter.restore.begin import begin
@@ -53,6 +54,7 @@ def resume(run: NewRun, controller: Controller) -> bool:
             begun = begin(restore_plan, found, run, unsent)
             apply(restore_plan, found, begun, run, controller)
         except Exception as error:
+            boundary.raise_if_of_signal(error)
             logger.warning(
                 "The run cannot be resumed with its finished trials on disk (%r). All trials are "
                 "resumed in memory instead, and spilled as soon as that is possible.",
@@ -62,6 +64,7 @@ def resume(run: NewRun, controller: Controller) -> bool:
             apply_in_memory(restore_plan, found, run, controller)
         found.close()
     except Exception as error:
+        boundary.raise_if_of_signal(error)
         # On an error here Ray would begin the experiment from scratch.
         logger.warning(
             "This experiment cannot be resumed from its trial store (%r). Ray resumes it from the "

@@ -19,6 +19,7 @@ from ray.tune.search import (
 )
 from ray.tune.utils import flatten_dict, unflattened_lookup
 
+from ray_tune_memguard.adapter import boundary
 from ray_tune_memguard.adapter.restore.optuna_study import PersistentStudy
 from ray_tune_memguard.adapter.restore.plan import UnsnapshottedTrial
 from ray_tune_memguard.notices import logger
@@ -139,6 +140,7 @@ def _try_to(act: Callable[..., object], *arguments: object) -> None:
     try:
         act(*arguments)
     except Exception as error:
+        boundary.raise_if_of_signal(error)
         logger.debug("The searcher did not accept the result of a finished trial: %r", error)
 
 

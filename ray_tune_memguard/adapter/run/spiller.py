@@ -219,11 +219,13 @@ class Spiller:
             try:
                 releasers.release(site, owner, spilled)
             except Exception as error:
+                boundary.raise_if_of_signal(error)
                 self._notices.warn(str(site), f"{site} keeps finished trials: {error!r}")
         for trial in spilled:
             try:
                 self._trials.release(trial)
             except Exception as error:
+                boundary.raise_if_of_signal(error)
                 self._notices.warn("trials", f"A finished trial stays in memory: {error!r}")
 
     def _summarize(self, trial: Trial) -> None:
@@ -237,6 +239,7 @@ class Spiller:
                 trial.metric_analysis,
             )
         except Exception as error:
+            boundary.raise_if_of_signal(error)
             summaries.best_trials.forget_all()
             self._notices.warn("summaries", f"Progress reports may omit a trial: {error!r}")
 

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import io
 import pickle
+import threading
+import weakref
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -38,32 +40,42 @@ def has_class(text: str) -> bool:
 
 
 class _Unpickler(pickle.Unpickler):
-    """Sets the attributes of those classes only that the pickle itself has made."""
-
-    def __init__(self, file: io.BytesIO) -> None:
-        super().__init__(file)
-        self._made: list[type] = []
+    """Sets the attributes of those classes only that a pickle has made."""
 
     def find_class(self, module: str, name: str) -> Any:
         found = super().find_class(module, name)
         if module.endswith(_CLOUDPICKLES):
             if name in _MAKE_CLASS:
-                return partial(_make, found, self._made)
+                return partial(_make, found)
             if name == _SETS_CLASS:
-                return partial(_set, found, self._made)
+                return partial(_set, found)
         return found
 
 
-def _make(make: Any, made: list[type], *args: Any) -> type:
-    """The class of a pickle. It joins ``made`` unless this process had it."""
+def _make(make: Any, *args: Any) -> type:
+    """The class of a pickle. It joins the unset ones unless this process had it."""
     number = args[-2]
     existing = make.__globals__.get(_BY_NUMBER, {}).get(number)
     kind: type = make(*args)
     if kind is not existing:
-        made.append(kind)
+        with _lock:
+            _unset.append(weakref.ref(kind))
     return kind
 
 
-def _set(set_state: Callable[[type, Any], type], made: list[type], kind: type, state: Any) -> type:
-    # By identity: a metaclass may compare classes in its own way.
-    return set_state(kind, state) if any(kind is one for one in made) else kind
+def _set(set_state: Callable[[type, Any], type], kind: type, state: Any) -> type:
+    with _lock:
+        # By identity: a metaclass may compare classes in its own way.
+        is_unset = any(one() is kind for one in _unset)
+    if not is_unset:
+        return kind
+    # Another thread that reads such a pickle meanwhile sets it as well, as with cloudpickle.
+    found = set_state(kind, state)
+    with _lock:
+        _unset[:] = [one for one in _unset if one() is not None and one() is not kind]
+    return found
+
+
+_lock = threading.RLock()
+#: Classes that were made and not set yet. One stays if the reading of its pickle was interrupted.
+_unset: list[weakref.ref[type]] = []
