@@ -134,7 +134,10 @@ class End:
         raise TimeoutError("the sweep takes too long")
 
 
-@pytest.fixture(params=[end, end_once, functools.partial(end, 1), End(), End().end], ids=str)
+@pytest.fixture(
+    params=[end, end_once, functools.partial(end, 1), End(), End().end],
+    ids=["function", "once", "partial", "object", "method"],
+)
 def alarm(request: pytest.FixtureRequest) -> Iterator[Any]:
     """The user's handler: it limits the time of a sweep."""
     before = signal.signal(signal.SIGALRM, request.param)
