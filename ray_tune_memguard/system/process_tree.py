@@ -286,8 +286,10 @@ class _Descendants:
                 not last_pid or last_pid != self._last_pid or not self._searched.issuperset(roots)
             )
             if has_news and self._budget.is_due():
-                began = time.thread_time()
+                began, is_old = time.thread_time(), time.monotonic() > self._read_at + _MAX_AGE_S
                 self._read_new_processes(last_pid)
+                if is_old:  # Reading all of them once does not put off the next search.
+                    began = time.thread_time()
                 self._search(roots)
                 self._budget.spend(began)
 

@@ -47,7 +47,7 @@ def test_peaks_are_what_the_trials_saw(
     reuse_actors: bool,
 ) -> None:
     # Where many processes run, a child of a few seconds is not found within the budget.
-    monkeypatch.setattr(process_tree, "MAX_SEARCH_SHARE", 0.05)
+    monkeypatch.setattr(process_tree._descendants._budget, "_share", 0.05)
     guard = MemGuard(every_seconds=0.5)
     with caplog.at_level(logging.INFO, logger="ray_tune_memguard"):
         grid = sweeps.fit(

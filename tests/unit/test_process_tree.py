@@ -222,6 +222,22 @@ def test_a_new_process_has_a_pid_that_was_given_since(
     assert {pid for pid in range(1, 16) if process_tree._is_between(pid, earlier, later)} == new
 
 
+def test_reading_all_processes_once_does_not_put_off_the_next_search(
+    worker: WorkerProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    descendants = process_tree._Descendants()
+
+    def take_long(last_pid: int) -> None:
+        until = process_tree.time.thread_time() + 0.05
+        while process_tree.time.thread_time() < until:
+            pass
+
+    monkeypatch.setattr(descendants, "_read_new_processes", take_long)
+    descendants.update([key_of(worker)])
+    pause = descendants._budget._due_at - process_tree.time.monotonic()
+    assert pause < 0.05 / process_tree.MAX_SEARCH_SHARE / 2
+
+
 def parent_of(pid: int) -> int:
     found = process_tree._parent_and_start(pid)
     return 0 if found is None else found[0]
