@@ -15,10 +15,9 @@ exception that it should not raise.
 The user gets one warning for each entry and run; further occurrences are not logged.
 
 The boundary passes on every exception that Ray would raise without this package, and those of a
-user's signal handlers. Our code calls
-Ray's function through :class:`RaysOwn`, which records the exceptions that it raises. Such an
-exception counts as ours only if one of our own objects raised it, for example a lazy trial that Ray
-was reading.
+user's signal handlers. Our code calls Ray's function through :class:`RaysOwn`, which records the
+exceptions that it raises. Such an exception counts as ours only if one of our own objects raised
+it, for example a lazy trial that Ray was reading.
 """
 
 from __future__ import annotations

@@ -190,11 +190,11 @@ class ObjectGrowthTracker(CountingCallback):
         if state is not None and self.active:
             # The run may end in its own thread meanwhile.
             with state.lock:
-                if state.tracking is not None and self._finished.total > state.last_trials:
-                    self.sample()
-                if (tracking := state.tracking) is not None:
-                    finished = self._finished.total
-                    return tracking.diagnose(finished, state.results, on_demand=True)
+                tracking = state.tracking
+                if tracking is not None:
+                    if self._finished.total > state.last_trials:
+                        self.sample()
+                    return tracking.diagnose(self._finished.total, state.results, on_demand=True)
         if state is None or state.diagnosis is None:
             raise RuntimeError("This ObjectGrowthTracker has not measured anything yet.")
         return state.diagnosis

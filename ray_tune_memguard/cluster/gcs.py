@@ -175,20 +175,8 @@ def actor_info(actor_id: str) -> ActorInfo | None:
         return None if raw is None else _actor(_messages().ActorTableData.FromString(raw))
 
 
-def actor_id_of(handle: object) -> str:
-    """The id of an actor of which this process has a handle.
-
-    Raises:
-        ClusterStateError: the handle has none.
-    """
-    found = actor_id_or_none(handle)
-    if found is None:
-        raise ClusterStateError(f"{handle!r} has no actor's id")
-    return found
-
-
 def actor_id_or_none(handle: object) -> str | None:
-    """As :func:`actor_id_of`; None without a handle, or if it has no id."""
+    """The id of an actor of which this process has a handle; None without one, or without an id."""
     try:
         found: Any = handle
         return None if handle is None else str(found._actor_id.hex())

@@ -30,6 +30,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from ray_tune_memguard.store.writer_lock import try_lock
+
 HEAD = '{"trial_data": ['
 _SPARE_SUFFIX = ".spare"
 _RESTING_SUFFIX = ".resting"
@@ -81,12 +83,12 @@ def remove_spares(directory: Path) -> None:
 def _is_in_use(spare: Path) -> bool:
     try:
         with spare.open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Where the file system has no locks it may be in use.
+            return try_lock(file.fileno(), fcntl.LOCK_EX) is not True
     except FileNotFoundError:
         return False
-    except OSError:  # It is locked; or the file system has no locks, so it may be in use.
+    except OSError:
         return True
-    return False
 
 
 @dataclass
@@ -230,7 +232,7 @@ class ExperimentStateFile:
         except OSError:
             os.close(number)
             raise
-        _lock(number)
+        try_lock(number, fcntl.LOCK_EX)
         return _File(number, rested.has)
 
     def _separator(self) -> bytes:
@@ -259,7 +261,7 @@ class ExperimentStateFile:
             # A new file, because another process may have the old one open.
             self._spare_path.unlink(missing_ok=True)
             number = os.open(self._spare_path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644)
-            _lock(number)
+            try_lock(number, fcntl.LOCK_EX)
             self._spare = _File(number, 0)
             _write_all(number, HEAD.encode(), 0)
             self._spare.has = len(HEAD)
@@ -283,12 +285,6 @@ class ExperimentStateFile:
         self._spare = self._public = self._resting = None
         for path in (self._spare_path, self._resting_path, self._retired_path):
             path.unlink(missing_ok=True)
-
-
-def _lock(file: int) -> None:
-    """Lock the file while it is open, on file systems that have locks."""
-    with suppress(OSError):
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _write_all(file: int, block: bytes, offset: int) -> None:

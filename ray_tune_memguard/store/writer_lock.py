@@ -54,7 +54,8 @@ class WriterLock:
         until = time.monotonic() + _WAIT_S
         while True:
             number = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
-            is_free, is_late = _lock(number, fcntl.LOCK_EX), time.monotonic() > until
+            is_free = try_lock(number, fcntl.LOCK_EX) is not False
+            is_late = time.monotonic() > until
             # Whoever had it may have removed the file meanwhile. Some file systems cannot tell.
             if is_free and (is_late or _is_at(number, lock)):
                 return cls(lock, number)
@@ -86,7 +87,7 @@ def is_taken(path: Path) -> bool:
     except OSError:
         return False
     try:
-        return not _lock(number, fcntl.LOCK_SH)
+        return try_lock(number, fcntl.LOCK_SH) is False
     finally:
         _close(number)
 
@@ -98,14 +99,23 @@ def _close(number: int) -> None:
     os.close(number)
 
 
-def _lock(number: int, kind: int) -> bool:
-    """Whether the lock is free, or the file system has no locks."""
+def try_lock(number: int, kind: int) -> bool | None:
+    """Lock an open file until it is closed. Does not wait.
+
+    Args:
+        number: its descriptor.
+        kind: ``fcntl.LOCK_EX`` or ``fcntl.LOCK_SH``.
+
+    Returns:
+        Whether it is locked now; False if somebody else has the lock, None if the file system has
+        no locks.
+    """
     try:
         fcntl.flock(number, kind | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError):  # SMB says the second.
         return False
     except OSError:
-        pass
+        return None
     return True
 
 

@@ -287,17 +287,21 @@ class _Descendants:
             )
             if has_news and self._budget.is_due():
                 began, is_old = time.thread_time(), time.monotonic() > self._read_at + _MAX_AGE_S
-                self._read_new_processes(last_pid)
+                self._read_new_processes(0 if is_old else self._last_pid, last_pid)
                 if is_old:  # Reading all of them once does not put off the next search.
                     began = time.thread_time()
                 self._search(roots)
                 self._budget.spend(began)
 
-    def _read_new_processes(self, last_pid: int) -> None:
-        """Bring the table up to date. Only what has started since the last search is read."""
-        now = time.monotonic()
-        table, earlier = self._table, self._last_pid if now < self._read_at + _MAX_AGE_S else 0
-        self._last_pid, self._read_at = last_pid, now
+    def _read_new_processes(self, earlier: int, last_pid: int) -> None:
+        """Bring the table up to date. Only what has started since the last search is read.
+
+        Args:
+            earlier: the last pid at that search; 0 to read all.
+            last_pid: the last pid now; 0 if unknown.
+        """
+        table = self._table
+        self._last_pid, self._read_at = last_pid, time.monotonic()
         pids = set(psutil.pids())
         for pid in table.keys() - pids:
             del table[pid]

@@ -227,7 +227,7 @@ def test_reading_all_processes_once_does_not_put_off_the_next_search(
 ) -> None:
     descendants = process_tree._Descendants()
 
-    def take_long(last_pid: int) -> None:
+    def take_long(earlier: int, last_pid: int) -> None:
         until = process_tree.time.thread_time() + 0.05
         while process_tree.time.thread_time() < until:
             pass
