@@ -98,7 +98,13 @@ class Archive:
         self.kept.append(ray.put(np.ones(bytes_each, dtype=np.uint8)))
 
 
+#: Two at once make 40 trials a second. A look comes at most ten times a second, and what it sees
+#: must not lag behind the trials.
+TRIAL_S = 0.05
+
+
 def leaves_objects(config: dict[str, Any]) -> None:
+    time.sleep(TRIAL_S)
     ray.get(ray.get_actor("archive", namespace="tests").keep.remote(200_000))
     tune.report({"i": 1})
 

@@ -129,6 +129,13 @@ class Guarded:
     asked_by_hook: Diagnosis
 
 
+def measure_whole(patched: pytest.MonkeyPatch) -> None:
+    """Let a sample take its time: on a busy machine it is partial otherwise, and two differ."""
+    for module in (sampler, references, type_growth):
+        for limit in ("MAX_SAMPLE_S", *(name for name in vars(module) if "_SECONDS" in name)):
+            patched.setattr(module, limit, 60.0, raising=False)
+
+
 @pytest.fixture(autouse=True)
 def _empty_cache() -> None:
     CACHE.clear()
@@ -147,10 +154,7 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Guarded:
     asks = Asks(guard.tracker)
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(TrialCache, "activate", note)
-        # On a busy machine a sample is partial otherwise, and two differ.
-        for module in (sampler, references, type_growth):
-            for limit in ("MAX_SAMPLE_S", *(name for name in vars(module) if "_SECONDS" in name)):
-                patched.setattr(module, limit, 60.0, raising=False)
+        measure_whole(patched)
         patched.setenv("TUNE_WARN_SLOW_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S", "100")
         thresholds, frozen = gc.get_threshold(), gc.get_freeze_count()
         grid = run(tmp_path_factory.mktemp("guarded"), [Leaky(), asks, guard])
@@ -206,7 +210,10 @@ def test_it_does_not_grow_itself(guarded: Guarded) -> None:
     assert DeepSizer().measure(guard.tracker).total < 1_000_000
 
 
-def test_alone_it_names_what_ray_keeps(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_alone_it_names_what_ray_keeps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    measure_whole(monkeypatch)
     tracker = ObjectGrowthTracker(growth_budget=1.0, sample_every_trials=15)
     with caplog.at_level(logging.INFO, logger="ray_tune_memguard"):
         run(tmp_path, [tracker])
