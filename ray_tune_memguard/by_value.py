@@ -10,16 +10,18 @@ from ray import cloudpickle
 
 
 @contextmanager
-def by_value(module: ModuleType) -> Iterator[None]:
-    """Pickle what a module defines by value meanwhile.
+def by_value(*modules: ModuleType) -> Iterator[None]:
+    """Pickle what these modules define by value meanwhile.
 
     A process that imports this package imports Tune: 118 MiB of private memory instead of 58.
 
     Args:
-        module: it uses nothing else of this package.
+        modules: they use nothing else of this package.
     """
-    cloudpickle.register_pickle_by_value(module)
+    for module in modules:
+        cloudpickle.register_pickle_by_value(module)
     try:
         yield
     finally:
-        cloudpickle.unregister_pickle_by_value(module)
+        for module in modules:
+            cloudpickle.unregister_pickle_by_value(module)

@@ -5,12 +5,14 @@ the figure that shows a leak. What the store *uses* is more: copies that were ma
 until room is needed.
 
 The control service tells the primary copies, within a second. A node's raylet writes what is
-spilled to its ``debug_state.txt`` every 10 s; the files in the directory of spilled objects are
-deleted later than their objects, and stand in only where there is no such line.
+spilled to its ``debug_state.txt`` every 10 s. What it has spilled since then is in newer files of
+the directory of spilled objects. The older files there are deleted later than their objects, and
+count only where there is no such line.
 """
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from dataclasses import dataclass
@@ -26,6 +28,8 @@ STORE = "object_store_memory"
 _SPILLED = re.compile(r"num bytes currently spilled: (\d+)")
 #: The beginning of the file has the node's id, the middle what is spilled.
 _MAX_STATE_CHARACTERS = 65_536
+#: Between a spilled file's first byte and its last.
+_MAX_WRITING_S = 30.0
 #: Less than this is not mentioned.
 _NEGLIGIBLE = 2**20
 
@@ -205,13 +209,18 @@ def spilled_now(node: str, session: Path | None = None) -> int | None:
     session = session_directory() if session is None else session
     if session is None:
         return None
+    files = session / f"ray_spilled_objects_{node}"
     try:
         with (session / "logs" / "debug_state.txt").open(errors="replace") as file:
+            # Before it is read: a file may then count twice for 10 s, and none is left out.
+            written = os.fstat(file.fileno()).st_mtime
             found = spilled_in(file.read(_MAX_STATE_CHARACTERS), node)
     except OSError:
         found = None
     # Several nodes on one machine write to the same file.
-    return _files_of(session / f"ray_spilled_objects_{node}") if found is None else found
+    if found is None:
+        return _files_of(files)
+    return found + (_files_of(files, newer_than=written) or 0)
 
 
 def spilled_in(state: str, node: str) -> int | None:
@@ -226,17 +235,22 @@ def spilled_in(state: str, node: str) -> int | None:
     return int(found[1]) if found and f"Node ID: {node}\n" in state else None
 
 
-def _files_of(directory: Path) -> int | None:
+def _files_of(directory: Path, newer_than: float = 0.0) -> int | None:
     """The sizes of the files in a directory; it is made with the first spilled object."""
     if not directory.parent.is_dir():
         return None
     found = 0
     try:
-        for file in directory.iterdir():
-            try:
-                found += file.stat().st_size
-            except OSError:  # Ray deletes them.
-                continue
+        if directory.stat().st_mtime < newer_than - _MAX_WRITING_S:  # No file has come since.
+            return 0
+        with os.scandir(directory) as files:
+            for file in files:
+                try:
+                    state = file.stat()
+                except OSError:  # Ray deletes them.
+                    continue
+                if state.st_mtime > newer_than:
+                    found += state.st_size
     except OSError:
         return 0
     return found

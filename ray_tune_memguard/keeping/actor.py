@@ -6,11 +6,13 @@ both itself. The first actor, number 0, belongs to the process that made the kee
 others, which belong to it. When that process ends, all of them end.
 
 This module is sent to its actors by value (:func:`ray_tune_memguard.keeping.lookup.start_first`),
-so it uses nothing else of this package.
+so it uses nothing else of this package but ``channel``, which is sent with it.
 """
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import pickle
 import time
 from collections.abc import Iterable
@@ -19,6 +21,8 @@ from typing import Any
 import ray
 from ray.experimental import get_local_object_locations
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from ray_tune_memguard.keeping import channel
 
 
 def name_of(number: int) -> str:
@@ -64,11 +68,14 @@ class KeeperActor:
         self._keeper = keeper
         self._number = number
         self._node: str = ray.get_runtime_context().get_node_id()
-        self._kept = 0
+        self._numbers = itertools.count()
+        # Read and changed by several threads; each time by one operation.
         self._values: dict[str, tuple[Any, dict[str, Any]]] = {}
         # Of the first actor: which actor serves a node, and the handles that keep them alive.
         self._serving = {node: number}
         self._others: dict[int, Any] = {}
+        with contextlib.suppress(OSError, AttributeError):  # Then values come by calls.
+            self._server = channel.Server(keeper, number, self.keep, self._forget)
 
     def number_on(self, node: str, instead_of: int | None) -> int:
         """The number of the actor for a node, started if there is none.
@@ -105,9 +112,10 @@ class KeeperActor:
 
     def find(self, key: str) -> tuple[list[Any], bool] | None:
         """The reference, in a list, and whether its value is packed; None if it was released."""
-        if key not in self._values:
+        found = self._values.get(key)
+        if found is None:
             return None
-        reference, about = self._values[key]
+        reference, about = found
         return [reference], about["is_packed"]
 
     def release(self, keys: Iterable[str] | None) -> None:
@@ -115,20 +123,23 @@ class KeeperActor:
         for key in list(self._values) if keys is None else keys:
             self._values.pop(key, None)
 
+    def _forget(self, key: str) -> None:
+        self._values.pop(key, None)
+
     def held(self) -> list[dict[str, Any]]:
         """What is known of each value."""
-        unknown = [one for one, about in self._values.values() if about["bytes"] is None]
+        values = dict(self._values)
+        unknown = [one for one, about in values.values() if about["bytes"] is None]
         places = get_local_object_locations(unknown) if unknown else {}
         rows = []
-        for key, (reference, about) in self._values.items():
+        for key, (reference, about) in values.items():
             if about["bytes"] is None:  # Until the task has ended.
                 about["bytes"] = places.get(reference, {}).get("object_size")
             rows.append({"key": key, **about})
         return rows
 
     def _add(self, reference: Any, is_packed: bool, about: dict[str, Any]) -> tuple[str, str]:
-        key = f"{self._number}-{self._kept}"
-        self._kept += 1
+        key = f"{self._number}-{next(self._numbers)}"
         here = {"node": self._node, "since": time.time(), "is_packed": is_packed}
         self._values[key] = reference, {**about, **here}
         return key, self._node

@@ -13,7 +13,7 @@ import ray
 from ray.exceptions import RayTaskError
 
 from ray_tune_memguard.keeping.kept import Kept
-from ray_tune_memguard.keeping.lookup import ActorEndedError, ask, end, start_first
+from ray_tune_memguard.keeping.lookup import ActorEndedError, ask, end, keep, start_first
 from ray_tune_memguard.keeping.packing import pack
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ class Keeper:
         if isinstance(value, Kept):
             raise TypeError(f"{value!r} is kept already.")
         parts = pack(value)
-        size = sum(memoryview(part).nbytes for part in parts)
+        size = sum(part.raw().nbytes for part in parts)
         if not ray.is_initialized():  # What follows would start it.
             raise self._ended()
         node = ray.get_runtime_context().get_node_id()
@@ -92,10 +92,10 @@ class Keeper:
         if self._here is None:
             self._here = self._ask_first("number_on", node, None)
         try:
-            key, node = ask(self._id, self._here, "keep", parts, _about(size))
+            key, node = keep(self._id, self._here, parts, _about(size))
         except ActorEndedError:
             self._here = self._ask_first("number_on", node, self._here)
-            key, node = ask(self._id, self._here, "keep", parts, _about(size))
+            key, node = keep(self._id, self._here, parts, _about(size))
         return Kept(self._id, key, node, size)
 
     def run(self, task: Any, *args: object, **kwargs: object) -> Kept:

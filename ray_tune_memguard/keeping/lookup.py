@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import time
+from collections.abc import Sequence
+from pickle import PickleBuffer
 from typing import Any
 
 import ray
 from ray.exceptions import ActorUnavailableError, RayActorError
 
 from ray_tune_memguard.by_value import by_value
-from ray_tune_memguard.keeping import actor
+from ray_tune_memguard.keeping import actor, channel
 
 #: An actor that cannot be reached is asked again for this time: by then Ray knows whether it lives.
 UNAVAILABLE_S = 60.0
@@ -18,6 +21,8 @@ _ASK_AGAIN_S = 0.5
 # By the process as Ray knows it, since a handle of an earlier cluster is of no use; by keeper and
 # number. The handle of the first actor, in the process that started it, is what keeps it alive.
 _handles: dict[tuple[str, str, int], Any] = {}
+#: By the id of the process as well: a forked one must not answer for its parent.
+_channels: dict[tuple[int, str, str, int], channel.Channel] = {}
 
 
 class ActorEndedError(Exception):
@@ -29,7 +34,7 @@ def start_first(keeper: str) -> None:
     if not ray.is_initialized():
         ray.init()
     node = ray.get_runtime_context().get_node_id()
-    with by_value(actor):
+    with by_value(actor, channel):
         _handles[_place(keeper, 0)] = actor.start(keeper, 0, node)
 
 
@@ -52,6 +57,30 @@ def ask(keeper: str, number: int, method: str, *args: object) -> Any:
         except RayActorError as error:
             _handles.pop(_place(keeper, number), None)
             raise ActorEndedError(str(error)) from error
+
+
+def keep(
+    keeper: str, number: int, parts: Sequence[PickleBuffer], about: dict[str, Any]
+) -> tuple[str, str]:
+    """Let the actor of this process's node store the parts of a value; the key and the node.
+
+    Raises:
+        ActorEndedError: see there.
+        ActorUnavailableError: it cannot be reached, and Ray does not know that it has ended.
+    """
+    if sum(part.raw().nbytes for part in parts) <= channel.MAX_BYTES:
+        place = os.getpid(), *_place(keeper, number)
+        try:
+            if place not in _channels:
+                _channels[place] = channel.Channel(keeper, number)
+            return _channels[place].keep(parts, about)
+        except OSError:
+            _channels.pop(place, None)
+        except BaseException:
+            _channels.pop(place, None)
+            raise
+    key, node = ask(keeper, number, "keep", list(parts), about)
+    return key, node
 
 
 def end(keeper: str, number: int) -> None:

@@ -17,7 +17,7 @@ from ray import cloudpickle, exceptions
 
 from ray_tune_memguard import Keeper, Kept, KeptLostError, explain
 from ray_tune_memguard.by_value import by_value
-from ray_tune_memguard.keeping import actor
+from ray_tune_memguard.keeping import actor, channel
 from ray_tune_memguard.keeping import keeper as keeper_module
 from ray_tune_memguard.keeping.explanations import _EXPLANATIONS
 from ray_tune_memguard.keeping.packing import pack, unpack
@@ -169,7 +169,7 @@ def test_the_keepers_process_needs_nothing_of_this_package(tmp_path: Path) -> No
         "print(*sys.modules)\n"
     )
     sent = tmp_path / "class.pkl"
-    with by_value(actor):
+    with by_value(actor, channel):
         sent.write_bytes(cloudpickle.dumps(actor.KeeperActor))
     done = subprocess.run(
         [sys.executable, "-c", script, str(sent)], check=True, capture_output=True, text=True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -131,6 +132,21 @@ def test_the_files_stand_in_for_another_nodes_state(tmp_path: Path) -> None:
     (files / "1").write_bytes(bytes(700))
     (files / "2").write_bytes(bytes(300))
     assert spilled_now("other", tmp_path) == 1000
+
+
+def test_what_was_spilled_since_the_raylet_wrote_is_in_newer_files(tmp_path: Path) -> None:
+    (tmp_path / "logs").mkdir()
+    state = tmp_path / "logs" / "debug_state.txt"
+    state.write_text(RECORDED.read_text())
+    files = tmp_path / f"ray_spilled_objects_{NODE}"
+    files.mkdir()
+    (files / "counted").write_bytes(bytes(5000))
+    written = state.stat().st_mtime
+    os.utime(files / "counted", (written - 5, written - 5))
+    assert spilled_now(NODE, tmp_path) == 31458042
+    (files / "new").write_bytes(bytes(700))
+    os.utime(files / "new", (written + 5, written + 5))
+    assert spilled_now(NODE, tmp_path) == 31458042 + 700
 
 
 class Probes:

@@ -1,0 +1,194 @@
+"""The short way of a value to a keeper's actor, between two processes. Without Ray."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pickle import PickleBuffer
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ray_tune_memguard.keeping import channel, lookup
+from ray_tune_memguard.keeping.channel import Channel, Server
+
+pytestmark = pytest.mark.skipif(
+    not hasattr(os, "memfd_create"), reason="Python has anonymous shared memory on Linux only"
+)
+
+
+class Actor:
+    """What stands at the end of the way. It copies what it keeps, as the object store does."""
+
+    def __init__(self) -> None:
+        self.id = uuid.uuid4().hex[:16]
+        self.kept: dict[str, tuple[list[bytes], dict[str, Any]]] = {}
+        self.forgotten: list[str] = []
+        self.wait: Callable[[], object] = int
+        self.server = Server(self.id, 0, self.keep, self.forget)
+
+    def keep(self, parts: list[memoryview], about: dict[str, Any]) -> tuple[str, str]:
+        if about.get("fails"):
+            raise MemoryError("planned")
+        key = f"0-{len(self.kept)}"
+        self.kept[key] = [bytes(part) for part in parts], about
+        self.wait()
+        return key, "node"
+
+    def forget(self, key: str) -> None:
+        self.forgotten.append(key)
+
+
+@pytest.fixture
+def actor() -> Actor:
+    return Actor()
+
+
+def parts_of(*values: object) -> list[PickleBuffer]:
+    return [PickleBuffer(value) for value in values]  # type: ignore[arg-type]
+
+
+def until(is_so: Callable[[], bool]) -> bool:
+    for _ in range(500):
+        if is_so():
+            return True
+        time.sleep(0.01)
+    return False
+
+
+@pytest.fixture
+def way(actor: Actor) -> Iterator[Channel]:
+    one = Channel(actor.id, 0)
+    yield one
+    one.close()
+
+
+def test_parts_come_as_they_were(actor: Actor, way: Channel) -> None:
+    array = np.arange(12.0).reshape(3, 4)
+    for number, parts in enumerate(
+        [
+            [b"one"],
+            [b"", b"after nothing", b""],
+            [b"pickle", array, np.asfortranarray(array)],
+            [np.full(10 * 2**20, 7, dtype=np.uint8)],  # Larger than what stays allocated.
+            [b"small again"],
+        ]
+    ):
+        assert way.keep(parts_of(*parts), {"pid": number}) == (f"0-{number}", "node")
+        found, about = actor.kept[f"0-{number}"]
+        assert found == [bytes(part.raw()) for part in parts_of(*parts)]
+        assert about == {"pid": number}
+    assert actor.forgotten == []
+
+
+def test_shared_memory_of_a_large_value_is_given_back(way: Channel) -> None:
+    way.keep(parts_of(bytes(2**20)), {})
+    assert os.fstat(way._memory).st_size == 2**20
+    way.keep(parts_of(bytes(10 * 2**20)), {})
+    assert os.fstat(way._memory).st_size == 0
+
+
+def test_threads_take_turns(actor: Actor, way: Channel) -> None:
+    told: dict[str, int] = {}
+
+    def keep(number: int) -> None:
+        for _ in range(20):
+            key, _ = way.keep(parts_of(bytes([number]) * 1000), {})
+            told[key] = number
+
+    threads = [threading.Thread(target=keep, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(told) == 160
+    assert all(actor.kept[key][0] == [bytes([number]) * 1000] for key, number in told.items())
+
+
+def test_what_cannot_be_stored_is_said(actor: Actor, way: Channel) -> None:
+    with pytest.raises(OSError, match="closed the connection"):
+        way.keep(parts_of(b"x"), {"fails": True})
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        way.keep(parts_of(b"x"), {})
+    assert actor.kept == {}
+
+
+def test_who_has_ended_before_it_was_told_has_kept_nothing(actor: Actor) -> None:
+    is_stored, is_killed = threading.Event(), threading.Event()
+
+    def wait() -> None:
+        is_stored.set()
+        is_killed.wait(10)
+
+    actor.wait = wait
+    pid = os.fork()
+    if not pid:
+        Channel(actor.id, 0).keep(parts_of(b"x" * 1000), {})
+        os._exit(0)
+    assert is_stored.wait(10)
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    is_killed.set()
+    assert until(lambda: actor.forgotten == ["0-0"])
+
+
+def test_no_actor_no_channel() -> None:
+    with pytest.raises(OSError, match="refused"):
+        Channel("none", 0)
+
+
+def test_another_users_process_is_not_told_anything(
+    actor: Actor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "getuid", lambda: 4711)
+    with pytest.raises(ConnectionError, match="another user's process"):
+        Channel(actor.id, 0)
+
+
+def test_an_interrupted_call_leaves_no_answer_for_the_next(
+    actor: Actor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As by Ctrl+C between question and answer. ``lookup`` goes on with a new channel."""
+    monkeypatch.setattr(lookup, "_place", lambda keeper, number: ("worker", keeper, number))
+    assert lookup.keep(actor.id, 0, parts_of(b"first"), {}) == ("0-0", "node")
+    receive = channel._receive_message
+
+    def interrupt(connection: socket.socket) -> Any:
+        if threading.current_thread() is threading.main_thread():
+            raise KeyboardInterrupt
+        return receive(connection)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(channel, "_receive_message", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            lookup.keep(actor.id, 0, parts_of(b"second"), {})
+    key, _ = lookup.keep(actor.id, 0, parts_of(b"third"), {})
+    assert actor.kept[key][0] == [b"third"]
+
+
+def test_what_cannot_go_this_way_goes_by_a_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[Any, ...]] = []
+
+    def ask(*question: Any) -> tuple[str, str]:
+        asked.append(question)
+        return "0-0", "node"
+
+    monkeypatch.setattr(lookup, "_place", lambda keeper, number: ("worker", keeper, number))
+    monkeypatch.setattr(lookup, "ask", ask)
+    parts = parts_of(b"x")
+    assert lookup.keep("none", 0, parts, {"pid": 1}) == ("0-0", "node")
+    assert asked == [("none", 0, "keep", parts, {"pid": 1})]
+
+
+def test_a_large_value_goes_by_a_call(actor: Actor, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lookup, "_place", lambda keeper, number: ("worker", keeper, number))
+    monkeypatch.setattr(lookup, "ask", lambda *question: ("by", "call"))
+    monkeypatch.setattr(channel, "MAX_BYTES", 1000)
+    assert lookup.keep(actor.id, 0, parts_of(bytes(1000)), {}) == ("0-0", "node")
+    assert lookup.keep(actor.id, 0, parts_of(bytes(1001)), {}) == ("by", "call")
