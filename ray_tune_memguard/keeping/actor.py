@@ -12,7 +12,6 @@ so it uses nothing else of this package but ``channel``, which is sent with it.
 from __future__ import annotations
 
 import contextlib
-import itertools
 import pickle
 import time
 from collections.abc import Iterable
@@ -22,7 +21,7 @@ import ray
 from ray.experimental import get_local_object_locations
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from ray_tune_memguard.keeping import channel
+from ray_tune_memguard.keeping.channel import Server
 
 
 def name_of(number: int) -> str:
@@ -34,7 +33,7 @@ def namespace_of(keeper: str) -> str:
 
 
 def start(keeper: str, number: int, node: str) -> Any:
-    """Start an actor, on this node if it is alive. It does not wait for it.
+    """Start an actor on this node. It does not wait for it.
 
     It is not restarted, because its values are gone. Ray's memory monitor then also kills it after
     what can be restarted.
@@ -43,16 +42,27 @@ def start(keeper: str, number: int, node: str) -> Any:
         ray.remote(KeeperActor)
         .options(
             num_cpus=0,
-            # One byte. Of what needs nothing at all Ray lets any node choose the place, also one
-            # that has just joined and does not know this node yet.
-            memory=1,
+            # Of what needs nothing at all Ray lets any node choose the place, also one that has
+            # just joined and does not know this node yet. Of CPUs and memory the trials may have
+            # reserved all that there is.
+            resources=_a_bit_of(node),
             max_restarts=0,
             name=name_of(number),
             namespace=namespace_of(keeper),
-            scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=True),
+            # Not soft: on a node that has gone it ends, and nobody waits for it.
+            scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False),
         )
         .remote(keeper, number, node)
     )
+
+
+def _a_bit_of(node: str) -> dict[str, float]:
+    """A resource that only this node has, and that stands for its address."""
+    for one in ray.nodes():
+        if one["NodeID"] == node:
+            name = f"node:{one['NodeManagerAddress']}"
+            return {name: 0.001} if name in one["Resources"] else {}
+    return {}
 
 
 class KeeperActor:
@@ -68,14 +78,13 @@ class KeeperActor:
         self._keeper = keeper
         self._number = number
         self._node: str = ray.get_runtime_context().get_node_id()
-        self._numbers = itertools.count()
         # Read and changed by several threads; each time by one operation.
         self._values: dict[str, tuple[Any, dict[str, Any]]] = {}
         # Of the first actor: which actor serves a node, and the handles that keep them alive.
         self._serving = {node: number}
         self._others: dict[int, Any] = {}
         with contextlib.suppress(OSError, AttributeError):  # Then values come by calls.
-            self._server = channel.Server(keeper, number, self.keep, self._forget)
+            self._server = Server(keeper, number, self.keep, self._forget)
 
     def number_on(self, node: str, instead_of: int | None) -> int:
         """The number of the actor for a node, started if there is none.
@@ -94,21 +103,25 @@ class KeeperActor:
         """The numbers of all actors, this one first."""
         return [self._number, *self._others]
 
-    def keep(self, parts: list[Any], about: dict[str, Any]) -> tuple[str, str]:
-        """Store a packed value; the key and the node where it is.
+    def keep(self, key: str, parts: list[Any], about: dict[str, Any]) -> str:
+        """Store a packed value; the node where it is. The same call may come twice.
 
         The value is not unpacked here: this process needs none of the libraries that it needs.
         """
-        reference = ray.put([pickle.PickleBuffer(part) for part in parts])
-        return self._add(reference, is_packed=True, about=about)
+        if key not in self._values:
+            reference = ray.put([pickle.PickleBuffer(part) for part in parts])
+            self._add(key, reference, is_packed=True, about=about)
+        return self._node
 
-    def run(self, call: tuple[Any, Any, Any], about: dict[str, Any]) -> tuple[str, str]:
-        """Submit a task; the key of its result, and this node."""
-        task, args, kwargs = call
-        reference = task.remote(*args, **kwargs)
-        if not isinstance(reference, ray.ObjectRef):
-            raise TypeError(f"A task must return one object; this one returns {reference!r}")
-        return self._add(reference, is_packed=False, about=about)
+    def run(self, key: str, call: tuple[Any, Any, Any], about: dict[str, Any]) -> str:
+        """Submit a task and keep its result; this node. The same call may come twice."""
+        if key not in self._values:
+            task, args, kwargs = call
+            reference = task.remote(*args, **kwargs)
+            if not isinstance(reference, ray.ObjectRef):
+                raise TypeError(f"A task must return one object; this one returns {reference!r}")
+            self._add(key, reference, is_packed=False, about=about)
+        return self._node
 
     def find(self, key: str) -> tuple[list[Any], bool] | None:
         """The reference, in a list, and whether its value is packed; None if it was released."""
@@ -138,8 +151,6 @@ class KeeperActor:
             rows.append({"key": key, **about})
         return rows
 
-    def _add(self, reference: Any, is_packed: bool, about: dict[str, Any]) -> tuple[str, str]:
-        key = f"{self._number}-{next(self._numbers)}"
+    def _add(self, key: str, reference: Any, is_packed: bool, about: dict[str, Any]) -> None:
         here = {"node": self._node, "since": time.time(), "is_packed": is_packed}
         self._values[key] = reference, {**about, **here}
-        return key, self._node

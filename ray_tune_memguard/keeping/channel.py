@@ -70,7 +70,7 @@ class Server:
     Args:
         keeper: the id of the keeper.
         number: the number of the actor.
-        keep: stores the parts of a value, and returns what the process is told of it.
+        keep: stores the parts of a value under a key, and returns the node.
         forget: undoes that, for a process that has ended before it was told.
     """
 
@@ -78,7 +78,7 @@ class Server:
         self,
         keeper: str,
         number: int,
-        keep: Callable[[list[memoryview], dict[str, Any]], tuple[str, str]],
+        keep: Callable[[str, list[memoryview], dict[str, Any]], str],
         forget: Callable[[str], None],
     ) -> None:
         self._keep = keep
@@ -103,8 +103,7 @@ class Server:
             with connection:
                 _, [memory], _, _ = socket.recv_fds(connection, 1, 1)
                 while True:
-                    sizes, about = _receive_message(connection)
-                    self._store(connection, memory, sizes, about)
+                    self._store(connection, memory, *_receive_message(connection))
         except Exception:
             pass  # The process has ended, or makes a call, whose error it gets.
         finally:
@@ -112,15 +111,20 @@ class Server:
                 os.close(memory)
 
     def _store(
-        self, connection: socket.socket, memory: int, sizes: list[int], about: dict[str, Any]
+        self,
+        connection: socket.socket,
+        memory: int,
+        key: str,
+        sizes: list[int],
+        about: dict[str, Any],
     ) -> None:
         flags = mmap.MAP_SHARED | getattr(mmap, "MAP_POPULATE", 0)
         whole = memoryview(mmap.mmap(memory, sum(sizes), flags=flags, prot=mmap.PROT_READ))
         ends = list(itertools.accumulate(sizes))
         parts = [whole[end - size : end] for size, end in zip(sizes, ends, strict=True)]
-        key, node = self._keep(parts, about)
+        node = self._keep(key, parts, about)
         try:
-            _send_message(connection, [key, node])
+            _send_message(connection, node)
         except OSError:
             self._forget(key)
             raise
@@ -154,8 +158,8 @@ class Channel:
             self.close()
             raise
 
-    def keep(self, parts: Sequence[PickleBuffer], about: dict[str, Any]) -> tuple[str, str]:
-        """Let the actor store the parts of a value; the key and the node where it is.
+    def keep(self, key: str, parts: Sequence[PickleBuffer], about: dict[str, Any]) -> str:
+        """Let the actor store the parts of a value under a key; the node where it is.
 
         Raises:
             OSError: it cannot. Nothing was stored, and the channel is of no more use.
@@ -163,14 +167,14 @@ class Channel:
         with self._lock:
             try:
                 sizes = self._write(parts)
-                _send_message(self._socket, [sizes, about])
-                key, node = _receive_message(self._socket)
+                _send_message(self._socket, [key, sizes, about])
+                node: str = _receive_message(self._socket)
                 if sum(sizes) > _MAX_SPARE_BYTES:
                     os.ftruncate(self._memory, 0)
             except BaseException:
                 self.close()
                 raise
-        return key, node
+        return node
 
     def close(self) -> None:
         """Give the memory back."""

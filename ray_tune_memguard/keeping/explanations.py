@@ -82,7 +82,8 @@ def explain(error: BaseException) -> str:
     for one in _with_causes(error):
         for name in (kind.__name__ for kind in type(one).__mro__):
             if name == "KeptLostError":
-                return f"{one} {_KEPT}"
+                # In a task's error the text of the class that Ray makes is the whole traceback.
+                return f"{getattr(one, 'cause', None) or one} {_KEPT}"
             if name in _EXPLANATIONS:
                 return _EXPLANATIONS[name]
     return f"{type(error).__name__} is none of Ray's errors about lost objects."

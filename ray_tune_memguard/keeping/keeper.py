@@ -13,12 +13,14 @@ import ray
 from ray.exceptions import RayTaskError
 
 from ray_tune_memguard.keeping.kept import Kept
-from ray_tune_memguard.keeping.lookup import ActorEndedError, ask, end, keep, start_first
+from ray_tune_memguard.keeping.lookup import ActorEndedError, ask, end, keep, new_key, start_first
 from ray_tune_memguard.keeping.packing import pack
 
 if TYPE_CHECKING:
     import pandas as pd
 
+#: The actor of a node is started anew so often for one value.
+_ATTEMPTS = 3
 _COLUMNS = {"trial": object, "pid": int, "node": object, "bytes": "Int64"}
 
 
@@ -60,7 +62,7 @@ class Keeper:
     def keep(self, value: object) -> Kept:
         """Keep a copy of a value. When this returns, the value no longer needs this process.
 
-        Meanwhile the object store of this node has the value twice.
+        Meanwhile there are two copies of it: one in the object store of this node, one on its way.
 
         Args:
             value: what can be pickled, and neither is nor contains an ``ObjectRef``.
@@ -68,7 +70,7 @@ class Keeper:
         Raises:
             TypeError: it is not such a value.
             ValueError: it is larger than the object store of this node.
-            RuntimeError: the keeper has ended.
+            RuntimeError: the keeper has ended, or its process on this node does again and again.
         """
         if isinstance(value, ray.ObjectRef):
             raise TypeError(
@@ -91,12 +93,16 @@ class Keeper:
             )
         if self._here is None:
             self._here = self._ask_first("number_on", node, None)
-        try:
-            key, node = keep(self._id, self._here, parts, _about(size))
-        except ActorEndedError:
-            self._here = self._ask_first("number_on", node, self._here)
-            key, node = keep(self._id, self._here, parts, _about(size))
-        return Kept(self._id, key, node, size)
+        for attempt in range(1, _ATTEMPTS + 1):
+            try:
+                return Kept(self._id, *keep(self._id, self._here, parts, _about(size)), size)
+            except ActorEndedError as error:
+                if attempt == _ATTEMPTS:
+                    raise RuntimeError(
+                        f"The process of {self!r} on node {node} has ended {attempt} times: {error}"
+                    ) from error
+                self._here = self._ask_first("number_on", node, self._here)
+        raise AssertionError("a last attempt returns or raises")
 
     def run(self, task: Any, *args: object, **kwargs: object) -> Kept:
         """Submit a task whose result no trial owns. It costs no further copy of the result.
@@ -120,7 +126,8 @@ class Keeper:
         if not callable(getattr(task, "remote", None)):
             raise TypeError(f"run() takes a function decorated with @ray.remote; got {task!r}")
         try:
-            key, node = self._ask_first("run", (task, args, kwargs), _about(None))
+            key = new_key(0)
+            node = self._ask_first("run", key, (task, args, kwargs), _about(None))
         except RayTaskError as error:
             # Of the task's arguments or options; the task itself runs later.
             if isinstance(error.cause, TypeError):

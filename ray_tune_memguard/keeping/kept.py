@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import ray
@@ -62,23 +63,25 @@ class Kept:
         """The value. Arrays are read-only and share memory with the object store, as in Ray.
 
         Args:
-            timeout_s: seconds to wait at most for the value; None waits. It matters for the result
-                of a task that still runs.
+            timeout_s: seconds to wait at most for the keeper and the value; None waits. It matters
+                for the result of a task that still runs.
 
         Raises:
             KeptLostError: the value was released, or its keeper or its node has ended.
             ray.exceptions.GetTimeoutError: the time is over.
             ray.exceptions.RayTaskError: the task of :meth:`Keeper.run` has failed.
         """
+        until = None if timeout_s is None else time.monotonic() + timeout_s
         try:
-            found = ask(self.keeper, self._number, "find", self.key)
+            found = ask(self.keeper, self._number, "find", self.key, timeout_s=timeout_s)
         except ActorEndedError as error:
             raise KeptLostError(f"{self!r} cannot be read, because {self._end()}.") from error
         if found is None:
             raise KeptLostError(f"{self!r} cannot be read, because it was released.")
         [reference], is_packed = found
         try:
-            value = ray.get(reference, timeout=timeout_s)
+            left = None if until is None else max(0.0, until - time.monotonic())
+            value = ray.get(reference, timeout=left)
         except RayTaskError:
             raise
         except ObjectLostError as error:

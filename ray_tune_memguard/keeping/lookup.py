@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+import uuid
 from collections.abc import Sequence
 from pickle import PickleBuffer
 from typing import Any
@@ -38,18 +39,23 @@ def start_first(keeper: str) -> None:
         _handles[_place(keeper, 0)] = actor.start(keeper, 0, node)
 
 
-def ask(keeper: str, number: int, method: str, *args: object) -> Any:
-    """What a method of an actor returns.
+def ask(
+    keeper: str, number: int, method: str, *args: object, timeout_s: float | None = None
+) -> Any:
+    """What a method of an actor returns. A method may be asked twice.
 
     Raises:
         ActorEndedError: see there.
         ActorUnavailableError: it cannot be reached, and Ray does not know that it has ended.
+        ray.exceptions.GetTimeoutError: the time is over.
     """
-    until = time.monotonic() + UNAVAILABLE_S
+    began = time.monotonic()
+    until = began + (UNAVAILABLE_S if timeout_s is None else min(timeout_s, UNAVAILABLE_S))
     while True:
         handle = _find(keeper, number)
+        left = None if timeout_s is None else max(0.0, began + timeout_s - time.monotonic())
         try:
-            return ray.get(getattr(handle, method).remote(*args))
+            return ray.get(getattr(handle, method).remote(*args), timeout=left)
         except ActorUnavailableError:
             if time.monotonic() > until:
                 raise
@@ -70,17 +76,24 @@ def keep(
     """
     if sum(part.raw().nbytes for part in parts) <= channel.MAX_BYTES:
         place = os.getpid(), *_place(keeper, number)
+        key = new_key(number)
         try:
             if place not in _channels:
                 _channels[place] = channel.Channel(keeper, number)
-            return _channels[place].keep(parts, about)
+            return key, _channels[place].keep(key, parts, about)
         except OSError:
             _channels.pop(place, None)
         except BaseException:
             _channels.pop(place, None)
             raise
-    key, node = ask(keeper, number, "keep", list(parts), about)
-    return key, node
+    # Another one: the actor may be about to forget the first.
+    key = new_key(number)
+    return key, ask(keeper, number, "keep", key, list(parts), about)
+
+
+def new_key(number: int) -> str:
+    """A key for a value of this actor. Who keeps the value makes it, as a call may come twice."""
+    return f"{number}-{uuid.uuid4().hex[:12]}"
 
 
 def end(keeper: str, number: int) -> None:

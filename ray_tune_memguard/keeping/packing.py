@@ -40,7 +40,9 @@ def pack(value: object) -> list[pickle.PickleBuffer]:
     except Exception as error:  # Of the value's own methods as well.
         name = type(value).__name__
         raise TypeError(f"This value of type {name} cannot be kept: {error}") from error
-    return [pickle.PickleBuffer(stream.getbuffer()), *buffers]
+    # `getbuffer` would crash Python in a garbage collection, if an error with its traceback is in a
+    # cycle; `getvalue` does not copy either.
+    return [pickle.PickleBuffer(stream.getvalue()), *buffers]
 
 
 def unpack(parts: list[Any]) -> Any:

@@ -17,6 +17,8 @@ import ray
 from ray import tune
 
 from ray_tune_memguard import Keeper, Kept, KeptLostError, MemGuard, explain
+from ray_tune_memguard.keeping import channel, lookup
+from ray_tune_memguard.keeping import keeper as keeper_module
 
 ROOT = Path(__file__).parents[2]
 SIZE = 5 * 2**20
@@ -113,6 +115,46 @@ def test_a_task_whose_worker_ends_after_it_can_keep(keeper: Keeper) -> None:
     # They began at the same time, and one actor was started.
     assert named_actors(keeper) == ["keeper-0"]
     assert not keeper.held()["pid"].duplicated().any()
+
+
+def test_what_has_all_the_memory_can_keep(keeper: Keeper) -> None:
+    """The keeper's process needs nothing that a trial may have reserved."""
+    memory = ray.cluster_resources()["memory"]
+    kept = ray.get(keep.options(memory=memory).remote(keeper, 3), timeout=120)
+    assert set(kept.get()["array"]) == {3}
+
+
+def test_a_lost_value_in_a_task_is_explained_in_sentences(keeper: Keeper) -> None:
+    kept = keeper.keep(np.ones(1000, dtype=np.uint8))
+    kept.release()
+    with pytest.raises(KeptLostError) as info:
+        ray.get(read.remote(kept))
+    said = explain(info.value)
+    assert said.startswith(f"{kept!r} cannot be read, because it was released. Compute it")
+    assert "Traceback" not in said
+
+
+def test_a_value_is_kept_by_either_way(keeper: Keeper, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By shared memory, and, where that cannot be had, by a call."""
+    for limit in (channel.MAX_BYTES, 0):
+        monkeypatch.setattr(channel, "MAX_BYTES", limit)
+        array = np.asfortranarray(np.arange(120_000.0).reshape(300, 400))
+        found = keeper.keep({"array": array, "none": np.empty(0)}).get()
+        assert np.array_equal(found["array"], array)
+        assert found["none"].size == 0
+    by_channel = [place for place in lookup._channels if place[2] == keeper._id]
+    assert len(by_channel) == 1
+
+
+def test_a_process_of_the_keeper_that_ends_again_and_again_is_said(
+    keeper: Keeper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ended(*args: object) -> None:
+        raise lookup.ActorEndedError("planned")
+
+    monkeypatch.setattr(keeper_module, "keep", ended)
+    with pytest.raises(RuntimeError, match=r"on node .* has ended 3 times: planned"):
+        keeper.keep(1)
 
 
 def test_any_process_can_read(keeper: Keeper) -> None:

@@ -33,13 +33,12 @@ class Actor:
         self.wait: Callable[[], object] = int
         self.server = Server(self.id, 0, self.keep, self.forget)
 
-    def keep(self, parts: list[memoryview], about: dict[str, Any]) -> tuple[str, str]:
+    def keep(self, key: str, parts: list[memoryview], about: dict[str, Any]) -> str:
         if about.get("fails"):
             raise MemoryError("planned")
-        key = f"0-{len(self.kept)}"
         self.kept[key] = [bytes(part) for part in parts], about
         self.wait()
-        return key, "node"
+        return "node"
 
     def forget(self, key: str) -> None:
         self.forgotten.append(key)
@@ -80,42 +79,41 @@ def test_parts_come_as_they_were(actor: Actor, way: Channel) -> None:
             [b"small again"],
         ]
     ):
-        assert way.keep(parts_of(*parts), {"pid": number}) == (f"0-{number}", "node")
-        found, about = actor.kept[f"0-{number}"]
+        assert way.keep(str(number), parts_of(*parts), {"pid": number}) == "node"
+        found, about = actor.kept[str(number)]
         assert found == [bytes(part.raw()) for part in parts_of(*parts)]
         assert about == {"pid": number}
     assert actor.forgotten == []
 
 
 def test_shared_memory_of_a_large_value_is_given_back(way: Channel) -> None:
-    way.keep(parts_of(bytes(2**20)), {})
+    way.keep("1", parts_of(bytes(2**20)), {})
     assert os.fstat(way._memory).st_size == 2**20
-    way.keep(parts_of(bytes(10 * 2**20)), {})
+    way.keep("2", parts_of(bytes(10 * 2**20)), {})
     assert os.fstat(way._memory).st_size == 0
 
 
 def test_threads_take_turns(actor: Actor, way: Channel) -> None:
-    told: dict[str, int] = {}
 
     def keep(number: int) -> None:
-        for _ in range(20):
-            key, _ = way.keep(parts_of(bytes([number]) * 1000), {})
-            told[key] = number
+        for turn in range(20):
+            assert way.keep(f"{number} {turn}", parts_of(bytes([number]) * 1000), {}) == "node"
 
     threads = [threading.Thread(target=keep, args=(number,)) for number in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(told) == 160
-    assert all(actor.kept[key][0] == [bytes([number]) * 1000] for key, number in told.items())
+    assert len(actor.kept) == 160
+    for key, (parts, _) in actor.kept.items():
+        assert parts == [bytes([int(key.split()[0])]) * 1000]
 
 
 def test_what_cannot_be_stored_is_said(actor: Actor, way: Channel) -> None:
     with pytest.raises(OSError, match="closed the connection"):
-        way.keep(parts_of(b"x"), {"fails": True})
+        way.keep("1", parts_of(b"x"), {"fails": True})
     with pytest.raises(OSError, match="Bad file descriptor"):
-        way.keep(parts_of(b"x"), {})
+        way.keep("2", parts_of(b"x"), {})
     assert actor.kept == {}
 
 
@@ -129,13 +127,13 @@ def test_who_has_ended_before_it_was_told_has_kept_nothing(actor: Actor) -> None
     actor.wait = wait
     pid = os.fork()
     if not pid:
-        Channel(actor.id, 0).keep(parts_of(b"x" * 1000), {})
+        Channel(actor.id, 0).keep("mine", parts_of(b"x" * 1000), {})
         os._exit(0)
     assert is_stored.wait(10)
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
     is_killed.set()
-    assert until(lambda: actor.forgotten == ["0-0"])
+    assert until(lambda: actor.forgotten == ["mine"])
 
 
 def test_no_actor_no_channel() -> None:
@@ -156,7 +154,7 @@ def test_an_interrupted_call_leaves_no_answer_for_the_next(
 ) -> None:
     """As by Ctrl+C between question and answer. ``lookup`` goes on with a new channel."""
     monkeypatch.setattr(lookup, "_place", lambda keeper, number: ("worker", keeper, number))
-    assert lookup.keep(actor.id, 0, parts_of(b"first"), {}) == ("0-0", "node")
+    lookup.keep(actor.id, 0, parts_of(b"first"), {})
     receive = channel._receive_message
 
     def interrupt(connection: socket.socket) -> Any:
@@ -175,20 +173,21 @@ def test_an_interrupted_call_leaves_no_answer_for_the_next(
 def test_what_cannot_go_this_way_goes_by_a_call(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[Any, ...]] = []
 
-    def ask(*question: Any) -> tuple[str, str]:
+    def ask(*question: Any) -> str:
         asked.append(question)
-        return "0-0", "node"
+        return "node"
 
     monkeypatch.setattr(lookup, "_place", lambda keeper, number: ("worker", keeper, number))
     monkeypatch.setattr(lookup, "ask", ask)
     parts = parts_of(b"x")
-    assert lookup.keep("none", 0, parts, {"pid": 1}) == ("0-0", "node")
-    assert asked == [("none", 0, "keep", parts, {"pid": 1})]
+    key, node = lookup.keep("none", 0, parts, {"pid": 1})
+    assert node == "node"
+    assert asked == [("none", 0, "keep", key, parts, {"pid": 1})]
 
 
 def test_a_large_value_goes_by_a_call(actor: Actor, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lookup, "_place", lambda keeper, number: ("worker", keeper, number))
-    monkeypatch.setattr(lookup, "ask", lambda *question: ("by", "call"))
+    monkeypatch.setattr(lookup, "ask", lambda *question: "by call")
     monkeypatch.setattr(channel, "MAX_BYTES", 1000)
-    assert lookup.keep(actor.id, 0, parts_of(bytes(1000)), {}) == ("0-0", "node")
-    assert lookup.keep(actor.id, 0, parts_of(bytes(1001)), {}) == ("by", "call")
+    assert lookup.keep(actor.id, 0, parts_of(bytes(1000)), {})[1] == "node"
+    assert lookup.keep(actor.id, 0, parts_of(bytes(1001)), {})[1] == "by call"

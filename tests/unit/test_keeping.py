@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import pickle
 import subprocess
 import sys
@@ -47,6 +48,15 @@ def test_a_value_is_what_was_packed(value: object) -> None:
     found = unpack([memoryview(part).toreadonly() for part in pack(value)])
     assert type(found) is type(value)
     assert pickle.dumps(found) == pickle.dumps(copy.deepcopy(value)) or np.array_equal(found, value)
+
+
+def test_a_collection_may_find_what_was_packed() -> None:
+    """As with an error whose traceback refers to it, and that refers to itself."""
+    for _ in range(10):
+        cycle: list[object] = [pack(np.zeros(10))]
+        cycle.append(cycle)
+        del cycle
+        gc.collect()
 
 
 def test_packing_does_not_copy_arrays() -> None:
