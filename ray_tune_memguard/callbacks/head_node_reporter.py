@@ -61,8 +61,8 @@ class HeadNodeReporter(CountingCallback):
         trial#800  head node: gcs_server 66.0 MiB, +15.8 KiB/trial (+812 MiB/hour). It keeps …
 
     It measures the driver, ``gcs_server``, the raylet, the dashboard, both agents, the log monitor
-    and the autoscaler's monitor: their RSS, the part of it that is theirs alone, and both slopes.
-    It logs each process that grows steadily once. The experiment's directory keeps all
+    and the autoscaler's monitor: their RSS, the part of it that is theirs alone (without the pages
+    of the object store, say), and how that part grows by trial and by hour. It logs each process that grows steadily once. The experiment's directory keeps all
     measurements; :func:`ray_tune_memguard.read_head_node` reads them.
 
     On the head the driver reads them itself, which takes 0.2 ms a look. From another node, or
@@ -203,11 +203,11 @@ class HeadNodeReporter(CountingCallback):
             # What the driver holds, and why, the growth tracker says.
             if process.name not in state.named | {DRIVER}:
                 state.named.add(process.name)
-                line = _line(process, self.run.reuses_actors() is True)
+                line = _line(process, self.run.reuses_actors() is True, self._finished.total)
                 logger.info("trial#%d  head node: %s", self._finished.total, line)
 
 
-def _line(process: ProcessGrowth, reuses_actors: bool) -> str:
+def _line(process: ProcessGrowth, reuses_actors: bool, trials: int) -> str:
     from ray_tune_memguard.cluster import head_node
 
     slopes = [
@@ -215,7 +215,9 @@ def _line(process: ProcessGrowth, reuses_actors: bool) -> str:
         for slope, unit in ((process.per_trial, "trial"), (process.per_hour, "hour"))
         if slope is not None
     ]
-    advice = head_node.advice(process.name, process.per_trial or 0.0, _settings(), reuses_actors)
+    advice = head_node.advice(
+        process.name, process.per_trial or 0.0, _settings(), reuses_actors, trials
+    )
     return f"{process.name} {size(process.rss)}, {', '.join(slopes)}. {advice}".rstrip()
 
 

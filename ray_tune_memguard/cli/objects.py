@@ -75,7 +75,8 @@ def objects(address: str | None, rows: int, as_json: bool) -> None:
             {
                 "address": address,
                 "nodes": [
-                    {**asdict(store), "sentences": store.sentences()} for store in found.stores
+                    {**asdict(store), "sentences": sentences}
+                    for store, sentences in found.in_words()
                 ],
                 "held": found.held,
                 "unseen": found.unseen,
@@ -96,9 +97,9 @@ def _show(found: Survey, rows: int) -> None:
     output.show_table(
         ("node", *_COLUMNS), [_cells(store) for store in found.stores], numbers=tuple(_COLUMNS)
     )
-    for store in found.stores:
+    for store, sentences in found.in_words():
         where = f"{store.address}: " if len(found.stores) > 1 else ""
-        for sentence in store.sentences():
+        for sentence in sentences:
             output.show_text(f"{where}{sentence}")
     kinds = _show_holders(found, rows)
     output.show_text()

@@ -14,6 +14,7 @@ from ray_tune_memguard.system.ray_processes import RayProcesses
 _HEAD_RESOURCE = "node:__internal_head__"
 #: Bytes per trial of `gcs_server` that task events explain; more is dead actors and workers.
 _MAX_BY_TASK_EVENTS = 25_000
+_TASKS_PER_TRIAL = 5
 _REPORTS = "task_events_report_interval_ms"
 _TASKS = "task_events_max_num_task_in_gcs"
 _ACTORS = "maximum_gcs_destroyed_actor_cached_count"
@@ -22,7 +23,8 @@ _ACTORS = "maximum_gcs_destroyed_actor_cached_count"
 _ADVICE = {
     "dashboard": "It keeps tables of tasks, actors and events: start Ray with "
     "include_dashboard=False, or with RAY_DASHBOARD_MAX_EVENTS_TO_CACHE=1000.",
-    "log monitor": "It follows a file for each worker: init Ray with log_to_driver=False",
+    "log monitor": "It follows a file for each worker: start the head with "
+    "`ray start --include-log-monitor=false`",
     "raylet": "It keeps what runs on the head: start the head with num_cpus=0 if there are other "
     "nodes",
     "dashboard agent": "It cannot be turned off: plan for 0.2 GiB a node.",
@@ -60,7 +62,11 @@ def _processes(node: str) -> RayProcesses:
 
 
 def advice(
-    name: str, per_trial: float, settings: Mapping[str, object], reuses_actors: bool = False
+    name: str,
+    per_trial: float,
+    settings: Mapping[str, object],
+    reuses_actors: bool = False,
+    trials: int = 0,
 ) -> str:
     """What to do about a process of the head that grows.
 
@@ -69,6 +75,7 @@ def advice(
         per_trial: by how many bytes it grows for each trial; 0 if not known.
         settings: settings of Ray that are known to be other than by default.
         reuses_actors: whether the run is known to reuse actors.
+        trials: number of finished trials.
 
     Examples:
         >>> advice("gcs_server", 16_000, {})[:59]
@@ -86,6 +93,10 @@ def advice(
     )
     if settings.get(_REPORTS) == 0:
         return f"It grows by {keeps} without task events.{'' if reuses_actors else actors}"
+    kept = settings.get(_TASKS)
+    if isinstance(kept, int) and 0 <= kept <= _TASKS_PER_TRIAL * trials:
+        also = f"although it keeps the events of no more than {kept:,} tasks."
+        return f"It grows by {keeps} {also}{'' if reuses_actors else actors}"
     text = (
         f"It keeps the events of every task ({keeps}; 0.4 KB without them). Set "
         f"RAY_{_REPORTS}=0 in the environment before Ray starts, or RAY_{_TASKS}=1000 where the "

@@ -163,6 +163,11 @@ def advice(held: list[Holding], too_many: int, is_told: bool) -> str:
         too_many: the number of references that were not listed.
         is_told: whether any raylet was asked and has answered.
     """
+    if not is_told and raylet.is_available():
+        return (
+            "Who holds the objects is not known: the raylets did not answer in time. Delete "
+            "references when a trial ends."
+        )
     if not is_told:
         return (
             'Who holds the objects is told with grpcio: pip install "ray-tune-memguard[objects]". '

@@ -82,8 +82,11 @@ class NodeStore:
     fallback: int | None = None
     restored: int | None = None
 
-    def sentences(self) -> list[str]:
+    def sentences(self, is_only_node: bool = False) -> list[str]:
         """What this means, in plain words.
+
+        Args:
+            is_only_node: whether the cluster has no other node.
 
         Examples:
             >>> mib = 2**20
@@ -104,8 +107,15 @@ class NodeStore:
                 "nothing refers to them."
             )
         copies = (self.used or 0) - primary
-        if copies >= _NEGLIGIBLE:
-            of_what = "spilled objects" if spilled or self.restored else "objects of other nodes"
+        is_spilled = bool(spilled or self.restored)
+        if copies >= _NEGLIGIBLE and is_only_node and not is_spilled:
+            found.append(
+                f"{size(copies)} ({_percent(copies, self.capacity)} of the store) are in use "
+                "although nothing refers to their objects any more: an array or a buffer that was "
+                "read from the store outlives the reference. They go when it is deleted."
+            )
+        elif copies >= _NEGLIGIBLE:
+            of_what = "spilled objects" if is_spilled else "objects of other nodes"
             found.append(
                 f"{size(copies)} ({_percent(copies, self.capacity)} of the store) are copies of "
                 f"{of_what}, for reading. Ray drops those that are not in use when room is needed: "

@@ -42,6 +42,11 @@ class Survey:
     held: list[Holding]
     unseen: list[str]
 
+    def in_words(self) -> list[tuple[NodeStore, list[str]]]:
+        """Each store, and what its figures mean."""
+        is_only_node = len(self.stores) == 1
+        return [(store, store.sentences(is_only_node)) for store in self.stores]
+
 
 def survey(address: str) -> Survey:
     """Read what the stores hold.

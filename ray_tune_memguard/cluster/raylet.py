@@ -108,7 +108,10 @@ def report(address: str, port: int, max_references: int = 0) -> RayletReport | N
         return None
     try:
         found = _ask(address, port, with_references=False)
-        if 0 < sum(worker.in_scope for worker in found.workers) <= max_references:
+        in_scope = sum(worker.in_scope for worker in found.workers)
+        # What is in use although nothing refers to its object is in no scope.
+        is_any = in_scope > 0 or found.store.objects > 0
+        if is_any and in_scope <= max_references > 0:
             found = _ask(address, port, with_references=True)
     except Exception:
         # grpc's errors, for a node that has just gone; a caller can do nothing but go without.

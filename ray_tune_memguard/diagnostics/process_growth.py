@@ -26,8 +26,8 @@ class ProcessGrowth:
         name: the process.
         rss: its resident memory.
         anonymous: of that, what belongs to it alone.
-        per_trial: by how much its RSS grows for each trial; None if that is not known.
-        per_hour: by how much it grows in an hour; None if that is not known.
+        per_trial: by how much its anonymous memory grows for each trial; None if that is not known.
+        per_hour: by how much that grows in an hour; None if that is not known.
         is_growing: whether it grows steadily, and by an amount that matters.
     """
 
@@ -60,7 +60,8 @@ class ProcessSeries:
             memory: RSS and anonymous memory by process.
         """
         self._last = dict(memory)
-        self._series.add(trials, time, {name: rss for name, (rss, _) in memory.items()})
+        # RSS has the pages of the object store that a raylet has written.
+        self._series.add(trials, time, {name: own for name, (_, own) in memory.items()})
 
     def latest(self) -> dict[str, tuple[int, int]]:
         """RSS and anonymous memory in bytes by process, at the latest measurement."""

@@ -95,6 +95,19 @@ def test_the_advice_has_the_figure_and_fits_the_settings() -> None:
     assert "task_events" not in followed
     assert "RAY_maximum_gcs_destroyed_actor_cached_count=10000" in followed
     assert "include_dashboard=False" in head_node.advice("dashboard", 5000, {})
+    # `ray.init(log_to_driver=False)` decides only whether the driver prints.
+    assert "ray start --include-log-monitor=false" in head_node.advice("log monitor", 5000, {})
+
+
+def test_what_was_advised_and_done_is_not_advised_again() -> None:
+    capped = {"task_events_max_num_task_in_gcs": 1000}
+    early = head_node.advice("gcs_server", 8192, capped, trials=100)
+    assert "It keeps the events of every task" in early
+    late = head_node.advice("gcs_server", 8192, capped, trials=400)
+    assert late.startswith(
+        "It grows by 8.0 KiB a trial although it keeps the events of no more than 1,000 tasks. "
+        "Dead actors take a part"
+    )
 
 
 def test_who_reuses_actors_is_not_told_to() -> None:

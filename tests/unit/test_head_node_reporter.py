@@ -39,7 +39,7 @@ class Probes:
 
     def resolve(self) -> None:
         self.gcs += 400_000
-        self.asked[-1].resolve({"gcs_server": (self.gcs, self.gcs // 2)})
+        self.asked[-1].resolve({"gcs_server": (self.gcs + 10_000_000, self.gcs)})
 
     def give_back(self, user: object) -> None:
         self.is_given_back = True

@@ -112,6 +112,14 @@ def test_each_situation_in_words(store: NodeStore, said: list[str], unsaid: list
     assert not any(sentence in text for sentence in unsaid)
 
 
+def test_what_is_in_use_without_a_reference_is_no_copy_of_another_nodes() -> None:
+    [sentence] = node_store(0, 0, 40).sentences(is_only_node=True)
+    assert "40.0 MiB (50 % of the store) are in use although nothing refers to" in sentence
+    assert COPIES not in sentence
+    [sentence] = node_store(0, 60, 40).sentences(is_only_node=True)[1:]
+    assert COPIES in sentence
+
+
 def test_a_node_that_is_not_idle_takes_one_byte_that_is_no_object() -> None:
     assert primary_bytes(83886080.0, 83886079.0) == 0
     assert primary_bytes(83886080.0, 31456880.0) == 52429200
@@ -279,6 +287,20 @@ def test_what_a_raylet_says(monkeypatch: pytest.MonkeyPatch) -> None:
     assert asked == [False, True, False, False]
 
 
+def test_what_is_in_use_without_a_reference_is_listed(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ray._private import internal_api
+
+    def node_stats(address: str, port: int, include_memory_info: bool) -> Any:
+        reply = stats_reply(0)
+        return with_references(reply) if include_memory_info else reply
+
+    monkeypatch.setattr(raylet, "is_available", lambda: True)
+    monkeypatch.setattr(internal_api, "node_stats", node_stats)
+    found = raylet.report("10.0.0.5", 4711, max_references=5)
+    assert found is not None
+    assert found.workers[0].references[0].kind == PINNED
+
+
 def test_a_raylet_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     from ray._private import internal_api
 
@@ -348,7 +370,7 @@ def holding(call_site: str = "") -> Holding:
     return Holding(Holder("driver", "driver (pid 1)"), "n", LOCAL, call_site, 75, 15_000_000)
 
 
-def test_the_advice_says_who_and_how_to_learn_more() -> None:
+def test_the_advice_says_who_and_how_to_learn_more(monkeypatch: pytest.MonkeyPatch) -> None:
     small = Holding(Holder("driver", "driver (pid 9)"), "n", CAPTURED, "", 2, 242)
     assert "pid 9" not in object_holders.advice([holding(), small], 0, is_told=True)
     text = object_holders.advice([holding()] * 4 + [small], 0, is_told=True)
@@ -360,5 +382,8 @@ def test_the_advice_says_who_and_how_to_learn_more() -> None:
     text = object_holders.advice([holding("train.py:3")], 0, is_told=True)
     assert "created at train.py:3. " in text
     assert "RAY_record" not in text
+    monkeypatch.setattr(raylet, "is_available", lambda: False)
     assert "ray-tune-memguard[objects]" in object_holders.advice([], 0, is_told=False)
+    monkeypatch.setattr(raylet, "is_available", lambda: True)
+    assert "did not answer in time" in object_holders.advice([], 0, is_told=False)
     assert "12,345 references are too many" in object_holders.advice([], 12_345, is_told=True)
