@@ -23,7 +23,7 @@ OLDEST_KNOWN: Version = (2, 50)
 NEWEST_KNOWN: Version = (2, 60)
 ENVIRONMENT_PREFIX = "RAY_"
 _TRUE = ("1", "true")
-#: Variables that look like settings, and that only Ray's Python reads; some are new in 2.55 or 2.60.
+#: Variables that look like settings, and that only Ray's Python reads (some from 2.55 or 2.60 on).
 _READ_IN_PYTHON = frozenset(
     {
         "allow_out_of_band_object_ref_serialization",

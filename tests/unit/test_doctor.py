@@ -70,7 +70,8 @@ def test_interval_zero_means_never() -> None:
     config: dict[str, object] = {"kill_idle_workers_interval_ms": 0}
     found = only(facts(node(*[IDLE] * 7), system_config=config), "idle-workers-never-end")
     assert found.evidence == "7 idle workers on 2 CPUs hold 406 MiB."
-    assert found.remedies == (Remedy("kill_idle_workers_interval_ms", 200),)
+    [remedy] = found.remedies
+    assert remedy == Remedy("kill_idle_workers_interval_ms", 200, is_in_system_config=True)
     variable = node(environment={"kill_idle_workers_interval_ms": "0"})
     assert only(facts(variable), "idle-workers-never-end").severity is Severity.WARNING
     # The head's setting wins.
@@ -92,6 +93,8 @@ def test_interval_zero_means_never() -> None:
 )
 def test_settings_that_cost_memory(setting: str, value: object, check: str) -> None:
     found = only(facts(system_config={setting: value}), check)
+    # What the head was started with can be mended there only.
+    assert all("RAY_" not in str(remedy) for remedy in found.remedies if remedy.name == setting)
     mended = {setting: value, **{remedy.name: remedy.value for remedy in found.remedies}}
     assert mended[setting] != value
     assert checks.examine(facts(system_config=mended)) == []
@@ -167,12 +170,12 @@ def test_a_limit_that_ray_does_not_see() -> None:
 @pytest.mark.parametrize("limit", [16 * GIB, 300 * MIB])
 def test_the_settings_for_a_limit_mend_it_whatever_was_set(limit: int) -> None:
     machine = MemoryFacts(ray_total=64 * GIB, limit=limit, limit_from="the cgroup /job_7")
-    # Below this share nothing is killed while 1 GiB is free.
-    given = {"memory_usage_threshold": "0.1", "min_memory_free_bytes": str(GIB)}
+    # Below this share nothing is killed while 2 GiB are free.
+    given = {"memory_usage_threshold": "0.1", "min_memory_free_bytes": str(2 * GIB)}
     found = checks.examine(facts(node(machine=machine, environment=given, object_store=1)))
     [unseen] = found
     assert unseen.check == "memory-limit-unseen"
-    assert "The monitor acts at 63.0 GiB" in unseen.evidence
+    assert "The monitor acts at 62.0 GiB" in unseen.evidence
     given.update((remedy.name, str(remedy.value)) for remedy in unseen.remedies)
     assert checks.examine(facts(node(machine=machine, environment=given, object_store=1))) == []
 
@@ -269,6 +272,59 @@ def test_a_worker_that_uses_cpu_time_for_a_moment_is_idle(monkeypatch: pytest.Mo
     assert now[0] == 0.0
 
 
+@pytest.mark.parametrize(
+    ("tasks", "expected"), [(1_000, None), (10_000, None), (20_000, 10_000), (-1, 10_000)]
+)
+def test_no_remedy_lets_the_head_keep_more(tasks: int, expected: int | None) -> None:
+    given = facts(
+        head=HeadFacts(gcs_rss=3 * GIB, environment={}),
+        system_config={
+            "task_events_max_num_task_in_gcs": tasks,
+            "maximum_gcs_destroyed_actor_cached_count": 500,
+            "maximum_gcs_dead_worker_cached_count": 500,
+        },
+    )
+    found = only(given, "head-keeps-records")
+    assert [remedy.value for remedy in found.remedies] == ([expected] if expected else [])
+    assert bool(found.advice) == (expected is None)
+
+
+def test_no_remedy_is_set_already() -> None:
+    machine = MemoryFacts(ray_total=16 * GIB)
+    many = node(*[worker(anonymous=90 * MIB)] * 40, machine=machine)
+    [found] = checks.examine(facts(many, system_config={"num_workers_soft_limit": 0}))
+    assert found.check == "idle-workers-hold-memory"
+    assert found.remedies == ()
+
+
+@pytest.mark.parametrize(
+    ("given", "total", "names"),
+    [
+        # So much must be free that the threshold does not matter.
+        ({"min_memory_free_bytes": "0"}, 64 * GIB, ["min_memory_free_bytes"]),
+        ({"min_memory_free_bytes": "0"}, None, ["min_memory_free_bytes"]),
+        ({"min_memory_free_bytes": str(GIB)}, 256 * GIB, ["min_memory_free_bytes"]),
+        ({"min_memory_free_bytes": str(GIB)}, 32 * GIB, []),
+        ({"min_memory_free_bytes": str(GIB)}, None, []),
+        (
+            {"min_memory_free_bytes": "0", "memory_usage_threshold": "0.99"},
+            64 * GIB,
+            ["memory_usage_threshold", "min_memory_free_bytes"],
+        ),
+    ],
+)
+def test_a_monitor_that_acts_too_late(
+    given: dict[str, str], total: int | None, names: list[str]
+) -> None:
+    machine = MemoryFacts(ray_total=total)
+    found = checks.examine(facts(node(machine=machine, environment=given)))
+    assert [finding.check for finding in found] == (["memory-monitor-late"] if names else [])
+    remedies = [remedy for finding in found for remedy in finding.remedies]
+    assert [remedy.name for remedy in remedies] == names
+    mended = {**given, **{remedy.name: str(remedy.value) for remedy in remedies}}
+    assert checks.examine(facts(node(machine=machine, environment=mended))) == []
+
+
 def test_a_dashboard_beside_many_trials() -> None:
     given = facts(head=HeadFacts(has_dashboard=True), plan=PlanFacts(trials=20_000))
     assert "dashboard-on" in names(checks.examine(given))
@@ -356,6 +412,37 @@ def test_slurm_gets_lines_of_a_batch_script() -> None:
     assert "env RAY_task_events_max_num_task_in_gcs=10000 ray start --head" in head
     assert "export RAY_kill_idle_workers_interval_ms=200" in text
     assert f"--object-store-memory={GIB}" in text.splitlines()[-1]
+
+
+def test_a_setting_of_the_head_is_mended_at_the_head() -> None:
+    config: dict[str, object] = {
+        "memory_monitor_refresh_ms": 0,
+        "task_events_max_num_task_in_gcs": -1,
+    }
+    variable = {"kill_idle_workers_interval_ms": "0"}
+    found = checks.examine(facts(node(environment=variable), system_config=config))
+    said = {str(remedy) for finding in found for remedy in finding.remedies}
+    at_head = "--system-config at the head)"
+    assert said >= {
+        f"memory_monitor_refresh_ms=250 (change it in, or remove it from, {at_head}",
+        # Without it Ray's default holds, which is not what is advised.
+        f"task_events_max_num_task_in_gcs=10000 (change it in {at_head}",
+        "RAY_kill_idle_workers_interval_ms=200",
+    }
+    kinds = {one["name"]: one["kind"] for each in found for one in each.as_dict()["remedies"]}
+    assert kinds["memory_monitor_refresh_ms"] == "system-config"
+    assert kinds["kill_idle_workers_interval_ms"] == "setting"
+    for form in ("env", "slurm"):
+        text = Fix(found).text(form)
+        [head] = [line for line in text.splitlines() if "ray start --head" in line]
+        assert json.loads(head.split("'")[1]) == {
+            "memory_monitor_refresh_ms": 250,
+            "task_events_max_num_task_in_gcs": 10_000,
+        }
+        assert "RAY_memory_monitor_refresh_ms" not in text
+        assert "RAY_task_events_max_num_task_in_gcs" not in text
+        assert "export RAY_kill_idle_workers_interval_ms=200" in text
+        assert "wins over variables" in text
 
 
 @pytest.mark.parametrize("form", FORMS)

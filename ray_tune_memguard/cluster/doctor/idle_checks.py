@@ -158,6 +158,7 @@ def hold_memory(facts: Facts) -> Iterator[Finding]:
         share = held / node.total if node.total else 0.0
         if large or share > _MAX_IDLE_SHARE:
             chosen = large or list(node.idle)
+            is_to_keep_none = share > _MAX_IDLE_SHARE and facts.setting(_LIMIT, node) != 0
             of_chosen = size(sum(worker.anonymous for worker in chosen))
             yield Finding(
                 "idle-workers-hold-memory",
@@ -167,7 +168,7 @@ def hold_memory(facts: Facts) -> Iterator[Finding]:
                 f"{_LIMIT} nothing ends it.",
                 ", ".join(f"pid {worker.pid} has {size(worker.anonymous)}" for worker in chosen)
                 + (f"; all idle workers have {share:.0%} of the memory" if node.total else ""),
-                (Remedy(_LIMIT, 0),) if share > _MAX_IDLE_SHARE else (),
+                (Remedy(_LIMIT, 0),) if is_to_keep_none else (),
                 advice="Clear globals before the task returns, or decorate the task with "
                 "@ray.remote(max_calls=1), which ends its worker.",
                 where=node.name,

@@ -8,7 +8,7 @@ from ray_tune_memguard.cluster.doctor.facts import Facts, NodeFacts
 from ray_tune_memguard.cluster.doctor.findings import Finding, Place, Remedy, Severity
 from ray_tune_memguard.cluster.settings import BY_NAME
 from ray_tune_memguard.report.sizes import size
-from ray_tune_memguard.system.node_memory import threshold_below
+from ray_tune_memguard.system.node_memory import MonitorSettings, threshold_below
 
 _REFRESH = "memory_monitor_refresh_ms"
 _THRESHOLD = "memory_usage_threshold"
@@ -43,18 +43,34 @@ def monitor_off(facts: Facts) -> Iterator[Finding]:
 def monitor_late(facts: Facts) -> Iterator[Finding]:
     """The memory monitor acts too late."""
     for node in facts.nodes:
-        threshold = facts.setting(_THRESHOLD, node)
-        if threshold >= _LATE_THRESHOLD:
-            yield Finding(
-                "memory-monitor-late",
-                Severity.WARNING,
-                f"Ray's memory monitor acts at {threshold:.0%} of the memory.",
-                "That is too late: between two of its looks the kernel runs out of memory and "
-                "kills on its own.",
-                f"{_THRESHOLD} is {threshold:g}; Ray's default is {BY_NAME[_THRESHOLD].default}.",
-                (Remedy(_THRESHOLD, BY_NAME[_THRESHOLD].default),),
-                where=node.name,
-            )
+        monitor = facts.monitor(node)
+        by_free = _share_by_free(monitor, node.machine.ray_total)
+        acts_at = max(monitor.threshold, by_free)
+        if acts_at < _LATE_THRESHOLD:
+            continue
+        late = {_THRESHOLD: monitor.threshold, _MIN_FREE: by_free}
+        names = [name for name, share in late.items() if share >= _LATE_THRESHOLD]
+        yield Finding(
+            "memory-monitor-late",
+            Severity.WARNING,
+            f"Ray's memory monitor acts at {acts_at:.1%} of the memory.",
+            "That is too late: between two of its looks the kernel runs out of memory and "
+            "kills on its own.",
+            " ".join(
+                f"{name} is {facts.setting(name, node)}; Ray's default is {BY_NAME[name].default}."
+                for name in names
+            ),
+            tuple(Remedy(name, BY_NAME[name].default) for name in names),
+            where=node.name,
+        )
+
+
+def _share_by_free(monitor: MonitorSettings, total: int | None) -> float:
+    """The share at which the monitor acts because of the bytes that must be free; 0 if any may."""
+    free = monitor.min_free_bytes
+    if free <= 0 or total is None:
+        return 1.0 if free == 0 else 0.0
+    return 1 - free / total
 
 
 def limit_unseen(facts: Facts) -> Iterator[Finding]:
