@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -167,6 +168,31 @@ def test_a_limit_that_ray_does_not_see() -> None:
     assert checks.examine(facts(mended)) == []
 
 
+def test_a_limit_on_a_machine_that_others_use() -> None:
+    machine = MemoryFacts(
+        ray_total=64 * GIB,
+        ray_used=40 * GIB,
+        limit=16 * GIB,
+        limit_used=8 * GIB,
+        limit_from="the cgroup /job_7",
+    )
+    shared = only(facts(node(machine=machine, object_store=4 * GIB)), "memory-limit-unseen")
+    # Ray would compare what all use, 40 GiB, with 15 GiB.
+    assert shared.remedies == ()
+    assert "others use 32.0 GiB of the machine" in shared.evidence
+    assert "--exclusive" in shared.advice
+    alone = replace(machine, ray_used=11 * GIB)
+    found = only(facts(node(machine=alone, object_store=4 * GIB)), "memory-limit-unseen")
+    assert found.remedies == (Remedy("memory_usage_threshold", 0.23),)
+    assert "nobody else" in found.advice
+    # A job that nothing enforces has no cgroup that tells its use.
+    slurm = MemoryFacts(ray_total=64 * GIB, ray_used=11 * GIB)
+    trial = worker(title="ray::ImplicitFunc.train", anonymous=8 * GIB)
+    for workers, remedies in (((trial,), 1), ((), 0)):
+        given = node(*workers, machine=slurm, slurm_memory=16 * GIB, object_store=4 * GIB)
+        assert len(only(facts(given), "memory-limit-unseen").remedies) == remedies
+
+
 @pytest.mark.parametrize("limit", [16 * GIB, 300 * MIB])
 def test_the_settings_for_a_limit_mend_it_whatever_was_set(limit: int) -> None:
     machine = MemoryFacts(ray_total=64 * GIB, limit=limit, limit_from="the cgroup /job_7")
@@ -188,8 +214,11 @@ def test_a_slurm_job_that_nothing_enforces() -> None:
 
 
 def test_swap_in_use() -> None:
-    machine = MemoryFacts(ray_total=16 * GIB, swap_total=8 * GIB, swap_used=4 * GIB)
+    machine = MemoryFacts(ray_total=16 * GIB, swap_used=4 * GIB, swapped_memory=16 * GIB)
     assert only(facts(node(machine=machine, object_store=4 * GIB)), "swap-in-use")
+    # A container on a machine that swaps, and that does not tell what the container has of it.
+    machine = MemoryFacts(ray_total=16 * GIB, swap_used=4 * GIB, swapped_memory=64 * GIB)
+    assert checks.examine(facts(node(machine=machine, object_store=4 * GIB))) == []
 
 
 def test_a_head_that_runs_trials() -> None:

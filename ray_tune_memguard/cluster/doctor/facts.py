@@ -53,17 +53,21 @@ class MemoryFacts:
     """Memory of a machine.
 
     Attributes:
-        ray_total: what Ray takes for the machine's memory.
+        ray_total, ray_used: what Ray takes for the machine's memory, and for its use.
         limit: the tightest cgroup limit above Ray's processes; None if there is none.
+        limit_used: what is used of it.
         limit_from: what sets the limit.
-        swap_total, swap_used: swap of the machine.
+        swap_used: bytes in swap.
+        swapped_memory: the memory (RAM) of those whose swap this is.
     """
 
     ray_total: int | None = None
+    ray_used: int = 0
     limit: int | None = None
+    limit_used: int = 0
     limit_from: str = ""
-    swap_total: int = 0
     swap_used: int = 0
+    swapped_memory: int | None = None
 
 
 @dataclass(frozen=True)
@@ -100,6 +104,14 @@ class NodeFacts:
     def idle(self) -> tuple[WorkerFacts, ...]:
         """Its idle workers."""
         return tuple(worker for worker in self.workers if worker.is_idle)
+
+    @property
+    def used_by_others(self) -> int:
+        """What is used on its machine outside of its limit, at most."""
+        machine = self.machine
+        in_workers = sum(worker.anonymous for worker in self.workers)
+        ours = in_workers if machine.limit is None else machine.limit_used
+        return max(0, machine.ray_used - ours)
 
     @property
     def total(self) -> int | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 
-import psutil
 import ray
 
 from ray_tune_memguard.cluster import settings
@@ -49,17 +48,20 @@ def of_machine(plan: PlanFacts) -> Facts:
 
 def memory_facts(pid: int | None) -> MemoryFacts:
     """Memory of this machine, with the cgroups of a process; None for this one."""
-    limits = NodeMemoryReader(pid=pid).read()
-    swap = psutil.swap_memory()
+    reader = NodeMemoryReader(pid=pid)
+    limits, swapped = reader.read(), reader.swapped()
     seen, cgroup = limits.ray, limits.cgroup
     # Ray's own view may be the same cgroup.
-    is_other = cgroup is not None and (seen is None or cgroup.source != seen.source)
+    if cgroup is not None and seen is not None and cgroup.source == seen.source:
+        cgroup = None
     return MemoryFacts(
         ray_total=None if seen is None else seen.total_bytes,
-        limit=cgroup.total_bytes if cgroup is not None and is_other else None,
-        limit_from=f"the cgroup {cgroup.source}" if cgroup is not None and is_other else MACHINE,
-        swap_total=swap.total,
-        swap_used=swap.used,
+        ray_used=0 if seen is None else seen.used_bytes,
+        limit=None if cgroup is None else cgroup.total_bytes,
+        limit_used=0 if cgroup is None else cgroup.used_bytes,
+        limit_from=MACHINE if cgroup is None else f"the cgroup {cgroup.source}",
+        swap_used=0 if swapped is None else swapped.used_bytes,
+        swapped_memory=None if swapped is None else swapped.memory_bytes,
     )
 
 
