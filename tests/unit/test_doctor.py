@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import yaml
+from ray._private import utils
 
-from ray_tune_memguard.cluster.doctor import checks, gather, plans
+from ray_tune_memguard.cluster.doctor import checks, gather, machine, plans
 from ray_tune_memguard.cluster.doctor.facts import (
     Facts,
     HeadFacts,
@@ -204,6 +206,37 @@ def test_the_settings_for_a_limit_mend_it_whatever_was_set(limit: int) -> None:
     assert "The monitor acts at 62.0 GiB" in unseen.evidence
     given.update((remedy.name, str(remedy.value)) for remedy in unseen.remedies)
     assert checks.examine(facts(node(machine=machine, environment=given, object_store=1))) == []
+
+
+@pytest.mark.parametrize("has_rays_own", [True, False])
+@pytest.mark.parametrize(
+    ("total", "used", "shared", "expected"),
+    [
+        (64 * GIB, 44 * GIB, 32 * GIB, 6 * GIB),
+        # At most 0.95 of the shared memory, where that is 10 GB or more.
+        (64 * GIB, 4 * GIB, 12 * GIB, int(0.95 * 12 * GIB)),
+        (64 * GIB, 4 * GIB, 64 * MIB, 10**10),
+        (2048 * GIB, 4 * GIB, 1024 * GIB, 200 * 10**9),
+    ],
+)
+def test_the_object_store_is_the_one_that_ray_would_make(
+    total: int,
+    used: int,
+    shared: int,
+    expected: int,
+    has_rays_own: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    blocks = SimpleNamespace(f_bsize=4096, f_bavail=shared // 4096)
+    monkeypatch.setattr(machine.os, "statvfs", lambda path: blocks)
+    monkeypatch.setattr(machine.os, "fstatvfs", lambda number: blocks)
+    monkeypatch.setattr(utils, "estimate_available_memory", lambda: total - used)
+    if not has_rays_own:
+        monkeypatch.delattr(utils, "resolve_object_store_memory", raising=False)
+    seen = MemoryFacts(ray_total=total, ray_used=used)
+    monkeypatch.setattr(machine, "memory_facts", lambda pid: seen)
+    [node] = machine.of_machine(PlanFacts()).nodes
+    assert node.object_store == expected
 
 
 def test_a_slurm_job_that_nothing_enforces() -> None:
