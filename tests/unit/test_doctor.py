@@ -387,6 +387,88 @@ def test_a_monitor_that_acts_too_late(
     assert checks.examine(facts(node(machine=machine, environment=mended))) == []
 
 
+class Watched:
+    """A node whose workers end, run tasks and rest, by a clock of its own."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 0.0
+        #: When each worker ends; how much CPU time it uses in a second.
+        self.ends: dict[int, float] = {}
+        self.uses: dict[int, float] = {}
+        self.free_cpus = 2.0
+        monkeypatch.setattr(gather.time, "monotonic", lambda: self.now)
+        monkeypatch.setattr(gather.time, "sleep", self.sleep)
+        monkeypatch.setattr(gather.CpuReading, "of", self.reading)
+        monkeypatch.setattr(gather, "is_titled", lambda pid, title: self.now < self.ends[pid])
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+    def reading(self, pid: int) -> gather.CpuReading:
+        used = self.now * self.uses.get(pid, 0.005)
+        return gather.CpuReading(self.now, {1: ThreadTime(used, 0.0)})
+
+    def findings(self, *idle: WorkerFacts, **config: object) -> list[str]:
+        nodes = gather._with_lasting([node(*idle)], config, lambda: [self.free_cpus])
+        return names(checks.examine(facts(*nodes, system_config=config)))
+
+
+EIGHT = [worker(pid=pid) for pid in range(1, 9)]
+
+
+def test_idle_workers_of_a_healthy_node_end_in_a_few_seconds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    watched = Watched(monkeypatch)
+    # As measured after tasks had ended: five are left after 1.3 s, two after 3.3 s.
+    watched.ends = dict(zip(range(1, 9), (1.2, 1.2, 1.2, 2.2, 2.2, 3.2, 99, 99), strict=True))
+    assert watched.findings(*EIGHT) == []
+    assert watched.now == pytest.approx(3.25)
+    # Two are no more than the limit.
+    watched.now = 0.0
+    assert watched.findings(*EIGHT[:2]) == []
+    assert watched.now == 0.0
+
+
+def test_idle_workers_that_stay_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    watched = Watched(monkeypatch)
+    watched.ends = dict.fromkeys(range(1, 9), 99.0)
+    assert watched.findings(*EIGHT) == ["idle-workers-above-limit"]
+    assert watched.now == 5.0
+    # Those that own objects are named as such, and not waited for.
+    watched.now = 0.0
+    owners = [worker(pid=pid, owned_objects=1) for pid in range(1, 7)]
+    assert watched.findings(*owners, *EIGHT[6:]) == ["idle-workers-own-objects"]
+    assert watched.now == 0.0
+    # Ray takes longer than one waits here.
+    threshold: dict[str, Any] = {"idle_worker_killing_time_threshold_ms": 9_000}
+    assert watched.findings(*EIGHT, **threshold) == []
+    assert watched.now == 0.0
+
+
+def test_workers_that_run_tasks_between_two_looks_are_not_idle(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    watched = Watched(monkeypatch)
+    watched.ends = dict.fromkeys(range(1, 9), 99.0)
+    watched.uses = dict.fromkeys(range(1, 7), 0.2)
+    assert watched.findings(*EIGHT) == []
+    assert watched.now < 1.0
+
+
+def test_the_free_cpus_are_those_of_the_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    watched = Watched(monkeypatch)
+    watched.ends = dict.fromkeys(range(1, 9), 99.0)
+    watched.free_cpus = 8.0
+    # Two CPUs were free when it began.
+    given = [node(*EIGHT, cpus=8.0, free_cpus=2.0)]
+    found = gather._with_lasting(given, {}, lambda: [watched.free_cpus])
+    assert checks.examine(facts(*found)) == []
+    watched.free_cpus = 0.0
+    found = gather._with_lasting(given, {}, lambda: [watched.free_cpus])
+    assert "8 stayed idle, 0 may" in only(facts(*found), "idle-workers-above-limit").evidence
+
+
 def test_a_dashboard_beside_many_trials() -> None:
     given = facts(head=HeadFacts(has_dashboard=True), plan=PlanFacts(trials=20_000))
     assert "dashboard-on" in names(checks.examine(given))

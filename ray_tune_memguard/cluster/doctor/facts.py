@@ -78,13 +78,14 @@ class NodeFacts:
         name: its address, for messages.
         is_head: whether the head runs on it.
         is_here: whether it runs on this machine, so that its processes could be read.
-        cpus, free_cpus: CPUs that Ray may give away, and that it has not given away.
+        cpus, free_cpus: CPUs that Ray may give away, and that it had not given away at the last
+            look at its workers.
         object_store: the size of its object store.
         environment: the settings in the environment of its raylet; None if it was not read.
         slurm_memory: what its Slurm job may use (``SLURM_MEM_PER_NODE``).
         workers: its workers.
-        lasting: pids of idle workers that were still idle after the time in which Ray ends those
-            above the limit; None if there were no more than the limit, or they were not watched.
+        lasting: pids of idle workers that stayed idle while they were watched, until they were no
+            more than the limit or Ray had had the time to end them; None if they were not watched.
         machine: the memory of its machine.
     """
 
@@ -104,6 +105,11 @@ class NodeFacts:
     def idle(self) -> tuple[WorkerFacts, ...]:
         """Its idle workers."""
         return tuple(worker for worker in self.workers if worker.is_idle)
+
+    @property
+    def staying(self) -> list[WorkerFacts]:
+        """Its idle workers, without those that were not idle any more when they were watched."""
+        return [one for one in self.idle if self.lasting is None or one.pid in self.lasting]
 
     @property
     def used_by_others(self) -> int:
@@ -190,6 +196,10 @@ class Facts:
         if limit >= 0:
             return limit
         return node.cpus if node.free_cpus is None else node.free_cpus
+
+    def idle_above_limit(self, node: NodeFacts) -> float:
+        """The idle workers above the limit that Ray could end; one that owns objects refuses."""
+        return sum(not worker.owned_objects for worker in node.staying) - self.idle_limit(node)
 
     def head_setting(self, name: str) -> Value:
         """The value of a setting for ``gcs_server``."""
