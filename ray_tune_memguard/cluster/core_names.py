@@ -11,6 +11,7 @@ RAY_PROCESSES = "ray_processes"
 CLUSTER_STATE = "cluster_state"
 CLUSTER_BY_ADDRESS = "cluster_by_address"
 OBJECT_OWNERS = "object_owners"
+STORE_SIZE = "store_size"
 TRIAL_MEMORY = "trial_memory"
 TRIAL_PROFILES = "trial_profiles"
 
@@ -20,6 +21,7 @@ WITHOUT: dict[str, str] = {
     CLUSTER_STATE: "nothing is read from Ray's control service, such as why a process ended",
     CLUSTER_BY_ADDRESS: "`memguard doctor` and `memguard objects` cannot look at a running cluster",
     OBJECT_OWNERS: "nothing tells which process owns or holds objects",
+    STORE_SIZE: "`memguard doctor` works out itself how large a new object store would be",
     TRIAL_MEMORY: "the memory of trials is not measured",
     TRIAL_PROFILES: "trials are not profiled",
 }
@@ -52,6 +54,14 @@ NAMES: tuple[PrivateName, ...] = (
         "maybe_enable_token_auth_if_token_available",
         optional=True,
         older="ensure_token_if_auth_enabled",
+    ),
+    # The size of a new object store. Older: 2.50 has the rule in another function.
+    *rows_of("ray._private.utils", STORE_SIZE, "estimate_available_memory()"),
+    *rows_of(
+        "ray._private.utils",
+        STORE_SIZE,
+        "resolve_object_store_memory(available_memory_bytes)",
+        older="get_shared_memory_bytes",
     ),
     # The raylets.
     *rows_of(

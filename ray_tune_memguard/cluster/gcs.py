@@ -7,15 +7,15 @@ This needs neither the dashboard nor ``grpcio``, unlike ``ray.util.state``. A ca
 from __future__ import annotations
 
 import json
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from ray_tune_memguard.cluster.listening import why_no_cluster
+
 #: Exit type of a worker that Ray's memory monitor has killed.
 NODE_OUT_OF_MEMORY = "NODE_OUT_OF_MEMORY"
-_CONNECT_TIMEOUT_S = 2.0
 
 
 class ClusterStateError(RuntimeError):
@@ -112,7 +112,8 @@ def connected_to(address: str) -> Iterator[None]:
             raise ClusterStateError(f"This process is a driver of another cluster than {address}.")
         yield
         return
-    _check_listening(address)
+    if reason := why_no_cluster(address):
+        raise ClusterStateError(reason)
     with _failures_named("anything"):
         _use_token()
         from ray._private.state import state
@@ -147,19 +148,6 @@ def _use_token() -> None:
         show(warn_if_disabled=False)
     finally:
         setup.logger.disabled = before
-
-
-def _check_listening(address: str) -> None:
-    """Ray itself would try for a minute, and end the process then."""
-    host, colon, port = address.rpartition(":")
-    if not colon or not host or not port.isdigit():
-        raise ClusterStateError(
-            f"The address must be host:port, as `ray start --head` prints it; got {address!r}."
-        )
-    try:
-        socket.create_connection((host, int(port)), timeout=_CONNECT_TIMEOUT_S).close()
-    except OSError as error:
-        raise ClusterStateError(f"No Ray cluster answers at {address} ({error}).") from error
 
 
 def actor_info(actor_id: str) -> ActorInfo | None:

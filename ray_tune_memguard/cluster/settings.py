@@ -23,6 +23,14 @@ OLDEST_KNOWN: Version = (2, 50)
 NEWEST_KNOWN: Version = (2, 60)
 ENVIRONMENT_PREFIX = "RAY_"
 _TRUE = ("1", "true")
+#: Variables that look like settings, and that only Ray's Python reads (some from 2.55 or 2.60 on).
+_READ_IN_PYTHON = frozenset(
+    {
+        "allow_out_of_band_object_ref_serialization",
+        "gcs_server_port_wait_time_s",
+        "rdt_fetch_fail_timeout_milliseconds",
+    }
+)
 
 
 class Reader(Enum):
@@ -213,11 +221,11 @@ def given_in(environment: dict[str, str]) -> dict[str, str]:
 
 
 def unknown_to_ray(names: Iterable[str]) -> list[str]:
-    """Those of the names that the binaries of the Ray of this environment do not have.
+    """Those of the names that the Ray of this environment does not have.
 
     A binary that cannot be read knows every name.
     """
-    wanted = set(names)
+    wanted = set(names) - _READ_IN_PYTHON
     if not wanted:
         return []
     for binary in ray_binaries():

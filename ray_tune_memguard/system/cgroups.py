@@ -59,10 +59,19 @@ class MemoryCgroup:
         limit = self._number("memory.swap.max") if self.version == 2 else None
         if limit is None:
             return None
-        cached = read_numbers(self.directory / "memory.stat", ("swapcached",))
-        # Pages in the swap cache are in memory, and counted there.
-        used = (self._number("memory.swap.current") or 0) - cached.get("swapcached", 0)
-        return (max(0, used), limit) if limit else (0, 0)
+        return (self.swapped_bytes() or 0, limit) if limit else (0, 0)
+
+    def swapped_bytes(self) -> int | None:
+        """Bytes in swap; None if the kernel does not count them for each cgroup."""
+        if self.version == 2:
+            used = self._number("memory.swap.current")
+            # Pages in the swap cache are in memory, and counted there.
+            cached = read_numbers(self.directory / "memory.stat", ("swapcached",))
+            memory = cached.get("swapcached", 0)
+        else:
+            used = self._number("memory.memsw.usage_in_bytes")
+            memory = self._number("memory.usage_in_bytes") or 0
+        return None if used is None else max(0, used - memory)
 
     def _file_cache_bytes(self) -> int | None:
         """The bytes of file cache, which the kernel can reclaim."""

@@ -29,6 +29,8 @@ from ray_tune_memguard.system.cgroups import (
 
 _KIB = 1024
 _GIB = 2**30
+#: Of a limit: what others may use of the machine where the threshold is to stand for the limit.
+_MAX_SHARE_OF_OTHERS = 0.25
 #: The source of a limit that no cgroup sets.
 MACHINE = "the machine"
 
@@ -90,6 +92,19 @@ class NodeMemory:
 
 
 @dataclass(frozen=True)
+class Swapped:
+    """What is in swap.
+
+    Attributes:
+        used_bytes: bytes in swap.
+        memory_bytes: the memory (RAM) of those who use this swap: a container's, or the machine's.
+    """
+
+    used_bytes: int
+    memory_bytes: int
+
+
+@dataclass(frozen=True)
 class MemoryLimits:
     """The limits that hold for a process on this machine, each with the usage that belongs to it.
 
@@ -140,14 +155,38 @@ class MemoryLimits:
             return None
         if self.cgroup.total_bytes >= monitor.kills_above(self.ray.total_bytes):
             return None
-        share = threshold_below(self.cgroup.total_bytes * monitor.threshold / self.ray.total_bytes)
-        others = "" if monitor.min_free_bytes < 0 else " and RAY_min_memory_free_bytes=-1"
-        return (
+        text = (
             f"Ray's memory monitor counts {self.ray.total_bytes / _GIB:.1f} GiB "
             f"({_origin(self.ray)}), but {_origin(self.cgroup)} allows only "
             f"{self.cgroup.total_bytes / _GIB:.1f} GiB: the kernel kills before Ray's monitor "
-            f"acts. Start Ray with RAY_memory_usage_threshold={share}{others} on such nodes."
+            "acts. "
         )
+        by_others = max(0, self.ray.used_bytes - self.cgroup.used_bytes)
+        counts = f"because it counts what others use there as well (now {by_others / _GIB:.1f} GiB)"
+        if not leaves_room(by_others, self.cgroup.total_bytes):
+            return (
+                f"{text}With a lower threshold it would kill healthy workers, {counts}: ask for "
+                "the whole node (in Slurm --exclusive --mem=0), or run fewer trials at once."
+            )
+        share = threshold_below(self.cgroup.total_bytes * monitor.threshold / self.ray.total_bytes)
+        others = "" if monitor.min_free_bytes < 0 else " and RAY_min_memory_free_bytes=-1"
+        return (
+            f"{text}Start Ray with RAY_memory_usage_threshold={share}{others} on such nodes, if "
+            f"nobody else uses much of them, {counts}."
+        )
+
+
+def leaves_room(by_others: int, limit_bytes: int) -> bool:
+    """Whether Ray's threshold can stand for a limit that it does not see.
+
+    The monitor compares what the whole machine uses with the threshold. Where others use much, it
+    kills workers that are far from the limit.
+
+    Args:
+        by_others: what is used on the machine outside of the limit.
+        limit_bytes: the limit.
+    """
+    return by_others <= _MAX_SHARE_OF_OTHERS * limit_bytes
 
 
 def threshold_below(share: float) -> float:
@@ -198,14 +237,33 @@ class NodeMemoryReader:
     def as_ray(self) -> NodeMemory | None:
         """Used and total memory as Ray's memory monitor counts them; None without ``/proc``."""
         memory = self._machine()
-        limit = None if self._top is None else self._top.limit_bytes()
-        if self._top is not None and limit and memory is not None and limit <= memory.total_bytes:
+        if memory is not None and (found := self._top_limit(memory)):
+            top, limit = found
             # Ray takes a usage above the limit for the limit, and one that it cannot read for 0.
-            memory = NodeMemory(min(self._top.used_bytes() or 0, limit), limit, self._top.name)
+            memory = NodeMemory(min(top.used_bytes() or 0, limit), limit, top.name)
         if memory is None or not self._monitor.counts_swap:
             return memory
         used, total = self._swap()
         return NodeMemory(memory.used_bytes + used, memory.total_bytes + total, memory.source)
+
+    def swapped(self) -> Swapped | None:
+        """What is in swap of the memory that Ray counts, or else of the machine's."""
+        memory = self._machine()
+        if memory is None:
+            return None
+        if found := self._top_limit(memory):
+            top, limit = found
+            used = top.swapped_bytes()
+            if used is not None:
+                return Swapped(used, limit)
+        return Swapped(self._swap_of_machine()[0], memory.total_bytes)
+
+    def _top_limit(self, machine: NodeMemory) -> tuple[MemoryCgroup, int] | None:
+        """The cgroup at the top and its limit, if Ray counts with it instead of the machine."""
+        limit = None if self._top is None else self._top.limit_bytes()
+        if self._top is None or not limit or limit > machine.total_bytes:
+            return None
+        return self._top, limit
 
     def _above_us(self) -> NodeMemory | None:
         if self._limit is None:
@@ -230,6 +288,9 @@ class NodeMemoryReader:
         """Used and total swap in bytes."""
         if self._top is not None and (limited := self._top.swap_bytes()) is not None:
             return limited
+        return self._swap_of_machine()
+
+    def _swap_of_machine(self) -> tuple[int, int]:
         found = read_numbers(self._root / "proc" / "meminfo", ("SwapTotal", "SwapFree"))
         total = found.get("SwapTotal", 0)
         return max(0, total - found.get("SwapFree", 0)) * _KIB, total * _KIB

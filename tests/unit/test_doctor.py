@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import yaml
+from ray._private import utils
 
-from ray_tune_memguard.cluster.doctor import checks, gather, plans
+from ray_tune_memguard.cluster.doctor import checks, gather, machine, plans
 from ray_tune_memguard.cluster.doctor.facts import (
     Facts,
     HeadFacts,
@@ -70,7 +73,8 @@ def test_interval_zero_means_never() -> None:
     config: dict[str, object] = {"kill_idle_workers_interval_ms": 0}
     found = only(facts(node(*[IDLE] * 7), system_config=config), "idle-workers-never-end")
     assert found.evidence == "7 idle workers on 2 CPUs hold 406 MiB."
-    assert found.remedies == (Remedy("kill_idle_workers_interval_ms", 200),)
+    [remedy] = found.remedies
+    assert remedy == Remedy("kill_idle_workers_interval_ms", 200, is_in_system_config=True)
     variable = node(environment={"kill_idle_workers_interval_ms": "0"})
     assert only(facts(variable), "idle-workers-never-end").severity is Severity.WARNING
     # The head's setting wins.
@@ -92,6 +96,8 @@ def test_interval_zero_means_never() -> None:
 )
 def test_settings_that_cost_memory(setting: str, value: object, check: str) -> None:
     found = only(facts(system_config={setting: value}), check)
+    # What the head was started with can be mended there only.
+    assert all("RAY_" not in str(remedy) for remedy in found.remedies if remedy.name == setting)
     mended = {setting: value, **{remedy.name: remedy.value for remedy in found.remedies}}
     assert mended[setting] != value
     assert checks.examine(facts(system_config=mended)) == []
@@ -164,17 +170,73 @@ def test_a_limit_that_ray_does_not_see() -> None:
     assert checks.examine(facts(mended)) == []
 
 
+def test_a_limit_on_a_machine_that_others_use() -> None:
+    machine = MemoryFacts(
+        ray_total=64 * GIB,
+        ray_used=40 * GIB,
+        limit=16 * GIB,
+        limit_used=8 * GIB,
+        limit_from="the cgroup /job_7",
+    )
+    shared = only(facts(node(machine=machine, object_store=4 * GIB)), "memory-limit-unseen")
+    # Ray would compare what all use, 40 GiB, with 15 GiB.
+    assert shared.remedies == ()
+    assert "others use 32.0 GiB of the machine" in shared.evidence
+    assert "--exclusive" in shared.advice
+    alone = replace(machine, ray_used=11 * GIB)
+    found = only(facts(node(machine=alone, object_store=4 * GIB)), "memory-limit-unseen")
+    assert found.remedies == (Remedy("memory_usage_threshold", 0.23),)
+    assert "nobody else" in found.advice
+    # A job that nothing enforces has no cgroup that tells its use.
+    slurm = MemoryFacts(ray_total=64 * GIB, ray_used=11 * GIB)
+    trial = worker(title="ray::ImplicitFunc.train", anonymous=8 * GIB)
+    for workers, remedies in (((trial,), 1), ((), 0)):
+        given = node(*workers, machine=slurm, slurm_memory=16 * GIB, object_store=4 * GIB)
+        assert len(only(facts(given), "memory-limit-unseen").remedies) == remedies
+
+
 @pytest.mark.parametrize("limit", [16 * GIB, 300 * MIB])
 def test_the_settings_for_a_limit_mend_it_whatever_was_set(limit: int) -> None:
     machine = MemoryFacts(ray_total=64 * GIB, limit=limit, limit_from="the cgroup /job_7")
-    # Below this share nothing is killed while 1 GiB is free.
-    given = {"memory_usage_threshold": "0.1", "min_memory_free_bytes": str(GIB)}
+    # Below this share nothing is killed while 2 GiB are free.
+    given = {"memory_usage_threshold": "0.1", "min_memory_free_bytes": str(2 * GIB)}
     found = checks.examine(facts(node(machine=machine, environment=given, object_store=1)))
     [unseen] = found
     assert unseen.check == "memory-limit-unseen"
-    assert "The monitor acts at 63.0 GiB" in unseen.evidence
+    assert "The monitor acts at 62.0 GiB" in unseen.evidence
     given.update((remedy.name, str(remedy.value)) for remedy in unseen.remedies)
     assert checks.examine(facts(node(machine=machine, environment=given, object_store=1))) == []
+
+
+@pytest.mark.parametrize("has_rays_own", [True, False])
+@pytest.mark.parametrize(
+    ("total", "used", "shared", "expected"),
+    [
+        (64 * GIB, 44 * GIB, 32 * GIB, 6 * GIB),
+        # At most 0.95 of the shared memory, where that is 10 GB or more.
+        (64 * GIB, 4 * GIB, 12 * GIB, int(0.95 * 12 * GIB)),
+        (64 * GIB, 4 * GIB, 64 * MIB, 10**10),
+        (2048 * GIB, 4 * GIB, 1024 * GIB, 200 * 10**9),
+    ],
+)
+def test_the_object_store_is_the_one_that_ray_would_make(
+    total: int,
+    used: int,
+    shared: int,
+    expected: int,
+    has_rays_own: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    blocks = SimpleNamespace(f_bsize=4096, f_bavail=shared // 4096)
+    monkeypatch.setattr(machine.os, "statvfs", lambda path: blocks)
+    monkeypatch.setattr(machine.os, "fstatvfs", lambda number: blocks)
+    monkeypatch.setattr(utils, "estimate_available_memory", lambda: total - used)
+    if not has_rays_own:
+        monkeypatch.delattr(utils, "resolve_object_store_memory", raising=False)
+    seen = MemoryFacts(ray_total=total, ray_used=used)
+    monkeypatch.setattr(machine, "memory_facts", lambda pid: seen)
+    [node] = machine.of_machine(PlanFacts()).nodes
+    assert node.object_store == expected
 
 
 def test_a_slurm_job_that_nothing_enforces() -> None:
@@ -185,8 +247,11 @@ def test_a_slurm_job_that_nothing_enforces() -> None:
 
 
 def test_swap_in_use() -> None:
-    machine = MemoryFacts(ray_total=16 * GIB, swap_total=8 * GIB, swap_used=4 * GIB)
+    machine = MemoryFacts(ray_total=16 * GIB, swap_used=4 * GIB, swapped_memory=16 * GIB)
     assert only(facts(node(machine=machine, object_store=4 * GIB)), "swap-in-use")
+    # A container on a machine that swaps, and that does not tell what the container has of it.
+    machine = MemoryFacts(ray_total=16 * GIB, swap_used=4 * GIB, swapped_memory=64 * GIB)
+    assert checks.examine(facts(node(machine=machine, object_store=4 * GIB))) == []
 
 
 def test_a_head_that_runs_trials() -> None:
@@ -267,6 +332,141 @@ def test_a_worker_that_uses_cpu_time_for_a_moment_is_idle(monkeypatch: pytest.Mo
     now[0] = 0.0
     gather._with_lasting_use_of_cpu([node(worker(pid=7))])
     assert now[0] == 0.0
+
+
+@pytest.mark.parametrize(
+    ("tasks", "expected"), [(1_000, None), (10_000, None), (20_000, 10_000), (-1, 10_000)]
+)
+def test_no_remedy_lets_the_head_keep_more(tasks: int, expected: int | None) -> None:
+    given = facts(
+        head=HeadFacts(gcs_rss=3 * GIB, environment={}),
+        system_config={
+            "task_events_max_num_task_in_gcs": tasks,
+            "maximum_gcs_destroyed_actor_cached_count": 500,
+            "maximum_gcs_dead_worker_cached_count": 500,
+        },
+    )
+    found = only(given, "head-keeps-records")
+    assert [remedy.value for remedy in found.remedies] == ([expected] if expected else [])
+    assert bool(found.advice) == (expected is None)
+
+
+def test_no_remedy_is_set_already() -> None:
+    machine = MemoryFacts(ray_total=16 * GIB)
+    many = node(*[worker(anonymous=90 * MIB)] * 40, machine=machine)
+    [found] = checks.examine(facts(many, system_config={"num_workers_soft_limit": 0}))
+    assert found.check == "idle-workers-hold-memory"
+    assert found.remedies == ()
+
+
+@pytest.mark.parametrize(
+    ("given", "total", "names"),
+    [
+        # So much must be free that the threshold does not matter.
+        ({"min_memory_free_bytes": "0"}, 64 * GIB, ["min_memory_free_bytes"]),
+        ({"min_memory_free_bytes": "0"}, None, ["min_memory_free_bytes"]),
+        ({"min_memory_free_bytes": str(GIB)}, 256 * GIB, ["min_memory_free_bytes"]),
+        ({"min_memory_free_bytes": str(GIB)}, 32 * GIB, []),
+        ({"min_memory_free_bytes": str(GIB)}, None, []),
+        (
+            {"min_memory_free_bytes": "0", "memory_usage_threshold": "0.99"},
+            64 * GIB,
+            ["memory_usage_threshold", "min_memory_free_bytes"],
+        ),
+    ],
+)
+def test_a_monitor_that_acts_too_late(
+    given: dict[str, str], total: int | None, names: list[str]
+) -> None:
+    machine = MemoryFacts(ray_total=total)
+    found = checks.examine(facts(node(machine=machine, environment=given)))
+    assert [finding.check for finding in found] == (["memory-monitor-late"] if names else [])
+    remedies = [remedy for finding in found for remedy in finding.remedies]
+    assert [remedy.name for remedy in remedies] == names
+    mended = {**given, **{remedy.name: str(remedy.value) for remedy in remedies}}
+    assert checks.examine(facts(node(machine=machine, environment=mended))) == []
+
+
+class Watched:
+    """A node whose workers end, run tasks and rest, by a clock of its own."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 0.0
+        #: When each worker ends; how much CPU time it uses in a second.
+        self.ends: dict[int, float] = {}
+        self.uses: dict[int, float] = {}
+        self.free_cpus = 2.0
+        monkeypatch.setattr(gather.time, "monotonic", lambda: self.now)
+        monkeypatch.setattr(gather.time, "sleep", self.sleep)
+        monkeypatch.setattr(gather.CpuReading, "of", self.reading)
+        monkeypatch.setattr(gather, "is_titled", lambda pid, title: self.now < self.ends[pid])
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+    def reading(self, pid: int) -> gather.CpuReading:
+        used = self.now * self.uses.get(pid, 0.005)
+        return gather.CpuReading(self.now, {1: ThreadTime(used, 0.0)})
+
+    def findings(self, *idle: WorkerFacts, **config: object) -> list[str]:
+        nodes = gather._with_lasting([node(*idle)], config, lambda: [self.free_cpus])
+        return names(checks.examine(facts(*nodes, system_config=config)))
+
+
+EIGHT = [worker(pid=pid) for pid in range(1, 9)]
+
+
+def test_idle_workers_of_a_healthy_node_end_in_a_few_seconds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    watched = Watched(monkeypatch)
+    # As measured after tasks had ended: five are left after 1.3 s, two after 3.3 s.
+    watched.ends = dict(zip(range(1, 9), (1.2, 1.2, 1.2, 2.2, 2.2, 3.2, 99, 99), strict=True))
+    assert watched.findings(*EIGHT) == []
+    assert watched.now == pytest.approx(3.25)
+    # Two are no more than the limit.
+    watched.now = 0.0
+    assert watched.findings(*EIGHT[:2]) == []
+    assert watched.now == 0.0
+
+
+def test_idle_workers_that_stay_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    watched = Watched(monkeypatch)
+    watched.ends = dict.fromkeys(range(1, 9), 99.0)
+    assert watched.findings(*EIGHT) == ["idle-workers-above-limit"]
+    assert watched.now == 5.0
+    # Those that own objects are named as such, and not waited for.
+    watched.now = 0.0
+    owners = [worker(pid=pid, owned_objects=1) for pid in range(1, 7)]
+    assert watched.findings(*owners, *EIGHT[6:]) == ["idle-workers-own-objects"]
+    assert watched.now == 0.0
+    # Ray takes longer than one waits here.
+    threshold: dict[str, Any] = {"idle_worker_killing_time_threshold_ms": 9_000}
+    assert watched.findings(*EIGHT, **threshold) == []
+    assert watched.now == 0.0
+
+
+def test_workers_that_run_tasks_between_two_looks_are_not_idle(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    watched = Watched(monkeypatch)
+    watched.ends = dict.fromkeys(range(1, 9), 99.0)
+    watched.uses = dict.fromkeys(range(1, 7), 0.2)
+    assert watched.findings(*EIGHT) == []
+    assert watched.now < 1.0
+
+
+def test_the_free_cpus_are_those_of_the_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    watched = Watched(monkeypatch)
+    watched.ends = dict.fromkeys(range(1, 9), 99.0)
+    watched.free_cpus = 8.0
+    # Two CPUs were free when it began.
+    given = [node(*EIGHT, cpus=8.0, free_cpus=2.0)]
+    found = gather._with_lasting(given, {}, lambda: [watched.free_cpus])
+    assert checks.examine(facts(*found)) == []
+    watched.free_cpus = 0.0
+    found = gather._with_lasting(given, {}, lambda: [watched.free_cpus])
+    assert "8 stayed idle, 0 may" in only(facts(*found), "idle-workers-above-limit").evidence
 
 
 def test_a_dashboard_beside_many_trials() -> None:
@@ -356,6 +556,37 @@ def test_slurm_gets_lines_of_a_batch_script() -> None:
     assert "env RAY_task_events_max_num_task_in_gcs=10000 ray start --head" in head
     assert "export RAY_kill_idle_workers_interval_ms=200" in text
     assert f"--object-store-memory={GIB}" in text.splitlines()[-1]
+
+
+def test_a_setting_of_the_head_is_mended_at_the_head() -> None:
+    config: dict[str, object] = {
+        "memory_monitor_refresh_ms": 0,
+        "task_events_max_num_task_in_gcs": -1,
+    }
+    variable = {"kill_idle_workers_interval_ms": "0"}
+    found = checks.examine(facts(node(environment=variable), system_config=config))
+    said = {str(remedy) for finding in found for remedy in finding.remedies}
+    at_head = "--system-config at the head)"
+    assert said >= {
+        f"memory_monitor_refresh_ms=250 (change it in, or remove it from, {at_head}",
+        # Without it Ray's default holds, which is not what is advised.
+        f"task_events_max_num_task_in_gcs=10000 (change it in {at_head}",
+        "RAY_kill_idle_workers_interval_ms=200",
+    }
+    kinds = {one["name"]: one["kind"] for each in found for one in each.as_dict()["remedies"]}
+    assert kinds["memory_monitor_refresh_ms"] == "system-config"
+    assert kinds["kill_idle_workers_interval_ms"] == "setting"
+    for form in ("env", "slurm"):
+        text = Fix(found).text(form)
+        [head] = [line for line in text.splitlines() if "ray start --head" in line]
+        assert json.loads(head.split("'")[1]) == {
+            "memory_monitor_refresh_ms": 250,
+            "task_events_max_num_task_in_gcs": 10_000,
+        }
+        assert "RAY_memory_monitor_refresh_ms" not in text
+        assert "RAY_task_events_max_num_task_in_gcs" not in text
+        assert "export RAY_kill_idle_workers_interval_ms=200" in text
+        assert "wins over variables" in text
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -15,6 +15,7 @@ from ray_tune_memguard.system.node_memory import (
     MonitorSettings,
     NodeMemory,
     NodeMemoryReader,
+    Swapped,
 )
 from tests.unit import file_trees
 from tests.unit.file_trees import GIB
@@ -167,6 +168,41 @@ def test_the_line_and_the_warning(tmp_path: Path) -> None:
     assert "RAY_memory_usage_threshold=0.23 on" in warning
     # Without the monitor there is nothing that believes in another limit.
     assert limits.warning(MonitorSettings(is_on=False)) is None
+
+
+def test_no_threshold_is_advised_where_others_use_much_of_the_machine() -> None:
+    # Ray's monitor compares all that the machine uses, 40 GiB, with the threshold.
+    limits = MemoryLimits(
+        NodeMemory(40 * GIB, 64 * GIB, MACHINE), NodeMemory(8 * GIB, 16 * GIB, JOB_V1)
+    )
+    warning = limits.warning(MonitorSettings()) or ""
+    assert "RAY_memory_usage_threshold" not in warning
+    assert "others use there as well (now 32.0 GiB): ask for the whole node" in warning
+
+
+@pytest.mark.parametrize(
+    ("tree", "more", "expected"),
+    [
+        (file_trees.machine, {}, Swapped(4 * GIB, 64 * GIB)),
+        (file_trees.slurm_v2, {}, Swapped(4 * GIB, 64 * GIB)),
+        # What the container has in swap, or else what the machine has.
+        (file_trees.docker_v2, {"memory.swap.current": 3 * GIB}, Swapped(3 * GIB, 8 * GIB)),
+        (file_trees.docker_v2, {}, Swapped(4 * GIB, 64 * GIB)),
+        (
+            file_trees.docker_v1,
+            {"memory/memory.memsw.usage_in_bytes": 5 * GIB},
+            Swapped(2 * GIB, 8 * GIB),
+        ),
+        (file_trees.docker_v1, {}, Swapped(4 * GIB, 64 * GIB)),
+    ],
+)
+def test_swap_belongs_to_a_memory(
+    tree: Callable[[Path], None], more: dict[str, int], expected: Swapped, tmp_path: Path
+) -> None:
+    tree(tmp_path)
+    file_trees.machine(tmp_path, swap=(8 * GIB, 4 * GIB))
+    file_trees.write(tmp_path, {f"/sys/fs/cgroup/{name}": str(n) for name, n in more.items()})
+    assert NodeMemoryReader(root=tmp_path).swapped() == expected
 
 
 @pytest.mark.parametrize("min_free_bytes", [-1, GIB])

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import ray
 
 from ray_tune_memguard.cluster import settings
@@ -17,6 +20,17 @@ def test_this_ray_has_the_settings_of_its_version_and_no_others() -> None:
 def test_a_name_that_ray_never_had_is_unknown() -> None:
     gone = "maximum_gcs_dead_actor_cached_count"
     assert settings.unknown_to_ray([gone, "memory_usage_threshold"]) == [gone]
+
+
+def test_a_variable_that_only_rays_python_reads_is_known() -> None:
+    ours = Path(ray.__file__).parent
+    found = {
+        name.decode()
+        for file in ours.rglob("*.py")
+        for name in re.findall(rb"\bRAY_([a-z]\w*)", file.read_bytes())
+    }
+    assert "allow_out_of_band_object_ref_serialization" in found
+    assert settings.unknown_to_ray(found) == []
 
 
 def test_a_setting_of_the_head_wins_over_a_variable_and_that_over_the_default() -> None:

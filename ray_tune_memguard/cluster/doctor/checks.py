@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ray_tune_memguard.cluster.doctor import (
     head_checks,
     idle_checks,
@@ -21,5 +23,16 @@ CHECKS = (
 
 def examine(facts: Facts) -> list[Finding]:
     """The findings of all checks, the worst first."""
-    found = [finding for check in CHECKS for finding in check(facts)]
+    found = [_placed(finding, facts) for check in CHECKS for finding in check(facts)]
     return sorted(found, key=lambda finding: -finding.severity)
+
+
+def _placed(finding: Finding, facts: Facts) -> Finding:
+    """The finding with remedies that say which settings the head was started with."""
+    remedies = tuple(
+        replace(remedy, is_in_system_config=True)
+        if not remedy.is_start_argument and remedy.name in facts.system_config
+        else remedy
+        for remedy in finding.remedies
+    )
+    return replace(finding, remedies=remedies)

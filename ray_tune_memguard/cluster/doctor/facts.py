@@ -53,17 +53,21 @@ class MemoryFacts:
     """Memory of a machine.
 
     Attributes:
-        ray_total: what Ray takes for the machine's memory.
+        ray_total, ray_used: what Ray takes for the machine's memory, and for its use.
         limit: the tightest cgroup limit above Ray's processes; None if there is none.
+        limit_used: what is used of it.
         limit_from: what sets the limit.
-        swap_total, swap_used: swap of the machine.
+        swap_used: bytes in swap.
+        swapped_memory: the memory (RAM) of those whose swap this is.
     """
 
     ray_total: int | None = None
+    ray_used: int = 0
     limit: int | None = None
+    limit_used: int = 0
     limit_from: str = ""
-    swap_total: int = 0
     swap_used: int = 0
+    swapped_memory: int | None = None
 
 
 @dataclass(frozen=True)
@@ -74,13 +78,14 @@ class NodeFacts:
         name: its address, for messages.
         is_head: whether the head runs on it.
         is_here: whether it runs on this machine, so that its processes could be read.
-        cpus, free_cpus: CPUs that Ray may give away, and that it has not given away.
+        cpus, free_cpus: CPUs that Ray may give away, and that it had not given away at the last
+            look at its workers.
         object_store: the size of its object store.
         environment: the settings in the environment of its raylet; None if it was not read.
         slurm_memory: what its Slurm job may use (``SLURM_MEM_PER_NODE``).
         workers: its workers.
-        lasting: pids of idle workers that were still idle after the time in which Ray ends those
-            above the limit; None if there were no more than the limit, or they were not watched.
+        lasting: pids of idle workers that stayed idle while they were watched, until they were no
+            more than the limit or Ray had had the time to end them; None if they were not watched.
         machine: the memory of its machine.
     """
 
@@ -100,6 +105,19 @@ class NodeFacts:
     def idle(self) -> tuple[WorkerFacts, ...]:
         """Its idle workers."""
         return tuple(worker for worker in self.workers if worker.is_idle)
+
+    @property
+    def staying(self) -> list[WorkerFacts]:
+        """Its idle workers, without those that were not idle any more when they were watched."""
+        return [one for one in self.idle if self.lasting is None or one.pid in self.lasting]
+
+    @property
+    def used_by_others(self) -> int:
+        """What is used on its machine outside of its limit, at most."""
+        machine = self.machine
+        in_workers = sum(worker.anonymous for worker in self.workers)
+        ours = in_workers if machine.limit is None else machine.limit_used
+        return max(0, machine.ray_used - ours)
 
     @property
     def total(self) -> int | None:
@@ -178,6 +196,10 @@ class Facts:
         if limit >= 0:
             return limit
         return node.cpus if node.free_cpus is None else node.free_cpus
+
+    def idle_above_limit(self, node: NodeFacts) -> float:
+        """The idle workers above the limit that Ray could end; one that owns objects refuses."""
+        return sum(not worker.owned_objects for worker in node.staying) - self.idle_limit(node)
 
     def head_setting(self, name: str) -> Value:
         """The value of a setting for ``gcs_server``."""

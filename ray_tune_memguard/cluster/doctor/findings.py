@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import enum
+import json
 from dataclasses import dataclass
 from typing import TypeAlias
+
+from ray_tune_memguard.cluster.settings import BY_NAME
 
 Value: TypeAlias = "bool | int | float | str"
 
@@ -39,19 +42,35 @@ class Remedy:
         value: the value.
         is_start_argument: whether it is an argument of ``ray start``.
         place: where it belongs as such an argument.
+        is_in_system_config: whether the head was started with a value of this setting, which wins
+            over environment variables.
     """
 
     name: str
     value: Value
     is_start_argument: bool = False
     place: Place = Place.EVERYWHERE
+    is_in_system_config: bool = False
+
+    @property
+    def kind(self) -> str:
+        """What it is a value of, for programs."""
+        if self.is_start_argument:
+            return "ray start"
+        return "system-config" if self.is_in_system_config else "setting"
 
     def __str__(self) -> str:
-        return f"--{self.name}={self.value}" if self.is_start_argument else self._as_variable()
-
-    def _as_variable(self) -> str:
+        if self.is_start_argument:
+            return f"--{self.name}={self.value}"
+        if self.is_in_system_config:
+            return f"{self.name}={json.dumps(self.value)} {self._where_in_system_config()}"
         value = int(self.value) if isinstance(self.value, bool) else self.value
         return f"RAY_{self.name}={value}"
+
+    def _where_in_system_config(self) -> str:
+        is_default = self.value == BY_NAME[self.name].default
+        change = "change it in, or remove it from," if is_default else "change it in"
+        return f"({change} --system-config at the head)"
 
 
 @dataclass(frozen=True)
@@ -87,11 +106,7 @@ class Finding:
             "why": self.why,
             "evidence": self.evidence,
             "remedies": [
-                {
-                    "name": remedy.name,
-                    "value": remedy.value,
-                    "kind": "ray start" if remedy.is_start_argument else "setting",
-                }
+                {"name": remedy.name, "value": remedy.value, "kind": remedy.kind}
                 for remedy in self.remedies
             ],
             "advice": self.advice,

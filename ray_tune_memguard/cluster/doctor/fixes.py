@@ -1,7 +1,8 @@
 """Prints the settings that mend findings, in the form of the place where they are written.
 
 Settings of gcs_server, and arguments of ``ray start --head``, go to the head only. Ray's
-``--system-config`` exists at the head only: every node gets these settings from there.
+``--system-config`` exists at the head only: every node gets these settings from there. It wins over
+environment variables, so that a setting which it has can be mended nowhere else.
 """
 
 from __future__ import annotations
@@ -25,10 +26,13 @@ class Fix:
 
     def __init__(self, findings: Iterable[Finding]) -> None:
         settings: dict[str, Value] = {}
+        self._at_head: set[str] = set()
         self._arguments: dict[Place, dict[str, Value]] = {place: {} for place in Place}
         for remedy in (remedy for finding in findings for remedy in finding.remedies):
             target = self._arguments[remedy.place] if remedy.is_start_argument else settings
             target[remedy.name] = _smaller(target.get(remedy.name), remedy.value)
+            if remedy.is_in_system_config:
+                self._at_head.add(remedy.name)
         self._settings = settings
 
     @property
@@ -68,11 +72,11 @@ class Fix:
     def _system_config(self) -> list[str]:
         lines = []
         if self._settings:
-            config = self._json()
+            config = _as_argument(self._settings)
             lines += [
                 "# At the head only: every node gets these settings from it, and Ray refuses them "
                 "elsewhere.",
-                f"ray start --head --system-config='{config}'{self._flags(Place.HEAD)}",
+                f"ray start --head{config}{self._flags(Place.HEAD)}",
                 "# Where the driver starts Ray itself:",
                 f"# ray.init(_system_config={self._settings!r})",
                 *self._start_commands(with_head=False),
@@ -89,7 +93,7 @@ class Fix:
             lines += ["  headGroupSpec:", "    rayStartParams:"]
             if self._settings:
                 # KubeRay writes the value into a shell command, so it needs quotes of its own.
-                escaped = json.dumps(f"'{self._json()}'")
+                escaped = json.dumps(f"'{json.dumps(self._settings)}'")
                 lines.append(f"      system-config: {escaped}")
             lines += [
                 f'      {name}: "{_plain(value)}"' for name, value in {**nodes, **head}.items()
@@ -109,9 +113,9 @@ class Fix:
                 *(f"export {text}" for text in everywhere),
             ]
         lines += [
-            "# The head:",
+            f"# The head{self._in_config()}:",
             f'srun --nodes=1 --ntasks=1 --nodelist="$head_node" {f"env {head} " if head else ""}'
-            f"ray start --head{self._flags(Place.HEAD, Place.NODE)} --block &",
+            f"ray start --head{self._config()}{self._flags(Place.HEAD, Place.NODE)} --block &",
         ]
         if self._arguments[Place.NODE] or self._arguments[Place.EVERYWHERE]:
             lines += [
@@ -123,8 +127,8 @@ class Fix:
 
     def _start_commands(self, with_head: bool = True) -> list[str]:
         lines = []
-        if with_head and (flags := self._flags(Place.HEAD)):
-            lines += ["# At the head:", f"ray start --head{flags}"]
+        if with_head and (flags := f"{self._config()}{self._flags(Place.HEAD)}"):
+            lines += [f"# At the head{self._in_config()}:", f"ray start --head{flags}"]
         if self._arguments[Place.NODE] and (flags := self._flags(Place.NODE)):
             lines += [
                 "# At the nodes that the findings name (with --head at the head):",
@@ -136,7 +140,7 @@ class Fix:
         return [
             str(Remedy(name, value))
             for name, value in self._settings.items()
-            if BY_NAME[name].reader is reader
+            if BY_NAME[name].reader is reader and name not in self._at_head
         ]
 
     def _flags(self, *places: Place) -> str:
@@ -147,8 +151,18 @@ class Fix:
         }
         return "".join(f" --{name}={_plain(value)}" for name, value in chosen.items())
 
-    def _json(self) -> str:
-        return json.dumps(self._settings)
+    def _in_config(self) -> str:
+        wins = " (its --system-config has these settings, and wins over variables)"
+        return wins if self._at_head else ""
+
+    def _config(self) -> str:
+        """The argument with the settings that environment variables cannot mend."""
+        found = {name: value for name, value in self._settings.items() if name in self._at_head}
+        return _as_argument(found) if found else ""
+
+
+def _as_argument(settings: dict[str, Value]) -> str:
+    return f" --system-config='{json.dumps(settings)}'"
 
 
 def _smaller(old: Value | None, new: Value) -> Value:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import psutil
@@ -34,14 +34,19 @@ from ray_tune_memguard.cluster.doctor.processes import (
     local_raylets,
     named,
 )
+from ray_tune_memguard.cluster.gcs import NodeInfo
 from ray_tune_memguard.system.process import ThreadTime, memory_of, thread_times
 
 #: How long CPU time is counted.
 _CPU_WINDOW_S = 0.3
 #: For idle workers that use some: how often it is counted again, and how long each time.
 _MORE_LOOKS, _MORE_S = 3, 0.7
-#: How long it is watched whether idle workers above the limit end.
-_MAX_WAIT_S = 3.0
+#: Idle workers above the limit are watched for at most so long, if Ray's settings end them sooner.
+#: On a healthy node of two CPUs that had eight, the last one ended after 3.3 s.
+_MAX_WATCH_S, _MAX_WAIT_S = 5.0, 3.0
+_LOOK_S = 0.25
+#: CPU time that an idle worker may use meanwhile: twice what one takes that has no tasks at all.
+_MAX_RESTING_S = 0.1
 _HEAD_RESOURCE = "node:__internal_head__"
 
 
@@ -87,32 +92,32 @@ def of_cluster(address: str, plan: PlanFacts) -> Facts:
     with gcs.connected_to(address):
         alive = [node for node in gcs.nodes() if node.is_alive]
         config = gcs.system_config()
-        free = gcs.available_resources()
-    raylets = local_raylets()
-    here = {node.node_id: raylets[node.node_id] for node in alive if node.node_id in raylets}
-    before = {pid: CpuReading.of(pid) for process in here.values() for pid in children(process)}
-    began = time.monotonic()
-    owned = {
-        node.node_id: raylet.owned_objects(node.address, node.port)
-        for node in alive
-        if node.node_id in here
-    }
-    head = _head(here.values())
-    time.sleep(max(0.0, _CPU_WINDOW_S - (time.monotonic() - began)))
-    nodes = []
-    for node in alive:
-        facts = NodeFacts(
-            name=node.address,
-            is_head=_HEAD_RESOURCE in node.resources,
-            cpus=node.resources.get("CPU", 0.0),
-            free_cpus=free[node.node_id].get("CPU", 0.0) if node.node_id in free else None,
-            object_store=_whole(node.resources.get("object_store_memory")),
-        )
-        process = here.get(node.node_id)
-        if process is not None:
-            facts = _with_processes(facts, process, before, owned[node.node_id])
-        nodes.append(facts)
-    nodes = _with_lasting(_with_lasting_use_of_cpu(nodes), config)
+        raylets = local_raylets()
+        here = {node.node_id: raylets[node.node_id] for node in alive if node.node_id in raylets}
+        before = {pid: CpuReading.of(pid) for process in here.values() for pid in children(process)}
+        began = time.monotonic()
+        owned = {
+            node.node_id: raylet.owned_objects(node.address, node.port)
+            for node in alive
+            if node.node_id in here
+        }
+        head = _head(here.values())
+        time.sleep(max(0.0, _CPU_WINDOW_S - (time.monotonic() - began)))
+        nodes = []
+        for node, free in zip(alive, _free_cpus(alive), strict=True):
+            facts = NodeFacts(
+                name=node.address,
+                is_head=_HEAD_RESOURCE in node.resources,
+                cpus=node.resources.get("CPU", 0.0),
+                free_cpus=free,
+                object_store=_whole(node.resources.get("object_store_memory")),
+            )
+            process = here.get(node.node_id)
+            if process is not None:
+                facts = _with_processes(facts, process, before, owned[node.node_id])
+            nodes.append(facts)
+        nodes = _with_lasting_use_of_cpu(nodes)
+        nodes = _with_lasting(nodes, config, lambda: _free_cpus(alive))
     environments = [*(facts.environment for facts in nodes), head.environment]
     given = {name for environment in environments for name in environment or ()}
     return Facts(
@@ -193,26 +198,61 @@ def _with_less_cpu(worker: WorkerFacts, before: dict[int, CpuReading]) -> Worker
     )
 
 
-def _with_lasting(nodes: list[NodeFacts], config: dict[str, object]) -> list[NodeFacts]:
-    """Wait until Ray has ended idle workers above the limit, if there are any and it soon does."""
+def _with_lasting(
+    nodes: list[NodeFacts],
+    config: dict[str, object],
+    free_cpus: Callable[[], list[float | None]],
+) -> list[NodeFacts]:
+    """Watch idle workers above the limit, if there are any and Ray soon ends them.
+
+    Args:
+        nodes: the nodes.
+        config: the settings that the head was started with.
+        free_cpus: reads the free CPUs of each of the nodes.
+    """
     facts = Facts(system_config=config)
-    waits = {}
-    for number, node in enumerate(nodes):
-        interval = facts.setting("kill_idle_workers_interval_ms", node)
-        after = facts.setting("idle_worker_killing_time_threshold_ms", node)
-        # One for each look, and one for the time that a worker takes to exit.
-        wait = (after + 3 * interval) / 1000
-        if len(node.idle) > facts.idle_limit(node) and interval and wait <= _MAX_WAIT_S:
-            waits[number] = wait
-    if not waits:
-        return nodes
-    time.sleep(max(waits.values()))
+    watched = {
+        number: {worker.pid: CpuReading.of(worker.pid) for worker in node.idle}
+        for number, node in enumerate(nodes)
+        if facts.idle_above_limit(node) > 0 and _ends_soon(facts, node)
+    }
     found = list(nodes)
-    for number in waits:
-        pids = (worker.pid for worker in nodes[number].idle)
-        lasting = frozenset(pid for pid in pids if is_titled(pid, IDLE_TITLE))
-        found[number] = dataclasses.replace(nodes[number], lasting=lasting)
+    ends = time.monotonic() + _MAX_WATCH_S
+    while watched:
+        free = free_cpus()
+        for number, before in list(watched.items()):
+            rests = {pid: then for pid, then in before.items() if _has_rested(pid, then)}
+            found[number] = node = dataclasses.replace(
+                nodes[number], lasting=frozenset(rests), free_cpus=free[number]
+            )
+            watched[number] = rests
+            if facts.idle_above_limit(node) <= 0:
+                del watched[number]
+        if time.monotonic() >= ends:
+            break
+        if watched:
+            time.sleep(_LOOK_S)
     return found
+
+
+def _ends_soon(facts: Facts, node: NodeFacts) -> bool:
+    """Whether Ray ends idle workers of a node while they are watched."""
+    interval = facts.setting("kill_idle_workers_interval_ms", node)
+    after = facts.setting("idle_worker_killing_time_threshold_ms", node)
+    # One for each look, and one for the time that a worker takes to exit.
+    return bool(interval) and (after + 3 * interval) / 1000 <= _MAX_WAIT_S
+
+
+def _has_rested(pid: int, then: CpuReading) -> bool:
+    """Whether a worker is idle, and has been so since a reading."""
+    now = CpuReading.of(pid)
+    used, _ = now.shares_since(then)
+    return used * (now.at - then.at) <= _MAX_RESTING_S and is_titled(pid, IDLE_TITLE)
+
+
+def _free_cpus(nodes: Iterable[NodeInfo]) -> list[float | None]:
+    free = gcs.available_resources()
+    return [free[node.node_id].get("CPU", 0.0) if node.node_id in free else None for node in nodes]
 
 
 def _head(raylets: Iterable[psutil.Process]) -> HeadFacts:

@@ -69,6 +69,7 @@ def keeps_records(facts: Facts) -> Iterator[Finding]:
     else:
         what = "gcs_server keeps records of dead actors and workers."
     of_a_trial = f"a trial is {TASKS_PER_TRIAL} tasks, or {BYTES_PER_TRIAL / 1000:.0f} KB"
+    remedies = tuple(_fewer(facts, has_events))
     yield Finding(
         "head-keeps-records",
         Severity.WARNING
@@ -78,16 +79,24 @@ def keeps_records(facts: Facts) -> Iterator[Finding]:
         "They serve the dashboard and `ray summary` only"
         + (f"; {of_a_trial}." if has_events else "."),
         "; ".join(evidence) + ".",
-        tuple(
-            Remedy(name, value)
-            for name, value in (
-                *([(_TASKS, _FEWER_TASKS)] if has_events else []),
-                (_ACTORS, _FEWER_RECORDS),
-                (_WORKERS, _FEWER_RECORDS),
-            )
-            if BY_NAME[name].since <= facts.ray_version
-        ),
+        remedies,
+        advice=""
+        if remedies
+        else "The settings are low already: start the cluster anew between "
+        "sweeps, which empties gcs_server.",
     )
+
+
+def _fewer(facts: Facts, has_events: bool) -> Iterator[Remedy]:
+    """The settings that let ``gcs_server`` keep less than now."""
+    for name, value in (
+        *([(_TASKS, _FEWER_TASKS)] if has_events else []),
+        (_ACTORS, _FEWER_RECORDS),
+        (_WORKERS, _FEWER_RECORDS),
+    ):
+        now = facts.head_setting(name)
+        if BY_NAME[name].since <= facts.ray_version and (now < 0 or now > value):
+            yield Remedy(name, value)
 
 
 def dashboard_on(facts: Facts) -> Iterator[Finding]:

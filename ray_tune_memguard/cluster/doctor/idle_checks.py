@@ -83,7 +83,7 @@ def own_objects(facts: Facts) -> Iterator[Finding]:
     for node in facts.nodes:
         owners = [worker for worker in node.idle if worker.owned_objects]
         if owners:
-            is_above = len(node.idle) > facts.idle_limit(node)
+            is_above = len(node.staying) > facts.idle_limit(node)
             yield Finding(
                 "idle-workers-own-objects",
                 Severity.WARNING if is_above else Severity.NOTE,
@@ -103,9 +103,9 @@ def own_objects(facts: Facts) -> Iterator[Finding]:
 def above_limit(facts: Facts) -> Iterator[Finding]:
     """Ray does not end the idle workers above the limit, and no other check says why."""
     for node in facts.nodes:
-        limit = facts.idle_limit(node)
-        owners = sum(bool(worker.owned_objects) for worker in node.idle)
-        above = len(node.lasting or ()) - limit - owners
+        if node.lasting is None:
+            continue
+        above = facts.idle_above_limit(node)
         if above > 0:
             yield Finding(
                 "idle-workers-above-limit",
@@ -115,8 +115,8 @@ def above_limit(facts: Facts) -> Iterator[Finding]:
                 else f"{above:g} idle workers more than the limit do not end.",
                 f"Ray asks those above {_LIMIT} (as many as CPUs that are not in use, if it is "
                 "-1) to exit; one that owns objects, or that holds references, refuses.",
-                f"{len(node.lasting or ())} stayed idle, {limit:g} may; pids "
-                + ", ".join(map(str, sorted(node.lasting or ())))
+                f"{len(node.lasting)} stayed idle, {facts.idle_limit(node):g} may; pids "
+                + ", ".join(map(str, sorted(node.lasting)))
                 + ".",
                 advice="Look for globals and caches in tasks that hold ObjectRefs or actor "
                 "handles, or decorate such tasks with @ray.remote(max_calls=1).",
@@ -158,6 +158,7 @@ def hold_memory(facts: Facts) -> Iterator[Finding]:
         share = held / node.total if node.total else 0.0
         if large or share > _MAX_IDLE_SHARE:
             chosen = large or list(node.idle)
+            is_to_keep_none = share > _MAX_IDLE_SHARE and facts.setting(_LIMIT, node) != 0
             of_chosen = size(sum(worker.anonymous for worker in chosen))
             yield Finding(
                 "idle-workers-hold-memory",
@@ -167,7 +168,7 @@ def hold_memory(facts: Facts) -> Iterator[Finding]:
                 f"{_LIMIT} nothing ends it.",
                 ", ".join(f"pid {worker.pid} has {size(worker.anonymous)}" for worker in chosen)
                 + (f"; all idle workers have {share:.0%} of the memory" if node.total else ""),
-                (Remedy(_LIMIT, 0),) if share > _MAX_IDLE_SHARE else (),
+                (Remedy(_LIMIT, 0),) if is_to_keep_none else (),
                 advice="Clear globals before the task returns, or decorate the task with "
                 "@ray.remote(max_calls=1), which ends its worker.",
                 where=node.name,

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 
-import psutil
 import ray
 
 from ray_tune_memguard.cluster import settings
@@ -17,8 +17,13 @@ from ray_tune_memguard.cluster.doctor.facts import (
 )
 from ray_tune_memguard.system.node_memory import MACHINE, NodeMemoryReader
 
-# What Ray gives the object store.
+# What Ray gives the object store: this share of the free memory, at most so many bytes and so much
+# of the shared memory, of which it takes less only below so many bytes.
 _STORE_SHARE = 0.3
+_MAX_STORE = 200 * 10**9
+_SHARED_SHARE = 0.95
+_MIN_SHARED = 10**10
+_SHARED_MEMORY = "/dev/shm"
 _MIB = 2**20
 
 
@@ -26,13 +31,12 @@ def of_machine(plan: PlanFacts) -> Facts:
     """Facts of this machine and of the variables that a Ray started here would get."""
     given = settings.given_in(dict(os.environ))
     machine = memory_facts(None)
-    total = machine.ray_total
     node = NodeFacts(
         name="this machine",
         is_head=True,
         is_here=True,
         cpus=float(os.cpu_count() or 1),
-        object_store=None if total is None else int(_STORE_SHARE * total),
+        object_store=_new_store(machine),
         environment=given,
         slurm_memory=slurm_memory(dict(os.environ)),
         machine=machine,
@@ -47,19 +51,43 @@ def of_machine(plan: PlanFacts) -> Facts:
     )
 
 
+def _new_store(machine: MemoryFacts) -> int | None:
+    """The size of the object store that a Ray started here now would make."""
+    try:
+        from ray._private.utils import estimate_available_memory, resolve_object_store_memory
+
+        return int(resolve_object_store_memory(estimate_available_memory()))
+    except (ImportError, AttributeError, TypeError, OSError):
+        return _store_by_rule(machine)
+
+
+def _store_by_rule(machine: MemoryFacts) -> int | None:
+    """The same by Ray's rule, for a Ray that has it elsewhere."""
+    if machine.ray_total is None:
+        return None
+    store = min(_STORE_SHARE * (machine.ray_total - machine.ray_used), _MAX_STORE)
+    with suppress(OSError, AttributeError):  # Only Linux has it.
+        shared = os.statvfs(_SHARED_MEMORY)
+        store = min(store, max(_MIN_SHARED, _SHARED_SHARE * shared.f_bsize * shared.f_bavail))
+    return int(store)
+
+
 def memory_facts(pid: int | None) -> MemoryFacts:
     """Memory of this machine, with the cgroups of a process; None for this one."""
-    limits = NodeMemoryReader(pid=pid).read()
-    swap = psutil.swap_memory()
+    reader = NodeMemoryReader(pid=pid)
+    limits, swapped = reader.read(), reader.swapped()
     seen, cgroup = limits.ray, limits.cgroup
     # Ray's own view may be the same cgroup.
-    is_other = cgroup is not None and (seen is None or cgroup.source != seen.source)
+    if cgroup is not None and seen is not None and cgroup.source == seen.source:
+        cgroup = None
     return MemoryFacts(
         ray_total=None if seen is None else seen.total_bytes,
-        limit=cgroup.total_bytes if cgroup is not None and is_other else None,
-        limit_from=f"the cgroup {cgroup.source}" if cgroup is not None and is_other else MACHINE,
-        swap_total=swap.total,
-        swap_used=swap.used,
+        ray_used=0 if seen is None else seen.used_bytes,
+        limit=None if cgroup is None else cgroup.total_bytes,
+        limit_used=0 if cgroup is None else cgroup.used_bytes,
+        limit_from=MACHINE if cgroup is None else f"the cgroup {cgroup.source}",
+        swap_used=0 if swapped is None else swapped.used_bytes,
+        swapped_memory=None if swapped is None else swapped.memory_bytes,
     )
 
 

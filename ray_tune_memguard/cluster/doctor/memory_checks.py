@@ -8,7 +8,11 @@ from ray_tune_memguard.cluster.doctor.facts import Facts, NodeFacts
 from ray_tune_memguard.cluster.doctor.findings import Finding, Place, Remedy, Severity
 from ray_tune_memguard.cluster.settings import BY_NAME
 from ray_tune_memguard.report.sizes import size
-from ray_tune_memguard.system.node_memory import threshold_below
+from ray_tune_memguard.system.node_memory import (
+    MonitorSettings,
+    leaves_room,
+    threshold_below,
+)
 
 _REFRESH = "memory_monitor_refresh_ms"
 _THRESHOLD = "memory_usage_threshold"
@@ -43,18 +47,34 @@ def monitor_off(facts: Facts) -> Iterator[Finding]:
 def monitor_late(facts: Facts) -> Iterator[Finding]:
     """The memory monitor acts too late."""
     for node in facts.nodes:
-        threshold = facts.setting(_THRESHOLD, node)
-        if threshold >= _LATE_THRESHOLD:
-            yield Finding(
-                "memory-monitor-late",
-                Severity.WARNING,
-                f"Ray's memory monitor acts at {threshold:.0%} of the memory.",
-                "That is too late: between two of its looks the kernel runs out of memory and "
-                "kills on its own.",
-                f"{_THRESHOLD} is {threshold:g}; Ray's default is {BY_NAME[_THRESHOLD].default}.",
-                (Remedy(_THRESHOLD, BY_NAME[_THRESHOLD].default),),
-                where=node.name,
-            )
+        monitor = facts.monitor(node)
+        by_free = _share_by_free(monitor, node.machine.ray_total)
+        acts_at = max(monitor.threshold, by_free)
+        if acts_at < _LATE_THRESHOLD:
+            continue
+        late = {_THRESHOLD: monitor.threshold, _MIN_FREE: by_free}
+        names = [name for name, share in late.items() if share >= _LATE_THRESHOLD]
+        yield Finding(
+            "memory-monitor-late",
+            Severity.WARNING,
+            f"Ray's memory monitor acts at {acts_at:.1%} of the memory.",
+            "That is too late: between two of its looks the kernel runs out of memory and "
+            "kills on its own.",
+            " ".join(
+                f"{name} is {facts.setting(name, node)}; Ray's default is {BY_NAME[name].default}."
+                for name in names
+            ),
+            tuple(Remedy(name, BY_NAME[name].default) for name in names),
+            where=node.name,
+        )
+
+
+def _share_by_free(monitor: MonitorSettings, total: int | None) -> float:
+    """The share at which the monitor acts because of the bytes that must be free; 0 if any may."""
+    free = monitor.min_free_bytes
+    if free <= 0 or total is None:
+        return 1.0 if free == 0 else 0.0
+    return 1 - free / total
 
 
 def limit_unseen(facts: Facts) -> Iterator[Finding]:
@@ -66,27 +86,41 @@ def limit_unseen(facts: Facts) -> Iterator[Finding]:
             continue
         kills_above = monitor.kills_above(seen)
         if limit < kills_above:
-            share = threshold_below(limit * BY_NAME[_THRESHOLD].default / seen)
-            by_free = monitor.min_free_bytes >= 0
+            has_room = leaves_room(node.used_by_others, limit)
             yield Finding(
                 "memory-limit-unseen",
                 Severity.SEVERE,
                 f"Ray counts with {size(seen)}, but {by} allows {size(limit)}.",
                 "Ray looks only at the machine and at the top of /sys/fs/cgroup; its memory "
                 "monitor does not act before the limit kills.",
-                f"The monitor acts at {size(kills_above)}, above {size(limit)}.",
+                f"The monitor acts at {size(kills_above)}, above {size(limit)}; others use "
+                f"{size(node.used_by_others)} of the machine, which it counts as well.",
                 (
-                    Remedy(_THRESHOLD, share),
-                    *([Remedy(_MIN_FREE, BY_NAME[_MIN_FREE].default)] if by_free else []),
-                    Remedy(
-                        "object-store-memory",
-                        int(_STORE_SHARE * limit),
-                        is_start_argument=True,
-                        place=Place.NODE,
-                    ),
+                    *(_threshold_for(limit, seen, monitor) if has_room else ()),
+                    *_smaller_store(node, limit),
                 ),
+                advice="Lower the threshold only where nobody else uses much of the machine."
+                if has_room
+                else "Do not lower the threshold for the limit: because of what others use, Ray "
+                "would kill healthy workers. Ask for the whole node (in Slurm --exclusive "
+                "--mem=0), or run fewer trials at once; LaunchGate, a part of MemGuard, counts "
+                "with the limit.",
                 where=node.name,
             )
+
+
+def _threshold_for(limit: int, seen: int, monitor: MonitorSettings) -> Iterator[Remedy]:
+    """The settings with which the monitor acts below a limit that it does not see."""
+    yield Remedy(_THRESHOLD, threshold_below(limit * BY_NAME[_THRESHOLD].default / seen))
+    if monitor.min_free_bytes >= 0:
+        yield Remedy(_MIN_FREE, BY_NAME[_MIN_FREE].default)
+
+
+def _smaller_store(node: NodeFacts, limit: int) -> Iterator[Remedy]:
+    """The size of an object store that fits, unless it is smaller already."""
+    fitting = int(_STORE_SHARE * limit)
+    if node.object_store is None or node.object_store > fitting:
+        yield Remedy("object-store-memory", fitting, is_start_argument=True, place=Place.NODE)
 
 
 def store_too_large(facts: Facts) -> Iterator[Finding]:
@@ -101,17 +135,10 @@ def store_too_large(facts: Facts) -> Iterator[Finding]:
                 "object-store-too-large",
                 Severity.SEVERE if store > limit else Severity.WARNING,
                 f"The object store may take {size(store)} of the {size(limit)} that {by} allows.",
-                f"Ray gives it {_STORE_SHARE:.0%} of the memory that it sees, which is not all "
-                "ours; pages of the store count for the limit.",
+                f"Ray gives it {_STORE_SHARE:.0%} of what it takes for free memory, which is not "
+                "all ours; pages of the store count for the limit.",
                 f"Store {size(store)}, limit {size(limit)}, Ray sees {size(seen)}.",
-                (
-                    Remedy(
-                        "object-store-memory",
-                        int(_STORE_SHARE * limit),
-                        is_start_argument=True,
-                        place=Place.NODE,
-                    ),
-                ),
+                tuple(_smaller_store(node, limit)),
                 where=node.name,
             )
 
@@ -132,17 +159,17 @@ def old_policy(facts: Facts) -> Iterator[Finding]:
 
 
 def swaps(facts: Facts) -> Iterator[Finding]:
-    """The machine uses swap."""
+    """The machine, or Ray's container, uses swap."""
     for node in facts.nodes:
-        used, total = node.machine.swap_used, node.machine.ray_total
-        if total and used > _MAX_SWAP_SHARE * total:
+        used, memory = node.machine.swap_used, node.machine.swapped_memory
+        if memory and used > _MAX_SWAP_SHARE * memory:
             yield Finding(
                 "swap-in-use",
                 Severity.WARNING,
-                f"The machine has {size(used)} in swap.",
+                f"{size(used)} is in swap.",
                 "Ray's memory monitor counts RAM only, so that trials slow down by orders of "
                 "magnitude before it acts.",
-                f"Swap {size(used)} of {size(node.machine.swap_total)} used; memory {size(total)}.",
+                f"{size(used)} is in swap, beside {size(memory)} of memory.",
                 advice="Run fewer trials at once, or turn swap off (`swapoff -a`) on machines that "
                 "run trials only.",
                 where=node.name,

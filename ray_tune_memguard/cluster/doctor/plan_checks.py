@@ -60,7 +60,7 @@ def unknown_setting(facts: Facts) -> Iterator[Finding]:
             Severity.WARNING,
             f"Ray does not have these settings: {names}.",
             "Ray ignores a variable that it does not know without a word.",
-            "The names are not in the binaries of the Ray that is installed here.",
+            "The Ray that is installed here does not read them.",
             advice="See the names of the release that you use; some were renamed.",
         )
 
