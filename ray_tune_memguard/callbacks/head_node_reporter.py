@@ -62,8 +62,9 @@ class HeadNodeReporter(CountingCallback):
 
     It measures the driver, ``gcs_server``, the raylet, the dashboard, both agents, the log monitor
     and the autoscaler's monitor: their RSS, the part of it that is theirs alone (without the pages
-    of the object store, say), and how that part grows by trial and by hour. It logs each process that grows steadily once. The experiment's directory keeps all
-    measurements; :func:`ray_tune_memguard.read_head_node` reads them.
+    of the object store, say), and how that part grows by trial and by hour. It logs each process
+    that grows steadily once. The experiment's directory keeps all measurements;
+    :func:`ray_tune_memguard.read_head_node` reads them.
 
     On the head the driver reads them itself, which takes 0.2 ms a look. From another node, or
     from a Ray Client, a small actor on the head does (79 MiB), and the driver does not wait for it.
