@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from pyarrow.fs import FileSystem, LocalFileSystem, SubTreeFileSystem
 
@@ -271,3 +272,44 @@ def test_runs_with_and_without_the_store(
 ) -> None:
     found = reading.merged(History(at(*stored), tuple(starts)), at(*in_file))
     assert (found.results, found.starts) == (at(*whole), whole_starts)
+
+
+def reported(iteration: int, total: float, **others: Any) -> dict[str, Any]:
+    """A result with what Ray adds to each."""
+    own = {"training_iteration": iteration, "timestamp": 7, "time_total_s": total}
+    return {**own, **others}
+
+
+@pytest.mark.parametrize(
+    ("stored", "in_file"),
+    [
+        # Another callback has added to the results between the two loggers.
+        ([reported(1, 0.1, lr=1), reported(2, 0.2, lr=1)], [reported(1, 0.1), reported(2, 0.2)]),
+        # The trial went back to a checkpoint: the store keeps what its file has lost.
+        (
+            [reported(1, 0.1), reported(2, 0.2), reported(2, 0.3), reported(3, 0.4)],
+            [reported(1, 0.1), reported(2, 0.3), reported(3, 0.4)],
+        ),
+        ([reported(1, 0.1, loss=-0.0)], [reported(1, 0.1, loss=0.0)]),
+    ],
+)
+def test_what_a_users_own_logger_wrote_as_well(
+    stored: list[dict[str, Any]], in_file: list[dict[str, Any]]
+) -> None:
+    history = History(stored, (1,))
+    assert reading.merged(history, in_file) == history
+    later = reported(9, 0.9)
+    assert reading.merged(history, [*in_file, later]).results == [*stored, later]
+
+
+def test_keys_that_json_does_not_take(run: Any) -> None:
+    """Ray alone fails when such a result is reported; with the store it is there."""
+    encode = ResultEncoder(replace=str).encode
+    odd: Any = {np.int64(1): 2, (3, 4): 5, b"six": 7, 2**70: 8, None: {np.int64(9): [10]}}
+    store = places.open_for_run(run)
+    store.append({"one": [encode({"step": 1, "counts": odd}), encode({"step": 2})]}, ["one"])
+    found = [json.loads(line) for line in (lines(run, "one") or b"").splitlines()]
+    assert found[1] == {"step": 2}
+    named = {"1": 2, "(3, 4)": 5, "b'six'": 7, str(2**70): 8, "null": {"9": [10]}}
+    assert found[0]["counts"] == named
+    store.finalize()

@@ -49,7 +49,7 @@ def controller(tmp_path: Path, trial: Any) -> Any:
             experiment_driver_staging_path=str(tmp_path / "staging"),
         )
         _callbacks = SimpleNamespace(_callbacks=[])
-        _trials = [trial]
+        _trials = (trial,)
 
     return Controller()
 

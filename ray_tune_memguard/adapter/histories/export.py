@@ -21,6 +21,7 @@ from ray.tune.experiment import Trial
 from ray.tune.logger import CSVLoggerCallback, JsonLoggerCallback, LoggerCallback, TBXLoggerCallback
 from ray.tune.utils.callback import DEFAULT_CALLBACK_CLASSES
 
+from ray_tune_memguard.adapter.histories.reading import with_plain_keys
 from ray_tune_memguard.store.histories import History
 from ray_tune_memguard.store.result_values import Result
 
@@ -85,7 +86,7 @@ def write_files(
     ]
     for logger in loggers:
         logger.log_trial_start(elsewhere)
-    for number, result in enumerate(history.results):
+    for number, result in enumerate(map(with_plain_keys, history.results)):
         if number in history.starts:
             # In a resumed run the columns are those of its first result.
             csv_logger.log_trial_end(elsewhere)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import posixpath
+import re
 import shutil
 import sqlite3
 import tempfile
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
 _MAX_OPEN = 4
 _COPY_BYTES = 1 << 20
 _LOOK_AGAIN_AFTER_S = 5.0
+# In Arrow's name of a file system, which has the protocols of one of fsspec.
+_OBJECT_STORE = re.compile(r"\b(s3a?|gcs|gs|abfss?|az|adl)\b")
 # The metadata key of `note_files`.
 _HAS_FILES = "files"
 
@@ -149,11 +152,31 @@ def publish(experiment: Experiment, path: Path) -> None:
     if experiment.is_local:
         return
     experiment.filesystem.create_dir(posixpath.dirname(experiment.file), recursive=True)
-    with (
-        path.open("rb") as source,
-        experiment.filesystem.open_output_stream(experiment.file) as target,
-    ):
-        shutil.copyfileobj(source, target, _COPY_BYTES)
+    upload(path, experiment.filesystem, experiment.file)
+
+
+def upload(path: Path, filesystem: FileSystem, target: str) -> None:
+    """Copy a local file to a storage, where it is whole under its name.
+
+    Raises:
+        OSError: it could not be copied.
+    """
+    # Object stores show a file when it is closed, and move it by copying it.
+    if _OBJECT_STORE.search(str(filesystem.type_name)):
+        _write(path, filesystem, target)
+        return
+    part = f"{target}.part"
+    _write(path, filesystem, part)
+    try:
+        filesystem.move(part, target)
+    except (OSError, NotImplementedError):  # Not every storage can, or in place of a file.
+        _write(path, filesystem, target)
+        filesystem.delete_file(part)
+
+
+def _write(path: Path, filesystem: FileSystem, target: str) -> None:
+    with path.open("rb") as source, filesystem.open_output_stream(target) as output:
+        shutil.copyfileobj(source, output, _COPY_BYTES)
 
 
 def _fetch(experiment: Experiment, path: Path) -> None:
