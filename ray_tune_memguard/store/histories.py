@@ -411,7 +411,7 @@ def salvage(damaged: Path) -> None:
     Raises:
         OSError, sqlite3.Error: the new store cannot be written. The damaged one keeps its name.
     """
-    fresh = damaged.with_name(f"{damaged.stem}-rebuilt{files.SUFFIX}")
+    fresh = _rebuilt(damaged)
     files.remove(fresh)
     target = HistoryStore.open_to_write(fresh)
     try:
@@ -423,8 +423,25 @@ def salvage(damaged: Path) -> None:
     finally:
         target.close()
     files.set_aside(damaged)
-    fresh.rename(damaged)
-    files.remove(fresh)
+    finish_salvage(damaged)
+
+
+def finish_salvage(path: Path) -> None:
+    """Give the new store of :func:`salvage` its name, also if a kill came before.
+
+    Raises:
+        OSError: it cannot be renamed.
+    """
+    fresh = _rebuilt(path)
+    # The damaged one is set aside once the new one is complete.
+    if fresh.exists() and not path.exists():
+        files.remove(path)  # Its log, which belongs to the damaged one.
+        fresh.rename(path)
+        files.remove(fresh)
+
+
+def _rebuilt(path: Path) -> Path:
+    return path.with_name(f"{path.stem}-rebuilt{files.SUFFIX}")
 
 
 def _copy_intact(source: HistoryStore, target: HistoryStore) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,6 +19,7 @@ from ray_tune_memguard.adapter.histories import places, reading
 from ray_tune_memguard.adapter.histories.logger import HistoryLogger
 from ray_tune_memguard.adapter.histories.recorder import HistoryRecorder
 from ray_tune_memguard.notices import Notices
+from ray_tune_memguard.store import files, histories
 from ray_tune_memguard.store.histories import History, HistoryStore
 from ray_tune_memguard.store.result_values import ResultEncoder
 
@@ -97,19 +99,28 @@ def test_a_later_run_goes_on_with_the_file(run: Any) -> None:
     assert found(run) == [{"step": 1}, {"step": 2}]
 
 
-def test_a_killed_run_has_left_its_file_on_this_machine(run: Any) -> None:
+@pytest.mark.parametrize("spills", ["beside", "elsewhere", "beside, in an earlier version"])
+def test_a_killed_run_has_left_its_file_on_this_machine(
+    run: Any, tmp_path: Path, spills: str
+) -> None:
     storage = run._storage
     store = places.open_for_run(run)
     report(store, 1)
-    # Only the state file is in the storage; it says where the trial store was.
-    pointer = json.dumps({"store": str(store.path.with_name("trials-x.sqlite"))})
+    # Only the state file is in the storage; it says where the run's files were.
+    directory = tmp_path / "spill_dir" if spills == "elsewhere" else store.path.parent
+    pointers = {"store": f"{directory}/trials-x.sqlite"}
+    if "version" not in spills:
+        pointers["staging"] = storage.experiment_driver_staging_path
+    pointer = json.dumps(pointers)
     path = f"{storage.experiment_fs_path}/experiment_state-2026-01-01_00-00-00.json"
     with storage.storage_filesystem.open_output_stream(path) as file:
         file.write(f'{{"trial_data": [], "memguard": {pointer}}}'.encode())
     places.forget_live(places.Experiment.of_run(run))
     store.close()  # Without publishing it.
     assert found(run) == [{"step": 1}]
-    storage.experiment_driver_staging_path += "/../../other/sweep/driver_artifacts"
+    storage.experiment_driver_staging_path += "/../../../other/sweep/driver_artifacts"
+    # Also for a run that does not ask for the store.
+    assert places.has_histories(run)
     again = places.open_for_run(run)
     report(again, 2)
     assert found(run) == [{"step": 1}, {"step": 2}]
@@ -141,6 +152,45 @@ def test_damaged_histories_are_replaced_by_what_is_intact(
     assert found(run) == [{"step": 1}]
     assert "damaged" in caplog.text
     assert path.with_suffix(".damaged").exists()
+
+
+def test_a_kill_between_the_renames_of_what_is_intact(
+    run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = places.open_for_run(run)
+    report(store, 1)
+    store.finalize()
+    store.close()
+    with monkeypatch.context() as patch, pytest.raises(InterruptedError):
+        patch.setattr(histories, "finish_salvage", killed)
+        histories.salvage(store.path)
+    assert not store.path.exists()
+    places.forget_live(places.Experiment.of_run(run))
+    assert places.has_histories(run)
+    again = places.open_for_run(run)
+    assert again.history("one").results == [{"step": 1}]
+    again.finalize()
+
+
+def killed(*_: Any) -> None:
+    raise InterruptedError
+
+
+def test_a_kill_while_a_file_is_copied_to_this_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = HistoryStore.open_to_write(tmp_path / "one" / "histories.sqlite")
+    report(store, 1)
+    target = tmp_path / "two" / "histories.sqlite"
+    for number in (0, 1):
+        copies = iter([*[shutil.copyfile] * number, killed])
+        with monkeypatch.context() as patch, pytest.raises(InterruptedError):
+            patch.setattr(shutil, "copyfile", lambda *paths: next(copies)(*paths))
+            files.copy_to(store.path, target)
+        assert not target.exists()
+    files.copy_to(store.path, target)
+    assert HistoryStore.open(target).history("one").results == [{"step": 1}]
+    store.close()
 
 
 class Trial:
@@ -176,8 +226,8 @@ def add_file(run: Any, path: str, content: bytes) -> None:
 
 def lines(run: Any, trial_id: str) -> bytes | None:
     storage = run._storage
-    histories = histories_at(storage.storage_filesystem, storage.experiment_fs_path)
-    return histories.lines(trial_id, f"trial_{trial_id}")
+    found = histories_at(storage.storage_filesystem, storage.experiment_fs_path)
+    return found.lines(trial_id, f"trial_{trial_id}")
 
 
 def test_what_ray_alone_wrote_after_a_run_with_histories(run: Any) -> None:

@@ -28,7 +28,7 @@ from ray_tune_memguard.adapter.restore.locate import StateFile
 from ray_tune_memguard.notices import logger
 from ray_tune_memguard.store import files
 from ray_tune_memguard.store.errors import StoreError, is_locked
-from ray_tune_memguard.store.histories import FILE_NAME, HistoryStore, salvage
+from ray_tune_memguard.store.histories import FILE_NAME, HistoryStore, finish_salvage, salvage
 
 if TYPE_CHECKING:
     from ray_tune_memguard.adapter.seam import Controller
@@ -88,6 +88,7 @@ def open_for_run(controller: Controller) -> HistoryStore:
     """
     experiment, path = Experiment.of_run(controller), local_file(controller)
     end_abandoned_runs(experiment.path)
+    finish_salvage(path)
     if not experiment.is_local and not path.exists():
         left = _left_behind(experiment)
         if left is None:
@@ -115,10 +116,9 @@ def open_for_run(controller: Controller) -> HistoryStore:
 
 def has_histories(controller: Controller) -> bool:
     """Whether an earlier run of the experiment has left histories."""
-    experiment = Experiment.of_run(controller)
-    return local_file(controller).exists() or (
-        not experiment.is_local and _size_of(experiment) is not None
-    )
+    path = local_file(controller)
+    finish_salvage(path)
+    return path.exists() or _version_of(Experiment.of_run(controller)) is not None
 
 
 def has_file(filesystem: FileSystem, path: str) -> bool:
@@ -184,6 +184,7 @@ def _fetch(experiment: Experiment, path: Path) -> None:
     if _size_of(experiment) is None:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
+    files.remove(path)  # A log of another file would be applied to this one.
     part = path.with_name(f"{path.name}.part")
     with (
         experiment.filesystem.open_input_stream(experiment.file) as source,
@@ -200,22 +201,25 @@ def _size_of(experiment: Experiment) -> tuple[int, int] | None:
 
 
 def _left_behind(experiment: Experiment) -> Path | None:
-    """The file of a run on this machine that was killed; None if what is published is newer.
-
-    It is beside the trial store, whose path is in the experiment state file.
-    """
+    """The file of a run on this machine that was killed; None if what is published is newer."""
     try:
         state_file = StateFile.newest_of(experiment)
     except OSError:
         return None
     pointer = None if state_file is None else state_file.pointer()
-    if pointer is None:
+    if state_file is None or pointer is None:
         return None
-    found = [pointer.with_name(FILE_NAME), pointer.with_name(f"{FILE_NAME}-wal")]
-    times = [path.stat().st_mtime_ns for path in found if path.is_file()]
+    # Beside the staging directory. The trial store is there, too, unless it is in a `spill_dir`;
+    # state files of earlier versions have only its path.
+    staging = state_file.staging()
+    beside = pointer.parent if staging is None else paths.work_directory(Path(staging))
+    file = beside / FILE_NAME
+    if not file.is_file():
+        return None
+    log = file.with_name(f"{FILE_NAME}-wal")
+    written = max(path.stat().st_mtime_ns for path in (file, log) if path.is_file())
     published = _size_of(experiment)
-    is_newer = bool(times) and (published is None or max(times) > published[1])
-    return found[0] if is_newer and found[0].is_file() else None
+    return file if published is None or written > published[1] else None
 
 
 # Stores in this process.
