@@ -92,7 +92,8 @@ def _write_csv(path: str, filesystem: FileSystem | None, target: Path) -> None:
     for result in _results(path, filesystem, "Finding columns"):
         columns.update(dict.fromkeys(result))
     with target.open("w", newline="", encoding="utf-8", errors="surrogatepass") as file:
-        writer = csv.DictWriter(file, columns)
+        # An experiment that is running may have got new ones.
+        writer = csv.DictWriter(file, columns, extrasaction="ignore")
         writer.writeheader()
         writer.writerows(_results(path, filesystem))
 

@@ -161,9 +161,10 @@ def test_a_kill_between_the_renames_of_what_is_intact(
     report(store, 1)
     store.finalize()
     store.close()
-    with monkeypatch.context() as patch, pytest.raises(InterruptedError):
+    with monkeypatch.context() as patch:
         patch.setattr(histories, "finish_salvage", killed)
-        histories.salvage(store.path)
+        with pytest.raises(InterruptedError):
+            histories.salvage(store.path)
     assert not store.path.exists()
     places.forget_live(places.Experiment.of_run(run))
     assert places.has_histories(run)
@@ -182,12 +183,13 @@ def test_a_kill_while_a_file_is_copied_to_this_machine(
     store = HistoryStore.open_to_write(tmp_path / "one" / "histories.sqlite")
     report(store, 1)
     target = tmp_path / "two" / "histories.sqlite"
-    for number in (0, 1):
-        copies = iter([*[shutil.copyfile] * number, killed])
-        with monkeypatch.context() as patch, pytest.raises(InterruptedError):
-            patch.setattr(shutil, "copyfile", lambda *paths: next(copies)(*paths))
-            files.copy_to(store.path, target)
-        assert not target.exists()
+    copies = iter([killed, shutil.copyfile, killed])
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "copyfile", lambda *paths: next(copies)(*paths))
+        for _ in range(2):
+            with pytest.raises(InterruptedError):
+                files.copy_to(store.path, target)
+            assert not target.exists()
     files.copy_to(store.path, target)
     assert HistoryStore.open(target).history("one").results == [{"step": 1}]
     store.close()
