@@ -116,9 +116,9 @@ def open_for_run(controller: Controller) -> HistoryStore:
 
 def has_histories(controller: Controller) -> bool:
     """Whether an earlier run of the experiment has left histories."""
-    path = local_file(controller)
+    experiment, path = Experiment.of_run(controller), local_file(controller)
     finish_salvage(path)
-    return path.exists() or _version_of(Experiment.of_run(controller)) is not None
+    return path.exists() or (not experiment.is_local and _version_of(experiment) is not None)
 
 
 def has_file(filesystem: FileSystem, path: str) -> bool:
@@ -171,7 +171,8 @@ def upload(path: Path, filesystem: FileSystem, target: str) -> None:
         filesystem.move(part, target)
     except (OSError, NotImplementedError):  # Not every storage can, or in place of a file.
         _write(path, filesystem, target)
-        filesystem.delete_file(part)
+        with contextlib.suppress(OSError):
+            filesystem.delete_file(part)
 
 
 def _write(path: Path, filesystem: FileSystem, target: str) -> None:
