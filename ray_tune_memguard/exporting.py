@@ -31,8 +31,9 @@ def export_results(
     - ``"files"`` writes the files of Ray's loggers into the directory of each trial:
       ``result.json``, ``progress.csv``, ``params.json``, ``params.pkl`` and TensorBoard's events.
       They are those that the loggers would have written, because the loggers write them; events
-      have the times of the results, and there is one file of them for each trial. Trials whose
-      results are in files already are left as they are.
+      have the times of the results, and there is one file of them for each trial, whose name ends
+      in ``.memguard``. Other event files stay. Trials whose results are in files already are left
+      as they are.
     - ``"parquet"`` and ``"csv"`` write one table of all results, with the columns of
       :func:`read_results`; ``"json"`` writes the same, one object a line.
 
@@ -92,7 +93,8 @@ def _write_csv(path: str, filesystem: FileSystem | None, target: Path) -> None:
     for result in _results(path, filesystem, "Finding columns"):
         columns.update(dict.fromkeys(result))
     with target.open("w", newline="", encoding="utf-8", errors="surrogatepass") as file:
-        writer = csv.DictWriter(file, columns)
+        # An experiment that is running may have got new ones.
+        writer = csv.DictWriter(file, columns, extrasaction="ignore")
         writer.writeheader()
         writer.writerows(_results(path, filesystem))
 

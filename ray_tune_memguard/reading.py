@@ -80,7 +80,10 @@ def read_results(
     It has a row for each result, in the order of :func:`iter_results`, and a column for each key.
     ``trial_id`` is the first column. A column has the type that holds all of its values: missing
     numbers are NaN, and missing integers make a DataFrame's column one of floats. Values that have
-    no type in common are Python objects in a DataFrame, and JSON texts in an Arrow table.
+    no type in common are Python objects in a DataFrame, and JSON texts in an Arrow table. Lists and
+    dictionaries are Python objects in a DataFrame as well; in an Arrow table the type holds what is
+    inside, so its numbers may become floats, and a dictionary has null for a key that only others
+    have.
 
     Args:
         path: the experiment's directory, or its URI (``s3://…``).

@@ -80,8 +80,9 @@ def in_text(parts: dict[str, bytes]) -> dict[str, str]:
     return {name: base64.b64encode(content).decode() for name, content in parts.items()}
 
 
-def manifest_name(run: str, number: int) -> str:
-    return f"{run}-manifest-{number % 2}.json"
+def manifest_name(run: str, turn: int) -> str:
+    """The name of a manifest that is not the one written before it, with the turn before."""
+    return f"{run}-manifest-{turn % 2}.json"
 
 
 def segment_name(run: str, number: int) -> str:
@@ -154,8 +155,10 @@ def read_records(
             packed = stream.readall()
         try:
             for block in decompressor.read_to_iter(io.BytesIO(packed)):
-                total += len(block)
-                yield block
+                # A later upload, whose manifest is missing, may have written it with more records.
+                found = block[: manifest.end - total]
+                total += len(found)
+                yield found
         except zstandard.ZstdError as error:
             raise ValueError(f"{path} is damaged: {error}") from error
     if total != manifest.end:

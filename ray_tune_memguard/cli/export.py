@@ -38,7 +38,8 @@ def export(
     but for files, its run may go on. With parquet, csv and json all results become one table, with
     a row for each result (json: an object a line). With files each trial gets the files of Ray's
     loggers: result.json, progress.csv, params.json, params.pkl and TensorBoard's events. A file
-    that is there is replaced when the new one is complete.
+    that is there is replaced when the new one is complete; event files that no export has written
+    stay.
 
     \b
     Examples:

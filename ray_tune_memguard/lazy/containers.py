@@ -21,7 +21,8 @@ DefaultT = TypeVar("DefaultT")
 class LazyTrialDict(dict[str, ValueT], Generic[TrialT, ValueT]):
     """A dict from trial id to a value that is created from the trial on access.
 
-    A value that a user stores in it stays (in the base dict) and takes precedence.
+    A value that a user stores in it stays (in the base dict) and takes precedence. One that a user
+    removes is gone.
 
     Attributes:
         make: creates a value.
@@ -32,12 +33,14 @@ class LazyTrialDict(dict[str, ValueT], Generic[TrialT, ValueT]):
         self._trials = trials
         self.make = make
         self._made: weakref.WeakValueDictionary[str, ValueT] = weakref.WeakValueDictionary()
+        # A value that is stored afterwards is at the end, as in a dict.
+        self._removed: set[str] = set()
 
     def __missing__(self, trial_id: str) -> ValueT:
-        value = self._made.get(trial_id)
+        value = None if trial_id in self._removed else self._made.get(trial_id)
         if value is not None:
             return value
-        trial = self._trials.find(trial_id)
+        trial = self._find(trial_id)
         if trial is None:
             raise KeyError(trial_id)
         value = self.make(trial)
@@ -47,29 +50,62 @@ class LazyTrialDict(dict[str, ValueT], Generic[TrialT, ValueT]):
             pass
         return value
 
-    def has_own_values(self) -> bool:
-        """Whether a user has stored values in the dict."""
-        return super().__len__() > 0
+    def _find(self, trial_id: object) -> TrialT | None:
+        """The trial whose value this dict creates; None if there is none, or it was removed."""
+        if not isinstance(trial_id, str) or trial_id in self._removed:
+            return None
+        return self._trials.find(trial_id)
+
+    def is_changed(self) -> bool:
+        """Whether a user has stored or removed values."""
+        return super().__len__() > 0 or bool(self._removed)
 
     def __iter__(self) -> Iterator[str]:
         seen = set()
         for trial in self._trials:
+            if trial.trial_id in self._removed:
+                continue
             if super().__contains__(trial.trial_id):
                 seen.add(trial.trial_id)
             yield trial.trial_id
         yield from (key for key in super().__iter__() if key not in seen)
 
     def __len__(self) -> int:
-        added = sum(1 for key in super().__iter__() if self._trials.find(key) is None)
-        return len(self._trials) + added
+        added = sum(1 for key in super().__iter__() if self._find(key) is None)
+        removed = sum(1 for key in self._removed if self._trials.find(key) is not None)
+        return len(self._trials) - removed + added
 
     def __bool__(self) -> bool:
         return len(self) > 0
 
     def __contains__(self, key: object) -> bool:
-        return super().__contains__(key) or (
-            isinstance(key, str) and self._trials.find(key) is not None
-        )
+        return super().__contains__(key) or self._find(key) is not None
+
+    def __delitem__(self, key: str) -> None:
+        is_made = self._find(key) is not None
+        if is_made:
+            self._removed.add(key)
+        if super().__contains__(key) or not is_made:
+            super().__delitem__(key)
+
+    def clear(self) -> None:
+        super().clear()
+        self._removed.update(trial.trial_id for trial in self._trials)
+
+    def pop(self, key: str, *default: DefaultT) -> ValueT | DefaultT:
+        try:
+            value = self[key]
+        except KeyError:
+            if not default:
+                raise
+            return default[0]
+        del self[key]
+        return value
+
+    def popitem(self) -> tuple[str, ValueT]:
+        for key in reversed(self):
+            return key, self.pop(key)
+        raise KeyError("popitem(): dictionary is empty")
 
     def get(  # type: ignore[override]
         self, key: str, default: DefaultT | None = None

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     import pyarrow
 
 _CHUNK_ROWS = 4096
+# How Arrow says that values have no type in common: ArrowInvalid and UnicodeEncodeError are a
+# ValueError, ArrowTypeError is a TypeError.
+_NO_COMMON_TYPE = (ValueError, TypeError, OverflowError, NotImplementedError)
 _FIRST = "trial_id"
 
 
@@ -49,44 +52,55 @@ class ResultTable:
         import pyarrow
 
         self._pack()
-        return pyarrow.table({name: column.arrow() for name, column in self._columns.items()})
+        columns = self._columns.values()
+        return pyarrow.table({column.arrow_name: column.arrow() for column in columns})
 
     def pandas(self) -> pandas.DataFrame:
         import pandas
 
         self._pack()
-        return pandas.DataFrame({name: column.pandas() for name, column in self._columns.items()})
+        columns = self._columns.values()
+        frame = pandas.DataFrame({column.arrow_name: column.pandas() for column in columns})
+        if list(frame.columns) != list(self._columns):  # pandas asks Arrow for the type.
+            frame.columns = pandas.Index(list(self._columns), dtype=object)
+        return frame
 
 
 class _Column:
-    """The values of one column: chunks that Arrow can type, and others as lists."""
+    """The values of one column: chunks of Arrow's where it keeps each value, others as lists."""
 
     def __init__(self, name: str, missing: int = 0) -> None:
         import pyarrow
 
-        self._name = name
+        # Arrow's texts have no halves of surrogate pairs.
+        self.arrow_name = _plain_text(name)
         self._chunks: list[Any] = [pyarrow.nulls(missing)] if missing else []
+        # Whether there are lists or dictionaries, which pandas has as they are.
+        self._is_nested = False
 
     def add(self, values: list[object]) -> None:
-        import pyarrow
-
-        try:
-            self._chunks.append(pyarrow.array(values))
-        except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError, OverflowError):
+        is_nested = any(isinstance(value, (list, dict)) for value in values)
+        self._is_nested |= is_nested
+        array = _array_of(values)
+        # Inside a list or a dictionary, Arrow gives numbers one type, and dictionaries all keys.
+        if array is None or (is_nested and json.dumps(array.to_pylist()) != json.dumps(values)):
             self._chunks.append(values)
+        else:
+            self._chunks.append(array)
 
     def _typed(self) -> pyarrow.ChunkedArray | None:
         """All values as one typed column; None if they have no type in common."""
         import pyarrow
 
-        if any(isinstance(chunk, list) for chunk in self._chunks):
+        chunks = [_array_of(one) if isinstance(one, list) else one for one in self._chunks]
+        if any(chunk is None for chunk in chunks):
             return None
-        tables = [pyarrow.table({self._name: chunk}) for chunk in self._chunks]
+        tables = [pyarrow.table({"values": chunk}) for chunk in chunks]
         try:
-            whole = pyarrow.concat_tables(tables, promote_options="permissive")
-        except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError):
+            whole = pyarrow.concat_tables(tables, promote_options="permissive").column(0)
+        except _NO_COMMON_TYPE:
             return None
-        return whole.column(0)
+        return None if _has_empty_struct(whole.type) else whole
 
     def _values(self) -> list[object]:
         return [
@@ -101,14 +115,40 @@ class _Column:
         typed = self._typed()
         if typed is not None:
             return typed
-        return pyarrow.array(
-            None if value is None else json.dumps(value) for value in self._values()
-        )
+        values = self._values()
+        if all(value is None or isinstance(value, str) for value in values):
+            return pyarrow.array(
+                None if value is None else _plain_text(str(value)) for value in values
+            )
+        return pyarrow.array(None if value is None else json.dumps(value) for value in values)
 
     def pandas(self) -> pandas.Series:
         import pandas
 
-        typed = self._typed()
+        typed = None if self._is_nested else self._typed()
         if typed is not None:
             return typed.to_pandas()
         return pandas.Series(self._values(), dtype=object)
+
+
+def _array_of(values: list[object]) -> pyarrow.Array | None:
+    import pyarrow
+
+    try:
+        return pyarrow.array(values)
+    except _NO_COMMON_TYPE:
+        return None
+
+
+def _plain_text(text: str) -> str:
+    return text.encode(errors="backslashreplace").decode()
+
+
+def _has_empty_struct(kind: pyarrow.DataType) -> bool:
+    """Whether there is a structure without fields in a type; Parquet has none."""
+    import pyarrow
+
+    fields = [kind.field(number) for number in range(kind.num_fields)]
+    return (pyarrow.types.is_struct(kind) and not fields) or any(
+        _has_empty_struct(field.type) for field in fields
+    )

@@ -115,16 +115,21 @@ def copy_privately(path: Path) -> Path:
 
 
 def copy_to(path: Path, target: Path) -> None:
-    """Copy a store that no run writes, with its log, to another path.
+    """Copy a store that no run writes, with its log, to another path; whole, or not at all.
 
     Raises:
         OSError: a file cannot be read or written.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
+    remove(target)
     present = [path, *(file for file in _logs(path) if file.exists())]
+    names = [target.with_name(target.name + file.name.removeprefix(path.name)) for file in present]
+    parts = [name.with_name(f"{name.name}.part") for name in names]
+    for file, part in zip(present, parts, strict=True):
+        shutil.copyfile(file, part)
     # The log first: without it, the file under its name would be incomplete.
-    for file in reversed(present):
-        shutil.copyfile(file, target.with_name(target.name + file.name.removeprefix(path.name)))
+    for part, name in reversed(list(zip(parts, names, strict=True))):
+        part.replace(name)
 
 
 def write_seal(path: Path) -> None:

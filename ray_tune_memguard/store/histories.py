@@ -216,20 +216,39 @@ class HistoryStore:
 
     # Writing.
 
-    def append(self, results: Mapping[str, Sequence[bytes]], ended: Collection[str] = ()) -> None:
+    def append(
+        self,
+        results: Mapping[str, Sequence[bytes]],
+        ended: Collection[str] = (),
+        *,
+        cleared: Collection[str] = (),
+        starts: Mapping[str, int] | None = None,
+    ) -> None:
         """Add results to the ends of histories, and commit them.
 
         Args:
             results: encoded results by trial id, each list in order and not empty.
             ended: ids of trials that report no more; their small chunks are merged.
+            cleared: ids of trials that begin from scratch: what is stored of them is removed first.
+            starts: trials that a resumed run continues: how many of these results come before.
 
         Raises:
-            sqlite3.Error: nothing was added.
+            sqlite3.Error: nothing was changed.
         """
         with self._transaction():
             changed: dict[str, _Tail] = {}
+            for trial_id in cleared:
+                for table in ("chunk", "start"):
+                    self._connection.execute(f"DELETE FROM {table} WHERE trial_id = ?", (trial_id,))
+                changed[trial_id] = _Tail(0, 0)
+            for trial_id, offset in (starts or {}).items():
+                start = (changed.get(trial_id) or self._tail(trial_id)).end + offset
+                if start:
+                    self._connection.execute(
+                        "INSERT OR IGNORE INTO start VALUES (?, ?)", (trial_id, start)
+                    )
             for trial_id, rows in results.items():
-                tail = self._tail(trial_id)
+                tail = changed.get(trial_id) or self._tail(trial_id)
                 size = tail.size + sum(map(len, rows))
                 is_full = (
                     tail.end + len(rows) - tail.begin >= _MAX_SMALL_RESULTS
@@ -242,36 +261,12 @@ class HistoryStore:
                     end, chunks = tail.end + len(rows), tail.chunks + 1
                     changed[trial_id] = replace(tail, end=end, chunks=chunks, size=size)
             for trial_id in ended:
-                tail = self._tails.get(trial_id, _Tail(0, 0))
+                tail = changed.get(trial_id) or self._tails.get(trial_id, _Tail(0, 0))
                 if trial_id not in results and tail.chunks > 1:
                     self._merge(trial_id, tail, [])
         self._tails.update(changed)
         for trial_id in ended:
             self._tails.pop(trial_id, None)
-
-    def continue_in_new_run(self, trial_id: str) -> None:
-        """Note that a resumed run continues a trial with its next result.
-
-        Raises:
-            sqlite3.Error: it was not noted.
-        """
-        with self._transaction():
-            tail = self._tail(trial_id)
-            if tail.end:
-                self._connection.execute(
-                    "INSERT OR IGNORE INTO start VALUES (?, ?)", (trial_id, tail.end)
-                )
-
-    def clear(self, trial_id: str) -> None:
-        """Remove the history of a trial that begins from scratch.
-
-        Raises:
-            sqlite3.Error: nothing was removed.
-        """
-        with self._transaction():
-            for table in ("chunk", "start"):
-                self._connection.execute(f"DELETE FROM {table} WHERE trial_id = ?", (trial_id,))
-        self._tails.pop(trial_id, None)
 
     def set_metadata(self, **values: str) -> None:
         """Store texts by name; they replace earlier ones of the same names."""
@@ -416,7 +411,7 @@ def salvage(damaged: Path) -> None:
     Raises:
         OSError, sqlite3.Error: the new store cannot be written. The damaged one keeps its name.
     """
-    fresh = damaged.with_name(f"{damaged.stem}-rebuilt{files.SUFFIX}")
+    fresh = _rebuilt(damaged)
     files.remove(fresh)
     target = HistoryStore.open_to_write(fresh)
     try:
@@ -428,8 +423,25 @@ def salvage(damaged: Path) -> None:
     finally:
         target.close()
     files.set_aside(damaged)
-    fresh.rename(damaged)
-    files.remove(fresh)
+    finish_salvage(damaged)
+
+
+def finish_salvage(path: Path) -> None:
+    """Give the new store of :func:`salvage` its name, also if a kill came before.
+
+    Raises:
+        OSError: it cannot be renamed.
+    """
+    fresh = _rebuilt(path)
+    # The damaged one is set aside once the new one is complete.
+    if fresh.exists() and not path.exists():
+        files.remove(path)  # Its log, which belongs to the damaged one.
+        fresh.rename(path)
+        files.remove(fresh)
+
+
+def _rebuilt(path: Path) -> Path:
+    return path.with_name(f"{path.stem}-rebuilt{files.SUFFIX}")
 
 
 def _copy_intact(source: HistoryStore, target: HistoryStore) -> None:

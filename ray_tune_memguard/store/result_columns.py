@@ -7,7 +7,8 @@ differences. What is left are the digits of the metrics themselves.
 The content of a chunk is one byte for its layout, then compressed data:
 
 - ``R``: the encoded results in a row (``result_values``), with the store's dictionary;
-- ``S``: the same without a dictionary, for many results that have no common columns;
+- ``S``: the same without a dictionary, for many results that have no common columns, or keys that
+  are neither texts nor integers of 64 bits;
 - ``C``: columns, for each run of neighbouring results with the same keys.
 """
 
@@ -28,7 +29,8 @@ from ray_tune_memguard.store.result_values import (
 )
 
 Compress = Callable[[bytes], bytes]
-Path = tuple[str, ...]
+# The keys of a value, from the outermost to its own: texts, or integers of 64 bits.
+Path = tuple[Any, ...]
 Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 #: A column as it is written: its kind, then its parameters.
 Spec = list[Any]
@@ -65,8 +67,11 @@ def pack(rows: Sequence[bytes], compress: Compress) -> bytes:
     joined = b"".join(rows)
     if len(rows) < MIN_COLUMN_RESULTS:
         return _ROWS + compress(joined)
-    runs = list(_runs(decode(joined)))
-    if len(runs) * _MIN_RUN > len(rows):
+    try:
+        runs = list(_runs(decode(joined)))
+    except (TypeError, RecursionError):  # Of keys, or of values that are nested very deeply.
+        runs = []
+    if not runs or len(runs) * _MIN_RUN > len(rows):
         return _STREAM + zstandard.compress(joined, _LEVEL)
     parts = [[len(found), paths, _pack_columns(found)] for paths, found in runs]
     return _COLUMNS + zstandard.compress(pack_parts(parts), _LEVEL)
@@ -129,8 +134,11 @@ def _runs(results: Sequence[Result]) -> Iterator[tuple[list[Path], list[list[obj
         yield shape, found
 
 
-def _flatten(value: Result, above: Path, paths: list[Path], values: list[object]) -> None:
+def _flatten(value: dict[Any, Any], above: Path, paths: list[Path], values: list[object]) -> None:
     for key, inner in value.items():
+        # Paths hold no others, and True is equal to 1.
+        if type(key) is not str and not (type(key) is int and _MIN_INT64 <= key <= _MAX_INT64):
+            raise TypeError(f"a column has no key {key!r}")
         if type(inner) is dict and inner:
             _flatten(inner, (*above, key), paths, values)
         else:
@@ -268,8 +276,10 @@ def _pack_floats(array: Array, before: tuple[int, Array] | None) -> Spec:
             scaled = np.rint(array * scale)
             if not (np.abs(scaled) < _MAX_EXACT).all():
                 continue
-            if _is_equal(scaled / scale, array):
-                ways.append([_SCALED, scale, *_differenced(scaled.astype(np.int64))])
+            # As they will be read: integers have no zero with a sign.
+            integers = scaled.astype(np.int64)
+            if _is_equal(integers / scale, array):
+                ways.append([_SCALED, scale, *_differenced(integers)])
                 break
     return min(ways, key=lambda way: _compressed_size(way[-1]))
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from pyarrow.fs import FileSystem, LocalFileSystem, SubTreeFileSystem
 
@@ -17,6 +19,7 @@ from ray_tune_memguard.adapter.histories import places, reading
 from ray_tune_memguard.adapter.histories.logger import HistoryLogger
 from ray_tune_memguard.adapter.histories.recorder import HistoryRecorder
 from ray_tune_memguard.notices import Notices
+from ray_tune_memguard.store import files, histories
 from ray_tune_memguard.store.histories import History, HistoryStore
 from ray_tune_memguard.store.result_values import ResultEncoder
 
@@ -96,19 +99,28 @@ def test_a_later_run_goes_on_with_the_file(run: Any) -> None:
     assert found(run) == [{"step": 1}, {"step": 2}]
 
 
-def test_a_killed_run_has_left_its_file_on_this_machine(run: Any) -> None:
+@pytest.mark.parametrize("spills", ["beside", "elsewhere", "beside, in an earlier version"])
+def test_a_killed_run_has_left_its_file_on_this_machine(
+    run: Any, tmp_path: Path, spills: str
+) -> None:
     storage = run._storage
     store = places.open_for_run(run)
     report(store, 1)
-    # Only the state file is in the storage; it says where the trial store was.
-    pointer = json.dumps({"store": str(store.path.with_name("trials-x.sqlite"))})
+    # Only the state file is in the storage; it says where the run's files were.
+    directory = tmp_path / "spill_dir" if spills == "elsewhere" else store.path.parent
+    pointers = {"store": f"{directory}/trials-x.sqlite"}
+    if "version" not in spills:
+        pointers["staging"] = storage.experiment_driver_staging_path
+    pointer = json.dumps(pointers)
     path = f"{storage.experiment_fs_path}/experiment_state-2026-01-01_00-00-00.json"
     with storage.storage_filesystem.open_output_stream(path) as file:
         file.write(f'{{"trial_data": [], "memguard": {pointer}}}'.encode())
     places.forget_live(places.Experiment.of_run(run))
     store.close()  # Without publishing it.
     assert found(run) == [{"step": 1}]
-    storage.experiment_driver_staging_path += "/../../other/sweep/driver_artifacts"
+    storage.experiment_driver_staging_path += "/../../../other/sweep/driver_artifacts"
+    # Also for a run that does not ask for the store.
+    assert places.has_histories(run)
     again = places.open_for_run(run)
     report(again, 2)
     assert found(run) == [{"step": 1}, {"step": 2}]
@@ -140,6 +152,47 @@ def test_damaged_histories_are_replaced_by_what_is_intact(
     assert found(run) == [{"step": 1}]
     assert "damaged" in caplog.text
     assert path.with_suffix(".damaged").exists()
+
+
+def test_a_kill_between_the_renames_of_what_is_intact(
+    run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = places.open_for_run(run)
+    report(store, 1)
+    store.finalize()
+    store.close()
+    with monkeypatch.context() as patch:
+        patch.setattr(histories, "finish_salvage", killed)
+        with pytest.raises(InterruptedError):
+            histories.salvage(store.path)
+    assert not store.path.exists()
+    places.forget_live(places.Experiment.of_run(run))
+    assert places.has_histories(run)
+    again = places.open_for_run(run)
+    assert again.history("one").results == [{"step": 1}]
+    again.finalize()
+
+
+def killed(*_: Any) -> None:
+    raise InterruptedError
+
+
+def test_a_kill_while_a_file_is_copied_to_this_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = HistoryStore.open_to_write(tmp_path / "one" / "histories.sqlite")
+    report(store, 1)
+    target = tmp_path / "two" / "histories.sqlite"
+    copies = iter([killed, shutil.copyfile, killed])
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "copyfile", lambda *paths: next(copies)(*paths))
+        for _ in range(2):
+            with pytest.raises(InterruptedError):
+                files.copy_to(store.path, target)
+            assert not target.exists()
+    files.copy_to(store.path, target)
+    assert HistoryStore.open(target).history("one").results == [{"step": 1}]
+    store.close()
 
 
 class Trial:
@@ -175,8 +228,8 @@ def add_file(run: Any, path: str, content: bytes) -> None:
 
 def lines(run: Any, trial_id: str) -> bytes | None:
     storage = run._storage
-    histories = histories_at(storage.storage_filesystem, storage.experiment_fs_path)
-    return histories.lines(trial_id, f"trial_{trial_id}")
+    found = histories_at(storage.storage_filesystem, storage.experiment_fs_path)
+    return found.lines(trial_id, f"trial_{trial_id}")
 
 
 def test_what_ray_alone_wrote_after_a_run_with_histories(run: Any) -> None:
@@ -271,3 +324,44 @@ def test_runs_with_and_without_the_store(
 ) -> None:
     found = reading.merged(History(at(*stored), tuple(starts)), at(*in_file))
     assert (found.results, found.starts) == (at(*whole), whole_starts)
+
+
+def reported(iteration: int, total: float, **others: Any) -> dict[str, Any]:
+    """A result with what Ray adds to each."""
+    own = {"training_iteration": iteration, "timestamp": 7, "time_total_s": total}
+    return {**own, **others}
+
+
+@pytest.mark.parametrize(
+    ("stored", "in_file"),
+    [
+        # Another callback has added to the results between the two loggers.
+        ([reported(1, 0.1, lr=1), reported(2, 0.2, lr=1)], [reported(1, 0.1), reported(2, 0.2)]),
+        # The trial went back to a checkpoint: the store keeps what its file has lost.
+        (
+            [reported(1, 0.1), reported(2, 0.2), reported(2, 0.3), reported(3, 0.4)],
+            [reported(1, 0.1), reported(2, 0.3), reported(3, 0.4)],
+        ),
+        ([reported(1, 0.1, loss=-0.0)], [reported(1, 0.1, loss=0.0)]),
+    ],
+)
+def test_what_a_users_own_logger_wrote_as_well(
+    stored: list[dict[str, Any]], in_file: list[dict[str, Any]]
+) -> None:
+    history = History(stored, (1,))
+    assert reading.merged(history, in_file) == history
+    later = reported(9, 0.9)
+    assert reading.merged(history, [*in_file, later]).results == [*stored, later]
+
+
+def test_keys_that_json_does_not_take(run: Any) -> None:
+    """Ray alone fails when such a result is reported; with the store it is there."""
+    encode = ResultEncoder(replace=str).encode
+    odd: Any = {np.int64(1): 2, (3, 4): 5, b"six": 7, 2**70: 8, None: {np.int64(9): [10]}}
+    store = places.open_for_run(run)
+    store.append({"one": [encode({"step": 1, "counts": odd}), encode({"step": 2})]}, ["one"])
+    found = [json.loads(line) for line in (lines(run, "one") or b"").splitlines()]
+    assert found[1] == {"step": 2}
+    named = {"1": 2, "(3, 4)": 5, "b'six'": 7, str(2**70): 8, "null": {"9": [10]}}
+    assert found[0]["counts"] == named
+    store.finalize()

@@ -91,8 +91,7 @@ def test_what_was_committed_survives_the_end_of_the_process(
     assert found.history("none").results == []
     found.close()
     again = HistoryStore.open_to_write(copy)
-    again.continue_in_new_run("one")
-    again.append({"one": rows(2, 1)}, ["one"])
+    again.append({"one": rows(2, 1)}, ["one"], starts={"one": 0})
     assert steps(again, "one") == [0, 1, 2]
     assert again.history("one").starts == (2,)
     again.close()
@@ -129,10 +128,20 @@ class FullDisk:
 
 def test_a_trial_that_begins_from_scratch(store: HistoryStore) -> None:
     store.append({"one": rows(0, 2), "two": rows(0, 2)})
-    store.clear("one")
-    store.append({"one": rows(7, 1)})
+    store.append({"one": rows(7, 1)}, cleared=["one"])
     assert steps(store, "one") == [7]
     assert steps(store, "two") == [0, 1]
+
+
+def test_a_trial_that_is_taken_over_or_continued(store: HistoryStore) -> None:
+    store.append({"one": rows(0, 3), "two": rows(0, 1)}, starts={"one": 2})
+    store.append({}, ["one"], starts={"one": 0, "none": 0})
+    store.append({"one": rows(3, 1)})
+    assert store.history("one").starts == (2, 3)
+    assert store.history("none").starts == ()
+    store.append({"one": rows(0, 1), "two": rows(1, 1)}, ["one"], cleared=["one"])
+    assert (steps(store, "one"), steps(store, "two")) == ([0], [0, 1])
+    assert store.history("one").starts == ()
 
 
 def test_one_run_at_a_time(store: HistoryStore, path: Path) -> None:

@@ -10,8 +10,9 @@ from typing import Any
 import pandas
 import pyarrow
 import pytest
+from pyarrow import parquet
 
-from ray_tune_memguard import iter_results, read_results
+from ray_tune_memguard import exporting, iter_results, read_results
 from ray_tune_memguard.adapter.run.checkpoint import with_pointer
 from ray_tune_memguard.report.result_table import ResultTable
 
@@ -119,3 +120,83 @@ def test_values_without_a_type_in_common(monkeypatch: pytest.MonkeyPatch, chunk:
 def test_an_empty_table() -> None:
     assert list(ResultTable().pandas().columns) == ["trial_id"]
     assert ResultTable(["trial_id", "loss"]).arrow().num_rows == 0
+
+
+HALF = json.loads('"\\ud800"')
+
+
+def in_table(*values: object) -> ResultTable:
+    table = ResultTable()
+    for value in values:
+        table.add({"trial_id": "1", "value": value})
+    return table
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 100])
+@pytest.mark.parametrize(
+    "values",
+    [
+        [[1, 2], [0.5]],
+        [[None, 1], [2]],
+        [{"b": 1}, {"c": 2}],
+        [[{"b": 1}], None, [{"b": 0.5, "c": {}}]],
+        [[1, 2], [3]],
+        [{"a": [1]}, {"a": [-0.0, 1]}],
+        [[], {}],
+        [[HALF], ["a"]],
+        [{HALF: 1}, {"a": 1}],
+        [True, [False]],
+    ],
+)
+def test_nested_values_stay_as_they_are(
+    monkeypatch: pytest.MonkeyPatch, chunk: int, values: list[Any]
+) -> None:
+    monkeypatch.setattr("ray_tune_memguard.report.result_table._CHUNK_ROWS", chunk)
+    found = list(in_table(*values).pandas()["value"])
+    assert json.dumps(found) == json.dumps(values)
+
+
+@pytest.mark.parametrize("chunk", [1, 100])
+@pytest.mark.parametrize(
+    ("values", "in_arrow"),
+    [
+        # Numbers get one type, as in a column of numbers.
+        ([[1, 2], [0.5]], [[1.0, 2.0], [0.5]]),
+        ([HALF, "a", None], ["\\ud800", "a", None]),
+        ([[HALF], ["a"]], ['["\\ud800"]', '["a"]']),
+        ([[{}], [{}]], ["[{}]", "[{}]"]),
+        ([{}, {"a": 1}], [{"a": None}, {"a": 1}]),
+        ([[], []], [[], []]),
+        ([1, HALF], ["1", '"\\ud800"']),
+    ],
+)
+def test_what_arrow_does_not_have(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    chunk: int,
+    values: list[Any],
+    in_arrow: list[Any],
+) -> None:
+    monkeypatch.setattr("ray_tune_memguard.report.result_table._CHUNK_ROWS", chunk)
+    table = in_table(*values).arrow()
+    assert table.column("value").to_pylist() == in_arrow
+    parquet.write_table(table, tmp_path / "table.parquet")
+    assert parquet.read_table(tmp_path / "table.parquet").column("value").to_pylist() == in_arrow
+
+
+def test_a_name_that_arrow_does_not_have() -> None:
+    table = ResultTable()
+    table.add({"trial_id": "1", HALF: 0.5, f"{HALF}/list": [1]})
+    assert table.arrow().schema.names == ["trial_id", "\\ud800", "\\ud800/list"]
+    frame = table.pandas()
+    assert list(frame.iloc[0]) == ["1", 0.5, [1]]
+    assert list(frame.columns) == ["trial_id", HALF, f"{HALF}/list"]
+
+
+def test_a_table_in_a_file_of_rows(experiment: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A running experiment gets new results, and new keys, between two looks at it."""
+    target = experiment / "all.csv"
+    looks = iter([[{"trial_id": "1", "loss": 1}], [{"trial_id": "1", "loss": 1, "new": 2}]])
+    monkeypatch.setattr(exporting, "_results", lambda *_: iter(next(looks)))
+    exporting.export_results(experiment, to="csv", destination=target)
+    assert target.read_text().splitlines() == ["trial_id,loss", "1,1"]

@@ -43,7 +43,7 @@ def through_a_chunk(results: list[Any]) -> list[Any]:
 def exact(value: Any) -> Any:
     """A value that is equal only to one of the same types and bits, in the same order."""
     if isinstance(value, dict):
-        return "dict", [(exact(key), exact(inner)) for key, inner in value.items()]
+        return "dict", [((type(key), key), exact(inner)) for key, inner in value.items()]
     if isinstance(value, (list, tuple)):
         return type(value), [exact(inner) for inner in value]
     if isinstance(value, np.ndarray):
@@ -80,6 +80,12 @@ STEPS = [0.0, *(after - before for before, after in pairwise(CLOCK))]
         [round(math.sin(number), 3) for number in range(MANY)],
         [math.sin(number) for number in range(MANY)],
         [math.nan, -math.nan, math.inf, -math.inf, -0.0] * 8,
+        [*(number / 4 for number in range(MANY - 1)), -0.0],
+        [0.5, -0.0, 0.0, 1.5] * 10,
+        [{2**70: number} for number in range(MANY)],
+        [{np.int64(1): number} for number in range(MANY)],
+        [{(1, 2): number, b"key": 0.5, None: 1} for number in range(MANY)],
+        [{1: 0.5}, {True: 0.5}, {1.0: 0.5}, {"1": 0.5}] * 10,
         list(range(MANY)),
         [(-1) ** number * 2**62 for number in range(MANY)],
         [2**63 - 1, -(2**63)] * 20,

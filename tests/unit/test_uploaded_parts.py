@@ -219,8 +219,63 @@ def test_a_torn_manifest_leaves_the_one_before(run: Uploading) -> None:
         run.checkpoint(5)
         run.upload()
     newest = run.root / "sweep" / uploaded_parts.PARTS_DIRECTORY
-    torn = newest / uploaded_parts.manifest_name(RUN, run.number)
+    # The whole file came first.
+    torn = newest / uploaded_parts.manifest_name(RUN, run.number - 2)
     torn.write_bytes(torn.read_bytes()[:-10])
+    found = run.read()
+    assert found is not None
+    assert found[0] == [*run.expected()[: run.trials - 5], "unfinished"]
+
+
+def test_uploads_that_fail_leave_the_last_one_that_did_not(
+    run: Uploading, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each leaves a segment with more records than the manifest knows, and half of a manifest."""
+
+    def tear(source: str, target: str) -> None:
+        Uploading.copy(run, source, target)
+        if target.endswith("json"):
+            path = run.root / target
+            path.write_bytes(path.read_bytes()[:-10])
+            raise OSError("the storage is not there")
+
+    for _ in range(3):
+        run.checkpoint(5)
+        run.upload()
+    before = run.read()
+    assert before is not None
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "copy", tear)
+        for _ in range(3):
+            run.checkpoint(5)
+            with pytest.raises(OSError, match="not there"):
+                run.upload()
+            assert run.read() == before
+    run.upload()
+    found = run.read()
+    assert found is not None
+    assert found[0] == run.expected()
+
+
+def test_a_manifest_that_is_older_than_its_last_segment(
+    run: Uploading, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An upload fails once it is complete, and the next one before its manifest."""
+    for _ in range(2):
+        run.checkpoint(5)
+        run.upload()
+    for fails_after in ("json", "zst"):
+
+        def fail(source: str, target: str, fails_after: str = fails_after) -> None:
+            Uploading.copy(run, source, target)
+            if target.endswith(fails_after):
+                raise OSError("the storage is not there")
+
+        run.checkpoint(5)
+        with monkeypatch.context() as patch:
+            patch.setattr(run, "copy", fail)
+            with pytest.raises(OSError, match="not there"):
+                run.upload()
     found = run.read()
     assert found is not None
     assert found[0] == [*run.expected()[: run.trials - 5], "unfinished"]

@@ -41,7 +41,7 @@ def dataframe(
         is_valid
         and is_spilled(trials)
         and isinstance(frames, LazyTrialDict)
-        and not frames.has_own_values()
+        and not frames.is_changed()
         and isinstance(frames.make, FrameReader)
     ):
         return original(analysis, metric, mode)

@@ -5,6 +5,7 @@ The events of TensorBoard get the times at which results were reported, and not 
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,20 @@ from ray.air.constants import (
 )
 from ray.tune.experiment import Trial
 from ray.tune.logger import CSVLoggerCallback, JsonLoggerCallback, LoggerCallback, TBXLoggerCallback
+from ray.tune.utils.callback import DEFAULT_CALLBACK_CLASSES
 
+from ray_tune_memguard.adapter.histories.reading import with_plain_keys
 from ray_tune_memguard.store.histories import History
 from ray_tune_memguard.store.result_values import Result
 
-#: The names of the files that Ray's loggers write.
-FILES = (EXPR_RESULT_FILE, EXPR_PROGRESS_FILE, EXPR_PARAM_FILE, EXPR_PARAM_PICKLE_FILE)
-EVENT_FILES = "events.out.tfevents.*"
+# The files that Ray's loggers write under the same names each time.
+_FILES: dict[type, tuple[str, ...]] = {
+    JsonLoggerCallback: (EXPR_RESULT_FILE, EXPR_PARAM_FILE, EXPR_PARAM_PICKLE_FILE),
+    CSVLoggerCallback: (EXPR_PROGRESS_FILE,),
+}
+_EVENT_SUFFIX = ".memguard"
+#: The event files that are written here. Others are a user's own.
+EVENT_FILES = f"events.out.tfevents.*{_EVENT_SUFFIX}"
 
 
 class _TrialElsewhere:
@@ -43,7 +51,14 @@ class _TrialElsewhere:
         Path(self.local_path).mkdir(parents=True, exist_ok=True)
 
 
-def write_files(trial: Trial, history: History, directory: Path, *, has_ended: bool = True) -> None:
+def write_files(
+    trial: Trial,
+    history: History,
+    directory: Path,
+    *,
+    has_ended: bool = True,
+    by: Collection[type] = DEFAULT_CALLBACK_CLASSES,
+) -> None:
     """Write the files of Ray's loggers for one trial, in place of those that are there.
 
     Args:
@@ -51,19 +66,27 @@ def write_files(trial: Trial, history: History, directory: Path, *, has_ended: b
         history: its results.
         directory: where the files go.
         has_ended: whether TensorBoard gets its hyperparameters, too, as it does at a trial's end.
+        by: which of Ray's loggers write; the files of a user's own are theirs.
 
     Raises:
         OSError: a file cannot be written.
     """
-    for path in (*(directory / name for name in FILES), *directory.glob(EVENT_FILES)):
+    # An ended trial's, if it was empty, was removed.
+    directory.mkdir(parents=True, exist_ok=True)
+    named = [directory / name for kind in by for name in _FILES.get(kind, ())]
+    for path in (*named, *directory.glob(EVENT_FILES)):
         path.unlink(missing_ok=True)
     elsewhere: Any = _TrialElsewhere(trial, directory)
-    json_logger, csv_logger = JsonLoggerCallback(), CSVLoggerCallback()
-    events = _event_logger()
-    loggers: list[LoggerCallback] = [json_logger, csv_logger, *([events] if events else [])]
+    csv_logger = CSVLoggerCallback()
+    events = _event_logger() if TBXLoggerCallback in by else None
+    loggers: list[LoggerCallback] = [
+        *([JsonLoggerCallback()] if JsonLoggerCallback in by else []),
+        *([csv_logger] if CSVLoggerCallback in by else []),
+        *([events] if events else []),
+    ]
     for logger in loggers:
         logger.log_trial_start(elsewhere)
-    for number, result in enumerate(history.results):
+    for number, result in enumerate(map(with_plain_keys, history.results)):
         if number in history.starts:
             # In a resumed run the columns are those of its first result.
             csv_logger.log_trial_end(elsewhere)
@@ -116,7 +139,7 @@ class _EventLogger(TBXLoggerCallback):
             def add_video(self, *args: object, **kwargs: object) -> None:
                 self._at_its_time("add_video", *args, **kwargs)
 
-        return Writer(*args, **kwargs)
+        return Writer(*args, filename_suffix=_EVENT_SUFFIX, **kwargs)
 
     def close(self, trial: Any) -> None:
         """Close the file of a trial that has not ended."""

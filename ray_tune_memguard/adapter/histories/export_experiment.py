@@ -7,10 +7,10 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
 
 import tqdm
-from pyarrow.fs import FileSystem, LocalFileSystem
+from pyarrow.fs import FileSelector, FileSystem, LocalFileSystem
 from ray.air.constants import EXPR_RESULT_FILE
 from ray.tune.experiment import Trial
 
@@ -24,7 +24,6 @@ from ray_tune_memguard.store.histories import HistoryStore
 
 _SHOW_PROGRESS_AFTER_S = 1.0
 _RELEASE_EVERY_TRIALS = 50
-_COPY_BYTES = 1 << 20
 
 
 def export_files(path: str, filesystem: FileSystem | None, destination: Path | None) -> None:
@@ -43,7 +42,7 @@ def export_files(path: str, filesystem: FileSystem | None, destination: Path | N
     bar = tqdm.tqdm(
         trials, desc="Writing files", unit="trial", delay=_SHOW_PROGRESS_AFTER_S, leave=False
     )
-    with _closed_writers_released() as hooks, _scratch(experiment) as scratch:
+    with _closed_writers_released() as hooks, _scratch(experiment, destination) as scratch:
         for number, listed in enumerate(bar):
             trial = trials.cache.peek(listed)
             target = None if destination is None else destination / (trial.relative_logdir or "")
@@ -55,13 +54,16 @@ def export_files(path: str, filesystem: FileSystem | None, destination: Path | N
 def _export(trial: Trial, store: HistoryStore, scratch: Path, target: Path | None) -> None:
     storage = trial.storage
     # Without a directory it has not begun.
-    if storage is None or not trial.relative_logdir or trial.status == Trial.PENDING:
+    if storage is None or not trial.relative_logdir:
         return
     path = PurePosixPath(storage.trial_fs_path, EXPR_RESULT_FILE)
     in_file = reading.results_in(reading.content_of(storage.storage_filesystem, str(path)))
     stored = reading.history(store, trial.trial_id)
     history = reading.merged(stored, in_file)
     count = len(history.results)
+    # One that was running when its driver ended is pending, too.
+    if not count and trial.status == Trial.PENDING:
+        return
     if target is None and len(stored.results) < count == len(in_file):
         return  # All of it is in files.
     folder = scratch / trial.trial_id
@@ -81,27 +83,34 @@ def _export(trial: Trial, store: HistoryStore, scratch: Path, target: Path | Non
 def _move(folder: Path, target: Path) -> None:
     """Put the files in place of those of an earlier export; each is whole under its name."""
     target.mkdir(parents=True, exist_ok=True)
-    for path in target.glob(EVENT_FILES):
-        path.unlink()
+    earlier = set(target.glob(EVENT_FILES))
     for path in folder.iterdir():
         os.replace(path, target / path.name)
+        earlier.discard(target / path.name)
+    for path in earlier:
+        path.unlink()
 
 
 def _upload(folder: Path, filesystem: FileSystem, target: str) -> None:
     filesystem.create_dir(target, recursive=True)
+    present = filesystem.get_file_info(FileSelector(target))
+    earlier = {file.base_name for file in present if PurePath(file.base_name).match(EVENT_FILES)}
     for path in folder.iterdir():
-        with (
-            path.open("rb") as source,
-            filesystem.open_output_stream(str(PurePosixPath(target, path.name))) as output,
-        ):
-            shutil.copyfileobj(source, output, _COPY_BYTES)
+        places.upload(path, filesystem, str(PurePosixPath(target, path.name)))
+        earlier.discard(path.name)
+    for name in earlier:
+        filesystem.delete_file(str(PurePosixPath(target, name)))
 
 
 @contextmanager
-def _scratch(experiment: Experiment) -> Iterator[Path]:
+def _scratch(experiment: Experiment, destination: Path | None) -> Iterator[Path]:
     """A directory for files that are being written, on the disk where they go."""
-    parent = Path(experiment.path, paths.DIRECTORY) if experiment.is_local else None
-    with tempfile.TemporaryDirectory(prefix="export-", dir=parent) as directory:
+    parent = destination
+    if parent is not None:
+        parent.mkdir(parents=True, exist_ok=True)
+    elif experiment.is_local:
+        parent = Path(experiment.path, paths.DIRECTORY)
+    with tempfile.TemporaryDirectory(prefix=".export-", dir=parent) as directory:
         yield Path(directory)
 
 

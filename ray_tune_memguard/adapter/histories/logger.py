@@ -8,7 +8,8 @@ loggers stay.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -84,16 +85,36 @@ class HistoryLogger(LoggerCallback):
         if at is not None:
             # Behind this logger, so that they get what it has just failed at.
             callbacks[at + 1 : at + 1] = self._replaced
+        # Each on its own: on a full disk some of them may still succeed.
+        failed = [error for step in self._last_steps() if (error := _error_of(step)) is not None]
+        if failed:
+            logger.warning(
+                "Some of the results so far could not be written, the first because of %r. What is "
+                "in %s is read from there.",
+                failed[0],
+                self.recorder.store.path,
+            )
+
+    def _last_steps(self) -> Iterator[Callable[[], object]]:
+        yield partial(places.note_files, self.recorder.store)
+        yield self.recorder.commit
         controller = self._controller()
-        try:
-            places.note_files(self.recorder.store)
-            self.recorder.commit()
-            for trial in controller._trials if controller is not None else []:
-                if not trial.is_finished() and trial.local_path is not None:
-                    history = self.recorder.store.history(trial.trial_id)
-                    export.write_files(trial, history, Path(trial.local_path), has_ended=False)
-        finally:
-            self.recorder.finish()
+        for trial in [] if controller is None else controller._trials:
+            if not trial.is_finished():
+                yield partial(self._write_files, trial)
+        for trial in self.recorder.uncommitted():
+            yield partial(self._write_files, trial)
+        yield self.recorder.finish
+
+    def _write_files(self, trial: Trial) -> None:
+        if trial.local_path is not None:
+            export.write_files(
+                trial,
+                self.recorder.history(trial.trial_id),
+                Path(trial.local_path),
+                has_ended=trial.is_finished(),
+                by=[type(replaced) for replaced in self._replaced],
+            )
 
     def _place(self) -> tuple[list[Callback], int | None]:
         """The run's callbacks, and the index of this one."""
@@ -145,6 +166,16 @@ def default_callbacks(
     _given.update(one for one in callbacks or () if type(one) in DEFAULT_CALLBACK_CLASSES)
     found: list[Callback] = original(callbacks, **options)
     return found
+
+
+def _error_of(step: Callable[[], object]) -> Exception | None:
+    """Call a function; returns what it raises."""
+    try:
+        step()
+    except Exception as error:
+        boundary.raise_if_of_signal(error)
+        return error
+    return None
 
 
 def _give_back(made: HistoryLogger, error: Exception) -> None:

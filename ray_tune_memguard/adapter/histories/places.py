@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import posixpath
+import re
 import shutil
 import sqlite3
 import tempfile
@@ -27,7 +28,7 @@ from ray_tune_memguard.adapter.restore.locate import StateFile
 from ray_tune_memguard.notices import logger
 from ray_tune_memguard.store import files
 from ray_tune_memguard.store.errors import StoreError, is_locked
-from ray_tune_memguard.store.histories import FILE_NAME, HistoryStore, salvage
+from ray_tune_memguard.store.histories import FILE_NAME, HistoryStore, finish_salvage, salvage
 
 if TYPE_CHECKING:
     from ray_tune_memguard.adapter.seam import Controller
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
 _MAX_OPEN = 4
 _COPY_BYTES = 1 << 20
 _LOOK_AGAIN_AFTER_S = 5.0
+# In Arrow's name of a file system, which has the protocols of one of fsspec.
+_OBJECT_STORE = re.compile(r"\b(s3a?|gcs|gs|abfss?|az|adl)\b")
 # The metadata key of `note_files`.
 _HAS_FILES = "files"
 
@@ -85,6 +88,7 @@ def open_for_run(controller: Controller) -> HistoryStore:
     """
     experiment, path = Experiment.of_run(controller), local_file(controller)
     end_abandoned_runs(experiment.path)
+    finish_salvage(path)
     if not experiment.is_local and not path.exists():
         left = _left_behind(experiment)
         if left is None:
@@ -112,10 +116,9 @@ def open_for_run(controller: Controller) -> HistoryStore:
 
 def has_histories(controller: Controller) -> bool:
     """Whether an earlier run of the experiment has left histories."""
-    experiment = Experiment.of_run(controller)
-    return local_file(controller).exists() or (
-        not experiment.is_local and _size_of(experiment) is not None
-    )
+    experiment, path = Experiment.of_run(controller), local_file(controller)
+    finish_salvage(path)
+    return path.exists() or (not experiment.is_local and _version_of(experiment) is not None)
 
 
 def has_file(filesystem: FileSystem, path: str) -> bool:
@@ -149,11 +152,32 @@ def publish(experiment: Experiment, path: Path) -> None:
     if experiment.is_local:
         return
     experiment.filesystem.create_dir(posixpath.dirname(experiment.file), recursive=True)
-    with (
-        path.open("rb") as source,
-        experiment.filesystem.open_output_stream(experiment.file) as target,
-    ):
-        shutil.copyfileobj(source, target, _COPY_BYTES)
+    upload(path, experiment.filesystem, experiment.file)
+
+
+def upload(path: Path, filesystem: FileSystem, target: str) -> None:
+    """Copy a local file to a storage, where it is whole under its name.
+
+    Raises:
+        OSError: it could not be copied.
+    """
+    # Object stores show a file when it is closed, and move it by copying it.
+    if _OBJECT_STORE.search(str(filesystem.type_name)):
+        _write(path, filesystem, target)
+        return
+    part = f"{target}.part"
+    _write(path, filesystem, part)
+    try:
+        filesystem.move(part, target)
+    except (OSError, NotImplementedError):  # Not every storage can, or in place of a file.
+        _write(path, filesystem, target)
+        with contextlib.suppress(OSError):
+            filesystem.delete_file(part)
+
+
+def _write(path: Path, filesystem: FileSystem, target: str) -> None:
+    with path.open("rb") as source, filesystem.open_output_stream(target) as output:
+        shutil.copyfileobj(source, output, _COPY_BYTES)
 
 
 def _fetch(experiment: Experiment, path: Path) -> None:
@@ -161,6 +185,7 @@ def _fetch(experiment: Experiment, path: Path) -> None:
     if _size_of(experiment) is None:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
+    files.remove(path)  # A log of another file would be applied to this one.
     part = path.with_name(f"{path.name}.part")
     with (
         experiment.filesystem.open_input_stream(experiment.file) as source,
@@ -177,22 +202,25 @@ def _size_of(experiment: Experiment) -> tuple[int, int] | None:
 
 
 def _left_behind(experiment: Experiment) -> Path | None:
-    """The file of a run on this machine that was killed; None if what is published is newer.
-
-    It is beside the trial store, whose path is in the experiment state file.
-    """
+    """The file of a run on this machine that was killed; None if what is published is newer."""
     try:
         state_file = StateFile.newest_of(experiment)
     except OSError:
         return None
     pointer = None if state_file is None else state_file.pointer()
-    if pointer is None:
+    if state_file is None or pointer is None:
         return None
-    found = [pointer.with_name(FILE_NAME), pointer.with_name(f"{FILE_NAME}-wal")]
-    times = [path.stat().st_mtime_ns for path in found if path.is_file()]
+    # Beside the staging directory. The trial store is there, too, unless it is in a `spill_dir`;
+    # state files of earlier versions have only its path.
+    staging = state_file.staging()
+    beside = pointer.parent if staging is None else paths.work_directory(Path(staging))
+    file = beside / FILE_NAME
+    if not file.is_file():
+        return None
+    log = file.with_name(f"{FILE_NAME}-wal")
+    written = max(path.stat().st_mtime_ns for path in (file, log) if path.is_file())
     published = _size_of(experiment)
-    is_newer = bool(times) and (published is None or max(times) > published[1])
-    return found[0] if is_newer and found[0].is_file() else None
+    return file if published is None or written > published[1] else None
 
 
 # Stores in this process.

@@ -8,9 +8,11 @@ from __future__ import annotations
 import itertools
 import json
 import math
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import PurePosixPath
+from typing import Any
 
 import pandas
 from pyarrow.fs import FileSystem, LocalFileSystem
@@ -18,14 +20,19 @@ from ray.air._internal.json import SafeFallbackEncoder
 from ray.air.constants import EXPR_RESULT_FILE, TIMESTAMP, TRAINING_ITERATION
 from ray.tune.analysis.experiment_analysis import ExperimentAnalysis
 from ray.tune.experiment import Trial
+from ray.tune.result import TIME_TOTAL_S
 
 from ray_tune_memguard.adapter.histories import places
 from ray_tune_memguard.notices import Notices
 from ray_tune_memguard.store.histories import History, HistoryStore
 from ray_tune_memguard.store.result_values import Result
 
+_PLAIN_KEYS = (str, int, float, bool, type(None))
 _notices = Notices()
 _encode = SafeFallbackEncoder().encode
+# Ray adds them to each result. A trial that goes back to a checkpoint repeats the iteration, and
+# in its first second the time as well.
+_IDENTITY = (TRAINING_ITERATION, TIMESTAMP, TIME_TOTAL_S)
 
 
 def lines(store: HistoryStore, trial_id: str, in_file: bytes | None) -> bytes:
@@ -46,28 +53,33 @@ def lines(store: HistoryStore, trial_id: str, in_file: bytes | None) -> bytes:
 def merged(stored: History, in_file: list[Result]) -> History:
     """The whole history of a trial, of which a store and a file each have a part, or all.
 
-    Both begin with what one has taken over from the other. Then come the runs that wrote to the
-    store, and those of Ray alone, which wrote to the file, in the order of their times.
+    What both have is the store's: one took it over from the other, or a user's own logger wrote it
+    as well. The rest of the file is of runs of Ray alone. These come between the runs that wrote to
+    the store, in the order of their times.
     """
     if not in_file:
         return stored
-    common = _count_common(stored.results, in_file)
-    rest = in_file[common:]
+    ids, ids_in_file = list(map(_identity, stored.results)), list(map(_identity, in_file))
+    known = Counter(ids)
+    rest = []
+    for result, identity in zip(in_file, ids_in_file, strict=True):
+        known[identity] -= 1
+        if known[identity] < 0:
+            rest.append(result)
     if not rest:
         return stored
-    if common == len(stored.results):
-        return History(in_file, stored.starts, stored.missing)
+    if ids_in_file[: len(ids)] == ids:
+        return History(stored.results + rest, stored.starts, stored.missing)
     results: list[Result] = []
     starts: list[int] = []
-    ends = {0, common, *stored.starts, len(stored.results)}
+    ends = {0, *stored.starts, len(stored.results)}
     for begin, end in itertools.pairwise(sorted(ends)):
-        if begin >= common:
-            count = _count_before(_when(stored.results[begin]), rest)
-            if count:
-                starts.append(len(results))
-                results += rest[:count]
-                starts.append(len(results))
-                del rest[:count]
+        count = _count_before(_when(stored.results[begin]), rest)
+        if count:
+            starts.append(len(results))
+            results += rest[:count]
+            starts.append(len(results))
+            del rest[:count]
         if begin in stored.starts:
             starts.append(len(results))
         results += stored.results[begin:end]
@@ -89,12 +101,10 @@ def results_in(lines: bytes | None) -> list[Result]:
     return [result for result in found if isinstance(result, dict)]
 
 
-def _count_common(some: list[Result], others: list[Result]) -> int:
-    """How many results both begin with."""
-    # By their meaning: another encoder may have written some of them. NaN equals NaN here.
-    pairs = zip(as_lines(some).split(b"\n"), as_lines(others).split(b"\n"), strict=False)
-    count = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
-    return min(count, len(some), len(others))
+def _identity(result: Result) -> bytes:
+    """What tells a result from all others of its trial, also if other callbacks added to one."""
+    found = {key: result[key] for key in _IDENTITY if key in result}
+    return as_lines([found if len(found) == len(_IDENTITY) else result])
 
 
 def _count_before(when: tuple[float, ...], results: list[Result]) -> int:
@@ -119,9 +129,25 @@ def history(store: HistoryStore, trial_id: str) -> History:
     return found
 
 
+def with_plain_keys(value: Any) -> Any:
+    """A value with texts for keys that JSON does not take, where Ray's JSON logger fails."""
+    if isinstance(value, dict):
+        return {
+            key if isinstance(key, _PLAIN_KEYS) else str(key): with_plain_keys(inner)
+            for key, inner in value.items()
+        }
+    if isinstance(value, (list, tuple)):
+        return type(value)(map(with_plain_keys, value))
+    return value
+
+
 def as_lines(results: list[Result]) -> bytes:
     """Results as the lines that Ray's logger writes."""
-    return "".join(f"{_encode(result)}\n" for result in results).encode()
+    try:
+        return "".join(f"{_encode(result)}\n" for result in results).encode()
+    except TypeError:
+        plain = map(with_plain_keys, results)
+        return "".join(f"{_encode(result)}\n" for result in plain).encode()
 
 
 def of_trial(trial: Trial) -> bytes | None:

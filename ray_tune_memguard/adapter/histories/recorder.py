@@ -22,8 +22,8 @@ from ray.air.constants import EXPR_RESULT_FILE
 from ray_tune_memguard.adapter.histories import places
 from ray_tune_memguard.adapter.histories.reading import content_of, results_in
 from ray_tune_memguard.notices import Notices
-from ray_tune_memguard.store.histories import HistoryStore
-from ray_tune_memguard.store.result_values import ResultEncoder
+from ray_tune_memguard.store.histories import History, HistoryStore
+from ray_tune_memguard.store.result_values import ResultEncoder, decode
 
 if TYPE_CHECKING:
     from ray.tune.experiment import Trial
@@ -64,9 +64,14 @@ class HistoryRecorder:
             places.note_files(store)
         store.set_metadata(**{_STAGING: staging})
         self._encoder = ResultEncoder(replace=SafeFallbackEncoder().default)
+        # Whether that is still to be noted.
+        self._has_files = False
         # Trials that have begun in this run and not ended.
         self._begun: set[str] = set()
-        # Not committed yet.
+        # Not committed yet. Trials that begin anew, and how many of the results of a trial that
+        # goes on are of an earlier run.
+        self._cleared: set[str] = set()
+        self._starts: dict[str, int] = {}
         self._results: dict[str, list[bytes]] = {}
         self._ended: dict[str, Trial] = {}
         self._commit_at = self._sync_at = 0.0
@@ -79,12 +84,15 @@ class HistoryRecorder:
         if trial.trial_id in self._begun:
             return
         self._begun.add(trial.trial_id)
-        if not self.store.count(trial.trial_id):
+        waiting = self._results.get(trial.trial_id, [])
+        if not waiting and not self.store.count(trial.trial_id):
             self._take_over_file(trial)
         elif trial.checkpoint or self._continues_staging:
-            self.store.continue_in_new_run(trial.trial_id)
+            self._starts.setdefault(trial.trial_id, len(waiting))
         else:
-            self.store.clear(trial.trial_id)
+            self._starts.pop(trial.trial_id, None)
+            self._results.pop(trial.trial_id, None)
+            self._cleared.add(trial.trial_id)
 
     def add(self, trial: Trial, result: dict[str, object]) -> None:
         """Record a result."""
@@ -105,10 +113,21 @@ class HistoryRecorder:
 
     def _take_over_file(self, trial: Trial) -> None:
         """Begin the history with the results that Ray's logger wrote in an earlier run."""
-        rows = [self._encoder.encode(result) for result in results_in(_earlier_file(trial))]
+        try:
+            earlier = _earlier_file(trial)
+        except OSError as error:
+            self._notices.warn(
+                "earlier",
+                f"The results that trial {trial.trial_id} reported in an earlier run cannot be "
+                f"taken over now ({error}). They stay in its files, and are read from there. "
+                "Further trials are not logged.",
+            )
+            self._has_files = True
+            return
+        rows = [self._encoder.encode(result) for result in results_in(earlier)]
         if rows:
-            self.store.append({trial.trial_id: rows})
-            self.store.continue_in_new_run(trial.trial_id)
+            self._results[trial.trial_id] = rows
+            self._starts[trial.trial_id] = len(rows)
 
     # Called after each step.
 
@@ -121,7 +140,7 @@ class HistoryRecorder:
         Returns:
             Whether all results are in the store.
         """
-        if not self._results and not self._ended:
+        if not (self._results or self._ended or self._starts or self._cleared):
             return True
         time_now = time.monotonic()
         if time_now < self._commit_at and not (now and self._retry_after == _FIRST_RETRY_S):
@@ -129,21 +148,29 @@ class HistoryRecorder:
         try:
             self.commit()
         except (sqlite3.Error, OSError) as error:
-            self._notices.warn(
-                "histories",
-                f"Results cannot be written to {self.store.path} ({error}). They stay in memory; "
-                "writing is retried until it succeeds.",
-            )
+            self._warn_of(error)
             self._commit_at = time_now + self._retry_after
             self._retry_after = min(2 * self._retry_after, _MAX_RETRY_S)
             return False
         self._retry_after = _FIRST_RETRY_S
-        self._notices.again("histories")
         self._commit_at = time.monotonic() + COMMIT_EVERY_S
         if time_now >= self._sync_at:
             self._sync_at = time_now + _SYNC_EVERY_S
-            self.store.sync()
+            try:
+                self.store.sync()
+            except (sqlite3.Error, OSError) as error:
+                # SQLite writes commits over older ones of its log, also when the file cannot grow.
+                self._warn_of(error)
+                return True
+            self._notices.again("histories")
         return True
+
+    def _warn_of(self, error: Exception) -> None:
+        self._notices.warn(
+            "histories",
+            f"Results cannot be written to {self.store.path} ({error}). They stay in memory; "
+            "writing is retried until it succeeds.",
+        )
 
     def commit(self) -> None:
         """Commit all results.
@@ -151,10 +178,32 @@ class HistoryRecorder:
         Raises:
             sqlite3.Error: none was committed; they stay in memory.
         """
-        self.store.append(self._results, self._ended)
+        if self._has_files:
+            places.note_files(self.store)
+            self._has_files = False
+        self.store.append(self._results, self._ended, cleared=self._cleared, starts=self._starts)
         ended, self._ended, self._results = self._ended, {}, {}
+        self._starts, self._cleared = {}, set()
         for trial in ended.values():
             _remove_if_empty(trial)
+
+    def history(self, trial_id: str) -> History:
+        """The results of a trial, also those that are not committed.
+
+        Raises:
+            sqlite3.Error: the store cannot be read now.
+        """
+        is_new = trial_id in self._cleared
+        stored = History([]) if is_new else self.store.history(trial_id)
+        results = stored.results + decode(b"".join(self._results.get(trial_id, ())))
+        starts = stored.starts
+        if trial_id in self._starts:
+            starts += (len(stored.results) + self._starts[trial_id],)
+        return History(results, starts, stored.missing)
+
+    def uncommitted(self) -> list[Trial]:
+        """Trials that have ended, whose results are not all committed."""
+        return list(self._ended.values())
 
     def close(self) -> None:
         """Commit all results, and :meth:`finish`.

@@ -74,6 +74,8 @@ class PartUploads:
         self._base = self._end = 0
         self._first = 1
         self._last = 0
+        # Manifests that were uploaded completely; one that was not may be damaged.
+        self._manifests = 0
         # Whether there may be any, also of an earlier run; whether they are newer than the file.
         self._has_parts = True
         self.are_newer = False
@@ -132,11 +134,12 @@ class PartUploads:
                     uploaded_parts.write_segment(file, upload.start, manifest.end, str(local))
                 copy(str(local), posixpath.join(directory, name))
             local.write_bytes(manifest.dump())
-            name = uploaded_parts.manifest_name(self._run, manifest.number)
+            name = uploaded_parts.manifest_name(self._run, self._manifests)
             copy(str(local), posixpath.join(directory, name))
         finally:
             upload.file.close()
             local.unlink(missing_ok=True)
+        self._manifests += 1
         self._end, self._last = manifest.end, manifest.last
         self.are_newer = True
 

@@ -1,0 +1,208 @@
+"""Results wait in memory while the disk or the storage is not there, and the run goes on."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from pyarrow.fs import LocalFileSystem
+from ray.tune.logger import CSVLoggerCallback, JsonLoggerCallback
+
+from ray_tune_memguard.adapter.histories import places, recorder
+from ray_tune_memguard.adapter.histories.logger import HistoryLogger
+from ray_tune_memguard.adapter.histories.recorder import HistoryRecorder
+from ray_tune_memguard.notices import Notices
+from ray_tune_memguard.store.histories import HistoryStore
+
+
+class Trial:
+    """A trial as far as a recorder and Ray's loggers ask it."""
+
+    trial_id, storage, checkpoint, status = "one", None, None, "RUNNING"
+    config, evaluated_params = {"lr": 0.1}, {"lr": 0.1}
+
+    def __init__(self, directory: Path) -> None:
+        self.local_path = str(directory)
+
+    def init_local_path(self) -> None:
+        Path(self.local_path).mkdir(exist_ok=True)
+
+    def is_finished(self) -> bool:
+        return self.status == "TERMINATED"
+
+
+@pytest.fixture
+def trial(tmp_path: Path) -> Any:
+    return Trial(tmp_path / "trial_one")
+
+
+@pytest.fixture
+def controller(tmp_path: Path, trial: Any) -> Any:
+    class Controller:
+        _storage = SimpleNamespace(
+            storage_filesystem=LocalFileSystem(),
+            experiment_fs_path=str(tmp_path),
+            experiment_driver_staging_path=str(tmp_path / "staging"),
+        )
+        _callbacks = SimpleNamespace(_callbacks=[])
+        _trials = (trial,)
+
+    return Controller()
+
+
+@pytest.fixture
+def logger(controller: Any) -> Iterator[HistoryLogger]:
+    replaced = [CSVLoggerCallback(), JsonLoggerCallback()]
+    made = HistoryLogger(recording(controller), replaced, controller)
+    controller._callbacks._callbacks[:] = [made]
+    yield made
+    made.recorder.store.close()
+
+
+def recording(controller: Any) -> HistoryRecorder:
+    return HistoryRecorder(places.open_for_run(controller), controller, Notices())
+
+
+def refuse(patch: pytest.MonkeyPatch, *names: str) -> None:
+    """Let methods of the store fail as on a full disk."""
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    for name in names:
+        patch.setattr(HistoryStore, name, fail)
+
+
+def steps(made: HistoryLogger) -> list[int]:
+    return [result["step"] for result in made.recorder.store.history("one").results]
+
+
+def test_a_file_that_cannot_grow_does_not_end_the_recording(
+    logger: HistoryLogger,
+    trial: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(recorder, "_SYNC_EVERY_S", 0.0)
+    monkeypatch.setattr(recorder, "COMMIT_EVERY_S", 0.0)
+    with monkeypatch.context() as patch:
+        refuse(patch, "sync")
+        for step in (1, 2):
+            logger.log_trial_result(step, trial, {"step": step})
+            assert logger.commit(now=True)
+    assert logger.is_in_place
+    assert caplog.text.count("disk is full") == 1
+    logger.log_trial_result(3, trial, {"step": 3})
+    assert logger.commit(now=True)
+    assert steps(logger) == [1, 2, 3]
+
+
+@pytest.mark.parametrize("checkpoint", [None, "checkpoint_000000"])
+def test_a_trial_that_begins_on_a_full_disk(
+    controller: Any, trial: Any, monkeypatch: pytest.MonkeyPatch, checkpoint: Any
+) -> None:
+    """A resumed run continues a trial from its checkpoint, and begins any other one anew."""
+    first = HistoryLogger(recording(controller), [], controller)
+    first.log_trial_result(1, trial, {"step": 1})
+    first.close()
+    first.recorder.store.close()
+    controller._storage.experiment_driver_staging_path += "-2"
+    trial.checkpoint = checkpoint
+    second = HistoryLogger(recording(controller), [], controller)
+    with monkeypatch.context() as patch:
+        refuse(patch, "_transaction")
+        second.log_trial_start(trial)
+        second.log_trial_result(2, trial, {"step": 2})
+        assert not second.commit(now=True)
+        assert second.is_in_place
+        assert [r["step"] for r in second.recorder.history("one").results][-1] == 2
+    second.recorder._commit_at = 0.0
+    assert second.commit(now=True)
+    assert steps(second) == ([1, 2] if checkpoint else [2])
+    assert second.recorder.store.history("one").starts == ((1,) if checkpoint else ())
+    second.close()
+
+
+def test_a_storage_that_is_not_there_for_a_moment(
+    logger: HistoryLogger,
+    trial: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """What an earlier run wrote to files stays there, and is read from there."""
+
+    def fail(_: Any) -> bytes:
+        raise OSError("the storage is not there")
+
+    monkeypatch.setattr(recorder, "_earlier_file", fail)
+    logger.log_trial_start(trial)
+    logger.log_trial_result(1, trial, {"step": 2})
+    assert logger.commit(now=True)
+    assert logger.is_in_place
+    assert "is not there" in caplog.text
+    assert steps(logger) == [2]
+    assert logger.recorder.store.get_metadata("files")
+
+
+def test_results_of_an_earlier_run_are_taken_over(
+    logger: HistoryLogger, trial: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recorder, "_earlier_file", lambda _: b'{"step": 1}\n{"step": 2}\n')
+    logger.log_trial_start(trial)
+    logger.log_trial_result(1, trial, {"step": 3})
+    assert logger.commit(now=True)
+    assert steps(logger) == [1, 2, 3]
+    assert logger.recorder.store.history("one").starts == (2,)
+
+
+def test_what_could_not_be_committed_goes_to_files(
+    logger: HistoryLogger,
+    trial: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    logger.log_trial_result(1, trial, {"step": 1})
+    assert logger.commit(now=True)
+    logger.log_trial_result(2, trial, {"step": 2})
+    refuse(monkeypatch, "append", "set_metadata", "finalize")
+    logger.give_back()
+    assert "could not be written" in caplog.text
+    content = Path(trial.local_path, "result.json").read_text()
+    assert content == '{"step": 1}\n{"step": 2}\n'
+
+
+def test_one_step_that_fails_does_not_keep_back_the_others(
+    logger: HistoryLogger, trial: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logger.log_trial_result(1, trial, {"step": 1})
+    refuse(monkeypatch, "set_metadata")
+    logger.give_back()
+    assert steps(logger) == [1]
+    assert Path(trial.local_path, "result.json").exists()
+
+
+def test_files_of_a_users_own_loggers_stay_open(logger: HistoryLogger, trial: Any) -> None:
+    own = JsonLoggerCallback()
+    trial.init_local_path()
+    own.log_trial_start(trial)
+    events = Path(trial.local_path, "events.out.tfevents.1.host")
+    events.write_bytes(b"own")
+    logger._replaced = [CSVLoggerCallback()]
+    result = {"step": 1, "training_iteration": 1}
+    own.log_trial_result(1, trial, result)
+    logger.log_trial_result(1, trial, result)
+    logger.give_back()
+    own.log_trial_result(2, trial, {"step": 2})
+    assert Path(trial.local_path, "result.json").read_text().count("\n") == 2
+    assert events.read_bytes() == b"own"
+    assert {path.name for path in Path(trial.local_path).iterdir()} == {
+        "result.json",
+        "params.json",
+        "params.pkl",
+        "progress.csv",
+        events.name,
+    }
