@@ -165,7 +165,7 @@ def advice(held: list[Holding], too_many: int, is_told: bool) -> str:
     """
     if not is_told and raylet.is_available():
         return (
-            "Who holds the objects is not known: the raylets did not answer in time. Delete "
+            "Who holds the objects is not known: this Ray does not tell, or did not in time. Delete "
             "references when a trial ends."
         )
     if not is_told:

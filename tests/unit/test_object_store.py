@@ -385,5 +385,5 @@ def test_the_advice_says_who_and_how_to_learn_more(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(raylet, "is_available", lambda: False)
     assert "ray-tune-memguard[objects]" in object_holders.advice([], 0, is_told=False)
     monkeypatch.setattr(raylet, "is_available", lambda: True)
-    assert "did not answer in time" in object_holders.advice([], 0, is_told=False)
+    assert "or did not in time" in object_holders.advice([], 0, is_told=False)
     assert "12,345 references are too many" in object_holders.advice([], 12_345, is_told=True)
