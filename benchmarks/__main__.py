@@ -5,7 +5,7 @@ also kept in ``docs/results/NAME.txt``. ``--again`` runs nothing: it reads ``NAM
 prints, judges and draws it anew.
 
 ``frames``, ``gate``, ``head-node``, ``histories``, ``html-report``, ``hundred-thousand``,
-``keeper``, ``metrics``, ``object-store``, ``overhead``, ``profile``, ``restore``, ``tracked``,
+``keeper``, ``metrics``, ``object-store``, ``overhead``, ``profile``, ``restore``,
 ``trial-memory`` and ``uploads`` have options of their own: see ``NAME --help``. What either holds
 or does not (kills, deaths, planted leaks, Ray's examples) is in ``python -m tests.acceptance``.
 
@@ -37,7 +37,6 @@ from benchmarks import (
     overhead,
     profile,
     restore,
-    tracked,
     trial_memory,
     uploads,
 )
@@ -65,7 +64,6 @@ COMMANDS = {
     "overhead": overhead.main,
     "profile": profile.main,
     "restore": restore.main,
-    "tracked": tracked.main,
     "trial-memory": trial_memory.main,
     "uploads": uploads.main,
 }
@@ -162,11 +160,6 @@ def _run_benchmark(name: str, benchmark: Benchmark, arguments: argparse.Namespac
         print(f"\n{leg.title}: {leg.sweep.total:,} {leg.sweep.sample_unit}, runs: {runs}")
         print(format_table(rows, judged), flush=True)
         evaluated.append((leg, rows, rounds))
-    if benchmark.compare is not None and len(evaluated) == len(benchmark.legs):
-        rows = benchmark.compare([rounds for _, _, rounds in evaluated])
-        print(f"\n{format_table(rows, judged)}", flush=True)
-        evaluated[-1][1].extend(rows)
-
     _write(path, head, benchmark, evaluated)
     return not judged or all(row.passed is not False for _, rows, _ in evaluated for row in rows)
 

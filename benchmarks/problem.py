@@ -7,9 +7,7 @@ give the same results, whoever keeps the books.
 from __future__ import annotations
 
 import math
-import tempfile
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -32,25 +30,6 @@ def score(config: dict[str, Any], step: int) -> float:
     """Return the metric of one step, a pure function of its arguments."""
     fit = (config["x"] - 0.3) ** 2 + (math.log10(config["lr"]) + 3.0) ** 2 / 10.0
     return config["layers"] / 100.0 - fit - 1.0 / step
-
-
-def make_trainable_with_checkpoints(results: int) -> Callable[[dict[str, Any]], None]:
-    """Return one that saves its step with each report and goes on from there, as PBT needs it."""
-
-    def trainable(config: dict[str, Any]) -> None:
-        done = 0
-        if (checkpoint := tune.get_checkpoint()) is not None:
-            with checkpoint.as_directory() as directory:
-                done = int(Path(directory, "step").read_text())
-        for step in range(done + 1, results + 1):
-            with tempfile.TemporaryDirectory() as directory:
-                Path(directory, "step").write_text(str(step))
-                tune.report(
-                    {METRIC: score(config, step)},
-                    checkpoint=tune.Checkpoint.from_directory(directory),
-                )
-
-    return trainable
 
 
 def make_trainable(

@@ -43,14 +43,6 @@ class Run:
         return self.samples[-1][SECONDS]
 
     @property
-    def fit_and_read_seconds(self) -> float:
-        """Return ``fit()`` and then reading the best result, the DataFrame and single results.
-
-        Ray alone reads all results in ``fit()``; a rival that reads them when asked shows here.
-        """
-        return self.record["fit_s"] + self.record["read_all_s"]
-
-    @property
     def fit_growth(self) -> float:
         """Return how much RSS rose from the loop's last step to the return of ``fit()``."""
         return self.record["rss_after_fit"] - self.samples[-1][RSS]

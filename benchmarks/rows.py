@@ -55,23 +55,20 @@ def microseconds(value: float) -> str:
 
 @dataclass(frozen=True)
 class Bar:
-    """What the benchmark promises: of MemGuard's median, or of its ratio to Ray alone."""
+    """What the benchmark promises of MemGuard's median."""
 
     limit: float
     at_least: bool = False
-    of_ratio: bool = False
 
     def met(self, figure: Figure) -> bool:
         """Return whether the figure keeps the promise."""
-        value = figure.ratio if self.of_ratio else statistics.median(figure.values[MEMGUARD])
-        if value is None:
-            return False
+        value = statistics.median(figure.values[MEMGUARD])
         return value >= self.limit if self.at_least else value <= self.limit
 
     def describe(self, show: Format) -> str:
         """Return the promise in words."""
         bound = "at least" if self.at_least else "at most"
-        return f"ratio {bound} {self.limit:g}" if self.of_ratio else f"{bound} {show(self.limit)}"
+        return f"{bound} {show(self.limit)}"
 
 
 @dataclass(frozen=True)

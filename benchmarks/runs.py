@@ -40,8 +40,6 @@ class Sweep:
     sample_unit: str = "trials"
     loggers: bool = True
     verbose_level: int = 1
-    algorithm: str = "random"
-    reuse_actors: bool = False
     #: Whether all results are read afterwards, to be compared.
     describe: bool = True
 

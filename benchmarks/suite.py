@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -16,7 +15,6 @@ from benchmarks.rows import (
     by_rival,
     figure,
     mebibytes,
-    milliseconds,
     plain_bytes,
     same_results,
     seconds,
@@ -28,8 +26,6 @@ MB = 1_000_000
 KB = 1000
 QUICK = 0.05
 QUICK_LEAST = 40
-#: Of the slope with simulated actors and that with real ones.
-LARGEST_DISAGREEMENT = 0.15
 
 
 @dataclass(frozen=True)
@@ -62,8 +58,6 @@ class Benchmark:
 
     title: str
     legs: tuple[Leg, ...]
-    #: Rows about all legs together.
-    compare: Callable[[list[list[Round]]], list[Row]] | None = None
 
 
 def _evaluate_reused(rounds: list[Round]) -> list[Row]:
@@ -206,16 +200,6 @@ def _evaluate_losses(rounds: list[Round]) -> list[Row]:
     ]
 
 
-def _evaluate_population(rounds: list[Round]) -> list[Row]:
-    # Who exploits whom depends on who is first, so that no two runs have the same results.
-    def describe(run: Run) -> str:
-        return f"{run.record['outcome']['len']:,} trials"
-
-    *rows, _ = _evaluate_memory_and_time(rounds)
-    counts = by_rival(rounds, describe)
-    return [*rows, Check("results", counts, holds=counts[RAY] == counts[MEMGUARD])]
-
-
 def _evaluate_memory_and_time(rounds: list[Round]) -> list[Row]:
     return [
         figure(
@@ -230,100 +214,9 @@ def _evaluate_memory_and_time(rounds: list[Round]) -> list[Row]:
     ]
 
 
-def _evaluate_scale(
-    limit: float | None = None, part: float = 0.1
-) -> Callable[[list[Round]], list[Row]]:
-    """``limit``: of the whole time, MemGuard by Ray. ``part``: of the trials, what is early."""
-
-    def checkpoint(run: Run) -> float:
-        total = run.samples[-1][FINISHED]
-        return run.periodic_checkpoint((1 - part) * total, total)
-
-    def evaluate(rounds: list[Round]) -> list[Row]:
-        bar = None if limit is None else Bar(limit, of_ratio=True)
-        return [
-            figure("fit(), in all", seconds, rounds, lambda run: run.fit_seconds, bar),
-            figure(
-                "fit() and reading all results",
-                seconds,
-                rounds,
-                lambda run: run.fit_and_read_seconds,
-            ),
-            figure(
-                f"time per trial, first {part:.0%} of the trials",
-                milliseconds,
-                rounds,
-                lambda run: 1 / run.trials_per_second(0.0, part),
-            ),
-            figure(
-                f"time per trial, last {part:.0%}",
-                milliseconds,
-                rounds,
-                lambda run: 1 / run.trials_per_second(1 - part, 1.0),
-            ),
-            figure(
-                f"one experiment checkpoint, median of the last {part:.0%}",
-                milliseconds,
-                rounds,
-                checkpoint,
-            ),
-            figure(
-                "experiment state file, at the end",
-                mebibytes,
-                rounds,
-                lambda run: run.late_checkpoints("state_bytes")[-1],
-            ),
-            figure(
-                "RSS per trial, last 9/10 of the trials",
-                plain_bytes,
-                rounds,
-                lambda run: run.slope(RSS, FINISHED, 0.9),
-            ),
-            figure("RSS, highest sample", mebibytes, rounds, lambda run: run.highest(RSS)),
-            figure("fit() adds", mebibytes, rounds, lambda run: run.fit_growth),
-            same_results(rounds),
-        ]
-
-    return evaluate
-
-
-def _evaluate_slope(rounds: list[Round]) -> list[Row]:
-    return [
-        figure(
-            "RSS per trial, last 3/4 of the trials",
-            plain_bytes,
-            rounds,
-            lambda run: run.slope(RSS, FINISHED, 0.75),
-        )
-    ]
-
-
-def _compare_slopes(legs: list[list[Round]]) -> list[Row]:
-    """Say how the simulated actors' slope of Ray alone agrees with the real ones'."""
-    real, simulated = (
-        statistics.median(one.runs[RAY].slope(RSS, FINISHED, 0.75) for one in rounds)
-        for rounds in legs
-    )
-    ratio = simulated / real
-    limit = LARGEST_DISAGREEMENT
-    return [
-        Check(
-            f"simulated by real, Ray alone: within {limit:.0%}",
-            {RAY: [f"{ratio:.3f}"], MEMGUARD: [""]},
-            holds=abs(ratio - 1) <= limit,
-        )
-    ]
-
-
 _RSS_BY_TRIAL = Panel("finished trials", "driver RSS, MiB", columns(FINISHED, RSS, MIB))
 _RSS_BY_RESULT = Panel("results", "driver RSS, MiB", columns(RESULTS, RSS, MIB))
 _STORE_BY_RESULT = Panel("results", "object store, MiB", columns(RESULTS, STORE, MIB))
-_TIME_BY_TRIAL = Panel(
-    "finished trials",
-    "time per trial, ms",
-    lambda run: [(trials, 1e3 * each) for trials, each in run.trial_seconds()],
-)
-
 BENCHMARKS = {
     "reused": Benchmark(
         "real trials, reuse_actors=True",
@@ -373,26 +266,6 @@ BENCHMARKS = {
             ),
         ),
     ),
-    "scale": Benchmark(
-        "the driver's time, simulated actors, default loggers unless said",
-        tuple(
-            Leg(
-                Sweep("simulated", trials, sample_every=trials // 200, loggers=loggers),
-                _evaluate_scale(limit, part),
-                _TIME_BY_TRIAL,
-                f"{trials:,} trials{'' if loggers else ', no loggers'}",
-                rivals,
-            )
-            for trials, loggers, limit, part, rivals in (
-                # Of the shortest, a tenth has no experiment checkpoint in it.
-                (1_000, True, None, 0.4, tuple(RIVALS)),
-                (10_000, True, None, 0.1, tuple(RIVALS)),
-                # The others do what Ray does, for hours.
-                (30_000, True, 0.5, 0.1, (RAY, "naive-pruner", MEMGUARD)),
-                (30_000, False, 0.5, 0.1, TWO),
-            )
-        ),
-    ),
     "losses": Benchmark(
         "what is missing afterwards, simulated actors",
         (
@@ -404,43 +277,5 @@ BENCHMARKS = {
                 reopen=True,
             ),
         ),
-    ),
-    "algorithms": Benchmark(
-        "searchers and schedulers with state of their own",
-        (
-            Leg(
-                Sweep("simulated", 2000, algorithm="optuna"),
-                _evaluate_memory_and_time,
-                _RSS_BY_TRIAL,
-                "Optuna, simulated actors",
-            ),
-            Leg(
-                Sweep("simulated", 2000, 8, algorithm="asha"),
-                _evaluate_memory_and_time,
-                _RSS_BY_TRIAL,
-                "ASHA, 8 results a trial at most, simulated actors",
-            ),
-            Leg(
-                Sweep("reused", 200, 6, algorithm="pbt"),
-                _evaluate_population,
-                _RSS_BY_TRIAL,
-                "PBT, 6 results a trial, real actors",
-                TWO,
-            ),
-        ),
-    ),
-    "agreement": Benchmark(
-        "simulated actors against real ones",
-        (
-            Leg(Sweep("reused", 3000), _evaluate_slope, _RSS_BY_TRIAL, "reused actors", TWO),
-            Leg(
-                Sweep("simulated", 3000, reuse_actors=True),
-                _evaluate_slope,
-                _RSS_BY_TRIAL,
-                "simulated actors, reused as well",
-                TWO,
-            ),
-        ),
-        compare=_compare_slopes,
     ),
 }

@@ -22,16 +22,9 @@ import numpy as np
 import ray
 from ray import tune
 
-from benchmarks.algorithms import ALGORITHMS, make_algorithm
 from benchmarks.outcome import describe
 from benchmarks.probes import Recorder, object_store_bytes, resident_bytes, time_checkpoints
-from benchmarks.problem import (
-    METRIC,
-    MODE,
-    make_trainable,
-    make_trainable_with_checkpoints,
-    search_space,
-)
+from benchmarks.problem import METRIC, MODE, make_trainable, search_space
 from benchmarks.record import samples_path
 from benchmarks.rivals import RIVALS
 from benchmarks.simulated import CPUS, install_simulated_actors
@@ -57,14 +50,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True, help="the record, JSON")
     parser.add_argument("--sample-every", type=int, help="default: 10 trials, or 50 results")
     parser.add_argument("--sample-unit", choices=("trials", "results"), default="trials")
-    parser.add_argument("--algorithm", choices=ALGORITHMS, default="random")
     parser.add_argument("--loggers", action=argparse.BooleanOptionalAction, default=True)
-    parser.add_argument(
-        "--reuse-actors",
-        action=argparse.BooleanOptionalAction,
-        default=False,
-        help="simulated ones, too",
-    )
     parser.add_argument("--describe", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--verbose-level", type=int, choices=(0, 1), default=1)
     arguments = parser.parse_args(argv)
@@ -100,18 +86,13 @@ def start_ray(directory: Path) -> None:
 
 def _make_tuner(arguments: argparse.Namespace, recorder: Recorder) -> tune.Tuner:
     return tune.Tuner(
-        make_trainable_with_checkpoints(arguments.results_per_trial)
-        if arguments.algorithm == "pbt"
-        else make_trainable(
-            arguments.results_per_trial, arguments.payload_kb, arguments.carried_mb
-        ),
-        param_space=None if arguments.algorithm == "optuna" else search_space(),
+        make_trainable(arguments.results_per_trial, arguments.payload_kb, arguments.carried_mb),
+        param_space=search_space(),
         tune_config=tune.TuneConfig(
             metric=METRIC,
             mode=MODE,
             num_samples=arguments.trials,
-            reuse_actors=arguments.actors == "reused" or arguments.reuse_actors,
-            **make_algorithm(arguments.algorithm, arguments.seed),
+            reuse_actors=arguments.actors == "reused",
         ),
         run_config=tune.RunConfig(
             name=EXPERIMENT,

@@ -165,8 +165,8 @@ def advice(held: list[Holding], too_many: int, is_told: bool) -> str:
     """
     if not is_told and raylet.is_available():
         return (
-            "Who holds the objects is not known: this Ray does not tell, or did not in time. Delete "
-            "references when a trial ends."
+            "Who holds the objects is not known: this Ray does not tell, or did not in time. "
+            "Delete references when a trial ends."
         )
     if not is_told:
         return (
