@@ -6,7 +6,8 @@ each, a callback of the benchmark reads ``VmRSS`` of ``gcs_server`` itself; the 
 compared with the slope of these figures over the same trials. Beside each, Ray alone (the
 callback without the reporter). Ends with 1 if the reporter's slope is more than 25 % (or 0.5 KB per
 trial) off, if it does not name the growth, or names one after its advice was followed; if 1 KB per
-trial or more is left then; or if a look takes more than 1 ms on average.
+trial or more is left then; or if a look takes more than 1 ms on average, without the first one,
+which imports what it needs and finds the processes.
 """
 
 from __future__ import annotations
@@ -80,6 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 "truth": slope,
                 "said": said,
                 "looks": found["looks"],
+                "first_look_s": found["first_look_s"],
                 "look_s": found["look_s"],
                 "seconds": [alone["seconds"], found["seconds"]],
                 "lines": found["lines"],
@@ -90,7 +92,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(
             f"{name:<11} gcs_server {slope / 1000:6.2f} KB/trial (Ray alone "
             f"{rows[-1]['alone'] / 1000:.2f}), the reporter says {figure}; {found['looks']} looks "
-            f"of {found['look_s'] * 1000:.2f} ms; {found['seconds']:.1f} s (alone "
+            f"of {found['look_s'] * 1000:.2f} ms after a first one of "
+            f"{found['first_look_s'] * 1000:.0f} ms; {found['seconds']:.1f} s (alone "
             f"{alone['seconds']:.1f})  "
             + (
                 ", ".join(f"MISS {check}" for check, passed in checks.items() if not passed) or "ok"

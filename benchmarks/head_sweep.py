@@ -65,6 +65,7 @@ def run(storage: str, trials: int, watched: bool) -> dict[str, Any]:
         "per_trial": said[0].per_trial if said else None,
         "is_growing": said[0].is_growing if said else False,
         "looks": 0 if state is None else state.pace.looks,
+        "first_look_s": 0.0 if state is None else state.pace.first_s,
         "look_s": 0.0 if state is None else state.pace.seconds_per_look,
         "lines": [line for line in lines if "head node" in line],
     }

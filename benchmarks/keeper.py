@@ -4,8 +4,9 @@
   with a ``Keeper``, and are killed with SIGKILL. How many of each can be read a second later?
 - Time in a trial for 5 MB, in turns: ``ray.put``, a copy of the array, and ``keep``.
 - Bytes in the object store before a value is kept, and after all are released.
-- Private memory (USS) of the keeper's process, and of an actor that imports this package, which is
-  what the keeper's process would be if it did.
+- Anonymous memory (RSS without shared memory, of which the object store is part) of the keeper's
+  process, and of an actor that imports this package, which is what the keeper's process would be if
+  it did.
 
 Ends with 1 if a kept value cannot be read, if ``keep`` takes more than 1.3 times as long as
 ``ray.put`` and a copy, or if anything is left in the object store.
@@ -74,7 +75,7 @@ class Trial:
 
         import ray_tune_memguard  # noqa: F401
 
-        return psutil.Process().memory_full_info().uss
+        return _anonymous_bytes(psutil.Process())
 
 
 def _read(read: Callable[[], Any]) -> str:
@@ -126,12 +127,17 @@ def _left_after_release(keeper: Any) -> dict[str, int]:
     return {"before": before, "kept": full, "after": left}
 
 
+def _anonymous_bytes(process: Any) -> int:
+    memory = process.memory_info()
+    return int(memory.rss - memory.shared)
+
+
 def _memory_bytes() -> dict[str, int]:
     import psutil
     import ray
 
     mine = [
-        process.memory_full_info().uss
+        _anonymous_bytes(process)
         for process in psutil.Process().children(recursive=True)
         if process.cmdline()[:1] == ["ray::KeeperActor"]
     ]
@@ -200,7 +206,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         f"{left['after']} after release_all()",
     )
     print(
-        f"private memory: keeper {memory['keeper'] / 2**20:.0f} MiB, an actor that imports "
+        f"anonymous memory: keeper {memory['keeper'] / 2**20:.0f} MiB, an actor that imports "
         f"ray_tune_memguard {memory['importing'] / 2**20:.0f} MiB"
     )
     found = {"read": read, "medians_ms": medians, "ratio": ratio, "left": left, "memory": memory}

@@ -72,7 +72,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(
             f"{name:<14} {'not named' if said is None else f'named at trial {said}'}; the reporter "
             f"says {(found['per_trial'] or 0) / 1000:.0f} KB/trial; {found['looks']} looks of "
-            f"{found['look_s'] * 1000:.2f} ms; {found['seconds']:.1f} s (Ray alone "
+            f"{found['look_s'] * 1000:.2f} ms after a first one of "
+            f"{found['first_look_s'] * 1000:.0f} ms; {found['seconds']:.1f} s (Ray alone "
             f"{alone['seconds']:.1f})  "
             + (", ".join(f"MISS {check}" for check, one in passed.items() if not one) or "ok"),
             flush=True,

@@ -61,6 +61,7 @@ def run(storage: str, trials: int, left: int, held: int, watched: bool) -> dict[
         "per_trial": reporter.bytes_per_trial() if watched else None,
         "named_at": int(found[0].partition("#")[2].split()[0]) if found else None,
         "looks": 0 if state is None else state.pace.looks,
+        "first_look_s": 0.0 if state is None else state.pace.first_s,
         "look_s": 0.0 if state is None else state.pace.seconds_per_look,
         "lines": found,
     }

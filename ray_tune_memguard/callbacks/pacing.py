@@ -24,6 +24,7 @@ class Pace:
         before: number of trials that had finished before the run.
         looks: number of looks.
         spent_s: seconds that they took.
+        first_s: seconds of the first one, which imports what it needs and finds the processes.
     """
 
     def __init__(self, every_seconds: float | None) -> None:
@@ -31,12 +32,12 @@ class Pace:
         self.began = self._looked_at = time.monotonic()
         self.before = self._looked_trials = 0
         self.looks = 0
-        self.spent_s = 0.0
+        self.spent_s = self.first_s = 0.0
 
     @property
     def seconds_per_look(self) -> float:
-        """What a look takes on average; 0 before the first one."""
-        return self.spent_s / max(1, self.looks)
+        """What a look takes on average, without the first one; 0 before the second."""
+        return (self.spent_s - self.first_s) / (self.looks - 1) if self.looks > 1 else 0.0
 
     def count_from(self, finished: int) -> None:
         """Begin with the trials that had finished before the run."""
@@ -61,6 +62,8 @@ class Pace:
 
     def count_look(self, finished: int) -> None:
         """Count a look that begins now."""
+        if self.looks == 1:
+            self.first_s = self.spent_s
         self._looked_at = time.monotonic()
         self._looked_trials = finished
         self.looks += 1
