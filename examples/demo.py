@@ -83,6 +83,12 @@ def show_progress(name: str, storage: Path, trials: int, seconds: float) -> None
         print()
 
 
+def slope(run: Run) -> str:
+    """The slope of RSS. In so short a sweep, what is below 1 KiB or negative is noise."""
+    kibibytes = run.bytes_per_trial() / 1024
+    return f"{kibibytes:+.1f} KiB/trial" if kibibytes >= 1 else "< 1 KiB/trial"
+
+
 def table(plain: Run, guarded: Run) -> str:
     """Both series side by side."""
     both = plain.series[["trials", "rss_bytes"]].merge(
@@ -96,7 +102,7 @@ def table(plain: Run, guarded: Run) -> str:
             f"{row.rss_bytes_guarded / MIB:>10.1f} MiB"
         )
     for label, values in (
-        ("slope", [f"{run.bytes_per_trial() / 1024:+.1f} KiB/trial" for run in (plain, guarded)]),
+        ("slope", [slope(run) for run in (plain, guarded)]),
         ("after fit()", [f"{run.rss_after_fit / MIB:.1f} MiB" for run in (plain, guarded)]),
         ("wall-clock", [f"{run.seconds:.0f} s" for run in (plain, guarded)]),
     ):
