@@ -11,7 +11,10 @@ import socket
 import time
 from collections.abc import Iterator
 
+#: For the connection, and for an answer to the call.
 _TIMEOUT_S = 2.0
+#: For the first frame: a head that is short of memory takes its time.
+_FIRST_FRAME_S = 15.0
 _MAX_PORT = 65535
 _DEFAULT = "as `ray start --head` prints it (port 6379 by default)"
 
@@ -47,6 +50,8 @@ def why_no_cluster(address: str) -> str | None:
             if os.environ.get("RAY_USE_TLS", "").lower() in ("1", "true"):
                 return None
             kind = _kind(connection)
+    except TimeoutError:
+        return f"What listens at {address} did not answer within {_FIRST_FRAME_S:.0f} s."
     except (OSError, ValueError) as error:  # ValueError: a name that no host can have.
         return f"No Ray cluster answers at {address} ({error})."
     if kind is None:
@@ -65,12 +70,16 @@ def _parts(address: str) -> tuple[str, int] | None:
 
 
 def _kind(connection: socket.socket) -> str | None:
-    """What else than a control service answers; None if it may be one."""
+    """What else than a control service answers; None if it may be one.
+
+    Raises:
+        TimeoutError: nothing answers.
+    """
     connection.sendall(_PREFACE + _frame(_SETTINGS))
     frames = _frames(connection)
     try:
         is_grpc = next(frames, (None, b""))[0] == _SETTINGS
-    except OSError:
+    except ConnectionError:
         is_grpc = False
     if not is_grpc:
         return "no control service of Ray, which would speak gRPC (the dashboard, port 8265?)"
@@ -110,21 +119,26 @@ def _text(text: bytes) -> bytes:
 
 
 def _frames(connection: socket.socket) -> Iterator[tuple[int, bytes]]:
-    """Type and payload of each frame, until the other side ends or the time is over.
+    """Type and payload of each frame, until the other side ends.
 
     Raises:
-        OSError: the time is over, or the connection is broken.
+        TimeoutError: the time is over.
+        OSError: the connection is broken.
     """
-    ends, buffer = time.monotonic() + _TIMEOUT_S, b""
+    ends, buffer = time.monotonic() + _FIRST_FRAME_S, b""
     while True:
         length = _HEADER_LENGTH + int.from_bytes(buffer[:3], "big")
         if len(buffer) >= max(_HEADER_LENGTH, length):
             yield buffer[3], buffer[_HEADER_LENGTH:length]
             buffer = buffer[length:]
+            ends = time.monotonic() + _TIMEOUT_S
             continue
         if length > _MAX_LENGTH:
             return
-        connection.settimeout(max(0.01, ends - time.monotonic()))
-        if time.monotonic() > ends or not (received := connection.recv(4096)):
+        left = ends - time.monotonic()
+        if left <= 0:
+            raise TimeoutError("no whole frame came")
+        connection.settimeout(left)
+        if not (received := connection.recv(4096)):
             return
         buffer += received

@@ -111,8 +111,8 @@ class NodeStore:
         if copies >= _NEGLIGIBLE and is_only_node and not is_spilled:
             found.append(
                 f"{size(copies)} ({_percent(copies, self.capacity)} of the store) are in use "
-                "although nothing refers to their objects any more: an array or a buffer that was "
-                "read from the store outlives the reference. They go when it is deleted."
+                "although nothing refers to their objects any more, because an array or a buffer "
+                "that was read from the store outlives the reference; or are released right now."
             )
         elif copies >= _NEGLIGIBLE:
             of_what = "spilled objects" if is_spilled else "objects of other nodes"

@@ -44,7 +44,7 @@ def start(keeper: str, number: int, node: str) -> Any:
             num_cpus=0,
             # Of what needs nothing at all Ray lets any node choose the place, also one that has
             # just joined and does not know this node yet. Of CPUs and memory the trials may have
-            # reserved all that there is.
+            # reserved all that there is; the name of a node is used to pin something to it.
             resources=_a_bit_of(node),
             max_restarts=0,
             name=name_of(number),
@@ -61,7 +61,7 @@ def _a_bit_of(node: str) -> dict[str, float]:
     for one in ray.nodes():
         if one["NodeID"] == node:
             name = f"node:{one['NodeManagerAddress']}"
-            return {name: 0.001} if name in one["Resources"] else {}
+            return {name: 0.0001} if name in one["Resources"] else {}
     return {}
 
 

@@ -11,6 +11,7 @@ This module is sent to the actors by value, so it uses nothing else of this pack
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import mmap
@@ -89,12 +90,22 @@ class Server:
         threading.Thread(target=self._accept, name="memguard-keeper", daemon=True).start()
 
     def _accept(self) -> None:
-        while True:
-            connection, _ = self._listener.accept()
-            if _is_own_user(connection):
-                threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
-            else:
-                connection.close()
+        # Without room for one more file or thread all are refused at once, and go by calls.
+        with self._listener:
+            while True:
+                try:
+                    connection, _ = self._listener.accept()
+                except OSError:
+                    return
+                try:
+                    if not _is_own_user(connection):
+                        raise ConnectionError("another user's process")
+                    threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+                except ConnectionError:
+                    connection.close()
+                except Exception:
+                    connection.close()
+                    return
 
     def _serve(self, connection: socket.socket) -> None:
         """Store what one process sends until it ends."""
@@ -144,14 +155,14 @@ class Channel:
     def __init__(self, keeper: str, number: int) -> None:
         if not hasattr(os, "memfd_create"):
             raise OSError("this system has no anonymous shared memory")
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._memory = -1
         try:
+            self._socket.settimeout(_TIMEOUT_S)
             self._socket.connect(_address(keeper, number))
             if not _is_own_user(self._socket):
                 raise ConnectionError("another user's process has the address")
-            self._socket.settimeout(_TIMEOUT_S)
             self._memory = os.memfd_create("memguard-keeper")
             socket.send_fds(self._socket, [b"m"], [self._memory])
         except BaseException:
@@ -162,7 +173,7 @@ class Channel:
         """Let the actor store the parts of a value under a key; the node where it is.
 
         Raises:
-            OSError: it cannot. Nothing was stored, and the channel is of no more use.
+            OSError: it cannot, or does not answer. The channel is of no more use.
         """
         with self._lock:
             try:
@@ -177,11 +188,15 @@ class Channel:
         return node
 
     def close(self) -> None:
-        """Give the memory back."""
-        self._socket.close()
-        if self._memory >= 0:
-            os.close(self._memory)
-            self._memory = -1
+        """Give the memory back. What another thread waits for ends with an error."""
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+        # Not before the other thread is done: its numbers of files may be another file's then.
+        with self._lock:
+            self._socket.close()
+            memory, self._memory = self._memory, -1
+            if memory >= 0:
+                os.close(memory)
 
     def _write(self, parts: Sequence[PickleBuffer]) -> list[int]:
         """Copy the parts into the shared memory, one behind the other; their sizes."""

@@ -11,6 +11,9 @@ from ray.exceptions import ObjectLostError, RayTaskError
 from ray_tune_memguard.keeping.lookup import ActorEndedError, ask
 from ray_tune_memguard.keeping.packing import unpack
 
+#: A keeper is asked for so long at least, also by who does not want to wait for a value.
+_MIN_TO_FIND_S = 1.0
+
 
 class KeptLostError(Exception):
     """A kept value cannot be read any more. The message says why.
@@ -44,9 +47,9 @@ class Kept:
     Examples:
         >>> import pickle
         >>> from ray_tune_memguard import Kept
-        >>> kept = Kept("3f2a", "0-17", "c81b", 5242880)
+        >>> kept = Kept("3f2a", "0-8c1d02a94e7b", "c81b", 5242880)
         >>> kept
-        Kept('3f2a', '0-17', 5.0 MiB)
+        Kept('3f2a', '0-8c1d02a94e7b', 5.0 MiB)
         >>> pickle.loads(pickle.dumps(kept)) == kept
         True
     """
@@ -63,8 +66,8 @@ class Kept:
         """The value. Arrays are read-only and share memory with the object store, as in Ray.
 
         Args:
-            timeout_s: seconds to wait at most for the keeper and the value; None waits. It matters
-                for the result of a task that still runs.
+            timeout_s: seconds to wait at most for the value; None waits. 0 gives the value if it is
+                there. The keeper may take a second to say where it is.
 
         Raises:
             KeptLostError: the value was released, or its keeper or its node has ended.
@@ -72,8 +75,9 @@ class Kept:
             ray.exceptions.RayTaskError: the task of :meth:`Keeper.run` has failed.
         """
         until = None if timeout_s is None else time.monotonic() + timeout_s
+        to_find = None if timeout_s is None else max(timeout_s, _MIN_TO_FIND_S)
         try:
-            found = ask(self.keeper, self._number, "find", self.key, timeout_s=timeout_s)
+            found = ask(self.keeper, self._number, "find", self.key, timeout_s=to_find)
         except ActorEndedError as error:
             raise KeptLostError(f"{self!r} cannot be read, because {self._end()}.") from error
         if found is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 import uuid
 from collections.abc import Sequence
@@ -10,7 +11,7 @@ from pickle import PickleBuffer
 from typing import Any
 
 import ray
-from ray.exceptions import ActorUnavailableError, RayActorError
+from ray.exceptions import ActorUnavailableError, ActorUnschedulableError, RayActorError
 
 from ray_tune_memguard.by_value import by_value
 from ray_tune_memguard.keeping import actor, channel
@@ -24,6 +25,8 @@ _ASK_AGAIN_S = 0.5
 _handles: dict[tuple[str, str, int], Any] = {}
 #: By the id of the process as well: a forked one must not answer for its parent.
 _channels: dict[tuple[int, str, str, int], channel.Channel] = {}
+#: Held while a channel is opened or closed, not while it is used.
+_opening = threading.Lock()
 
 
 class ActorEndedError(Exception):
@@ -60,8 +63,9 @@ def ask(
             if time.monotonic() > until:
                 raise
             time.sleep(_ASK_AGAIN_S)
-        except RayActorError as error:
-            _handles.pop(_place(keeper, number), None)
+        # Unschedulable: its node had gone before it was there.
+        except (RayActorError, ActorUnschedulableError) as error:
+            _forget(keeper, number)
             raise ActorEndedError(str(error)) from error
 
 
@@ -74,21 +78,52 @@ def keep(
         ActorEndedError: see there.
         ActorUnavailableError: it cannot be reached, and Ray does not know that it has ended.
     """
+    first = None
     if sum(part.raw().nbytes for part in parts) <= channel.MAX_BYTES:
-        place = os.getpid(), *_place(keeper, number)
-        key = new_key(number)
-        try:
-            if place not in _channels:
-                _channels[place] = channel.Channel(keeper, number)
-            return key, _channels[place].keep(key, parts, about)
-        except OSError:
-            _channels.pop(place, None)
-        except BaseException:
-            _channels.pop(place, None)
-            raise
-    # Another one: the actor may be about to forget the first.
+        way = _channel(keeper, number)
+        if way is not None:
+            first = new_key(number)
+            try:
+                return first, way.keep(first, parts, about)
+            except OSError:
+                _close_channel(keeper, number, way)
+            except BaseException:
+                _close_channel(keeper, number, way)
+                raise
+    # Another key: the actor may be about to forget the first.
     key = new_key(number)
-    return key, ask(keeper, number, "keep", key, list(parts), about)
+    node: str = ask(keeper, number, "keep", key, list(parts), about)
+    if first is not None:  # Its answer may have come too late.
+        ask(keeper, number, "release", [first])
+    return key, node
+
+
+def _channel(keeper: str, number: int) -> channel.Channel | None:
+    """The channel of this process to an actor; None if there is no such way."""
+    place = os.getpid(), *_place(keeper, number)
+    with _opening:
+        if place not in _channels:
+            try:
+                _channels[place] = channel.Channel(keeper, number)
+            except OSError:
+                return None
+        return _channels[place]
+
+
+def _close_channel(keeper: str, number: int, way: channel.Channel | None = None) -> None:
+    """Close the channel to an actor, or this one, so that the next value opens another."""
+    place = os.getpid(), *_place(keeper, number)
+    with _opening:
+        if way is None or _channels.get(place) is way:
+            way = _channels.pop(place, way)
+    if way is not None:
+        way.close()
+
+
+def _forget(keeper: str, number: int) -> None:
+    """Give back what this process has of an actor that has ended."""
+    _handles.pop(_place(keeper, number), None)
+    _close_channel(keeper, number)
 
 
 def new_key(number: int) -> str:
@@ -102,7 +137,7 @@ def end(keeper: str, number: int) -> None:
         ray.kill(_find(keeper, number))
     except ActorEndedError:
         return
-    _handles.pop(_place(keeper, number), None)
+    _forget(keeper, number)
 
 
 def _place(keeper: str, number: int) -> tuple[str, str, int]:

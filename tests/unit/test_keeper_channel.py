@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import ray
 
 from ray_tune_memguard.keeping import channel, lookup
 from ray_tune_memguard.keeping.channel import Channel, Server
@@ -191,3 +192,76 @@ def test_a_large_value_goes_by_a_call(actor: Actor, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(channel, "MAX_BYTES", 1000)
     assert lookup.keep(actor.id, 0, parts_of(bytes(1000)), {})[1] == "node"
     assert lookup.keep(actor.id, 0, parts_of(bytes(1001)), {})[1] == "by call"
+
+
+def test_channels_are_closed_with_their_keeper(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lookup, "_place", lambda keeper, number: ("worker", keeper, number))
+    monkeypatch.setattr(lookup, "_find", lambda keeper, number: object())
+    monkeypatch.setattr(ray, "kill", lambda handle: None)
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(5):
+        one = Actor()
+        lookup.keep(one.id, 0, parts_of(b"x"), {})
+        assert until(lambda actor=one: len(actor.kept) == 1)  # type: ignore[misc]
+        lookup.end(one.id, 0)
+        one.server._listener.close()
+    assert until(lambda: len(os.listdir("/proc/self/fd")) <= before)
+
+
+def test_threads_that_begin_together_have_one_channel(
+    actor: Actor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lookup, "_place", lambda keeper, number: ("worker", keeper, number))
+    opened: list[Channel] = []
+
+    class Counted(Channel):
+        def __init__(self, keeper: str, number: int) -> None:
+            time.sleep(0.01)
+            super().__init__(keeper, number)
+            opened.append(self)
+
+    monkeypatch.setattr(channel, "Channel", Counted)
+    barrier = threading.Barrier(8)
+
+    def keep() -> None:
+        barrier.wait()
+        lookup.keep(actor.id, 0, parts_of(b"x"), {})
+
+    threads = [threading.Thread(target=keep) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(actor.kept) == 8
+    assert len(opened) == 1
+
+
+def test_an_actor_without_room_for_a_thread_refuses_at_once(
+    actor: Actor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = threading.Thread.start
+
+    def no_room(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", no_room)
+    with pytest.raises(OSError, match=r"closed the connection|Connection reset|Broken pipe"):
+        Channel(actor.id, 0).keep("1", parts_of(b"x"), {})
+    monkeypatch.setattr(threading.Thread, "start", start)
+    assert until(lambda: actor.server._listener.fileno() < 0)
+    with pytest.raises(OSError, match="refused"):
+        Channel(actor.id, 0)
+
+
+def test_an_answer_that_came_too_late_leaves_no_second_value(
+    actor: Actor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(lookup, "_place", lambda keeper, number: ("worker", keeper, number))
+    monkeypatch.setattr(lookup, "ask", lambda *question: asked.append(question[2:]))
+    monkeypatch.setattr(channel, "_TIMEOUT_S", 0.05)
+    actor.wait = lambda: time.sleep(0.2)
+    key, _ = lookup.keep(actor.id, 0, parts_of(b"x"), {})
+    assert until(lambda: len(actor.kept) == 1)
+    [first] = actor.kept
+    assert [question[:2] for question in asked] == [("keep", key), ("release", [first])]

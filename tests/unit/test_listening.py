@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -22,7 +23,7 @@ def answer(headers: bytes) -> bytes:
 
 
 @contextmanager
-def server(says: bytes, ends: bool = False) -> Iterator[str]:
+def server(says: bytes, ends: bool = False, after_s: float = 0.0) -> Iterator[str]:
     """A server that says always the same; the address."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         done = threading.Event()
@@ -31,6 +32,7 @@ def server(says: bytes, ends: bool = False) -> Iterator[str]:
             connection, _ = listener.accept()
             with connection:
                 assert connection.recv(4096).startswith(b"PRI * HTTP/2.0")
+                time.sleep(after_s)
                 connection.sendall(says)
                 if not ends:
                     done.wait(10.0)
@@ -45,6 +47,7 @@ def server(says: bytes, ends: bool = False) -> Iterator[str]:
 @pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(listening, "_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(listening, "_FIRST_FRAME_S", 1.0)
 
 
 @pytest.mark.parametrize(
@@ -75,12 +78,26 @@ def test_a_server_of_grpc_without_the_methods_of_a_control_service() -> None:
 @pytest.mark.usefixtures("short")
 @pytest.mark.parametrize(
     ("says", "ends"),
-    [(b"HTTP/1.1 400 Bad Request\r\n\r\n", False), (b"", True), (b"", False), (b"+", False)],
+    [(b"HTTP/1.1 400 Bad Request\r\n\r\n", False), (b"", True), (b"+", True)],
 )
 def test_a_server_that_does_not_speak_grpc(says: bytes, ends: bool) -> None:
     with server(says, ends) as address:
         reason = why_no_cluster(address) or ""
     assert f"answers at {address} is no control service of Ray" in reason
+
+
+@pytest.mark.usefixtures("short")
+@pytest.mark.parametrize("says", [b"", b"+"])
+def test_a_server_that_says_nothing_is_not_called_another_one(says: bytes) -> None:
+    with server(says) as address:
+        reason = why_no_cluster(address)
+    assert reason == f"What listens at {address} did not answer within 1 s."
+
+
+def test_a_slow_head_may_be_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listening, "_TIMEOUT_S", 0.2)
+    with server(SETTINGS + answer(b"\x88\x40\x0bgrpc-status\x010"), after_s=0.5) as address:
+        assert why_no_cluster(address) is None
 
 
 def test_real_servers_of_grpc() -> None:

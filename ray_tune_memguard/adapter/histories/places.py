@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from pyarrow.fs import FileSystem, FileType
 
-from ray_tune_memguard.adapter import location, paths
+from ray_tune_memguard.adapter import boundary, location, paths
 from ray_tune_memguard.adapter.claims import end_abandoned_runs
 from ray_tune_memguard.adapter.restore.locate import StateFile
 from ray_tune_memguard.notices import logger
@@ -166,13 +166,15 @@ def upload(path: Path, filesystem: FileSystem, target: str) -> None:
         _write(path, filesystem, target)
         return
     part = f"{target}.part"
-    _write(path, filesystem, part)
     try:
+        _write(path, filesystem, part)
         filesystem.move(part, target)
-    except (OSError, NotImplementedError):  # Not every storage can, or in place of a file.
-        _write(path, filesystem, target)
-        with contextlib.suppress(OSError):
+    # Not every storage can, or in place of a file, or with the arguments that Arrow gives (SFTP).
+    except Exception as error:
+        with contextlib.suppress(Exception):
             filesystem.delete_file(part)
+        boundary.raise_if_of_signal(error)
+        _write(path, filesystem, target)
 
 
 def _write(path: Path, filesystem: FileSystem, target: str) -> None:

@@ -11,6 +11,8 @@ from ray_tune_memguard.cluster.monitor import settings_from
 from ray_tune_memguard.cluster.settings import NEWEST_KNOWN, Value, Version, effective
 from ray_tune_memguard.system.node_memory import MonitorSettings
 
+#: What the raylet, `gcs_server`, the dashboard, the agents and a driver take, about.
+_OF_RAY_ITSELF = 2**30
 IDLE_TITLE = "ray::IDLE"
 #: Share of one CPU; an idle worker takes less than 0.01.
 _MAX_IDLE_CPU = 0.1
@@ -113,10 +115,15 @@ class NodeFacts:
 
     @property
     def used_by_others(self) -> int:
-        """What is used on its machine outside of its limit, at most."""
+        """What is used on its machine outside of its limit.
+
+        Without a cgroup it is known only roughly: the object store counts as if it were full.
+        """
         machine = self.machine
+        if machine.limit is not None:
+            return max(0, machine.ray_used - machine.limit_used)
         in_workers = sum(worker.anonymous for worker in self.workers)
-        ours = in_workers if machine.limit is None else machine.limit_used
+        ours = in_workers + (self.object_store or 0) + _OF_RAY_ITSELF
         return max(0, machine.ray_used - ours)
 
     @property
