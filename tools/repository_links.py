@@ -14,6 +14,7 @@ from pathlib import Path
 
 _LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\((?!\w+:|#)([^)\s]+)\)")
 _URLS = "[project.urls]\n"
+_GITHUB = re.compile(r"https://github\.com/([^/]+)/([^/]+)")
 
 
 def absolute(markdown: str, url: str, revision: str) -> str:
@@ -21,7 +22,7 @@ def absolute(markdown: str, url: str, revision: str) -> str:
 
     def lead(link: re.Match[str]) -> str:
         mark, text, target = link.groups()
-        kind = "raw" if mark else "blob"
+        kind = "raw" if mark else "blob" if Path(target.partition("#")[0]).suffix else "tree"
         return f"{mark}[{text}]({url}/{kind}/{revision}/{target})"
 
     return _LINK.sub(lead, markdown)
@@ -29,9 +30,12 @@ def absolute(markdown: str, url: str, revision: str) -> str:
 
 def with_urls(project: str, url: str, revision: str) -> str:
     """The text of ``pyproject.toml`` with the addresses that follow from the repository's."""
+    on_github = _GITHUB.fullmatch(url)
+    # The workflow `release` publishes the site there.
+    site = "https://{}.github.io/{}/".format(*on_github.groups()) if on_github else None
     more = {
         "Source": url,
-        "Documentation": f"{url}/blob/{revision}/docs/index.md",
+        "Documentation": site or f"{url}/blob/{revision}/docs/index.md",
         "Changelog": f"{url}/blob/{revision}/CHANGELOG.md",
         "Issues": f"{url}/issues",
     }

@@ -44,11 +44,13 @@ def test_readme_has_few_figures() -> None:
     assert 1 <= len(readme_figures()) <= 6
 
 
-@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])
-def test_links_lead_to_files(page: str) -> None:
-    links = LINK.findall((ROOT / page).read_text(encoding="utf-8"))
-    assert links
-    assert [link for link in links if not (ROOT / link).exists()] == []
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *DOCS.rglob("*.md")]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_links_lead_to_files(page: Path) -> None:
+    links = LINK.findall(page.read_text(encoding="utf-8"))
+    assert [link for link in links if not (page.parent / link).exists()] == []
 
 
 def test_published_links_are_absolute() -> None:
@@ -58,12 +60,16 @@ def test_published_links_are_absolute() -> None:
     assert LINK.findall(published) == []
     assert "](https://example.org/it/raw/v1/docs/results/reused.png)" in published
     assert "](https://example.org/it/blob/v1/docs/options.md)" in published
+    assert "](https://example.org/it/tree/v1/docs/results)" in published
 
 
 def test_published_metadata_has_the_repository() -> None:
     project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     published = repository_links.with_urls(project, "https://example.org/it", "v1")
     assert '[project.urls]\nSource = "https://example.org/it"\n' in published
+    assert 'Documentation = "https://example.org/it/blob/v1/docs/index.md"\n' in published
+    on_github = repository_links.with_urls(project, "https://github.com/owner/it", "v1")
+    assert 'Documentation = "https://owner.github.io/it/"\n' in on_github
 
 
 def test_the_api_page_has_every_public_name() -> None:
@@ -90,10 +96,9 @@ def test_the_command_line_page_is_the_help_of_the_commands() -> None:
     assert listed == command_page.page(), "run `python -m tools.command_page`"
 
 
-def test_the_page_of_ray_issues_has_every_releaser() -> None:
+def test_the_page_of_ray_issues_has_every_capability() -> None:
     listed = (DOCS / "ray-issues.md").read_text(encoding="utf-8")
-    releasers = [name for name in contract.WITHOUT if name.startswith("release_")]
-    missing = [name for name in releasers if f"`{name}`" not in listed]
+    missing = [name for name in contract.WITHOUT if f"`{name}`" not in listed]
     assert missing == [], "docs/ray-issues.md lacks these"
 
 
