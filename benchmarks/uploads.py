@@ -1,7 +1,7 @@
 """What an experiment checkpoint uploads to remote storage: ``python -m benchmarks uploads``.
 
 A sweep of simulated trials without loggers on an S3 server of this machine, which counts the bytes
-that it is sent. Ray alone runs a quarter of the trials. A checkpoint comes after so many seconds
+that it is sent. Ray alone runs a tenth of the trials. A checkpoint comes after so many seconds
 with either, and begins when the upload before it has ended. Early are the checkpoints around a
 tenth of the trials (2,000 of 20,000), late are those of the last tenth. Prints a table and writes
 ``uploads.json`` and ``.png``. The bar is that of 20,000 trials.
@@ -36,7 +36,7 @@ from benchmarks.runs import (
 )
 
 TRIALS = 20_000
-RAYS_SHARE = 0.25
+RAYS_SHARE = 0.1
 MB = 1_000_000
 
 
