@@ -126,7 +126,7 @@ def test_show_the_rest_of_a_damaged_experiment(experiment: Path) -> None:
     own = experiment / ".memguard"
     (own / f"diagnosis-{RUN}.json").write_text("{")
     (own / f"deaths-{RUN}.jsonl").write_text('{"time": 1}\n')
-    (own / f"rss-{RUN}.csv").write_text("")
+    (own / f"rss-{RUN}.csv").write_text("time,trials\n1,2\n")
     text = run("show", experiment, code=ExitCode.WARNING)
     assert "The diagnosis cannot be read" in text
     assert "The records of deaths cannot be read" in text

@@ -172,7 +172,7 @@ def test_damaged_records_are_named_and_the_rest_is_shown(experiment: Path) -> No
     own = experiment / ".memguard"
     (own / f"diagnosis-{RUN}.json").write_text("{")
     (own / f"deaths-{RUN}.jsonl").write_text('{"time": 1}\n')
-    (own / f"rss-{RUN}.csv").write_text("")
+    (own / f"rss-{RUN}.csv").write_text("time,trials\n1,2\n")
     page = report(experiment, code=ExitCode.WARNING)
     assert "Not everything can be read" in page.text
     for what in ("diagnosis", "records of deaths", "RSS series"):
