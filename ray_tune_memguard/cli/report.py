@@ -47,8 +47,8 @@ def report(context: click.Context, path: str, target: Path, rows: int, as_json: 
       memguard report ~/ray_results/sweep --output sweep.html
       memguard report ~/ray_results/sweep --json
 
-    The exit code is 0, or 10 if a part of what was measured is damaged (the page has the rest), or
-    3 if nothing was measured, or 5 without the extra.
+    The exit code is 0, or 10 if nothing of one kind of records can be read (the page has the rest;
+    a line that a kill has cut is skipped), or 3 if nothing was measured, or 5 without the extra.
     """
     experiment = local_experiment(path)
     try:

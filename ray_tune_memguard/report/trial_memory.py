@@ -159,4 +159,7 @@ def _one_for_each_trial(records: list[TrialMemory]) -> list[TrialMemory]:
 
 
 def _build(row: dict[str, object]) -> TrialMemory:
-    return TrialMemory(**known_fields(TrialMemory, row))  # type: ignore[arg-type]
+    record = TrialMemory(**known_fields(TrialMemory, row))  # type: ignore[arg-type]
+    if not isinstance(record.config, dict):
+        raise ValueError("config is no object")
+    return record
