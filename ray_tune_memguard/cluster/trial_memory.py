@@ -99,6 +99,7 @@ class TreePeaks:
         self.last: TreeReading | None = None
         self.children = 0
         self._highest: dict[ProcessKey, int] = {}
+        self._shared: dict[ProcessKey, int] = {}
         self._points: deque[tuple[float, int]] = deque(maxlen=MAX_POINTS)
 
     def begin(self, reading: TreeReading, is_fresh: bool) -> None:
@@ -118,19 +119,24 @@ class TreePeaks:
         """One more reading."""
         processes = (reading.root, *reading.children) if reading.children else (reading.root,)
         # What one process had more than now at some time since the last reading.
-        more = 0
+        more = more_anonymous = 0
         for process in processes:
             if process.highest_rss > self._highest.get(process.key, 0):
                 more = max(more, process.highest_rss - process.rss)
+                # What was mapped and shared then is not told: as much as at the reading with more.
+                shared = max(process.rss - process.anonymous, self._shared.get(process.key, 0))
+                anonymous_then = process.highest_rss - shared
+                more_anonymous = max(more_anonymous, anonymous_then - process.anonymous)
         anonymous = reading.anonymous
         self.rss = max(self.rss, reading.rss + more)
-        self.anonymous = max(self.anonymous, anonymous + more)
+        self.anonymous = max(self.anonymous, anonymous + more_anonymous)
         self.children = max(self.children, len(reading.children))
         # Where the highest RSS was not read, it is at least the present RSS.
         self._highest = {
             process.key: process.highest_rss or max(self._highest.get(process.key, 0), process.rss)
             for process in processes
         }
+        self._shared = {process.key: process.rss - process.anonymous for process in processes}
         self._points.append((reading.at, anonymous))
         self.last = reading
 

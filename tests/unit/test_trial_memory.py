@@ -470,6 +470,32 @@ def test_a_rise_of_the_highest_rss_counts_on_top_of_the_others() -> None:
     assert peaks.children == 1
 
 
+@pytest.mark.parametrize(
+    ("looks", "anonymous"),
+    [
+        # A mapped file is read; then it is gone.
+        ([(200, 200, 200), (4000, 2000, 4000), (7900, 3950, 7900), (4000, 4000, 8000)], 4050),
+        # A file is mapped now that was not mapped before.
+        ([(200, 200, 200), (4000, 200, 4100)], 300),
+        # What was freed between two looks.
+        ([(200, 150, 200), (200, 150, 900)], 850),
+    ],
+)
+def test_mapped_files_are_no_anonymous_memory(
+    looks: list[tuple[int, int, int]], anonymous: int
+) -> None:
+    def look(rss: int, own: int, highest: int) -> TreeReading:
+        sizes = rss * MIB, own * MIB, highest * MIB
+        return TreeReading(ProcessReading(ProcessKey(1, 0.0), *sizes), (), 0.0)
+
+    peaks = TreePeaks()
+    peaks.begin(look(*looks[0]), is_fresh=True)
+    for one in looks[1:]:
+        peaks.add(look(*one))
+    assert peaks.rss == max(highest for _, _, highest in looks) * MIB
+    assert peaks.anonymous == anonymous * MIB
+
+
 def test_a_look_without_the_highest_rss_forgets_nothing() -> None:
     def without_highest(rss: int) -> TreeReading:
         look = reading(rss)
