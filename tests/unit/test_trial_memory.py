@@ -341,6 +341,32 @@ def test_a_far_node_is_not_waited_for(
 
 
 @on_linux
+@pytest.mark.parametrize("is_killed", [False, True])
+def test_a_far_trial_that_ends_before_its_first_reading_comes_is_read_once_more(
+    memories: TrialMemories,
+    probes: Probes,
+    worker: WorkerProcess,
+    actors: dict[str, tuple[int, str]],
+    is_killed: bool,
+) -> None:
+    actors["a"] = worker.pid, "far"
+    memories.start("t1", "a", {})
+    memories.look()
+    first = worker.take(1)
+    probes.arrive()
+    seen = worker.take(80)
+    worker.free()
+    memories.end("t1", "completed")
+    if is_killed:
+        worker.kill()
+    probes.arrive()
+    memories.look()
+    found = record(memories)
+    assert found.peak_rss_bytes == near((first if is_killed else seen)["VmHWM"])
+    assert found.is_exact is not is_killed
+
+
+@on_linux
 def test_a_node_that_answers_late_takes_its_turns(
     memories: TrialMemories,
     worker: WorkerProcess,
