@@ -27,6 +27,8 @@ path_argument = click.argument("path", type=click.Path(path_type=str))
 
 _STATE_FILES = "experiment_state-*.json"
 _MAX_NAMED = 5
+#: What readers of records raise that are damaged.
+DAMAGE = (OSError, ValueError, TypeError, KeyError, AttributeError)
 # How much the clocks of a process's start and of its record may differ.
 _CLOCK_TOLERANCE_S = 2.0
 # By default a run records its RSS every ten minutes at least.
@@ -144,7 +146,7 @@ class Readings:
             return reader(self.path)
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        except DAMAGE as error:
             self.problems.append(f"The {what} cannot be read: {error or type(error).__name__}.")
             return None
 

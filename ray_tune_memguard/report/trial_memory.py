@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING
 
@@ -111,8 +112,9 @@ def read_trial_memory(path: str | os.PathLike[str]) -> pd.DataFrame:
         A DataFrame with a row for each trial that was measured and has finished, or was running
         when its run ended; the largest ``peak_rss_bytes`` first. The columns are the fields of
         :class:`~ray_tune_memguard.report.trial_memory.TrialMemory` (sizes in bytes, times in
-        seconds since the epoch, growth in bytes per second), and ``config/<name>`` for each entry
-        of the configurations.
+        seconds since the epoch, growth in bytes per second), ``seconds`` (how long it took, without
+        the time between two runs that it was part of), and ``config/<name>`` for each entry of the
+        configurations.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -128,15 +130,28 @@ def read_trial_memory(path: str | os.PathLike[str]) -> pd.DataFrame:
     records = read_records(path, KIND, _build)
     if not records:
         raise FileNotFoundError(f"No memory of trials ({KIND}-*{SUFFIX}) at {path}")
+    seconds: Counter[str] = Counter()
+    for record in records:
+        seconds[record.trial_id] += record.ended - record.started
     records = _one_for_each_trial(records)
     names = [one.name for one in fields(TrialMemory) if one.name != "config"]
     rows = [
         {name: getattr(record, name) for name in names}
+        | {"seconds": seconds[record.trial_id]}
         | {f"config/{name}": value for name, value in record.config.items()}
         for record in records
     ]
     frame = pd.DataFrame(rows)
     return frame.sort_values("peak_rss_bytes", ascending=False, kind="stable", ignore_index=True)
+
+
+def read_spans(path: str | os.PathLike[str]) -> list[tuple[float, float]]:
+    """When trials began and ended: a trial that a later run continued once for each run.
+
+    Args:
+        path: see :func:`read_trial_memory`.
+    """
+    return [(record.started, record.ended) for record in read_records(path, KIND, _build)]
 
 
 def _one_for_each_trial(records: list[TrialMemory]) -> list[TrialMemory]:

@@ -15,12 +15,20 @@ from click.testing import CliRunner
 
 from ray_tune_memguard.cli.exit_codes import ExitCode
 from ray_tune_memguard.cli.main import main
+from ray_tune_memguard.diagnostics.diagnosis import Diagnosis
 from ray_tune_memguard.store.histories import FILE_NAME, HistoryStore
 from ray_tune_memguard.store.snapshot import Snapshot
 from ray_tune_memguard.store.trial_store import TrialStore
 from ray_tune_memguard.system.kernel_log import boot_id
 from tests.unit.fakes import fake_row
-from tests.unit.measured_experiments import RUN, experiment_of_ray, measured, stored
+from tests.unit.measured_experiments import (
+    LATER_RUN,
+    RUN,
+    experiment_of_ray,
+    measured,
+    resume,
+    stored,
+)
 
 READERS = ["show", "top", "deaths", "trials", "verify", "export", "import"]
 
@@ -120,6 +128,41 @@ def test_show_an_experiment_without_an_end(tmp_path: Path, is_alive: bool, state
     growth = {one["name"]: one["per_trial"] for one in found["growth"]}
     assert growth == {"rss": pytest.approx(2048), "Mine.history": pytest.approx(1024)}
     assert "Mine.history" in run("show", tmp_path / "sweep")
+
+
+def test_what_grows_in_a_resumed_experiment_is_told_of_its_last_run(experiment: Path) -> None:
+    """Each run has another driver, and may have other processes of Ray's."""
+    found = run_json("show", resume(experiment))
+    assert found["rss"]["bytes_per_trial"] == pytest.approx(4096)
+    assert found["diagnosis"] is None  # It was of the run before.
+    assert [(one["name"], one["per_trial"]) for one in found["growth"]] == [
+        ("Later.list", pytest.approx(2048))
+    ]
+    text = run("show", experiment)
+    assert "+4.0 KiB per trial in the last run" in text
+    assert "on disk, +100 KiB per trial." in text
+    _, _, head = text.partition("Ray's processes on the head node")
+    assert "+8.0 KiB" in head
+    assert "gcs_server" not in head
+    assert "Trials have left objects behind" in text
+
+
+def test_a_run_that_was_diagnosed_after_a_kill_shows_its_diagnosis(experiment: Path) -> None:
+    own = resume(experiment) / ".memguard"
+    Diagnosis(500, 500, parts=[]).save(own / f"diagnosis-{LATER_RUN}.json")
+    assert run_json("show", experiment)["diagnosis"]["trials"] == 500
+
+
+def test_a_file_of_the_last_run_without_a_row_hides_no_slope(experiment: Path) -> None:
+    (experiment / ".memguard" / f"rss-{LATER_RUN}.csv").write_text("time,tri")
+    found = run_json("show", experiment)
+    assert found["rss"]["bytes_per_trial"] == pytest.approx(2048)
+    assert found["problems"] == []
+
+
+def test_a_trial_that_two_runs_ran_took_what_both_took(experiment: Path) -> None:
+    [line] = [one for one in run("trials", resume(experiment)).splitlines() if "t00029" in one]
+    assert "4 min 20 s" in line
 
 
 def test_show_the_rest_of_a_damaged_experiment(experiment: Path) -> None:

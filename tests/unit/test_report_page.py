@@ -26,10 +26,18 @@ from ray_tune_memguard.report.gate_records import GateRecord
 from ray_tune_memguard.report.head_records import HeadRecord
 from ray_tune_memguard.report.records import RecordFile
 from ray_tune_memguard.report.series_file import SeriesFile
-from tests.unit.measured_experiments import RUN, death, experiment_of_ray, measured, trial_memory
+from tests.unit.measured_experiments import (
+    RUN,
+    death,
+    experiment_of_ray,
+    measured,
+    resume,
+    trial_memory,
+)
 
 pytest.importorskip("jinja2", reason="the page needs jinja2")
 pytest.importorskip("matplotlib", reason="the page needs matplotlib")
+charts = pytest.importorskip("ray_tune_memguard.cli.page.charts")
 
 EVIL = '<script>alert("1")</script>&$x$'
 NOT_MEASURED = "This was not measured in the runs of this experiment."
@@ -110,6 +118,18 @@ def test_the_page_says_what_show_says_and_draws_it(experiment: Path) -> None:
     assert [section.count("<table") for section in found] == [1, 1, 2, 1, 0]
     assert "layers (ρ = +1.00)" in page.text
     assert "died: kernel_oom" in page.text
+
+
+def test_a_trial_that_two_runs_ran_did_not_run_between_them() -> None:
+    times, running = charts._running([(0.0, 60.0), (1000.0, 1060.0), (30.0, 50.0)])
+    assert running == [1, 2, 1, 0, 1, 0]
+    assert [time.timestamp() for time in times] == [0, 30, 50, 60, 1000, 1060]
+
+
+def test_of_a_resumed_experiment(experiment: Path) -> None:
+    page = report(resume(experiment))
+    assert "+4.0 KiB per trial in the last run" in page.text
+    assert "raylet is the largest process" in page.text
 
 
 def test_it_loads_nothing(experiment: Path) -> None:

@@ -179,7 +179,10 @@ def _marker(end: str) -> Line2D:
 
 
 def time_line(
-    memory: pd.DataFrame | None, deaths: Sequence[Death], gate: Sequence[GateRecord], end: float
+    spans: Sequence[tuple[float, float]],
+    deaths: Sequence[Death],
+    gate: Sequence[GateRecord],
+    end: float,
 ) -> str:
     """How many trials ran, and what happened to them: waits, pauses, deaths by cause."""
     waits = list(_waits(gate, end))
@@ -187,14 +190,14 @@ def time_line(
     marks = [mark for mark in marks if mark[0] in ("gate: shed", "gate: stop")]
     marks += [(f"died: {one_line(death.cause, 24)}", death.time) for death in deaths]
     names = [*(["gate: trials wait"] if waits else []), *sorted({name for name, _ in marks})]
-    heights = [1.6] if memory is not None else []
+    heights = [1.6] if spans else []
     heights += [max(0.6, 0.26 * len(names))] if names else []
 
     def draw(figure: Figure) -> None:
         grid = figure.subplots(len(heights), 1, sharex=True, squeeze=False, height_ratios=heights)
         panels = list(grid[:, 0])
-        if memory is not None:
-            times, running = _running(memory)
+        if spans:
+            times, running = _running(spans)
             panels[0].step(times, running, where="post", color=_COLOURS[0], lw=1.2)
             panels[0].set_title("measured trials that ran")
             panels[0].yaxis.set_major_locator(MaxNLocator("auto", integer=True))
@@ -288,9 +291,9 @@ def _waits(gate: Iterable[GateRecord], end: float) -> Iterator[tuple[datetime, d
         yield _moment(begin), _moment(max(begin, end))
 
 
-def _running(memory: pd.DataFrame) -> tuple[list[datetime], list[int]]:
+def _running(spans: Sequence[tuple[float, float]]) -> tuple[list[datetime], list[int]]:
     """The number of measured trials that ran, at each time at which it changes."""
-    changes = [(time, 1) for time in memory["started"]] + [(time, -1) for time in memory["ended"]]
+    changes = [(begin, 1) for begin, _ in spans] + [(end, -1) for _, end in spans]
     changes.sort()
     running, found = 0, []
     for time, change in changes:

@@ -14,6 +14,7 @@ from ray_tune_memguard.cli.page import charts
 from ray_tune_memguard.cli.trials import CONFIG, config_of
 from ray_tune_memguard.diagnostics import text
 from ray_tune_memguard.report.texts import one_line, size
+from ray_tune_memguard.report.trial_memory import read_spans
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -173,9 +174,10 @@ class Page:
                 "The number of measured trials that ran, when the launch gate let trials wait, and "
                 "when trials died, by cause. Times are those of the machine that made this page."
             )
+            spans = [] if found.trials is None else read_spans(found.path)
             self._draw(
                 section,
-                lambda: charts.time_line(found.trials, found.deaths, found.gate, self._end()),
+                lambda: charts.time_line(spans, found.deaths, found.gate, self._end()),
             )
         return section
 
