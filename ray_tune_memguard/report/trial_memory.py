@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
+from collections import defaultdict
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING
 
@@ -130,7 +130,7 @@ def read_trial_memory(path: str | os.PathLike[str]) -> pd.DataFrame:
     records = read_records(path, KIND, _build)
     if not records:
         raise FileNotFoundError(f"No memory of trials ({KIND}-*{SUFFIX}) at {path}")
-    seconds: Counter[str] = Counter()
+    seconds: dict[str, float] = defaultdict(float)
     for record in records:
         seconds[record.trial_id] += record.ended - record.started
     records = _one_for_each_trial(records)

@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from html.parser import HTMLParser
@@ -19,14 +20,17 @@ from click.testing import CliRunner
 
 from ray_tune_memguard.cli.exit_codes import ExitCode
 from ray_tune_memguard.cli.main import main
+from ray_tune_memguard.cli.measured import Measured
 from ray_tune_memguard.diagnostics.diagnosis import Diagnosis
 from ray_tune_memguard.diagnostics.findings import GrowingSite
 from ray_tune_memguard.diagnostics.growth import GrowthRow
-from ray_tune_memguard.report.gate_records import GateRecord
+from ray_tune_memguard.report.gate_records import GateRecord, waits
 from ray_tune_memguard.report.head_records import HeadRecord
 from ray_tune_memguard.report.records import RecordFile
 from ray_tune_memguard.report.series_file import SeriesFile
 from tests.unit.measured_experiments import (
+    LATER,
+    LATER_RUN,
     RUN,
     death,
     experiment_of_ray,
@@ -124,6 +128,32 @@ def test_a_trial_that_two_runs_ran_did_not_run_between_them() -> None:
     times, running = charts._running([(0.0, 60.0), (1000.0, 1060.0), (30.0, 50.0)])
     assert running == [1, 2, 1, 0, 1, 0]
     assert [time.timestamp() for time in times] == [0, 30, 50, 60, 1000, 1060]
+
+
+def test_a_pause_ends_with_its_run(experiment: Path) -> None:
+    """The run was killed while trials waited, and another one went on a day later."""
+    later = experiment / ".memguard" / f"gate-{LATER_RUN}.jsonl"
+    for action, after in (("pause", 7.0), ("resume", 9.0), ("pause", 20.0)):
+        RecordFile(later).add(GateRecord(LATER + after, action, "n", ""))  # type: ignore[arg-type]
+    killed = [(1200.0, 1400.0)]
+    assert waits_of(experiment) == [*killed, (LATER + 7, LATER + 9), (LATER + 20, LATER + 20)]
+    resume(experiment)
+    *others, (begin, end) = waits_of(experiment)
+    assert others == [*killed, (LATER + 7, LATER + 9)]
+    assert begin == LATER + 20
+    assert end == pytest.approx(time.time(), abs=60)  # The run goes on.
+
+
+def waits_of(experiment: Path) -> list[tuple[float, float]]:
+    from ray_tune_memguard.cli.page.sections import Page as Sections
+
+    return Sections.of(Measured.of(experiment), 5)._waits()
+
+
+def test_the_stop_of_a_run_ends_all_pauses() -> None:
+    given = [("pause", "a"), ("pause", "b"), ("stop", "a")]
+    records = [GateRecord(at, *one, "") for at, one in enumerate(given)]  # type: ignore[arg-type]
+    assert waits(records, 9.0) == [(0, 2), (1, 2)]
 
 
 def test_of_a_resumed_experiment(experiment: Path) -> None:

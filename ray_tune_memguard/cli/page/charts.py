@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -182,10 +182,9 @@ def time_line(
     spans: Sequence[tuple[float, float]],
     deaths: Sequence[Death],
     gate: Sequence[GateRecord],
-    end: float,
+    waits: Sequence[tuple[float, float]],
 ) -> str:
     """How many trials ran, and what happened to them: waits, pauses, deaths by cause."""
-    waits = list(_waits(gate, end))
     marks = [(f"gate: {record.action}", record.time) for record in gate]
     marks = [mark for mark in marks if mark[0] in ("gate: shed", "gate: stop")]
     marks += [(f"died: {one_line(death.cause, 24)}", death.time) for death in deaths]
@@ -205,9 +204,9 @@ def time_line(
         if names:
             axes = panels[-1]
             for begin, until in waits:
-                span = float(dates.date2num(until) - dates.date2num(begin))
+                left = float(dates.date2num(_moment(begin)))
                 axes.broken_barh(
-                    [(dates.date2num(begin), span)],
+                    [(left, float(dates.date2num(_moment(until))) - left)],
                     (names.index("gate: trials wait") - 0.3, 0.6),
                     color=_COLOURS[1],
                     rasterized=True,
@@ -277,18 +276,6 @@ def _short(value: float, _: object) -> str:
 
 def _thinned(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.iloc[spread(len(frame), _MAX_POINTS)]
-
-
-def _waits(gate: Iterable[GateRecord], end: float) -> Iterator[tuple[datetime, datetime]]:
-    """The times in which trials waited; a pause without an end goes on until ``end``."""
-    paused: dict[str, float] = {}
-    for record in gate:
-        if record.action == "pause":
-            paused.setdefault(record.node, record.time)
-        elif record.action == "resume" and record.node in paused:
-            yield _moment(paused.pop(record.node)), _moment(record.time)
-    for begin in paused.values():
-        yield _moment(begin), _moment(max(begin, end))
 
 
 def _running(spans: Sequence[tuple[float, float]]) -> tuple[list[datetime], list[int]]:
