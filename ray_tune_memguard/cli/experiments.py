@@ -235,10 +235,8 @@ def is_quiet(path: Path) -> bool:
 
 
 def _unended(begin: DriverRecord, file: Path) -> LastRun:
-    from ray_tune_memguard.system.kernel_log import boot_id
-
     who = f"process {begin.pid} on {begin.host}"
-    if not begin.boot_id or begin.boot_id != boot_id():
+    if not begin.is_seen_from_here():
         return LastRun(
             "unknown",
             f"Its last run has recorded no end; its driver was {who}, not seen from here.",

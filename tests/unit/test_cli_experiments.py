@@ -130,6 +130,29 @@ def test_show_an_experiment_without_an_end(tmp_path: Path, is_alive: bool, state
     assert "Mine.history" in run("show", tmp_path / "sweep")
 
 
+@pytest.mark.parametrize(
+    ("changed", "state"),
+    [
+        ({"pid_namespace": "pid:[1]"}, "unknown"),
+        ({"host": "a-container"}, "unknown"),
+        ({"boot_id": "another"}, "unknown"),
+        ({"boot_id": ""}, "unknown"),
+        ({"pid_namespace": ""}, "killed"),  # As earlier versions wrote it.
+        ({}, "killed"),
+    ],
+)
+def test_a_driver_that_cannot_be_seen_from_here_is_not_called_killed(
+    tmp_path: Path, changed: dict[str, str], state: str
+) -> None:
+    """In another container it is there under another number."""
+    experiment = measured(tmp_path / "sweep", ended=False)
+    [file] = experiment.glob(".memguard/driver-*")
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changed}))
+    found = run_json("show", experiment)["run"]
+    assert found["state"] == state
+    assert ("not seen from here" in found["sentence"]) == (state == "unknown")
+
+
 def test_what_grows_in_a_resumed_experiment_is_told_of_its_last_run(experiment: Path) -> None:
     """Each run has another driver, and may have other processes of Ray's."""
     found = run_json("show", resume(experiment))
