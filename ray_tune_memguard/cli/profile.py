@@ -33,7 +33,7 @@ _USAGE_OF_ARGPARSE = 2
 @click.option(
     "--html",
     metavar="FILE",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=output.FilePath(dir_okay=False, path_type=Path),
     help="Write a flame graph of the profile to this file.",
 )
 @click.option(
@@ -230,7 +230,7 @@ def _write_flame_graph(file: Path, html: Path) -> None:
     done = _run([*command, "--no-web", str(file)])
     if done.returncode == _USAGE_OF_ARGPARSE:
         done = _run([*command, str(file)])
-    if done.returncode or not html.is_file():
+    if done.returncode or not html.exists():
         lines = (done.stderr or done.stdout).strip().splitlines()
         reason = lines[-1] if lines else f"memray ended with {done.returncode}"
         raise CommandError(f"{html} cannot be written: {reason}")

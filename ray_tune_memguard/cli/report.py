@@ -10,6 +10,7 @@ from ray_tune_memguard.cli import output
 from ray_tune_memguard.cli.exit_codes import CommandError, ExitCode, missing_extra
 from ray_tune_memguard.cli.experiments import local_experiment, nothing_measured, path_argument
 from ray_tune_memguard.cli.measured import Measured
+from ray_tune_memguard.report.replacing import replacing
 
 
 @click.command()
@@ -20,7 +21,7 @@ from ray_tune_memguard.cli.measured import Measured
     "target",
     metavar="FILE",
     default="memguard-report.html",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=output.FilePath(dir_okay=False, path_type=Path),
     help="The file. Default: memguard-report.html here.",
 )
 @click.option(
@@ -60,14 +61,13 @@ def report(context: click.Context, path: str, target: Path, rows: int, as_json: 
         if measured.is_empty:
             raise nothing_measured(experiment, "measurements")
         page, problems = render(measured, rows)
-    unfinished = target.with_name(f".{target.name}.part")
     try:
-        unfinished.write_text(page, encoding="utf-8", errors="replace")
-        unfinished.replace(target)
+        with replacing(target) as part:
+            part.write_text(page, encoding="utf-8", errors="replace")
     except OSError as error:
         raise CommandError(f"{target} cannot be written: {error}") from error
     if as_json:
         output.show_json({"path": str(target), "problems": problems})
-    else:
+    elif output.is_kept(target):
         output.show_text(f"Wrote {target.absolute()}")
     context.exit(ExitCode.WARNING if problems else ExitCode.OK)

@@ -48,7 +48,6 @@ class MetricsServer:
         if self._thread is not threading.current_thread():
             self._thread.join()
 
-
     def stop_soon(self) -> None:
         """Stop listening, without waiting. Any thread may call it, the server's own included."""
         with contextlib.suppress(RuntimeError):  # Python ends, or has no more threads.

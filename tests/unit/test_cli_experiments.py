@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -519,6 +520,30 @@ def test_import_what_is_no_experiment_state(tmp_path: Path) -> None:
     [state_file] = experiment_of_ray(tmp_path / "sweep").glob("*.json")
     state_file.write_text('{"trial_data": [["')
     assert "cannot be imported" in run("import", tmp_path / "sweep", code=ExitCode.NOT_FOUND)
+
+
+@pytest.mark.parametrize("to", ["csv", "json", "parquet"])
+def test_export_to_a_device_or_a_link(tmp_path: Path, to: str) -> None:
+    experiment = experiment_of_ray(tmp_path / "ray")
+    file, link = tmp_path / "all", tmp_path / "link"
+    link.symlink_to(file)
+    run("export", experiment, "--to", to, "-o", link)
+    assert link.is_symlink()
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    received: list[bytes] = []
+    reader = threading.Thread(target=lambda: received.append(pipe.read_bytes()))
+    reader.start()
+    assert run("export", experiment, "--to", to, "-o", pipe) == ""
+    reader.join()
+    assert received == [file.read_bytes()]
+    assert pipe.is_fifo()
+
+
+@pytest.mark.parametrize("option", [("export", "-o"), ("report", "-o"), ("profile", "--html")])
+def test_an_empty_name_of_a_file(experiment: Path, option: tuple[str, str]) -> None:
+    command, name = option
+    assert "The name is empty" in run(command, experiment, name, "", code=ExitCode.USAGE)
 
 
 def test_import_what_ended_before_its_first_checkpoint(tmp_path: Path) -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import base64
+import errno
 import hashlib
 import json
+import os
 import re
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, replace
@@ -284,6 +287,50 @@ def test_a_file_that_cannot_be_written(experiment: Path, tmp_path: Path) -> None
     done = CliRunner().invoke(main, ["report", str(experiment), "-o", str(target)])
     assert done.exit_code == ExitCode.FAILED
     assert "cannot be written" in done.output
+
+
+def test_a_device_is_written_to(experiment: Path, tmp_path: Path) -> None:
+    """It was replaced by a file."""
+    device = tmp_path / "pipe"
+    os.mkfifo(device)
+    received: list[str] = []
+    reader = threading.Thread(target=lambda: received.append(device.read_text()))
+    reader.start()
+    done = CliRunner().invoke(main, ["report", str(experiment), "-o", str(device)])
+    reader.join()
+    assert done.exit_code == ExitCode.OK
+    assert done.output == ""  # The page may go to where this output goes.
+    assert received[0].startswith("<!DOCTYPE html>")
+    assert device.is_fifo()
+
+
+def test_of_a_link_its_file_is_replaced(experiment: Path, tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    page, link = tmp_path / "disk" / "sweep.html", tmp_path / "link.html"
+    link.symlink_to(page)
+    done = CliRunner().invoke(main, ["report", str(experiment), "-o", str(link)])
+    assert done.exit_code == ExitCode.OK
+    assert link.is_symlink()
+    assert page.read_text().startswith("<!DOCTYPE html>")
+    assert list(page.parent.iterdir()) == [page]
+
+
+def test_a_disk_without_room_keeps_no_half_page(
+    experiment: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "page.html"
+    target.write_text("old")
+    write = Path.write_text
+
+    def write_half(path: Path, text: str, **options: str) -> int:
+        write(path, text[:100], **options)
+        raise OSError(errno.ENOSPC, "planned")
+
+    monkeypatch.setattr(Path, "write_text", write_half)
+    done = CliRunner().invoke(main, ["report", str(experiment), "-o", str(target)])
+    assert done.exit_code == ExitCode.FAILED
+    assert target.read_text() == "old"
+    assert [file.name for file in tmp_path.iterdir() if file.is_file()] == ["page.html"]
 
 
 @pytest.mark.parametrize("package", ["jinja2", "matplotlib"])
