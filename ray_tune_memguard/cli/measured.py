@@ -182,7 +182,7 @@ class Measured:
         Args:
             rows: how many trials and deaths.
         """
-        output.show_text(str(self.path), "bold")
+        output.show_text(one_line(self.path), "bold")
         output.show_text(one_line(self.run.sentence), _STATE_STYLES.get(self.run.state, ""))
         self._show(self.series_table())
         if self.series is not None:

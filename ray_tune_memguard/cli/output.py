@@ -50,6 +50,10 @@ def show_json(value: object) -> None:
     except orjson.JSONEncodeError:  # A whole number of more than 64 bits, such as a seed.
         known = json.loads(json.dumps(value, default=_plain), parse_constant=lambda _name: None)
         text = json.dumps(known, indent=2)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:  # Then as JSON's own escapes.
+        text = json.dumps(json.loads(text), indent=2)
     click.echo(text)
 
 

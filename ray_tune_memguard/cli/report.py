@@ -11,6 +11,7 @@ from ray_tune_memguard.cli.exit_codes import CommandError, ExitCode, missing_ext
 from ray_tune_memguard.cli.experiments import local_experiment, nothing_measured, path_argument
 from ray_tune_memguard.cli.measured import Measured
 from ray_tune_memguard.report.replacing import replacing
+from ray_tune_memguard.report.texts import one_line
 
 
 @click.command()
@@ -69,5 +70,5 @@ def report(context: click.Context, path: str, target: Path, rows: int, as_json: 
     if as_json:
         output.show_json({"path": str(target), "problems": problems})
     elif output.is_kept(target):
-        output.show_text(f"Wrote {target.absolute()}")
+        output.show_text(f"Wrote {one_line(target.absolute())}")
     context.exit(ExitCode.WARNING if problems else ExitCode.OK)

@@ -215,6 +215,20 @@ def test_a_run_that_has_measured_nothing_yet(tmp_path: Path) -> None:
     assert run("deaths", experiment) == "No trial has died.\n"
 
 
+@pytest.mark.parametrize("charset", ["utf-8", "latin-1", "ascii"])
+def test_what_the_terminal_cannot_print_is_escaped(tmp_path: Path, charset: str) -> None:
+    """A name of bytes that are no text, and a terminal that does not know the bars."""
+    experiment = measured(tmp_path / os.fsdecode(b"sw\xff\x1b[31meep"))
+    [file] = experiment.glob(".memguard/trial-memory-*")
+    file.write_text(file.read_text().replace("t00029", "trial_\U0001f600"))
+    for command in ("show", "top", "trials", "deaths"):
+        done = CliRunner(charset=charset).invoke(main, [command, str(experiment)])
+        assert done.exit_code == ExitCode.OK, done.exception
+        assert "\x1b" not in done.output
+    done = CliRunner(charset=charset).invoke(main, ["show", str(experiment), "--json"])
+    assert json.loads(done.output)["trials"][0]["trial_id"] == "trial_\U0001f600"
+
+
 # top
 
 
