@@ -6,6 +6,7 @@ import json
 import os
 import sqlite3
 import threading
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import pytest
 from click.testing import CliRunner
 
 from ray_tune_memguard.cli.exit_codes import ExitCode
+from ray_tune_memguard.cli.experiments import is_quiet
 from ray_tune_memguard.cli.main import main
 from ray_tune_memguard.diagnostics.diagnosis import Diagnosis
 from ray_tune_memguard.store.histories import FILE_NAME, HistoryStore
@@ -70,6 +72,36 @@ def test_a_file(tmp_path: Path, command: str) -> None:
     file = tmp_path / "file"
     file.touch()
     assert "is a file" in run(command, file, code=ExitCode.NOT_FOUND)
+
+
+@pytest.mark.parametrize("command", [*READERS, "report", "profile"])
+def test_a_path_that_cannot_be_examined(tmp_path: Path, command: str) -> None:
+    assert "File name too long" in run(command, tmp_path / ("n" * 300), code=ExitCode.FAILED)
+
+
+def test_top_passes_over_what_cannot_be_examined(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    results = tmp_path / "ray_results"
+    expected = run("show", measured(results / "sweep"))
+    for name in ("closed", "notes"):
+        (results / name).mkdir()
+    (results / "closed" / ".memguard").mkdir()
+    (results / "notes" / "memguard").write_text("a file of the user's")
+    list_directory = Path.iterdir
+
+    def refuse(path: Path) -> Iterator[Path]:
+        if path.parent.name == "closed":
+            raise PermissionError(13, "Permission denied")
+        return list_directory(path)
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    assert run("top") == expected
+
+
+def test_an_experiment_that_is_removed_is_quiet(tmp_path: Path) -> None:
+    assert is_quiet(tmp_path / "removed")
 
 
 @pytest.mark.parametrize("command", ["show", "deaths", "trials"])
