@@ -645,9 +645,34 @@ def test_values_of_a_configuration_that_cannot_be_printed() -> None:
         "in_list": "<list>",
         "text": "<UnprintableText>",
         "deep/<UnprintableKey>": 1,
-        "loop": "[[...]]",
+        "loop": "<list>",
         "after": 1,
     }
+
+
+def test_a_large_configuration_is_bounded() -> None:
+    deep: dict[str, Any] = {"x": 1}
+    deep["itself"] = deep
+    found = plain_config(
+        {
+            "nested": [[[0] * 10_000] * 100] * 100,
+            "texts": ["text" * 10_000],
+            "dicts": [{"a": {"b": list(range(20_000))}}],
+            "layers": [[64, 64], {"k": (3, 3)}],
+            "k" * 1000: 1,
+        }
+    )
+    assert found == {
+        "nested": "<list>",
+        "texts": "<list>",
+        "dicts": "<list>",
+        "layers": "[[64, 64], {'k': (3, 3)}]",
+        "k" * 199 + "…": 1,
+    }
+    found = plain_config({"deep": {f"p{n}": n for n in range(10_000)}, "after": 1})
+    assert len(found) == 201
+    assert (found["deep/p199"], found["…"]) == (199, "…")
+    assert "<dict>" in plain_config(deep).values()
 
 
 def test_a_trial_of_two_runs_is_one_row_with_its_highest_peak(tmp_path: Path) -> None:
