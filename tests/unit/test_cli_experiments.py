@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import sqlite3
@@ -9,12 +10,14 @@ import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pandas
 import pytest
 from click.testing import CliRunner
 
+from ray_tune_memguard.cli import top
 from ray_tune_memguard.cli.exit_codes import ExitCode
 from ray_tune_memguard.cli.experiments import is_quiet
 from ray_tune_memguard.cli.main import main
@@ -274,6 +277,18 @@ def test_top_of_a_run_that_goes_on(tmp_path: Path) -> None:
     assert text == 2 * run("show", tmp_path / "sweep")
     found = run_json("top", tmp_path / "sweep", "--count", 1)
     assert found["run"]["state"] == "running"
+
+
+@pytest.mark.parametrize(("took", "pause"), [(0.0, 2.0), (0.1, 2.0), (1.5, 15.0)])
+def test_top_takes_a_small_share_of_the_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, took: float, pause: float
+) -> None:
+    experiment = measured(tmp_path / "sweep", ended=False, is_alive=True)
+    clock, pauses = itertools.count(), []
+    fake = SimpleNamespace(monotonic=lambda: next(clock) * took, sleep=pauses.append)
+    monkeypatch.setattr(top, "time", fake)
+    run("top", experiment, "--count", 2)
+    assert pauses == [pytest.approx(pause)]
 
 
 def test_top_before_anything_is_measured(tmp_path: Path) -> None:
