@@ -8,7 +8,6 @@ import logging
 import socket
 import sys
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -58,7 +57,7 @@ def scrape(url: str | None) -> dict[tuple[str, ...], float]:
 def is_served(url: str) -> bool:
     try:
         scrape(url)
-    except urllib.error.URLError:
+    except OSError:  # Refused, or reset while it stops.
         return False
     return True
 
