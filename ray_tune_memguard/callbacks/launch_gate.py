@@ -213,9 +213,10 @@ class LaunchGate(GuardCallback):
     def on_experiment_end(self, trials: list[Trial], **info: object) -> None:
         state = self._state
         try:
-            # A pause that stays open would last until the next run.
-            for record in [] if state is None else state.gate.end():
-                self._keep(record)
+            # A pause that stays open would last until the next run. A stop ends all of them.
+            if state is not None and not state.actions["stop"]:
+                for record in state.gate.end():
+                    self._keep(record)
         finally:
             self.run.release_nodes(self)
 

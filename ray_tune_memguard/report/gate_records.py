@@ -80,8 +80,8 @@ def waits(records: Iterable[GateRecord], end: float) -> list[tuple[float, float]
         elif record.action == "resume" and record.node in paused:
             found.append((paused.pop(record.node), record.time))
         elif record.action == "stop":
-            found += [(begin, record.time) for begin in paused.values()]
-            paused.clear()
+            # What waits from now on waits for the next run.
+            return found + [(begin, record.time) for begin in paused.values()]
     return found + [(begin, max(begin, end)) for begin in paused.values()]
 
 

@@ -154,7 +154,7 @@ def waits_of(experiment: Path) -> list[tuple[float, float]]:
 
 
 def test_the_stop_of_a_run_ends_all_pauses() -> None:
-    given = [("pause", "a"), ("pause", "b"), ("stop", "a")]
+    given = [("pause", "a"), ("pause", "b"), ("stop", "a"), ("pause", "a")]
     records = [GateRecord(at, *one, "") for at, one in enumerate(given)]  # type: ignore[arg-type]
     assert waits(records, 9.0) == [(0, 2), (1, 2)]
 
