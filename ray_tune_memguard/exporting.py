@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 from ray_tune_memguard.adapter import handle
 from ray_tune_memguard.reading import Result, iter_results
+from ray_tune_memguard.report.replacing import replacing
 
 if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
@@ -67,12 +68,8 @@ def export_results(
         handle.export_files(location, storage_filesystem, folder)
         return location if folder is None else str(folder)
     target = Path(destination or f"results.{to}").expanduser().absolute()
-    part = target.with_name(f".{target.name}.part")
-    try:
+    with replacing(target) as part:
         _WRITERS[to](location, storage_filesystem, part)
-        part.replace(target)
-    finally:
-        part.unlink(missing_ok=True)
     return str(target)
 
 
@@ -84,7 +81,9 @@ def _write_parquet(path: str, filesystem: FileSystem | None, target: Path) -> No
     table = ResultTable()
     for result in _results(path, filesystem):
         table.add(result)
-    parquet.write_table(table.arrow(), target, compression="zstd")
+    # Of a path it would remove what is there if it fails, also a device.
+    with target.open("wb") as file:
+        parquet.write_table(table.arrow(), file, compression="zstd")
 
 
 def _write_csv(path: str, filesystem: FileSystem | None, target: Path) -> None:

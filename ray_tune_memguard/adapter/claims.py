@@ -59,7 +59,7 @@ def end_abandoned_runs(experiment_path: str) -> None:
         if (
             storage is None
             or str(storage.experiment_fs_path) != experiment_path
-            or _is_being_run(controller)
+            or is_being_run(controller)
         ):
             continue
         for job in (HISTORIES, SPILLING):
@@ -69,12 +69,13 @@ def end_abandoned_runs(experiment_path: str) -> None:
                 end(trials=controller._trials)
 
 
-def _is_being_run(controller: object) -> bool:
-    """Whether a thread is in one of the controller's methods."""
+def is_being_run(controller: object) -> bool:
+    """Whether a thread is in one of the controller's methods, or in Ray's loop that calls them."""
     for frame in sys._current_frames().values():
         caller: FrameType | None = frame
         while caller is not None:
-            if caller.f_locals.get("self") is controller:
+            # `tune.run` calls it "runner".
+            if any(caller.f_locals.get(name) is controller for name in ("self", "runner")):
                 return True
             caller = caller.f_back
     return False

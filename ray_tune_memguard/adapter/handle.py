@@ -83,6 +83,13 @@ class RunHandle:
         """The controller; None if no controller called the hook, or if it no longer exists."""
         return None if self._controller is None else self._controller()
 
+    def is_left(self) -> bool:
+        """Whether the run is over, also without its last hook, as after a second Ctrl+C."""
+        if self._controller is None:
+            return False
+        controller = self.controller
+        return controller is None or not claims.is_being_run(controller)
+
     @property
     def can_spill(self) -> bool:
         return self.controller is not None and contract.SPILL in self.capabilities

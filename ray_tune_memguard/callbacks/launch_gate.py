@@ -211,7 +211,14 @@ class LaunchGate(GuardCallback):
 
     @guarded
     def on_experiment_end(self, trials: list[Trial], **info: object) -> None:
-        self.run.release_nodes(self)
+        state = self._state
+        try:
+            # A pause that stays open would last until the next run. A stop ends all of them.
+            if state is not None and not state.actions["stop"]:
+                for record in state.gate.end():
+                    self._keep(record)
+        finally:
+            self.run.release_nodes(self)
 
     def disable(self, error: Exception) -> None:
         super().disable(error)
@@ -272,6 +279,9 @@ class LaunchGate(GuardCallback):
     def _report(self, record: GateRecord) -> None:
         where = "" if self._has_one_node() else f" on node {record.node[:8]}"
         logger.info("%s%s: %s.", _WORDS[record.action], where, record.reason)
+        self._keep(record)
+
+    def _keep(self, record: GateRecord) -> None:
         if self._state is not None:
             self._state.actions[record.action] += 1
             self._state.records.add(self._state.trials, record)

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 HOST = "127.0.0.1"
 # What the run's thread reads for the scrapes; processes of trials are looked at as often.
 _READ_EVERY_S = 1.0
+#: The callbacks that serve metrics in this process.
+_serving: weakref.WeakSet[MetricsExporter] = weakref.WeakSet()
 _UNFINISHED = ("PENDING", "RUNNING", "PAUSED")
 
 
@@ -41,12 +43,14 @@ class _State:
     """The state of one run.
 
     Attributes:
+        finalizer: stops the server of a callback that is gone.
         readings: what the run's thread has read last; it is replaced, and not changed.
         memories: what the running trials use. Any thread may read it.
     """
 
     server: MetricsServer
     memories: TrialMemories
+    finalizer: weakref.finalize[..., MetricsExporter]
     readings: Readings | None = None
     read_at: float = field(default=float("-inf"))
 
@@ -108,6 +112,10 @@ class MetricsExporter(CountingCallback):
             self._serve(self.metrics_port)
 
     def _serve(self, port: int) -> None:
+        for exporter in list(_serving):
+            # After a second Ctrl+C no hook is called, and the port would stay taken.
+            if exporter.run.is_left():
+                exporter.stop()
         reading = weakref.ref(self)
         try:
             from ray_tune_memguard.report.metrics import MetricsServer
@@ -122,13 +130,18 @@ class MetricsExporter(CountingCallback):
             )
             self.notices.warn("metrics", f"There are no metrics of this run; {reason}.")
             return
-        self._state = _State(server, self.run.trial_memory())
+        finalizer = weakref.finalize(self, server.stop_soon)
+        finalizer.atexit = False
+        self._state = _State(server, self.run.trial_memory(), finalizer)
+        _serving.add(self)
         logger.info("Metrics of this run: %s", server.url)
 
     def stop(self) -> None:
         """Serve no more metrics of this run."""
         state, self._state = self._state, None
         if state is not None:
+            _serving.discard(self)
+            state.finalizer.detach()
             state.server.stop()
 
     def disable(self, error: Exception) -> None:

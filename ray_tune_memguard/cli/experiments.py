@@ -27,6 +27,8 @@ path_argument = click.argument("path", type=click.Path(path_type=str))
 
 _STATE_FILES = "experiment_state-*.json"
 _MAX_NAMED = 5
+#: What readers of records raise that are damaged.
+DAMAGE = (OSError, ValueError, TypeError, KeyError, AttributeError)
 # How much the clocks of a process's start and of its record may differ.
 _CLOCK_TOLERANCE_S = 2.0
 # By default a run records its RSS every ten minutes at least.
@@ -40,7 +42,7 @@ def local_experiment(path: str) -> Path:
         path: the directory, or the ``.memguard`` directory in it.
 
     Raises:
-        CommandError: there is no experiment.
+        CommandError: there is no experiment, or its directory cannot be examined.
     """
     if "://" in path:
         raise CommandError(
@@ -49,6 +51,13 @@ def local_experiment(path: str) -> Path:
             ExitCode.USAGE,
         )
     place = Path(os.path.abspath(os.path.expanduser(path)))
+    try:
+        return _examined(place)
+    except OSError as error:
+        raise CommandError(f"{place} cannot be examined: {error.strerror or error}.") from error
+
+
+def _examined(place: Path) -> Path:
     if place.name in OWN_DIRECTORIES and place.is_dir():
         place = place.parent
     if not place.exists():
@@ -96,16 +105,25 @@ def failures_of(path: str, done: str) -> Iterator[None]:
 
 def newest_in(directory: Path) -> Path | None:
     """The experiment in a directory that was measured last; None if there is none."""
-    found = [own for name in OWN_DIRECTORIES for own in directory.glob(f"*/{name}")]
+    named = (own for name in OWN_DIRECTORIES for own in directory.glob(f"*/{name}"))
+    found = [own for own in named if os.path.isdir(own)]
     return max(found, key=_changed_at).parent if found else None
 
 
 def _changed_at(own: Path) -> float:
+    """When a file in a directory was changed last; 0 if it cannot be examined."""
     times = [0.0]
-    for file in own.iterdir():
-        with contextlib.suppress(OSError):  # A run may remove it at this moment.
-            times.append(file.stat().st_mtime)
+    with contextlib.suppress(OSError):
+        for file in own.iterdir():
+            times.append(_mtime(file))
     return max(times)
+
+
+def _mtime(place: Path) -> float:
+    try:
+        return place.stat().st_mtime
+    except OSError:  # It may be removed at any moment.
+        return 0.0
 
 
 def _is_experiment(place: Path) -> bool:
@@ -144,7 +162,7 @@ class Readings:
             return reader(self.path)
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        except DAMAGE as error:
             self.problems.append(f"The {what} cannot be read: {error or type(error).__name__}.")
             return None
 
@@ -164,7 +182,7 @@ class Readings:
 
 def nothing_measured(path: Path, what: str) -> CommandError:
     """The error about an experiment without records of a kind."""
-    if not any((path / name).is_dir() for name in OWN_DIRECTORIES):
+    if not any(os.path.isdir(path / name) for name in OWN_DIRECTORIES):
         reason = "its runs had no MemGuard() among their callbacks"
     elif last_run(path).state == "running":
         reason = "its run goes on and has recorded none yet"
@@ -197,7 +215,7 @@ def last_run(path: Path) -> LastRun:
 
     try:
         last = driver_record.last_record(path)
-    except (OSError, TypeError, ValueError) as error:
+    except DAMAGE as error:
         return LastRun("unknown", f"The record of its driver cannot be read: {error}.")
     if last is None:
         return LastRun("unknown", "Whether its last run is over is not recorded.")
@@ -227,16 +245,14 @@ def _ran_alone_since(path: Path, file: Path) -> bool:
 
 def is_quiet(path: Path) -> bool:
     """Whether nothing has been recorded of an experiment for so long that its run is over."""
-    own = [directory for name in OWN_DIRECTORIES if (directory := path / name).is_dir()]
+    own = [directory for name in OWN_DIRECTORIES if os.path.isdir(directory := path / name)]
     latest = max((_changed_at(directory) for directory in own), default=0.0)
-    return time.time() - max(latest, path.stat().st_mtime) > _QUIET_S
+    return time.time() - max(latest, _mtime(path)) > _QUIET_S
 
 
 def _unended(begin: DriverRecord, file: Path) -> LastRun:
-    from ray_tune_memguard.system.kernel_log import boot_id
-
     who = f"process {begin.pid} on {begin.host}"
-    if not begin.boot_id or begin.boot_id != boot_id():
+    if not begin.is_seen_from_here():
         return LastRun(
             "unknown",
             f"Its last run has recorded no end; its driver was {who}, not seen from here.",

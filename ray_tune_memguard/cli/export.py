@@ -21,7 +21,7 @@ from ray_tune_memguard.cli.experiments import failures_of, location, path_argume
 @click.option(
     "--destination",
     "-o",
-    type=click.Path(),
+    type=output.FilePath(),
     help="The file, or for files the directory. Default: results.parquet, results.csv or "
     "results.json here; for files the trials' own directories.",
 )
@@ -55,5 +55,5 @@ def export(
         written = export_results(location(path), to, destination=destination)
     if as_json:
         output.show_json({"format": to, "path": written})
-    else:
+    elif output.is_kept(written):
         output.show_text(written)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import sys
+
 import click
 
 from ray_tune_memguard.cli import exit_codes
@@ -29,6 +32,9 @@ def main() -> None:
     with --json. No command changes a sweep or a cluster. Only "import", and "export --to files",
     write into an experiment, and they change no file of Ray's.
     """
+    # Names of files may be no text, and a terminal may not know the bars.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 for _command in (

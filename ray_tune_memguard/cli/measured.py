@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,8 +13,10 @@ from typing import TYPE_CHECKING, Any
 from ray_tune_memguard.cli import deaths as deaths_command
 from ray_tune_memguard.cli import output
 from ray_tune_memguard.cli import trials as trials_command
-from ray_tune_memguard.cli.experiments import LastRun, Readings, last_run
+from ray_tune_memguard.cli.experiments import DAMAGE, LastRun, Readings, last_run
 from ray_tune_memguard.cli.texts import duration, sparkline, spread
+from ray_tune_memguard.report.records import SUFFIX
+from ray_tune_memguard.report.series_file import report_files
 from ray_tune_memguard.report.texts import UNKNOWN, moment, one_line, size
 
 if TYPE_CHECKING:
@@ -26,6 +30,8 @@ if TYPE_CHECKING:
 _POINTS = 8
 _BARS = 60
 _MAX_GROWING = 10
+#: The entry of a frame's ``attrs`` with the time at which its last run begins.
+_BEGIN = "begin of the last run"
 _STATE_STYLES = {"finished": "green", "running": "cyan", "killed": "bold red"}
 
 
@@ -69,8 +75,8 @@ class Measured:
         path: the experiment's directory.
         run: how its last run stands.
         series: the driver's RSS.
-        diagnosis: who holds memory, of the last run that has ended.
-        growth: of a run that has not: the quantities that grow fastest.
+        diagnosis: who holds memory, of the last run if it has ended.
+        growth: of a last run that has not: the quantities that grow fastest.
         trials: the memory of trials, the largest first.
         deaths: the deaths of trials.
         gate: what the launch gate did.
@@ -100,7 +106,9 @@ class Measured:
         from ray_tune_memguard.report.trial_memory import read_trial_memory
 
         readings = Readings(path)
-        diagnosis = readings.read("diagnosis", read_diagnosis)
+        diagnosis = None
+        if not _is_diagnosis_outdated(path):
+            diagnosis = readings.read("diagnosis", read_diagnosis)
         growth = None if diagnosis is not None else readings.read("growth series", growth_of)
         return cls(
             path,
@@ -130,12 +138,20 @@ class Measured:
 
         if self.series is None:
             return None
-        last = self.series.iloc[-1]["trials"]
-        warm_up = WARM_UP_TRIALS if last >= 3 * WARM_UP_TRIALS else 0
-        chosen = self.series[self.series["trials"] >= warm_up]
+        chosen = _of_last_run(self.series)
+        # Each run's driver is another process, which has to warm up.
+        before = self.series.iloc[: -len(chosen)]["trials"].max() if self.is_resumed else 0
+        last = chosen.iloc[-1]["trials"]
+        if last - before >= 3 * WARM_UP_TRIALS:
+            chosen = chosen[chosen["trials"] >= before + WARM_UP_TRIALS]
         if last - chosen.iloc[0]["trials"] < MIN_SLOPE_TRIALS:
             return None
         return fit_line(chosen["trials"].tolist(), chosen["rss_bytes"].tolist())
+
+    @property
+    def is_resumed(self) -> bool:
+        """Whether the series of the driver's RSS is that of several runs."""
+        return self.series is not None and len(_of_last_run(self.series)) < len(self.series)
 
     def as_dict(self) -> dict[str, object]:
         """All of it, for JSON."""
@@ -166,7 +182,7 @@ class Measured:
         Args:
             rows: how many trials and deaths.
         """
-        output.show_text(str(self.path), "bold")
+        output.show_text(one_line(self.path), "bold")
         output.show_text(one_line(self.run.sentence), _STATE_STYLES.get(self.run.state, ""))
         self._show(self.series_table())
         if self.series is not None:
@@ -222,7 +238,8 @@ class Measured:
         if series is None:
             return ""
         took = series["time"].iloc[-1] - series["time"].iloc[0]
-        grows = "" if slope is None else f", {signed(slope.slope)} per trial"
+        where = " in the last run" if self.is_resumed else ""
+        grows = "" if slope is None else f", {signed(slope.slope)} per trial{where}"
         return (
             f"Highest {size(series['rss_bytes'].max())}{grows}, "
             f"{len(series):,} measurement{'' if len(series) == 1 else 's'} in {duration(took)}."
@@ -283,7 +300,7 @@ class Measured:
         )
 
     def head_processes(self) -> list[HeadProcess]:
-        """Ray's processes on the head node, the largest first."""
+        """Ray's processes on the head node in the last run, the largest first."""
         if self.head is None:
             return []
         processes = [
@@ -293,7 +310,7 @@ class Measured:
                 rows["anonymous_bytes"].iloc[-1],
                 _slope(rows, "anonymous_bytes"),
             )
-            for name, rows in self.head.groupby("process", sort=False)
+            for name, rows in _of_last_run(self.head).groupby("process", sort=False)
         ]
         return sorted(processes, key=lambda one: -one.rss_bytes)
 
@@ -323,7 +340,7 @@ class Measured:
             return []
         last = store.iloc[-1]
         held = store["primary_bytes"] + store["spilled_bytes"]
-        slope = _slope(store.assign(held=held), "held")
+        slope = _slope(_of_last_run(store.assign(held=held)), "held")
         grows = "" if slope is None else f", {signed(slope)} per trial"
         return [
             f"Object store: {size(last['primary_bytes'])} of {size(last['capacity_bytes'])} in "
@@ -336,14 +353,14 @@ class Measured:
 
 
 def growth_of(path: Path) -> list[Growth]:
-    """The categories of the driver's RSS, and what else grows fastest.
+    """The categories of the driver's RSS, and what else grows fastest, of the last run.
 
     Raises:
         FileNotFoundError: there are no samples.
     """
-    from ray_tune_memguard.diagnostics.growth import read_growth
+    from ray_tune_memguard.diagnostics.growth import FILE_PATTERN, read_growth
 
-    frame = read_growth(path)
+    frame = read_growth(next(reversed(report_files(path, FILE_PATTERN)), path))
     frame = frame[frame["kind"].isin(["part", "holder", "process"])]
     found = [
         Growth(str(kind), str(name), float(rows["value"].iloc[-1]), _slope(rows, "value"))
@@ -355,6 +372,41 @@ def growth_of(path: Path) -> list[Growth]:
         key=lambda one: (-(one.per_trial or 0.0), -one.value),
     )
     return [*parts, *others[:_MAX_GROWING]]
+
+
+def _is_diagnosis_outdated(path: Path) -> bool:
+    """Whether a run after the one that was diagnosed last has samples."""
+    from ray_tune_memguard.diagnostics import diagnosis, growth
+
+    diagnosed = _last_run_of(path, diagnosis.FILE_PATTERN)
+    return diagnosed is not None and (_last_run_of(path, growth.FILE_PATTERN) or "") > diagnosed
+
+
+def _last_run_of(path: Path, pattern: str) -> str | None:
+    """The name of the last run that has a file of this kind."""
+    files = report_files(path, pattern)
+    return files[-1].stem.removeprefix(pattern.partition("*")[0]) if files else None
+
+
+def _with_last_run(
+    path: Path, pattern: str, read: Callable[[Path], pd.DataFrame]
+) -> pd.DataFrame | None:
+    """The rows of all runs, and in ``attrs`` when the last one begins; None without rows."""
+    frame = read(path)
+    frame.attrs[_BEGIN] = -math.inf
+    # A single file needs no second look; of a file without an intact row nothing is in the frame.
+    for file in reversed(report_files(path, pattern)[1:]):
+        with contextlib.suppress(*DAMAGE):
+            rows = read(file)
+            if not rows.empty:
+                frame.attrs[_BEGIN] = rows["time"].min()
+                break
+    return None if frame.empty else frame
+
+
+def _of_last_run(frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the last run. Only between them a slope is one of one process."""
+    return frame[frame["time"] >= frame.attrs.get(_BEGIN, -math.inf)]
 
 
 def _slope(rows: pd.DataFrame, column: str) -> float | None:
@@ -369,24 +421,21 @@ def _slope(rows: pd.DataFrame, column: str) -> float | None:
 
 
 def _series_of(path: Path) -> pd.DataFrame | None:
-    from ray_tune_memguard.report.series import read_rss_series
+    from ray_tune_memguard.report.series import FILE_PATTERN, read_rss_series
 
-    series = read_rss_series(path)
-    return None if series.empty else series
+    return _with_last_run(path, FILE_PATTERN, read_rss_series)
 
 
 def _head_of(path: Path) -> pd.DataFrame | None:
-    from ray_tune_memguard.report.head_records import read_head_node
+    from ray_tune_memguard.report.head_records import KIND, read_head_node
 
-    head = read_head_node(path)
-    return None if head.empty else head
+    return _with_last_run(path, f"{KIND}-*{SUFFIX}", read_head_node)
 
 
 def _store_of(path: Path) -> pd.DataFrame | None:
-    from ray_tune_memguard.report.object_records import read_object_store
+    from ray_tune_memguard.report.object_records import KIND, read_object_store
 
-    store = read_object_store(path)
-    return None if store.empty else store
+    return _with_last_run(path, f"{KIND}-*{SUFFIX}", read_object_store)
 
 
 def _rss(row: dict[str, float]) -> str:

@@ -9,9 +9,11 @@ import contextlib
 import dataclasses
 import importlib.util
 import json
+import os
 import sys
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 import orjson
@@ -25,6 +27,21 @@ if TYPE_CHECKING:
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 
 
+class FilePath(click.Path):
+    """Where a command writes to."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not os.fspath(value):
+            self.fail("The name is empty.", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+def is_kept(written: str | os.PathLike[str]) -> bool:
+    """Whether what was written is a file or a directory, and not, for example, ``/dev/stdout``."""
+    place = Path(written)
+    return place.is_file() or place.is_dir() or not place.exists()
+
+
 def show_json(value: object) -> None:
     """Print dataclasses, mappings, sequences, numbers and texts as JSON. NaN becomes null."""
     options = orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS
@@ -33,6 +50,10 @@ def show_json(value: object) -> None:
     except orjson.JSONEncodeError:  # A whole number of more than 64 bits, such as a seed.
         known = json.loads(json.dumps(value, default=_plain), parse_constant=lambda _name: None)
         text = json.dumps(known, indent=2)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:  # Then as JSON's own escapes.
+        text = json.dumps(json.loads(text), indent=2)
     click.echo(text)
 
 

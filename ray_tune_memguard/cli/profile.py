@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -33,7 +34,7 @@ _USAGE_OF_ARGPARSE = 2
 @click.option(
     "--html",
     metavar="FILE",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=output.FilePath(dir_okay=False, path_type=Path),
     help="Write a flame graph of the profile to this file.",
 )
 @click.option(
@@ -63,8 +64,8 @@ def profile(path: str, trial: str | None, html: Path | None, limit: int, as_json
     The exit code is 3 if there is no profile, or none that can be read here, and 5 without the
     extra.
     """
-    place = Path(path).expanduser()
-    if place.is_file():
+    place = Path(os.path.expanduser(path))
+    if os.path.isfile(place):
         if trial is not None:
             raise CommandError(f"{path} is a file, which has no trial {trial}.", ExitCode.USAGE)
         _show([], None, place, html, limit, as_json)
@@ -119,7 +120,14 @@ def _readable(experiment: Path, one: TrialProfile) -> Path | None:
     """The profile where this machine can read it: in the experiment, or of a node that it is."""
     places = [experiment / one.file] if one.file else []
     places += [Path(one.path)] if one.path else []
-    return next((place for place in places if place.is_file() and place.stat().st_size), None)
+    return next((place for place in places if _has_content(place)), None)
+
+
+def _has_content(place: Path) -> bool:
+    try:
+        return os.path.isfile(place) and os.path.getsize(place) > 0
+    except OSError:  # It may be removed at any moment.
+        return False
 
 
 def _why_not(experiment: Path, one: TrialProfile) -> str:
@@ -230,7 +238,7 @@ def _write_flame_graph(file: Path, html: Path) -> None:
     done = _run([*command, "--no-web", str(file)])
     if done.returncode == _USAGE_OF_ARGPARSE:
         done = _run([*command, str(file)])
-    if done.returncode or not html.is_file():
+    if done.returncode or not html.exists():
         lines = (done.stderr or done.stdout).strip().splitlines()
         reason = lines[-1] if lines else f"memray ended with {done.returncode}"
         raise CommandError(f"{html} cannot be written: {reason}")

@@ -10,6 +10,8 @@ from ray_tune_memguard.cli import output
 from ray_tune_memguard.cli.exit_codes import CommandError, ExitCode, missing_extra
 from ray_tune_memguard.cli.experiments import local_experiment, nothing_measured, path_argument
 from ray_tune_memguard.cli.measured import Measured
+from ray_tune_memguard.report.replacing import replacing
+from ray_tune_memguard.report.texts import one_line
 
 
 @click.command()
@@ -20,7 +22,7 @@ from ray_tune_memguard.cli.measured import Measured
     "target",
     metavar="FILE",
     default="memguard-report.html",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=output.FilePath(dir_okay=False, path_type=Path),
     help="The file. Default: memguard-report.html here.",
 )
 @click.option(
@@ -47,8 +49,8 @@ def report(context: click.Context, path: str, target: Path, rows: int, as_json: 
       memguard report ~/ray_results/sweep --output sweep.html
       memguard report ~/ray_results/sweep --json
 
-    The exit code is 0, or 10 if a part of what was measured is damaged (the page has the rest), or
-    3 if nothing was measured, or 5 without the extra.
+    The exit code is 0, or 10 if nothing of one kind of records can be read (the page has the rest;
+    a line that a kill has cut is skipped), or 3 if nothing was measured, or 5 without the extra.
     """
     experiment = local_experiment(path)
     try:
@@ -60,14 +62,13 @@ def report(context: click.Context, path: str, target: Path, rows: int, as_json: 
         if measured.is_empty:
             raise nothing_measured(experiment, "measurements")
         page, problems = render(measured, rows)
-    unfinished = target.with_name(f".{target.name}.part")
     try:
-        unfinished.write_text(page, encoding="utf-8", errors="replace")
-        unfinished.replace(target)
+        with replacing(target) as part:
+            part.write_text(page, encoding="utf-8", errors="replace")
     except OSError as error:
         raise CommandError(f"{target} cannot be written: {error}") from error
     if as_json:
         output.show_json({"path": str(target), "problems": problems})
-    else:
-        output.show_text(f"Wrote {target.absolute()}")
+    elif output.is_kept(target):
+        output.show_text(f"Wrote {one_line(target.absolute())}")
     context.exit(ExitCode.WARNING if problems else ExitCode.OK)

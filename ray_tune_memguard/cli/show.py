@@ -31,8 +31,8 @@ def show(context: click.Context, path: str, rows: int, as_json: bool) -> None:
       memguard show ~/ray_results/sweep --rows 20
       memguard show ~/ray_results/sweep --json
 
-    The exit code is 0, or 10 if a part of what was measured is damaged (the rest is shown), or 3 if
-    nothing was measured.
+    The exit code is 0, or 10 if nothing of one kind of records can be read (the rest is shown; a
+    line that a kill has cut is skipped), or 3 if nothing was measured.
     """
     experiment = local_experiment(path)
     with output.working("Reading"):

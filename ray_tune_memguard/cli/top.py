@@ -20,6 +20,7 @@ from ray_tune_memguard.cli.experiments import (
 from ray_tune_memguard.cli.measured import Measured
 
 _RESULTS = "~/ray_results"
+_PAUSE_PER_LOOK = 10
 _OVER = ("finished", "killed")
 
 
@@ -29,7 +30,7 @@ _OVER = ("finished", "killed")
     "--interval",
     type=click.FloatRange(min=0.1),
     default=2.0,
-    help="Seconds between two looks. Default: 2.",
+    help="Seconds between two looks, at least. Default: 2.",
 )
 @click.option("--count", type=click.IntRange(min=1), help="End after this number of looks.")
 @click.option(
@@ -43,7 +44,8 @@ def top(path: str | None, interval: float, count: int | None, rows: int, as_json
     measured last. The command shows what "show" shows, from another terminal, and again at each
     interval, until the run ends or you press Ctrl+C. Of a run on another machine that is not known;
     there it ends when nothing has been recorded for 20 minutes. It reads files only, and does not
-    disturb the run. With --json each look is an object of its own.
+    disturb the run: each look reads all records, and the pause after it is at least ten times as
+    long as the look. With --json each look is an object of its own.
 
     \b
     Examples:
@@ -57,6 +59,7 @@ def top(path: str | None, interval: float, count: int | None, rows: int, as_json
     looks = 0
     with contextlib.suppress(KeyboardInterrupt):
         while True:
+            began = time.monotonic()
             measured = Measured.of(experiment)
             is_over = measured.run.state in _OVER or (
                 measured.run.state == "unknown" and is_quiet(experiment)
@@ -67,7 +70,8 @@ def top(path: str | None, interval: float, count: int | None, rows: int, as_json
             looks += 1
             if is_over or looks == count:
                 return
-            time.sleep(interval)
+            # Of a hundred thousand trials a look takes a second or two of a core.
+            time.sleep(max(interval, _PAUSE_PER_LOOK * (time.monotonic() - began)))
 
 
 def _newest() -> Path:

@@ -77,7 +77,7 @@ def table(found: pd.DataFrame, title: str = "") -> output.Table:
             f"{'' if row['is_exact'] else '~'}{size(row['peak_rss_bytes'])}",
             size(row["peak_anonymous_bytes"]),
             size(row["growth_bytes_per_s"]),
-            duration(row["ended"] - row["started"]),
+            duration(row["seconds"]),
             config_of(row),
         )
         for row in found.to_dict("records")

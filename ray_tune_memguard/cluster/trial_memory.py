@@ -99,6 +99,7 @@ class TreePeaks:
         self.last: TreeReading | None = None
         self.children = 0
         self._highest: dict[ProcessKey, int] = {}
+        self._shared: dict[ProcessKey, int] = {}
         self._points: deque[tuple[float, int]] = deque(maxlen=MAX_POINTS)
 
     def begin(self, reading: TreeReading, is_fresh: bool) -> None:
@@ -118,19 +119,24 @@ class TreePeaks:
         """One more reading."""
         processes = (reading.root, *reading.children) if reading.children else (reading.root,)
         # What one process had more than now at some time since the last reading.
-        more = 0
+        more = more_anonymous = 0
         for process in processes:
             if process.highest_rss > self._highest.get(process.key, 0):
                 more = max(more, process.highest_rss - process.rss)
+                # What was mapped and shared then is not told: as much as at the reading with more.
+                shared = max(process.rss - process.anonymous, self._shared.get(process.key, 0))
+                anonymous_then = process.highest_rss - shared
+                more_anonymous = max(more_anonymous, anonymous_then - process.anonymous)
         anonymous = reading.anonymous
         self.rss = max(self.rss, reading.rss + more)
-        self.anonymous = max(self.anonymous, anonymous + more)
+        self.anonymous = max(self.anonymous, anonymous + more_anonymous)
         self.children = max(self.children, len(reading.children))
         # Where the highest RSS was not read, it is at least the present RSS.
         self._highest = {
             process.key: process.highest_rss or max(self._highest.get(process.key, 0), process.rss)
             for process in processes
         }
+        self._shared = {process.key: process.rss - process.anonymous for process in processes}
         self._points.append((reading.at, anonymous))
         self.last = reading
 
@@ -148,6 +154,7 @@ class _Tracked:
     Attributes:
         key: its process; None while that is unknown, or while the trial does not run.
         is_located: whether its process is known, or cannot be found.
+        is_asked: whether its first reading was asked for before it ended.
         is_seen: whether the process that runs it now was looked at.
         is_exact: whether the kernel has told all peaks so far.
         is_gone: whether the process was found to have ended. The trial may run again.
@@ -164,6 +171,7 @@ class _Tracked:
     pid: int = 0
     starts: int = 0
     is_located: bool = False
+    is_asked: bool = False
     is_reused: bool = False
     is_seen: bool = False
     is_exact: bool = True
@@ -367,7 +375,7 @@ class TrialMemories:
             tracked.is_exact = tracked.starts == 0
             tracked.starts += 1
             tracked.key = None
-            tracked.is_located = tracked.is_seen = False
+            tracked.is_located = tracked.is_seen = tracked.is_asked = False
             place = self._actors.get(actor_id)
             if place is not None:
                 self._leave(actor_id, tracked)
@@ -398,11 +406,26 @@ class TrialMemories:
                 return
             tracked.ending = how
             tracked.ended = time.time()
-            key, is_located = tracked.key, tracked.is_located
+            key, is_located, is_asked = tracked.key, tracked.is_located, tracked.is_asked
         if key is not None:
             self._ask(tracked.node, read_tree, (key,), lambda last: self._finish(tracked, last))
-        elif is_located:  # Otherwise it is finished when its process is found.
+        elif is_located:
             self._finish(tracked, None)
+        elif is_asked:
+            self._ask_last(tracked)
+        # Otherwise it is finished when its process is found.
+
+    def _ask_last(self, tracked: _Tracked) -> None:
+        """Ask for the last reading of a trial whose first one has not come yet."""
+
+        def receive(last: TreeReading | None) -> None:
+            if tracked.key is None:
+                self._begun(tracked, last, is_last=True)
+            else:
+                is_same = last is not None and last.root.key == tracked.key
+                self._finish(tracked, last if is_same else None)
+
+        self._ask(tracked.node, begin_reading, (tracked.pid, False), receive, MAX_FIRST_WAIT_S)
 
     def end_all(self, timeout_s: float) -> None:
         """The run ends: so do all trials. Waits for the last readings of other nodes."""
@@ -470,7 +493,7 @@ class TrialMemories:
             except gcs.ClusterStateError:
                 actor = None
             if actor is None or not actor.pid or not actor.node_id:
-                self._begun(tracked, None)
+                self._begun(tracked, None, is_last=False)
                 continue
             with self._lock:
                 self._actors[actor_id] = actor.node_id, actor.pid
@@ -481,16 +504,19 @@ class TrialMemories:
             self._begin(tracked, actor.node_id, actor.pid)
 
     def _begin(self, tracked: _Tracked, node: str, pid: int) -> None:
-        tracked.node, tracked.pid = node, pid
-        actor_id, is_reused = tracked.actor_id, tracked.is_reused
+        with self._lock:
+            tracked.node, tracked.pid = node, pid
+            has_ended = bool(tracked.ending)
+            tracked.is_asked = not has_ended
+            actor_id, is_reused = tracked.actor_id, tracked.is_reused
 
         def receive(reading: TreeReading | None) -> None:
             if tracked.actor_id == actor_id:
-                self._begun(tracked, reading)
+                self._begun(tracked, reading, is_last=has_ended)
 
         self._ask(node, begin_reading, (pid, is_reused), receive, MAX_FIRST_WAIT_S)
 
-    def _begun(self, tracked: _Tracked, reading: TreeReading | None) -> None:
+    def _begun(self, tracked: _Tracked, reading: TreeReading | None, is_last: bool) -> None:
         with self._lock:
             tracked.is_located = True
             if reading is None:
@@ -505,8 +531,9 @@ class TrialMemories:
                 hidden = reading.root.highest_rss - reading.root.rss
                 if tracked.is_reused and hidden > MAX_HIDDEN:
                     tracked.is_exact = False
-            has_ended = bool(tracked.ending)
-        if has_ended:
+            # One that was asked for its last reading is finished by that.
+            is_last = is_last or (bool(tracked.ending) and not tracked.is_asked)
+        if is_last:
             self._finish(tracked, reading)
 
     def _leave(self, actor_id: str, new: _Tracked) -> None:

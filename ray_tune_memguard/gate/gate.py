@@ -11,7 +11,7 @@ until then as many trials may start as were found to fit.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from ray_tune_memguard.gate.admission import Decision, NodeView, Rules, decide
@@ -120,13 +120,20 @@ class Gate:
         self._memory.running()
         now = self._clock()
         for node, state in self._states.items():
-            if state.paused_at is None or now - state.refused_at < OPEN_AFTER_S:
-                continue
-            seconds, state.paused_at = now - state.paused_at, None
-            reason = f"no trial has waited for {OPEN_AFTER_S:.0f} s"
-            self._report(
-                self._record(node, "resume", reason, seconds=seconds, started=state.started)
-            )
+            if now - state.refused_at >= OPEN_AFTER_S:
+                reason = f"no trial has waited for {OPEN_AFTER_S:.0f} s"
+                for record in self._open(node, state, reason):
+                    self._report(record)
+
+    def end(self) -> list[GateRecord]:
+        """Open all nodes, because the run ends; the records of those on which trials waited."""
+        states = list(self._states.items())
+        return [one for node, state in states for one in self._open(node, state, "the run ends")]
+
+    def _open(self, node: str, state: _NodeState, reason: str) -> Iterator[GateRecord]:
+        if state.paused_at is not None:
+            seconds, state.paused_at = self._clock() - state.paused_at, None
+            yield self._record(node, "resume", reason, seconds=seconds, started=state.started)
 
     def running_on(self, node: str) -> dict[str, TrialUsage]:
         """The trials that run or start on a node, by trial id."""

@@ -31,6 +31,7 @@ class DriverRecord:
         boot_id: identifies the time since the machine started.
         kernel_time_s: seconds since the machine started, by the clock of the kernel's log.
         oom_kills: the machine's number of OOM kills until then; None if it cannot be read.
+        pid_namespace: in which ``pid`` is its number, such as a container; empty if unknown.
     """
 
     event: str
@@ -40,6 +41,8 @@ class DriverRecord:
     boot_id: str
     kernel_time_s: float
     oom_kills: int | None
+    # Earlier versions wrote none.
+    pid_namespace: str = ""
 
     @classmethod
     def now(cls, event: str, kernel_time_s: float) -> DriverRecord:
@@ -57,7 +60,24 @@ class DriverRecord:
             boot_id(),
             kernel_time_s,
             oom_kills_of_machine(),
+            pid_namespace(),
         )
+
+    def is_seen_from_here(self) -> bool:
+        """Whether this process can see the driver, if it is there."""
+        return (
+            bool(self.boot_id)
+            and (self.boot_id, self.host) == (boot_id(), socket.gethostname())
+            and self.pid_namespace in ("", pid_namespace())
+        )
+
+
+def pid_namespace() -> str:
+    """Identifies what gives this process its number; empty if the system does not tell."""
+    try:
+        return os.readlink("/proc/self/ns/pid")
+    except OSError:
+        return ""
 
 
 def interrupted_run(directory: Path, own: Path | None) -> tuple[DriverRecord, Path] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -18,7 +19,8 @@ class GateRecord:
 
     Attributes:
         time: when, in seconds since the epoch.
-        action: ``pause``: trials wait on this node; ``resume``: none waits any more; ``shed``: a
+        action: ``pause``: trials wait on this node; ``resume``: none waits any more, or the run
+            ends; ``shed``: a
             running trial was paused; ``stop``: the run was ended so that it can be resumed.
         node: the id of the node.
         reason: why, in words.
@@ -61,6 +63,26 @@ def read_gate(path: str | os.PathLike[str]) -> list[GateRecord]:
         [('pause', 2), ('resume', 1)]
     """
     return read_records(path, KIND, _record)
+
+
+def waits(records: Iterable[GateRecord], end: float) -> list[tuple[float, float]]:
+    """When trials of one run waited on a node, in seconds since the epoch.
+
+    Args:
+        records: of the run.
+        end: when the run ended, for pauses that were not closed because it was killed.
+    """
+    found = []
+    paused: dict[str, float] = {}
+    for record in records:
+        if record.action == "pause":
+            paused.setdefault(record.node, record.time)
+        elif record.action == "resume" and record.node in paused:
+            found.append((paused.pop(record.node), record.time))
+        elif record.action == "stop":
+            # What waits from now on waits for the next run.
+            return found + [(begin, record.time) for begin in paused.values()]
+    return found + [(begin, max(begin, end)) for begin in paused.values()]
 
 
 def _record(row: dict[str, object]) -> GateRecord:

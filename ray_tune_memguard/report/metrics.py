@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
@@ -46,6 +47,11 @@ class MetricsServer:
         self._server.server_close()
         if self._thread is not threading.current_thread():
             self._thread.join()
+
+    def stop_soon(self) -> None:
+        """Stop listening, without waiting. Any thread may call it, the server's own included."""
+        with contextlib.suppress(RuntimeError):  # Python ends, or has no more threads.
+            threading.Thread(target=self.stop, daemon=True).start()
 
 
 class _OfReadings(Collector):

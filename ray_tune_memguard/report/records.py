@@ -53,7 +53,7 @@ def read_records(
 ) -> list[Record]:
     """The records of all runs of an experiment: run by run, each in the order of writing.
 
-    A line that a kill or a full disk has left incomplete is skipped.
+    A line that a kill or a full disk has left incomplete is skipped, and a damaged one.
 
     Args:
         path: the experiment's directory, the ``.memguard`` directory in it, or one file.
@@ -62,8 +62,12 @@ def read_records(
 
     Returns:
         The records; an empty list if there is no file.
+
+    Raises:
+        ValueError, TypeError, KeyError, AttributeError: ``build`` makes a record of no line.
     """
-    found = []
+    found: list[Record] = []
+    damage: Exception | None = None
     for file in report_files(path, f"{kind}-*{SUFFIX}"):
         with file.open(encoding="utf-8", errors="replace") as lines:
             for line in lines:
@@ -71,8 +75,14 @@ def read_records(
                     row = json.loads(line)
                 except ValueError:
                     continue
-                if isinstance(row, dict):
+                if not isinstance(row, dict):
+                    continue
+                try:
                     found.append(build(row))
+                except (ValueError, TypeError, KeyError, AttributeError) as error:
+                    damage = error
+    if damage is not None and not found:
+        raise damage
     return found
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections import defaultdict
 from dataclasses import dataclass, field, fields, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ray_tune_memguard.report.records import SUFFIX, known_fields, read_records
 
@@ -15,6 +16,12 @@ if TYPE_CHECKING:
 KIND = "trial-memory"
 # Configurations are kept for reading: long values as text of this length.
 _MAX_TEXT = 200
+_MAX_ENTRIES = 200
+#: Of dictionaries in dictionaries; they may contain themselves.
+_MAX_DEPTH = 20
+#: Entries and characters of a sequence that is made into text, with all that is in it.
+_MAX_PARTS = 10_000
+_WITH_PARTS = (list, tuple, dict, set, frozenset, str, bytes)
 
 
 @dataclass(frozen=True)
@@ -60,26 +67,54 @@ class TrialMemory:
     config: dict[str, object] = field(default_factory=dict)
 
 
-def plain_config(config: object, prefix: str = "") -> dict[str, object]:
-    """A configuration with keys such as ``model/layers``; other values than numbers as text."""
-    if not isinstance(config, dict):
-        return {}
+def plain_config(config: object) -> dict[str, object]:
+    """A configuration with keys such as ``model/layers``; other values than numbers as text.
+
+    The driver's loop calls it, so what it takes is bounded: of a configuration with more than 200
+    entries the rest is left out, and a large value is named by its type.
+    """
     found: dict[str, object] = {}
+    if isinstance(config, dict):
+        _add_plain(found, config, "", 0)
+    return found
+
+
+def _add_plain(
+    found: dict[str, object], config: dict[object, object], prefix: str, depth: int
+) -> None:
     for key, given in config.items():
-        name = f"{prefix}{_text(key)}"
+        if len(found) >= _MAX_ENTRIES:
+            found["…"] = "…"
+            return
+        name = f"{prefix}{_short(_text(key))}"
         value = _plain(given)
-        if isinstance(value, dict) and value:
-            found.update(plain_config(value, f"{name}/"))
+        if isinstance(value, dict) and value and depth < _MAX_DEPTH:
+            _add_plain(found, value, f"{name}/", depth + 1)
         elif value is None or isinstance(value, (bool, int, float)):
             found[name] = value
-        elif isinstance(value, str) or (
-            isinstance(value, (tuple, list)) and len(value) <= _MAX_TEXT
-        ):
-            text = _text(value)
-            found[name] = text if len(text) <= _MAX_TEXT else f"{text[: _MAX_TEXT - 1]}…"
+        elif isinstance(value, str) or (isinstance(value, (tuple, list)) and _is_small(value)):
+            found[name] = _short(_text(value))
         else:
             found[name] = _kind(value)
-    return found
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _MAX_TEXT else f"{text[: _MAX_TEXT - 1]}…"
+
+
+def _is_small(value: tuple[object, ...] | list[object]) -> bool:
+    """Whether the text of a sequence is made quickly, with all that is in it."""
+    left = _MAX_PARTS
+    waiting: list[Any] = [value]
+    while waiting:
+        one = waiting.pop()
+        left -= len(one)
+        if left < 0:
+            return False
+        if not isinstance(one, (str, bytes)):
+            inner = (*one, *one.values()) if isinstance(one, dict) else one
+            waiting += [part for part in inner if isinstance(part, _WITH_PARTS)]
+    return True
 
 
 def _text(value: object) -> str:
@@ -111,8 +146,9 @@ def read_trial_memory(path: str | os.PathLike[str]) -> pd.DataFrame:
         A DataFrame with a row for each trial that was measured and has finished, or was running
         when its run ended; the largest ``peak_rss_bytes`` first. The columns are the fields of
         :class:`~ray_tune_memguard.report.trial_memory.TrialMemory` (sizes in bytes, times in
-        seconds since the epoch, growth in bytes per second), and ``config/<name>`` for each entry
-        of the configurations.
+        seconds since the epoch, growth in bytes per second), ``seconds`` (how long it took, without
+        the time between two runs that it was part of), and ``config/<name>`` for each entry of the
+        configurations.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -128,15 +164,28 @@ def read_trial_memory(path: str | os.PathLike[str]) -> pd.DataFrame:
     records = read_records(path, KIND, _build)
     if not records:
         raise FileNotFoundError(f"No memory of trials ({KIND}-*{SUFFIX}) at {path}")
+    seconds: dict[str, float] = defaultdict(float)
+    for record in records:
+        seconds[record.trial_id] += record.ended - record.started
     records = _one_for_each_trial(records)
     names = [one.name for one in fields(TrialMemory) if one.name != "config"]
     rows = [
         {name: getattr(record, name) for name in names}
+        | {"seconds": seconds[record.trial_id]}
         | {f"config/{name}": value for name, value in record.config.items()}
         for record in records
     ]
     frame = pd.DataFrame(rows)
     return frame.sort_values("peak_rss_bytes", ascending=False, kind="stable", ignore_index=True)
+
+
+def read_spans(path: str | os.PathLike[str]) -> list[tuple[float, float]]:
+    """When trials began and ended: a trial that a later run continued once for each run.
+
+    Args:
+        path: see :func:`read_trial_memory`.
+    """
+    return [(record.started, record.ended) for record in read_records(path, KIND, _build)]
 
 
 def _one_for_each_trial(records: list[TrialMemory]) -> list[TrialMemory]:
@@ -159,4 +208,7 @@ def _one_for_each_trial(records: list[TrialMemory]) -> list[TrialMemory]:
 
 
 def _build(row: dict[str, object]) -> TrialMemory:
-    return TrialMemory(**known_fields(TrialMemory, row))  # type: ignore[arg-type]
+    record = TrialMemory(**known_fields(TrialMemory, row))  # type: ignore[arg-type]
+    if not isinstance(record.config, dict):
+        raise ValueError("config is no object")
+    return record

@@ -23,7 +23,9 @@ from ray_tune_memguard.store.snapshot import Snapshot
 from ray_tune_memguard.store.trial_store import TrialStore
 from tests.unit.fakes import NO_SUMMARIES, fake_row
 
-RUN = "2026-11-22_10-00-00"
+RUN, LATER_RUN = "2026-11-22_10-00-00", "2026-11-23_10-00-00"
+#: When the later run begins.
+LATER = 1000.0 + 24 * 3600
 MIB = 2**20
 STATE = '{"trial_data": [], "runner_data": {}, "stats": {}}'
 _REPORTED = {"last_result_time": 0.0}
@@ -84,6 +86,30 @@ def measured(path: Path, ended: bool = True, is_alive: bool = False) -> Path:
         drivers.add(DriverRecord.now(END, 0.0))
         parts = [Quantity("rss", 210 * MIB)]
         Diagnosis(400, 400, parts=parts).save(own / f"diagnosis-{RUN}.json")
+    return path
+
+
+def resume(path: Path) -> Path:
+    """Let a run that goes on continue an experiment with everything that is measured.
+
+    Its driver is smaller and grows twice as fast; another process of Ray's is on the head node. It
+    continues the last trial, a day later.
+    """
+    own = path / ".memguard"
+    series = RssSeries(own / f"rss-{LATER_RUN}.csv")
+    growth = SeriesFile(own / f"growth-{LATER_RUN}.csv", GrowthRow)
+    head = RecordFile(own / f"head-{LATER_RUN}.jsonl")
+    store = RecordFile(own / f"objects-{LATER_RUN}.jsonl")
+    for trials in range(0, 101, 20):
+        time, all_trials = LATER + trials, 400 + trials
+        rss = 100 * MIB + trials * 4096
+        series.add(RssPoint(time, all_trials, all_trials - 1, 1, rss))
+        growth.add([GrowthRow(time, all_trials, trials, "holder", "Later.list", trials * 2048)])
+        head.add(HeadRecord(time, all_trials, {"raylet": (90 * MIB, 50 * MIB + trials * 8192)}))
+        store.add(StoreRecord(time, all_trials, 2**30, trials * 102_400, 0, ""))
+    memory = RecordFile(own / f"trial-memory-{LATER_RUN}.jsonl")
+    memory.add(replace(trial_memory(29), started=LATER, ended=LATER + 60))
+    RecordFile(own / f"driver-{LATER_RUN}.jsonl").add(DriverRecord.now(BEGIN, 0.0))
     return path
 
 

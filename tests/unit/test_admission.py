@@ -177,6 +177,18 @@ def test_the_gate_starts_what_fits_and_reports_the_pause_once() -> None:
     assert (run.records[-1].started, run.records[-1].seconds) == (1, 12.0)
 
 
+def test_no_pause_lasts_longer_than_its_run() -> None:
+    run = FakeRun()
+    run.peaks = [20] * 20
+    while run.start():
+        pass
+    run.now += 3
+    [record] = run.gate.end()
+    assert (record.action, record.reason, record.seconds) == ("resume", "the run ends", 3.0)
+    assert not run.gate.is_paused("node")
+    assert run.gate.end() == []
+
+
 class MeasuresWhenAsked(FakeRun):
     """Knows the peak of a trial that was running when somebody asked."""
 

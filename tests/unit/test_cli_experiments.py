@@ -2,25 +2,39 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import sqlite3
+import threading
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pandas
 import pytest
 from click.testing import CliRunner
 
+from ray_tune_memguard.cli import top
 from ray_tune_memguard.cli.exit_codes import ExitCode
+from ray_tune_memguard.cli.experiments import is_quiet
 from ray_tune_memguard.cli.main import main
+from ray_tune_memguard.diagnostics.diagnosis import Diagnosis
 from ray_tune_memguard.store.histories import FILE_NAME, HistoryStore
 from ray_tune_memguard.store.snapshot import Snapshot
 from ray_tune_memguard.store.trial_store import TrialStore
 from ray_tune_memguard.system.kernel_log import boot_id
 from tests.unit.fakes import fake_row
-from tests.unit.measured_experiments import RUN, experiment_of_ray, measured, stored
+from tests.unit.measured_experiments import (
+    LATER_RUN,
+    RUN,
+    experiment_of_ray,
+    measured,
+    resume,
+    stored,
+)
 
 READERS = ["show", "top", "deaths", "trials", "verify", "export", "import"]
 
@@ -61,6 +75,36 @@ def test_a_file(tmp_path: Path, command: str) -> None:
     file = tmp_path / "file"
     file.touch()
     assert "is a file" in run(command, file, code=ExitCode.NOT_FOUND)
+
+
+@pytest.mark.parametrize("command", [*READERS, "report", "profile"])
+def test_a_path_that_cannot_be_examined(tmp_path: Path, command: str) -> None:
+    assert "File name too long" in run(command, tmp_path / ("n" * 300), code=ExitCode.FAILED)
+
+
+def test_top_passes_over_what_cannot_be_examined(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    results = tmp_path / "ray_results"
+    expected = run("show", measured(results / "sweep"))
+    for name in ("closed", "notes"):
+        (results / name).mkdir()
+    (results / "closed" / ".memguard").mkdir()
+    (results / "notes" / "memguard").write_text("a file of the user's")
+    list_directory = Path.iterdir
+
+    def refuse(path: Path) -> Iterator[Path]:
+        if path.parent.name == "closed":
+            raise PermissionError(13, "Permission denied")
+        return list_directory(path)
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    assert run("top") == expected
+
+
+def test_an_experiment_that_is_removed_is_quiet(tmp_path: Path) -> None:
+    assert is_quiet(tmp_path / "removed")
 
 
 @pytest.mark.parametrize("command", ["show", "deaths", "trials"])
@@ -122,11 +166,69 @@ def test_show_an_experiment_without_an_end(tmp_path: Path, is_alive: bool, state
     assert "Mine.history" in run("show", tmp_path / "sweep")
 
 
+@pytest.mark.parametrize(
+    ("changed", "state"),
+    [
+        ({"pid_namespace": "pid:[1]"}, "unknown"),
+        ({"host": "a-container"}, "unknown"),
+        ({"boot_id": "another"}, "unknown"),
+        ({"boot_id": ""}, "unknown"),
+        ({"pid_namespace": ""}, "killed"),  # As earlier versions wrote it.
+        ({}, "killed"),
+    ],
+)
+def test_a_driver_that_cannot_be_seen_from_here_is_not_called_killed(
+    tmp_path: Path, changed: dict[str, str], state: str
+) -> None:
+    """In another container it is there under another number."""
+    experiment = measured(tmp_path / "sweep", ended=False)
+    [file] = experiment.glob(".memguard/driver-*")
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changed}))
+    found = run_json("show", experiment)["run"]
+    assert found["state"] == state
+    assert ("not seen from here" in found["sentence"]) == (state == "unknown")
+
+
+def test_what_grows_in_a_resumed_experiment_is_told_of_its_last_run(experiment: Path) -> None:
+    """Each run has another driver, and may have other processes of Ray's."""
+    found = run_json("show", resume(experiment))
+    assert found["rss"]["bytes_per_trial"] == pytest.approx(4096)
+    assert found["diagnosis"] is None  # It was of the run before.
+    assert [(one["name"], one["per_trial"]) for one in found["growth"]] == [
+        ("Later.list", pytest.approx(2048))
+    ]
+    text = run("show", experiment)
+    assert "+4.0 KiB per trial in the last run" in text
+    assert "on disk, +100 KiB per trial." in text
+    _, _, head = text.partition("Ray's processes on the head node")
+    assert "+8.0 KiB" in head
+    assert "gcs_server" not in head
+    assert "Trials have left objects behind" in text
+
+
+def test_a_run_that_was_diagnosed_after_a_kill_shows_its_diagnosis(experiment: Path) -> None:
+    own = resume(experiment) / ".memguard"
+    Diagnosis(500, 500, parts=[]).save(own / f"diagnosis-{LATER_RUN}.json")
+    assert run_json("show", experiment)["diagnosis"]["trials"] == 500
+
+
+def test_a_file_of_the_last_run_without_a_row_hides_no_slope(experiment: Path) -> None:
+    (experiment / ".memguard" / f"rss-{LATER_RUN}.csv").write_text("time,tri")
+    found = run_json("show", experiment)
+    assert found["rss"]["bytes_per_trial"] == pytest.approx(2048)
+    assert found["problems"] == []
+
+
+def test_a_trial_that_two_runs_ran_took_what_both_took(experiment: Path) -> None:
+    [line] = [one for one in run("trials", resume(experiment)).splitlines() if "t00029" in one]
+    assert "4 min 20 s" in line
+
+
 def test_show_the_rest_of_a_damaged_experiment(experiment: Path) -> None:
     own = experiment / ".memguard"
     (own / f"diagnosis-{RUN}.json").write_text("{")
     (own / f"deaths-{RUN}.jsonl").write_text('{"time": 1}\n')
-    (own / f"rss-{RUN}.csv").write_text("")
+    (own / f"rss-{RUN}.csv").write_text("time,trials\n1,2\n")
     text = run("show", experiment, code=ExitCode.WARNING)
     assert "The diagnosis cannot be read" in text
     assert "The records of deaths cannot be read" in text
@@ -148,6 +250,20 @@ def test_a_run_that_has_measured_nothing_yet(tmp_path: Path) -> None:
     assert run("deaths", experiment) == "No trial has died.\n"
 
 
+@pytest.mark.parametrize("charset", ["utf-8", "latin-1", "ascii"])
+def test_what_the_terminal_cannot_print_is_escaped(tmp_path: Path, charset: str) -> None:
+    """A name of bytes that are no text, and a terminal that does not know the bars."""
+    experiment = measured(tmp_path / os.fsdecode(b"sw\xff\x1b[31meep"))
+    [file] = experiment.glob(".memguard/trial-memory-*")
+    file.write_text(file.read_text().replace("t00029", "trial_\U0001f600"))
+    for command in ("show", "top", "trials", "deaths"):
+        done = CliRunner(charset=charset).invoke(main, [command, str(experiment)])
+        assert done.exit_code == ExitCode.OK, done.exception
+        assert "\x1b" not in done.output
+    done = CliRunner(charset=charset).invoke(main, ["show", str(experiment), "--json"])
+    assert json.loads(done.output)["trials"][0]["trial_id"] == "trial_\U0001f600"
+
+
 # top
 
 
@@ -161,6 +277,18 @@ def test_top_of_a_run_that_goes_on(tmp_path: Path) -> None:
     assert text == 2 * run("show", tmp_path / "sweep")
     found = run_json("top", tmp_path / "sweep", "--count", 1)
     assert found["run"]["state"] == "running"
+
+
+@pytest.mark.parametrize(("took", "pause"), [(0.0, 2.0), (0.1, 2.0), (1.5, 15.0)])
+def test_top_takes_a_small_share_of_the_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, took: float, pause: float
+) -> None:
+    experiment = measured(tmp_path / "sweep", ended=False, is_alive=True)
+    clock, pauses = itertools.count(), []
+    fake = SimpleNamespace(monotonic=lambda: next(clock) * took, sleep=pauses.append)
+    monkeypatch.setattr(top, "time", fake)
+    run("top", experiment, "--count", 2)
+    assert pauses == [pytest.approx(pause)]
 
 
 def test_top_before_anything_is_measured(tmp_path: Path) -> None:
@@ -453,6 +581,30 @@ def test_import_what_is_no_experiment_state(tmp_path: Path) -> None:
     [state_file] = experiment_of_ray(tmp_path / "sweep").glob("*.json")
     state_file.write_text('{"trial_data": [["')
     assert "cannot be imported" in run("import", tmp_path / "sweep", code=ExitCode.NOT_FOUND)
+
+
+@pytest.mark.parametrize("to", ["csv", "json", "parquet"])
+def test_export_to_a_device_or_a_link(tmp_path: Path, to: str) -> None:
+    experiment = experiment_of_ray(tmp_path / "ray")
+    file, link = tmp_path / "all", tmp_path / "link"
+    link.symlink_to(file)
+    run("export", experiment, "--to", to, "-o", link)
+    assert link.is_symlink()
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    received: list[bytes] = []
+    reader = threading.Thread(target=lambda: received.append(pipe.read_bytes()))
+    reader.start()
+    assert run("export", experiment, "--to", to, "-o", pipe) == ""
+    reader.join()
+    assert received == [file.read_bytes()]
+    assert pipe.is_fifo()
+
+
+@pytest.mark.parametrize("option", [("export", "-o"), ("report", "-o"), ("profile", "--html")])
+def test_an_empty_name_of_a_file(experiment: Path, option: tuple[str, str]) -> None:
+    command, name = option
+    assert "The name is empty" in run(command, experiment, name, "", code=ExitCode.USAGE)
 
 
 def test_import_what_ended_before_its_first_checkpoint(tmp_path: Path) -> None:

@@ -178,7 +178,23 @@ def test_the_run_is_stopped_once(
     assert run.ended == 1
     assert "LaunchGate: the run ends and can be resumed: 940 B of 1000 B" in said.text
     assert "not below 93% (stop_at)" in said.text
+    run.live = [("a", "node")]
+    assert not run.launches.gate.admits("node")
     gate.on_experiment_end([])
+    assert gate.number_by_action() == {"stop": 1, "pause": 1}
+    assert run.released == 1
+
+
+def test_a_pause_that_the_end_of_the_run_closes_is_recorded_and_not_said(
+    said: pytest.LogCaptureFixture,
+) -> None:
+    run = FakeRun()
+    gate = begin(run)
+    run.used, run.live = 990, [("a", "node")]
+    assert not run.launches.gate.admits("node")
+    gate.on_experiment_end([])
+    assert gate.number_by_action() == {"pause": 1, "resume": 1}
+    assert "trials start again" not in said.text
     assert run.released == 1
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import socket
 import sys
-import urllib.error
+import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,8 @@ from typing import Any
 import pytest
 
 from ray_tune_memguard import MemGuard, MetricsExporter
+from ray_tune_memguard.adapter.contract import Capabilities
+from ray_tune_memguard.adapter.handle import RunHandle
 from ray_tune_memguard.report.readings import NodeLevel, Readings, RunningTrial
 from tests.unit.fakes import FakeTrial
 
@@ -54,7 +57,7 @@ def scrape(url: str | None) -> dict[tuple[str, ...], float]:
 def is_served(url: str) -> bool:
     try:
         scrape(url)
-    except urllib.error.URLError:
+    except OSError:  # Refused, or reset while it stops.
         return False
     return True
 
@@ -129,6 +132,62 @@ def test_they_end_with_the_run(exporter: MetricsExporter) -> None:
     assert exporter.url is None
     exporter.setup()
     assert is_served(exporter.url or "")
+
+
+class Controller:
+    """A run: hooks are called by one of its methods."""
+
+    def begin(self, exporter: MetricsExporter) -> None:
+        exporter.begin_run(RunHandle(self, Capabilities(frozenset())))  # type: ignore[arg-type]
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+@pytest.mark.parametrize("is_gone", [True, False])
+def test_a_run_that_ended_without_a_hook_gives_its_port_back(
+    is_gone: bool, exporter: MetricsExporter, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A second Ctrl+C; a notebook keeps the traceback, and with it the controller."""
+    port = free_port()
+    first, controller = MetricsExporter(metrics_port=port), Controller()
+    controller.begin(first)
+    assert is_served(first.url or "")
+    if is_gone:
+        del controller
+        gc.collect()
+    later, exporter.metrics_port = Controller(), port
+    later.begin(exporter)
+    assert first.url is None
+    assert exporter.url is not None
+    assert is_served(exporter.url)
+    assert [one.message for one in caplog.records if one.levelno >= logging.WARNING] == []
+
+
+def test_a_run_that_goes_on_keeps_its_port(exporter: MetricsExporter) -> None:
+    runner, other = Controller(), MetricsExporter(metrics_port=0)  # As Ray's loop calls it.
+    runner.begin(exporter)
+    Controller().begin(other)
+    assert is_served(exporter.url or "")
+    other.stop()
+
+
+def test_a_callback_that_is_gone_serves_nothing() -> None:
+    def serve() -> str:  # What looks for the controller keeps the variables of its callers.
+        exporter = MetricsExporter(metrics_port=0)
+        exporter.setup()
+        assert is_served(exporter.url or "")
+        return exporter.url or ""
+
+    url = serve()
+    gc.collect()
+    until = time.monotonic() + 20
+    while is_served(url) and time.monotonic() < until:
+        time.sleep(0.1)
+    assert not is_served(url)
 
 
 def test_nothing_is_served_unless_asked_for() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,6 +53,25 @@ def test_a_torn_line_is_skipped_and_does_not_spoil_the_next(tmp_path: Path) -> N
     file.add(Note("b"))
     path.open("a").write('[1]\n{"text": "torn')
     assert read(tmp_path) == [Note("a"), Note("b")]
+
+
+def test_a_damaged_line_is_skipped_unless_all_are(tmp_path: Path) -> None:
+    path = tmp_path / "notes-1.jsonl"
+    path.write_text('{"size": 1}\n{"text": "a"}\n{"text": "b", "size": "much"}\n')
+    assert read(path) == [Note("a")]
+    path.write_text('{"size": 1}\n')
+    with pytest.raises(TypeError, match="text"):
+        read(path)
+
+
+@pytest.mark.parametrize("line", ['{"trial_id": "t"}', '{"config": 1}', '{"started": "soon"}'])
+def test_a_damaged_line_costs_one_trial_and_not_all(tmp_path: Path, line: str) -> None:
+    [file] = measured(tmp_path).glob(".memguard/trial-memory-*")
+    first = json.loads(file.read_text().partition("\n")[0])
+    whole = line if "trial_id" in line else json.dumps({**first, **json.loads(line)})
+    with file.open("a") as lines:
+        lines.write(f"{whole}\n")
+    assert len(memguard.read_trial_memory(tmp_path)) == 30
 
 
 def test_the_directory_of_earlier_versions_is_read_as_well(tmp_path: Path) -> None:

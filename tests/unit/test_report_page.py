@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import base64
+import errno
 import hashlib
 import json
+import os
 import re
 import shutil
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from html.parser import HTMLParser
@@ -19,17 +23,28 @@ from click.testing import CliRunner
 
 from ray_tune_memguard.cli.exit_codes import ExitCode
 from ray_tune_memguard.cli.main import main
+from ray_tune_memguard.cli.measured import Measured
 from ray_tune_memguard.diagnostics.diagnosis import Diagnosis
 from ray_tune_memguard.diagnostics.findings import GrowingSite
 from ray_tune_memguard.diagnostics.growth import GrowthRow
-from ray_tune_memguard.report.gate_records import GateRecord
+from ray_tune_memguard.report.gate_records import GateRecord, waits
 from ray_tune_memguard.report.head_records import HeadRecord
 from ray_tune_memguard.report.records import RecordFile
 from ray_tune_memguard.report.series_file import SeriesFile
-from tests.unit.measured_experiments import RUN, death, experiment_of_ray, measured, trial_memory
+from tests.unit.measured_experiments import (
+    LATER,
+    LATER_RUN,
+    RUN,
+    death,
+    experiment_of_ray,
+    measured,
+    resume,
+    trial_memory,
+)
 
 pytest.importorskip("jinja2", reason="the page needs jinja2")
 pytest.importorskip("matplotlib", reason="the page needs matplotlib")
+charts = pytest.importorskip("ray_tune_memguard.cli.page.charts")
 
 EVIL = '<script>alert("1")</script>&$x$'
 NOT_MEASURED = "This was not measured in the runs of this experiment."
@@ -112,6 +127,44 @@ def test_the_page_says_what_show_says_and_draws_it(experiment: Path) -> None:
     assert "died: kernel_oom" in page.text
 
 
+def test_a_trial_that_two_runs_ran_did_not_run_between_them() -> None:
+    times, running = charts._running([(0.0, 60.0), (1000.0, 1060.0), (30.0, 50.0)])
+    assert running == [1, 2, 1, 0, 1, 0]
+    assert [time.timestamp() for time in times] == [0, 30, 50, 60, 1000, 1060]
+
+
+def test_a_pause_ends_with_its_run(experiment: Path) -> None:
+    """The run was killed while trials waited, and another one went on a day later."""
+    later = experiment / ".memguard" / f"gate-{LATER_RUN}.jsonl"
+    for action, after in (("pause", 7.0), ("resume", 9.0), ("pause", 20.0)):
+        RecordFile(later).add(GateRecord(LATER + after, action, "n", ""))  # type: ignore[arg-type]
+    killed = [(1200.0, 1400.0)]
+    assert waits_of(experiment) == [*killed, (LATER + 7, LATER + 9), (LATER + 20, LATER + 20)]
+    resume(experiment)
+    *others, (begin, end) = waits_of(experiment)
+    assert others == [*killed, (LATER + 7, LATER + 9)]
+    assert begin == LATER + 20
+    assert end == pytest.approx(time.time(), abs=60)  # The run goes on.
+
+
+def waits_of(experiment: Path) -> list[tuple[float, float]]:
+    from ray_tune_memguard.cli.page.sections import Page as Sections
+
+    return Sections.of(Measured.of(experiment), 5)._waits()
+
+
+def test_the_stop_of_a_run_ends_all_pauses() -> None:
+    given = [("pause", "a"), ("pause", "b"), ("stop", "a"), ("pause", "a")]
+    records = [GateRecord(at, *one, "") for at, one in enumerate(given)]  # type: ignore[arg-type]
+    assert waits(records, 9.0) == [(0, 2), (1, 2)]
+
+
+def test_of_a_resumed_experiment(experiment: Path) -> None:
+    page = report(resume(experiment))
+    assert "+4.0 KiB per trial in the last run" in page.text
+    assert "raylet is the largest process" in page.text
+
+
 def test_it_loads_nothing(experiment: Path) -> None:
     page = report(experiment)
     assert page.addresses
@@ -172,7 +225,7 @@ def test_damaged_records_are_named_and_the_rest_is_shown(experiment: Path) -> No
     own = experiment / ".memguard"
     (own / f"diagnosis-{RUN}.json").write_text("{")
     (own / f"deaths-{RUN}.jsonl").write_text('{"time": 1}\n')
-    (own / f"rss-{RUN}.csv").write_text("")
+    (own / f"rss-{RUN}.csv").write_text("time,trials\n1,2\n")
     page = report(experiment, code=ExitCode.WARNING)
     assert "Not everything can be read" in page.text
     for what in ("diagnosis", "records of deaths", "RSS series"):
@@ -234,6 +287,50 @@ def test_a_file_that_cannot_be_written(experiment: Path, tmp_path: Path) -> None
     done = CliRunner().invoke(main, ["report", str(experiment), "-o", str(target)])
     assert done.exit_code == ExitCode.FAILED
     assert "cannot be written" in done.output
+
+
+def test_a_device_is_written_to(experiment: Path, tmp_path: Path) -> None:
+    """It was replaced by a file."""
+    device = tmp_path / "pipe"
+    os.mkfifo(device)
+    received: list[str] = []
+    reader = threading.Thread(target=lambda: received.append(device.read_text()))
+    reader.start()
+    done = CliRunner().invoke(main, ["report", str(experiment), "-o", str(device)])
+    reader.join()
+    assert done.exit_code == ExitCode.OK
+    assert done.output == ""  # The page may go to where this output goes.
+    assert received[0].startswith("<!DOCTYPE html>")
+    assert device.is_fifo()
+
+
+def test_of_a_link_its_file_is_replaced(experiment: Path, tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    page, link = tmp_path / "disk" / "sweep.html", tmp_path / "link.html"
+    link.symlink_to(page)
+    done = CliRunner().invoke(main, ["report", str(experiment), "-o", str(link)])
+    assert done.exit_code == ExitCode.OK
+    assert link.is_symlink()
+    assert page.read_text().startswith("<!DOCTYPE html>")
+    assert list(page.parent.iterdir()) == [page]
+
+
+def test_a_disk_without_room_keeps_no_half_page(
+    experiment: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "page.html"
+    target.write_text("old")
+    write = Path.write_text
+
+    def write_half(path: Path, text: str, **options: str) -> int:
+        write(path, text[:100], **options)
+        raise OSError(errno.ENOSPC, "planned")
+
+    monkeypatch.setattr(Path, "write_text", write_half)
+    done = CliRunner().invoke(main, ["report", str(experiment), "-o", str(target)])
+    assert done.exit_code == ExitCode.FAILED
+    assert target.read_text() == "old"
+    assert [file.name for file in tmp_path.iterdir() if file.is_file()] == ["page.html"]
 
 
 @pytest.mark.parametrize("package", ["jinja2", "matplotlib"])

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import errno
 import logging
 import math
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,6 +14,7 @@ import pytest
 from ray_tune_memguard import RssReporter, plot_rss_series, read_rss_series
 from ray_tune_memguard.report.line import fit_line
 from ray_tune_memguard.report.series import RssPoint, RssSeries
+from ray_tune_memguard.report.series_file import SeriesFile
 
 MIB = 2**20
 
@@ -102,6 +106,74 @@ def test_a_path_may_begin_with_the_home_directory(
 
 def test_no_series_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="No RSS series"):
+        read_rss_series(tmp_path)
+
+
+def times(path: Path) -> list[float]:
+    return list(read_rss_series(path).time)
+
+
+def tear(file: SeriesFile[RssPoint], written: int) -> None:
+    """Add a row of which only so many characters reach a full disk."""
+    before = file.path.stat().st_size if file.path.exists() else 0
+
+    def rows() -> Iterator[RssPoint]:
+        yield RssPoint(9.0, 90, 90, 0, 9 * MIB)
+        raise OSError(errno.ENOSPC, "planned")
+
+    with pytest.raises(OSError, match="planned"):
+        file.add(rows())
+    os.truncate(file.path, before + written)
+
+
+@pytest.mark.parametrize("written", [0, 1, 7, 18])
+def test_a_row_that_a_full_disk_has_torn_spoils_no_other(tmp_path: Path, written: int) -> None:
+    file = SeriesFile(tmp_path / "rss-a.csv", RssPoint)
+    file.add([RssPoint(1.0, 10, 10, 0, MIB)])
+    tear(file, written)
+    file.add([RssPoint(2.0, 20, 20, 0, MIB)])
+    assert times(tmp_path) == [1.0, 2.0]
+
+
+@pytest.mark.parametrize("written", [0, 1, 20])
+def test_a_torn_header_is_written_again(tmp_path: Path, written: int) -> None:
+    file = SeriesFile(tmp_path / "rss-a.csv", RssPoint)
+    tear(file, written)
+    file.add([RssPoint(2.0, 20, 20, 0, MIB)])
+    assert times(tmp_path) == [2.0]
+
+
+@pytest.mark.parametrize("torn", ["1.5,1", "1.5,15,15,0,1048", '"1.5', "1"])
+def test_of_a_row_without_its_end_nothing_counts(tmp_path: Path, torn: str) -> None:
+    file = SeriesFile(tmp_path / "rss-a.csv", RssPoint)
+    file.add([RssPoint(1.0, 10, 10, 0, MIB)])
+    with file.path.open("a", newline="") as end:
+        end.write(torn)
+    assert times(tmp_path) == [1.0]
+
+
+@pytest.mark.parametrize(
+    "damaged", ["1.5,15,15,0,1048576,2.5,25,25,0,1", "1.5,15", "1.5,x,15,0,1", '1.5,"15,15,0,1', ""]
+)
+def test_a_damaged_row_is_skipped(tmp_path: Path, damaged: str) -> None:
+    file = SeriesFile(tmp_path / "rss-a.csv", RssPoint)
+    file.add([RssPoint(1.0, 10, 10, 0, MIB)])
+    with file.path.open("a") as end:
+        end.write(f"{damaged}\n")
+    file.add([RssPoint(2.0, 20, 20, 0, MIB)])
+    assert times(tmp_path) == [1.0, 2.0]
+
+
+@pytest.mark.parametrize("text", ["", "time,tri", "time,trials\n1,2\n"])
+def test_a_file_without_rows_does_not_hide_the_other_runs(tmp_path: Path, text: str) -> None:
+    SeriesFile(tmp_path / "rss-a.csv", RssPoint).add([RssPoint(1.0, 10, 10, 0, MIB)])
+    (tmp_path / "rss-b.csv").write_text(text)
+    assert times(tmp_path) == [1.0]
+
+
+def test_a_file_of_damaged_rows_alone_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "rss-a.csv").write_text("time,trials,completed,errored,rss_bytes\n1,2,3,4,x\n")
+    with pytest.raises(ValueError, match="no intact row"):
         read_rss_series(tmp_path)
 
 

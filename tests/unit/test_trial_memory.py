@@ -341,6 +341,32 @@ def test_a_far_node_is_not_waited_for(
 
 
 @on_linux
+@pytest.mark.parametrize("is_killed", [False, True])
+def test_a_far_trial_that_ends_before_its_first_reading_comes_is_read_once_more(
+    memories: TrialMemories,
+    probes: Probes,
+    worker: WorkerProcess,
+    actors: dict[str, tuple[int, str]],
+    is_killed: bool,
+) -> None:
+    actors["a"] = worker.pid, "far"
+    memories.start("t1", "a", {})
+    memories.look()
+    first = worker.take(1)
+    probes.arrive()
+    seen = worker.take(80)
+    worker.free()
+    memories.end("t1", "completed")
+    if is_killed:
+        worker.kill()
+    probes.arrive()
+    memories.look()
+    found = record(memories)
+    assert found.peak_rss_bytes == near((first if is_killed else seen)["VmHWM"])
+    assert found.is_exact is not is_killed
+
+
+@on_linux
 def test_a_node_that_answers_late_takes_its_turns(
     memories: TrialMemories,
     worker: WorkerProcess,
@@ -470,6 +496,32 @@ def test_a_rise_of_the_highest_rss_counts_on_top_of_the_others() -> None:
     assert peaks.children == 1
 
 
+@pytest.mark.parametrize(
+    ("looks", "anonymous"),
+    [
+        # A mapped file is read; then it is gone.
+        ([(200, 200, 200), (4000, 2000, 4000), (7900, 3950, 7900), (4000, 4000, 8000)], 4050),
+        # A file is mapped now that was not mapped before.
+        ([(200, 200, 200), (4000, 200, 4100)], 300),
+        # What was freed between two looks.
+        ([(200, 150, 200), (200, 150, 900)], 850),
+    ],
+)
+def test_mapped_files_are_no_anonymous_memory(
+    looks: list[tuple[int, int, int]], anonymous: int
+) -> None:
+    def look(rss: int, own: int, highest: int) -> TreeReading:
+        sizes = rss * MIB, own * MIB, highest * MIB
+        return TreeReading(ProcessReading(ProcessKey(1, 0.0), *sizes), (), 0.0)
+
+    peaks = TreePeaks()
+    peaks.begin(look(*looks[0]), is_fresh=True)
+    for one in looks[1:]:
+        peaks.add(look(*one))
+    assert peaks.rss == max(highest for _, _, highest in looks) * MIB
+    assert peaks.anonymous == anonymous * MIB
+
+
 def test_a_look_without_the_highest_rss_forgets_nothing() -> None:
     def without_highest(rss: int) -> TreeReading:
         look = reading(rss)
@@ -593,9 +645,34 @@ def test_values_of_a_configuration_that_cannot_be_printed() -> None:
         "in_list": "<list>",
         "text": "<UnprintableText>",
         "deep/<UnprintableKey>": 1,
-        "loop": "[[...]]",
+        "loop": "<list>",
         "after": 1,
     }
+
+
+def test_a_large_configuration_is_bounded() -> None:
+    deep: dict[str, Any] = {"x": 1}
+    deep["itself"] = deep
+    found = plain_config(
+        {
+            "nested": [[[0] * 10_000] * 100] * 100,
+            "texts": ["text" * 10_000],
+            "dicts": [{"a": {"b": list(range(20_000))}}],
+            "layers": [[64, 64], {"k": (3, 3)}],
+            "k" * 1000: 1,
+        }
+    )
+    assert found == {
+        "nested": "<list>",
+        "texts": "<list>",
+        "dicts": "<list>",
+        "layers": "[[64, 64], {'k': (3, 3)}]",
+        "k" * 199 + "…": 1,
+    }
+    found = plain_config({"deep": {f"p{n}": n for n in range(10_000)}, "after": 1})
+    assert len(found) == 201
+    assert (found["deep/p199"], found["…"]) == (199, "…")
+    assert "<dict>" in plain_config(deep).values()
 
 
 def test_a_trial_of_two_runs_is_one_row_with_its_highest_peak(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -179,22 +179,24 @@ def _marker(end: str) -> Line2D:
 
 
 def time_line(
-    memory: pd.DataFrame | None, deaths: Sequence[Death], gate: Sequence[GateRecord], end: float
+    spans: Sequence[tuple[float, float]],
+    deaths: Sequence[Death],
+    gate: Sequence[GateRecord],
+    waits: Sequence[tuple[float, float]],
 ) -> str:
     """How many trials ran, and what happened to them: waits, pauses, deaths by cause."""
-    waits = list(_waits(gate, end))
     marks = [(f"gate: {record.action}", record.time) for record in gate]
     marks = [mark for mark in marks if mark[0] in ("gate: shed", "gate: stop")]
     marks += [(f"died: {one_line(death.cause, 24)}", death.time) for death in deaths]
     names = [*(["gate: trials wait"] if waits else []), *sorted({name for name, _ in marks})]
-    heights = [1.6] if memory is not None else []
+    heights = [1.6] if spans else []
     heights += [max(0.6, 0.26 * len(names))] if names else []
 
     def draw(figure: Figure) -> None:
         grid = figure.subplots(len(heights), 1, sharex=True, squeeze=False, height_ratios=heights)
         panels = list(grid[:, 0])
-        if memory is not None:
-            times, running = _running(memory)
+        if spans:
+            times, running = _running(spans)
             panels[0].step(times, running, where="post", color=_COLOURS[0], lw=1.2)
             panels[0].set_title("measured trials that ran")
             panels[0].yaxis.set_major_locator(MaxNLocator("auto", integer=True))
@@ -202,9 +204,9 @@ def time_line(
         if names:
             axes = panels[-1]
             for begin, until in waits:
-                span = float(dates.date2num(until) - dates.date2num(begin))
+                left = float(dates.date2num(_moment(begin)))
                 axes.broken_barh(
-                    [(dates.date2num(begin), span)],
+                    [(left, float(dates.date2num(_moment(until))) - left)],
                     (names.index("gate: trials wait") - 0.3, 0.6),
                     color=_COLOURS[1],
                     rasterized=True,
@@ -276,21 +278,9 @@ def _thinned(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.iloc[spread(len(frame), _MAX_POINTS)]
 
 
-def _waits(gate: Iterable[GateRecord], end: float) -> Iterator[tuple[datetime, datetime]]:
-    """The times in which trials waited; a pause without an end goes on until ``end``."""
-    paused: dict[str, float] = {}
-    for record in gate:
-        if record.action == "pause":
-            paused.setdefault(record.node, record.time)
-        elif record.action == "resume" and record.node in paused:
-            yield _moment(paused.pop(record.node)), _moment(record.time)
-    for begin in paused.values():
-        yield _moment(begin), _moment(max(begin, end))
-
-
-def _running(memory: pd.DataFrame) -> tuple[list[datetime], list[int]]:
+def _running(spans: Sequence[tuple[float, float]]) -> tuple[list[datetime], list[int]]:
     """The number of measured trials that ran, at each time at which it changes."""
-    changes = [(time, 1) for time in memory["started"]] + [(time, -1) for time in memory["ended"]]
+    changes = [(begin, 1) for begin, _ in spans] + [(end, -1) for _, end in spans]
     changes.sort()
     running, found = 0, []
     for time, change in changes:

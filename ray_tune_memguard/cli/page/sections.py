@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from ray_tune_memguard.cli.experiments import Readings
+from ray_tune_memguard.cli.experiments import DAMAGE, Readings
 from ray_tune_memguard.cli.measured import Measured, signed
 from ray_tune_memguard.cli.output import Table
 from ray_tune_memguard.cli.page import charts
 from ray_tune_memguard.cli.trials import CONFIG, config_of
 from ray_tune_memguard.diagnostics import text
+from ray_tune_memguard.report.gate_records import KIND, GateRecord, read_gate, waits
+from ray_tune_memguard.report.records import SUFFIX
+from ray_tune_memguard.report.series import FILE_PATTERN, read_rss_series
+from ray_tune_memguard.report.series_file import report_files
 from ray_tune_memguard.report.texts import one_line, size
+from ray_tune_memguard.report.trial_memory import read_spans
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -173,19 +179,33 @@ class Page:
                 "The number of measured trials that ran, when the launch gate let trials wait, and "
                 "when trials died, by cause. Times are those of the machine that made this page."
             )
+            spans = [] if found.trials is None else read_spans(found.path)
             self._draw(
                 section,
-                lambda: charts.time_line(found.trials, found.deaths, found.gate, self._end()),
+                lambda: charts.time_line(spans, found.deaths, found.gate, self._waits()),
             )
         return section
 
-    def _end(self) -> float:
-        """When the last thing was measured; now, while the run goes on."""
-        found = self.measured
-        if found.run.state == "running":
+    def _waits(self) -> list[tuple[float, float]]:
+        """When trials waited, run by run, because a killed one has closed no pause."""
+        found: list[tuple[float, float]] = []
+        for file in report_files(self.measured.path, f"{KIND}-*{SUFFIX}"):
+            with contextlib.suppress(*DAMAGE):
+                gate = read_gate(file)
+                found += waits(gate, self._end_of(file.stem.removeprefix(f"{KIND}-"), gate))
+        return found
+
+    def _end_of(self, run: str, gate: Sequence[GateRecord]) -> float:
+        """When the last thing was measured in a run; now, while it goes on."""
+        measured = self.measured
+        series = report_files(measured.path, FILE_PATTERN)
+        own = [file for file in series if file.name == FILE_PATTERN.replace("*", run)]
+        if measured.run.state == "running" and own == series[-1:]:
             return time.time()
-        times = [frame["time"].max() for frame in (found.series, found.head) if frame is not None]
-        return float(max(times, default=0.0))
+        times = [record.time for record in gate]
+        with contextlib.suppress(*DAMAGE):
+            times += [time for file in own for time in read_rss_series(file)["time"]]
+        return max(times, default=0.0)
 
     def _head(self) -> Section:
         head, section = self.measured.head, Section("Ray's processes on the head node")
