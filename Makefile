@@ -30,9 +30,10 @@ lint: $(VENV)/.ready
 types: $(VENV)/.ready
 	$(VENV)/bin/mypy
 
-# Half of a test is waiting, for a small Ray cluster above all. Some files take as long as all others together, so
-# the process that is done first takes tests from the other.
+# Some files take as long as all others together, so the process that is done first takes tests from the other.
 PYTEST := pytest -q --numprocesses 2 --dist worksteal
+# Half of an integration test is waiting, for a small Ray cluster above all: three of them keep two cores busy.
+THREE := $(PYTEST) --numprocesses 3
 # These run whole Ray clusters on a machine that may be busy; what passed only at the second try is listed (RERUN).
 INTEGRATION := --reruns 1 -raR --durations 15 tests/integration
 
@@ -43,22 +44,22 @@ unit: $(VENV)/.ready
 QUICK := not slow and not alone
 
 integration: $(VENV)/.ready  ## The quick integration tests on the latest Ray
-	$(VENV)/bin/$(PYTEST) $(INTEGRATION) -m "$(QUICK)"
+	$(VENV)/bin/$(THREE) $(INTEGRATION) -m "$(QUICK)"
 
 slow: $(VENV)/.ready  ## The other integration tests, and what must hold in real sweeps in small, on the latest Ray
-	$(VENV)/bin/$(PYTEST) $(INTEGRATION) tests/acceptance -m "slow and not alone"
+	$(VENV)/bin/$(THREE) $(INTEGRATION) tests/acceptance -m "slow and not alone"
 	$(VENV)/bin/pytest -q $(INTEGRATION) -m alone
 
 compat: $(OLDER:%=compat-%)  ## The quick integration tests on older Rays
 
 compat-%: .venv-ray-%/.ready $(VENV)/.ready
-	ANOTHER_RAY_PYTHON=$(CURDIR)/$(VENV)/bin/python .venv-ray-$*/bin/$(PYTEST) $(INTEGRATION) \
+	ANOTHER_RAY_PYTHON=$(CURDIR)/$(VENV)/bin/python .venv-ray-$*/bin/$(THREE) $(INTEGRATION) \
 	  -m "$(QUICK) and not latest_only"
 
 test-nightly: $(OLDER:%=nightly-%)  ## What `make test-all` leaves out: all integration tests on older Rays
 
 nightly-%: .venv-ray-%/.ready $(VENV)/.ready
-	ANOTHER_RAY_PYTHON=$(CURDIR)/$(VENV)/bin/python .venv-ray-$*/bin/$(PYTEST) $(INTEGRATION) \
+	ANOTHER_RAY_PYTHON=$(CURDIR)/$(VENV)/bin/python .venv-ray-$*/bin/$(THREE) $(INTEGRATION) \
 	  -m "slow and not alone and not latest_only"
 	.venv-ray-$*/bin/pytest -q $(INTEGRATION) -m "alone and not latest_only"
 
