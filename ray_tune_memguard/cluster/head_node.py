@@ -99,7 +99,7 @@ def advice(
         return f"It grows by {keeps} {also}{'' if reuses_actors else actors}"
     text = (
         f"It keeps the events of every task ({keeps}; 0.4 KB without them). Set "
-        f"RAY_{_REPORTS}=0 in the environment before Ray starts, or RAY_{_TASKS}=1000 where the "
-        "head starts, which keeps the last 200 trials."
+        f"RAY_{_REPORTS}=0 in the environment before Ray starts, or RAY_{_TASKS}=10000 where "
+        "the head starts, which keeps the last 2,000 trials."
     )
     return f"{text}{actors}" if per_trial > _MAX_BY_TASK_EVENTS and not reuses_actors else text
