@@ -16,7 +16,8 @@ import pytest
 from ray.exceptions import RayActorError, RayTaskError
 
 from ray_tune_memguard import TrialDeathReporter, read_deaths
-from ray_tune_memguard.cluster.gcs import ActorInfo
+from ray_tune_memguard.cluster import gcs
+from ray_tune_memguard.cluster.gcs import ActorInfo, NodeInfo
 from ray_tune_memguard.cluster.probe import Answer
 from ray_tune_memguard.cluster.trial_memory import TrialUse
 from ray_tune_memguard.diagnostics.deaths import driver, evidence
@@ -283,6 +284,22 @@ def test_a_node_that_does_not_answer_is_named() -> None:
     death = asked.conclusion()
     assert (death.cause, death.certainty) == ("unknown", "unknown")
     assert death.absent == (evidence.OTHER_KERNEL, "its node (Node n has not answered yet.)")
+
+
+def test_a_node_that_ray_counts_as_dead_a_moment_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    living = NodeInfo("n", True, "192.0.2.9", 1, {})
+    facts = DeathFacts("Worker exit detail: …", pid=VICTIM, node=living)
+    assert record(facts).cause == "unknown"
+    asked = Inquiry(record(facts), facts, Sizes(), TRIALS, None, time.monotonic() + 60)
+    assert not asked.is_over()
+    asked.until = 0.0
+    monkeypatch.setattr(gcs, "nodes", lambda: [living])
+    assert asked.conclusion() == asked.death
+    dead = replace(living, is_alive=False, death_message="health check failed")
+    monkeypatch.setattr(gcs, "nodes", lambda: [dead])
+    death = asked.conclusion()
+    assert (death.cause, death.certainty) == ("node_died", "certain")
+    assert "health check failed" in death.evidence[0]
 
 
 @pytest.mark.parametrize(("address", "is_here"), [("192.0.2.2", True), ("192.0.2.9", False)])

@@ -158,6 +158,14 @@ def _ask(actor_id: str) -> tuple[ActorInfo | None, WorkerInfo | None, NodeInfo |
     return actor, worker, node
 
 
+def node_of_now(node: NodeInfo) -> NodeInfo:
+    """What Ray says of a node by now; what it said before, if it cannot be asked."""
+    try:
+        return next((one for one in gcs.nodes() if one.node_id == node.node_id), node)
+    except ClusterStateError:
+        return node
+
+
 def _is_here(facts: DeathFacts, place: Place) -> bool:
     """Whether the process was on this machine. Several nodes may run on one machine."""
     if facts.node is not None:

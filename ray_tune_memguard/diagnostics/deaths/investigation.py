@@ -34,6 +34,8 @@ MAX_DEAD = 100
 #: Another node that has not answered after this time counts as not asked. Its probe may have to
 #: start first.
 MAX_ANSWER_S = 10.0
+#: Ray may count the node of a dead process as dead only so much later.
+MAX_NODE_S = 3.0
 
 
 @dataclass
@@ -56,25 +58,28 @@ class Inquiry:
 
     def is_over(self) -> bool:
         """Whether the answer is there, or the wait has ended."""
-        return self.answer is None or self.answer.is_ready() or time.monotonic() >= self.until
+        is_told = self.answer is not None and self.answer.is_ready()
+        return is_told or time.monotonic() >= self.until
 
     def conclusion(self) -> Death:
-        """The record, with what the node has said."""
-        if self.answer is None:
-            return self.death
-        try:
-            told = self.answer.get()
-        except NoAnswerError as error:
-            absent = (*self.facts.absent, f"its node ({error})")
-            return replace(self.death, absent=absent)
-        facts = replace(
-            self.facts,
-            kernel=told.kernel,
-            stderr_tail=told.stderr_tail,
-            absent=tuple(name for name in self.facts.absent if name != evidence.OTHER_KERNEL)
-            + told.kernel.absent,
-        )
-        verdict = judge(facts)
+        """The record, with what the node has said, and what Ray says of the node by now."""
+        facts = self.facts
+        if self.death.cause == UNKNOWN_CAUSE and facts.node is not None:
+            facts = replace(facts, node=evidence.node_of_now(facts.node))
+        if self.answer is not None:
+            try:
+                told = self.answer.get()
+            except NoAnswerError as error:
+                facts = replace(facts, absent=(*facts.absent, f"its node ({error})"))
+            else:
+                asked = tuple(name for name in facts.absent if name != evidence.OTHER_KERNEL)
+                facts = replace(
+                    facts,
+                    kernel=told.kernel,
+                    stderr_tail=told.stderr_tail,
+                    absent=asked + told.kernel.absent,
+                )
+        verdict = judge(facts) if facts != self.facts else None
         if verdict is None:
             return self.death
         return make_record(self.death, facts, verdict, self.sizes, self.trial_of)
@@ -139,6 +144,9 @@ class Investigation:
         inquiry = Inquiry(death, facts, sizes, trial_of)
         if verdict.cause == UNKNOWN_CAUSE and facts.kernel is None:
             self._ask_node(inquiry)
+        is_elsewhere = facts.node is not None and facts.node.node_id != self._place.node_id
+        if verdict.cause == UNKNOWN_CAUSE and inquiry.answer is None and is_elsewhere:
+            inquiry.until = time.monotonic() + MAX_NODE_S
         return inquiry
 
     def _ask_node(self, inquiry: Inquiry) -> None:
