@@ -33,8 +33,10 @@ class Counter:
         if environ["PATH_INFO"] == COUNT:
             start_response("200 OK", [("Content-Type", "text/plain")])
             return [str(self._bytes).encode()]
+        # Arrow sends files in chunks; then this header has the length.
+        names = ("HTTP_X_AMZ_DECODED_CONTENT_LENGTH", "CONTENT_LENGTH")
         with self._lock:
-            self._bytes += int(environ.get("CONTENT_LENGTH") or 0)
+            self._bytes += int(next((environ[name] for name in names if environ.get(name)), 0))
         return self._app(environ, start_response)
 
 
