@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 import click
 
 from ray_tune_memguard.cli.exit_codes import CommandError, ExitCode
+from ray_tune_memguard.report import records
 from ray_tune_memguard.report.series_file import OWN_DIRECTORIES
 
 if TYPE_CHECKING:
@@ -27,8 +28,8 @@ path_argument = click.argument("path", type=click.Path(path_type=str))
 
 _STATE_FILES = "experiment_state-*.json"
 _MAX_NAMED = 5
-#: What readers of records raise that are damaged.
-DAMAGE = (OSError, ValueError, TypeError, KeyError, AttributeError)
+#: What readers of records raise that are damaged, or cannot be read.
+DAMAGE = (OSError, *records.DAMAGE)
 # How much the clocks of a process's start and of its record may differ.
 _CLOCK_TOLERANCE_S = 2.0
 # By default a run records its RSS every ten minutes at least.

@@ -15,8 +15,8 @@ from ray_tune_memguard.cli import output
 from ray_tune_memguard.cli import trials as trials_command
 from ray_tune_memguard.cli.experiments import DAMAGE, LastRun, Readings, last_run
 from ray_tune_memguard.cli.texts import duration, sparkline, spread
-from ray_tune_memguard.report.records import SUFFIX
-from ray_tune_memguard.report.series_file import report_files
+from ray_tune_memguard.report.records import file_pattern
+from ray_tune_memguard.report.series_file import report_files, run_of
 from ray_tune_memguard.report.texts import UNKNOWN, moment, one_line, size
 
 if TYPE_CHECKING:
@@ -385,7 +385,7 @@ def _is_diagnosis_outdated(path: Path) -> bool:
 def _last_run_of(path: Path, pattern: str) -> str | None:
     """The name of the last run that has a file of this kind."""
     files = report_files(path, pattern)
-    return files[-1].stem.removeprefix(pattern.partition("*")[0]) if files else None
+    return run_of(files[-1], pattern) if files else None
 
 
 def _with_last_run(
@@ -429,13 +429,13 @@ def _series_of(path: Path) -> pd.DataFrame | None:
 def _head_of(path: Path) -> pd.DataFrame | None:
     from ray_tune_memguard.report.head_records import KIND, read_head_node
 
-    return _with_last_run(path, f"{KIND}-*{SUFFIX}", read_head_node)
+    return _with_last_run(path, file_pattern(KIND), read_head_node)
 
 
 def _store_of(path: Path) -> pd.DataFrame | None:
     from ray_tune_memguard.report.object_records import KIND, read_object_store
 
-    return _with_last_run(path, f"{KIND}-*{SUFFIX}", read_object_store)
+    return _with_last_run(path, file_pattern(KIND), read_object_store)
 
 
 def _rss(row: dict[str, float]) -> str:

@@ -8,13 +8,13 @@ from collections.abc import Mapping
 import ray
 
 from ray_tune_memguard.cluster.session import session_directory
+from ray_tune_memguard.cluster.settings import TASKS_PER_TRIAL
 from ray_tune_memguard.report.sizes import size
 from ray_tune_memguard.system.ray_processes import RayProcesses
 
 _HEAD_RESOURCE = "node:__internal_head__"
 #: Bytes per trial of `gcs_server` that task events explain; more is dead actors and workers.
 _MAX_BY_TASK_EVENTS = 25_000
-_TASKS_PER_TRIAL = 5
 _REPORTS = "task_events_report_interval_ms"
 _TASKS = "task_events_max_num_task_in_gcs"
 _ACTORS = "maximum_gcs_destroyed_actor_cached_count"
@@ -94,7 +94,7 @@ def advice(
     if settings.get(_REPORTS) == 0:
         return f"It grows by {keeps} without task events.{'' if reuses_actors else actors}"
     kept = settings.get(_TASKS)
-    if isinstance(kept, int) and 0 <= kept <= _TASKS_PER_TRIAL * trials:
+    if isinstance(kept, int) and 0 <= kept <= TASKS_PER_TRIAL * trials:
         also = f"although it keeps the events of no more than {kept:,} tasks."
         return f"It grows by {keeps} {also}{'' if reuses_actors else actors}"
     text = (

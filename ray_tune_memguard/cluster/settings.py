@@ -23,6 +23,8 @@ OLDEST_KNOWN: Version = (2, 50)
 NEWEST_KNOWN: Version = (2, 60)
 ENVIRONMENT_PREFIX = "RAY_"
 _TRUE = ("1", "true")
+#: What `task_events_max_num_task_in_gcs` counts of a trial of Tune (measured).
+TASKS_PER_TRIAL = 5
 #: Variables that look like settings, and that only Ray's Python reads (some from 2.55 or 2.60 on).
 _READ_IN_PYTHON = frozenset(
     {

@@ -84,7 +84,7 @@ class KeeperActor:
         self._serving = {node: number}
         self._others: dict[int, Any] = {}
         with contextlib.suppress(OSError, AttributeError):  # Then values come by calls.
-            self._server = Server(keeper, number, self.keep, self._forget)
+            self._server = Server(keeper, number, self.keep, self.release)
 
     def number_on(self, node: str, instead_of: int | None) -> int:
         """The number of the actor for a node, started if there is none.
@@ -135,9 +135,6 @@ class KeeperActor:
         """Release these, or all."""
         for key in list(self._values) if keys is None else keys:
             self._values.pop(key, None)
-
-    def _forget(self, key: str) -> None:
-        self._values.pop(key, None)
 
     def held(self) -> list[dict[str, Any]]:
         """What is known of each value."""

@@ -72,7 +72,7 @@ class Server:
         keeper: the id of the keeper.
         number: the number of the actor.
         keep: stores the parts of a value under a key, and returns the node.
-        forget: undoes that, for a process that has ended before it was told.
+        release: undoes that, for a process that has ended before it was told.
     """
 
     def __init__(
@@ -80,10 +80,10 @@ class Server:
         keeper: str,
         number: int,
         keep: Callable[[str, list[memoryview], dict[str, Any]], str],
-        forget: Callable[[str], None],
+        release: Callable[[list[str]], None],
     ) -> None:
         self._keep = keep
-        self._forget = forget
+        self._release = release
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._listener.bind(_address(keeper, number))
         self._listener.listen()
@@ -137,7 +137,7 @@ class Server:
         try:
             _send_message(connection, node)
         except OSError:
-            self._forget(key)
+            self._release([key])
             raise
 
 

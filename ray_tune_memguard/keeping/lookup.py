@@ -85,11 +85,10 @@ def keep(
             first = new_key(number)
             try:
                 return first, way.keep(first, parts, about)
-            except OSError:
+            except BaseException as error:
                 _close_channel(keeper, number, way)
-            except BaseException:
-                _close_channel(keeper, number, way)
-                raise
+                if not isinstance(error, OSError):
+                    raise
     # Another key: the actor may be about to forget the first.
     key = new_key(number)
     node: str = ask(keeper, number, "keep", key, list(parts), about)

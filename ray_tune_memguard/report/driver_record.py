@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ray_tune_memguard.report.records import SUFFIX, known_fields, read_records
+from ray_tune_memguard.report.records import file_pattern, known_fields, read_records
 from ray_tune_memguard.report.series_file import report_files
 from ray_tune_memguard.system.kernel_log import boot_id, oom_kills_of_machine
 
 #: The kind of the records; their files are ``.memguard/driver-<run>.jsonl``.
 KIND = "driver"
-FILE_PATTERN = f"{KIND}-*{SUFFIX}"
+FILE_PATTERN = file_pattern(KIND)
 BEGIN, END = "begin", "end"
 
 

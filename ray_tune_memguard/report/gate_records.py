@@ -20,8 +20,8 @@ class GateRecord:
     Attributes:
         time: when, in seconds since the epoch.
         action: ``pause``: trials wait on this node; ``resume``: none waits any more, or the run
-            ends; ``shed``: a
-            running trial was paused; ``stop``: the run was ended so that it can be resumed.
+            ends; ``shed``: a running trial was paused; ``stop``: the run was ended so that it can
+            be resumed.
         node: the id of the node.
         reason: why, in words.
         used_bytes: bytes in use, of the limit that decided; 0 if none did.

@@ -19,6 +19,13 @@ else:
     Record = TypeVar("Record")
 
 SUFFIX = ".jsonl"
+#: What is raised where a record is made of a damaged line.
+DAMAGE = (ValueError, TypeError, KeyError, AttributeError)
+
+
+def file_pattern(kind: str) -> str:
+    """What the names of the files with records of a kind match."""
+    return f"{kind}-*{SUFFIX}"
 
 
 class RecordFile:
@@ -68,7 +75,7 @@ def read_records(
     """
     found: list[Record] = []
     damage: Exception | None = None
-    for file in report_files(path, f"{kind}-*{SUFFIX}"):
+    for file in report_files(path, file_pattern(kind)):
         with file.open(encoding="utf-8", errors="replace") as lines:
             for line in lines:
                 try:
@@ -79,7 +86,7 @@ def read_records(
                     continue
                 try:
                     found.append(build(row))
-                except (ValueError, TypeError, KeyError, AttributeError) as error:
+                except DAMAGE as error:
                     damage = error
     if damage is not None and not found:
         raise damage

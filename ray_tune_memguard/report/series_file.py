@@ -78,6 +78,12 @@ def report_files(path: str | os.PathLike[str], pattern: str) -> list[Path]:
     return sorted(found, key=lambda file: file.name)
 
 
+def run_of(file: Path, pattern: str) -> str:
+    """The run that wrote a file, as the name of the file has it in place of the pattern's star."""
+    before, _, after = pattern.partition("*")
+    return file.name.removeprefix(before).removesuffix(after)
+
+
 def read_series(
     path: str | os.PathLike[str], pattern: str, row_type: type[DataclassInstance], what: str
 ) -> pd.DataFrame:

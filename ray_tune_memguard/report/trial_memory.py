@@ -7,7 +7,7 @@ from collections import defaultdict
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
-from ray_tune_memguard.report.records import SUFFIX, known_fields, read_records
+from ray_tune_memguard.report.records import file_pattern, known_fields, read_records
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -163,7 +163,7 @@ def read_trial_memory(path: str | os.PathLike[str]) -> pd.DataFrame:
 
     records = read_records(path, KIND, _build)
     if not records:
-        raise FileNotFoundError(f"No memory of trials ({KIND}-*{SUFFIX}) at {path}")
+        raise FileNotFoundError(f"No memory of trials ({file_pattern(KIND)}) at {path}")
     seconds: dict[str, float] = defaultdict(float)
     for record in records:
         seconds[record.trial_id] += record.ended - record.started

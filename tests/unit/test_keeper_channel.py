@@ -32,7 +32,7 @@ class Actor:
         self.kept: dict[str, tuple[list[bytes], dict[str, Any]]] = {}
         self.forgotten: list[str] = []
         self.wait: Callable[[], object] = int
-        self.server = Server(self.id, 0, self.keep, self.forget)
+        self.server = Server(self.id, 0, self.keep, self.release)
 
     def keep(self, key: str, parts: list[memoryview], about: dict[str, Any]) -> str:
         if about.get("fails"):
@@ -41,8 +41,8 @@ class Actor:
         self.wait()
         return "node"
 
-    def forget(self, key: str) -> None:
-        self.forgotten.append(key)
+    def release(self, keys: list[str]) -> None:
+        self.forgotten += keys
 
 
 @pytest.fixture

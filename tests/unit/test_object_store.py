@@ -252,19 +252,25 @@ def with_references(reply: Any) -> Any:
     return reply
 
 
-def test_what_a_raylet_says(monkeypatch: pytest.MonkeyPatch) -> None:
+def answer_with(monkeypatch: pytest.MonkeyPatch, references: int) -> list[bool]:
+    """Let a raylet answer; for each question whether it was for the references as well."""
     from ray._private import internal_api
 
-    asked = []
+    asked: list[bool] = []
 
     def node_stats(address: str, port: int, include_memory_info: bool) -> Any:
         assert (address, port) == ("10.0.0.5", 4711)
         asked.append(include_memory_info)
-        reply = stats_reply(5)
+        reply = stats_reply(references)
         return with_references(reply) if include_memory_info else reply
 
     monkeypatch.setattr(raylet, "is_available", lambda: True)
     monkeypatch.setattr(internal_api, "node_stats", node_stats)
+    return asked
+
+
+def test_what_a_raylet_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = answer_with(monkeypatch, references=5)
     found = raylet.report("10.0.0.5", 4711, max_references=5)
     assert found is not None
     assert found.store == StoreStats(80 * MIB, 70 * MIB, 3, 7, 170 * MIB, 110 * MIB, 60 * MIB)
@@ -288,14 +294,7 @@ def test_what_a_raylet_says(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_is_in_use_without_a_reference_is_listed(monkeypatch: pytest.MonkeyPatch) -> None:
-    from ray._private import internal_api
-
-    def node_stats(address: str, port: int, include_memory_info: bool) -> Any:
-        reply = stats_reply(0)
-        return with_references(reply) if include_memory_info else reply
-
-    monkeypatch.setattr(raylet, "is_available", lambda: True)
-    monkeypatch.setattr(internal_api, "node_stats", node_stats)
+    answer_with(monkeypatch, references=0)
     found = raylet.report("10.0.0.5", 4711, max_references=5)
     assert found is not None
     assert found.workers[0].references[0].kind == PINNED

@@ -15,9 +15,9 @@ from ray_tune_memguard.cli.page import charts
 from ray_tune_memguard.cli.trials import CONFIG, config_of
 from ray_tune_memguard.diagnostics import text
 from ray_tune_memguard.report.gate_records import KIND, GateRecord, read_gate, waits
-from ray_tune_memguard.report.records import SUFFIX
+from ray_tune_memguard.report.records import file_pattern
 from ray_tune_memguard.report.series import FILE_PATTERN, read_rss_series
-from ray_tune_memguard.report.series_file import report_files
+from ray_tune_memguard.report.series_file import report_files, run_of
 from ray_tune_memguard.report.texts import one_line, size
 from ray_tune_memguard.report.trial_memory import read_spans
 
@@ -189,17 +189,18 @@ class Page:
     def _waits(self) -> list[tuple[float, float]]:
         """When trials waited, run by run, because a killed one has closed no pause."""
         found: list[tuple[float, float]] = []
-        for file in report_files(self.measured.path, f"{KIND}-*{SUFFIX}"):
+        pattern = file_pattern(KIND)
+        for file in report_files(self.measured.path, pattern):
             with contextlib.suppress(*DAMAGE):
                 gate = read_gate(file)
-                found += waits(gate, self._end_of(file.stem.removeprefix(f"{KIND}-"), gate))
+                found += waits(gate, self._end_of(run_of(file, pattern), gate))
         return found
 
     def _end_of(self, run: str, gate: Sequence[GateRecord]) -> float:
         """When the last thing was measured in a run; now, while it goes on."""
         measured = self.measured
         series = report_files(measured.path, FILE_PATTERN)
-        own = [file for file in series if file.name == FILE_PATTERN.replace("*", run)]
+        own = [file for file in series if run_of(file, FILE_PATTERN) == run]
         if measured.run.state == "running" and own == series[-1:]:
             return time.time()
         times = [record.time for record in gate]

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from ray_tune_memguard.cluster.doctor.facts import Facts
 from ray_tune_memguard.cluster.doctor.findings import Finding, Place, Remedy, Severity
-from ray_tune_memguard.cluster.settings import BY_NAME
+from ray_tune_memguard.cluster.settings import BY_NAME, TASKS_PER_TRIAL
 from ray_tune_memguard.report.sizes import size
 
 _TASKS = "task_events_max_num_task_in_gcs"
@@ -14,8 +14,7 @@ _REPORTS = "task_events_report_interval_ms"
 _ACTORS = "maximum_gcs_destroyed_actor_cached_count"
 _WORKERS = "maximum_gcs_dead_worker_cached_count"
 
-#: A trial of Tune is five tasks, whose events take 15 to 17 KB of `gcs_server` (measured).
-TASKS_PER_TRIAL = 5
+#: The events of a trial's tasks take 15 to 17 KB of `gcs_server` (measured).
 BYTES_PER_TRIAL = 16_000
 #: What is worth a note, and a warning.
 _NOTED_BYTES = 100 * 2**20

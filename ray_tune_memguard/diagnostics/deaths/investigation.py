@@ -142,11 +142,12 @@ class Investigation:
         if facts.pid:
             self._dead.append((facts.pid, trial.trial_id, str(trial)))
         inquiry = Inquiry(death, facts, sizes, trial_of)
-        if verdict.cause == UNKNOWN_CAUSE and facts.kernel is None:
-            self._ask_node(inquiry)
-        is_elsewhere = facts.node is not None and facts.node.node_id != self._place.node_id
-        if verdict.cause == UNKNOWN_CAUSE and inquiry.answer is None and is_elsewhere:
-            inquiry.until = time.monotonic() + MAX_NODE_S
+        if verdict.cause == UNKNOWN_CAUSE:
+            if facts.kernel is None:
+                self._ask_node(inquiry)
+            is_elsewhere = facts.node is not None and facts.node.node_id != self._place.node_id
+            if inquiry.answer is None and is_elsewhere:
+                inquiry.until = time.monotonic() + MAX_NODE_S
         return inquiry
 
     def _ask_node(self, inquiry: Inquiry) -> None:
