@@ -1,10 +1,13 @@
 """Benchmarks of MemGuard against Ray alone and what its users can do today.
 
-``python -m benchmarks NAME``; ``python -m benchmarks --help`` says which there are. All rivals
-(``rivals``) run the same sweep in the same command, taking turns, each in a fresh process, and are
-measured by the same callback (``probes``), which belongs to the benchmarks and not to MemGuard.
+``python -m benchmarks NAME``; ``python -m benchmarks --help`` says which there are.
 
-``suite`` says what each benchmark runs, what it reads from the runs, and its bars. The simulated
-actor layer (``simulated``) swaps ``RayActorManager`` and nothing else; ``agreement`` shows that its
-slopes are those of real actors.
+- ``scenarios``: the table of what runs, which baselines, which size, metrics and thresholds;
+- ``metrics``: from a run's record to a number;
+- ``measures``: from a scenario's name and size to a record, by way of child programs;
+- ``children``: the programs that run in a fresh process each;
+- ``runner``: runs a scenario, the baselines taking turns;
+- ``rows`` and ``report``: the table, the JSON file and the picture.
+
+The simulated actor layer (``simulated``) swaps ``RayActorManager`` and nothing else.
 """

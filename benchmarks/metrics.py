@@ -1,97 +1,375 @@
-"""Time of a scrape: ``python -m benchmarks metrics``.
+"""From the record of a run to a number: with pandas, of its samples and experiment checkpoints.
 
-Serves the metrics of a run with 64 running trials (nothing runs), with the metrics of a node and of
-Ray's processes on the head beside them, and scrapes them 500 times over HTTP, each through a new
-connection, as Prometheus does at times. Prints the median and the 99th percentile, and beside them
-those of a page that is empty: the cost of HTTP alone. Ends with 1 if the median of the metrics is
-more than 5 ms.
+:func:`read` understands what ``scenarios`` has in its tables: ``fit_s / at_end finished``.
 """
 
 from __future__ import annotations
 
-import argparse
-import os
-import statistics
-import time
-import urllib.request
-from collections.abc import Sequence
-from dataclasses import replace
-from pathlib import Path
+import re
+from collections.abc import Callable
+from fractions import Fraction
+from typing import Any, TypeAlias
 
-from benchmarks.machine import describe_machine, machine_line
-from benchmarks.runs import positive
-from ray_tune_memguard import MetricsExporter
-from ray_tune_memguard.cluster.trial_memory import MAX_POINTS, TrialMemories, _Tracked
-from ray_tune_memguard.report.metrics import MetricsServer
-from ray_tune_memguard.report.readings import NodeLevel, Readings
-from ray_tune_memguard.system.process_tree import begin_reading
+import numpy as np
+import pandas as pd
 
-MAX_S = 0.005
-STATUSES = ("PENDING", "RUNNING", "PAUSED", "TERMINATED", "ERROR")
-READINGS = Readings(
-    step_time=1.0,
-    rss=1.0,
-    categories=dict.fromkeys(("python", "native", "slack", "shared"), 1e8),
-    trials=dict.fromkeys(STATUSES, 64),
-    deaths=dict.fromkeys(("kernel_oom", "ray_memory_monitor", "crash"), 3),
-    nodes=[NodeLevel(f"{number:056x}", 0.7, 0.9, False) for number in range(8)],
-    gate_actions=dict.fromkeys(("pause", "resume"), 3),
-    head=dict.fromkeys(("driver", "gcs_server", "raylet", "dashboard", "log_monitor"), (1e8, 1e8)),
-)
+#: What one baseline did once, as a child program wrote it down.
+Record: TypeAlias = dict[str, Any]
+#: The records of the baselines that ran with the same seed, one after the other.
+Round: TypeAlias = dict[str, Record]
+Points: TypeAlias = list[tuple[float, float]]
+
+SAMPLE = ["finished", "results", "rss", "seconds", "store"]
+#: `hundred-thousand`: so many trials are finished when the driver's memory has its level.
+LEVEL_AT = 1000
+#: `overhead`: the tracker's looks come in the first 500 trials; what counts is the sweep after.
+WARM_UP = 600
+#: `restore`: the steps in which MemGuard opens what Ray left.
+RAYS = {"first": "Ray's, first", "again": "Ray's, again", "after": "Ray's, after that"}
 
 
-def fill(memories: TrialMemories, trials: int) -> None:
-    """Add trials that run, each with as many readings as are kept."""
-    reading = begin_reading(os.getpid(), reset=False)
-    assert reading is not None
-    for number in range(trials):
-        tracked = _Tracked(f"{number:08x}", {}, 0.0, node=f"{number % 8:056x}")
-        tracked.key = reading.root.key
-        for at in range(MAX_POINTS):
-            tracked.peaks.add(reading._replace(at=float(at)))
-        memories._tracked[tracked.trial_id] = tracked
+def read(reading: str, record: Record, rays: Record) -> Any:
+    """Read a number of a record.
+
+    Args:
+        reading: terms with ``-`` or ``/`` between them. A term is the name of a function of
+            this module with its arguments, or keys of the record with ``:`` between them. With
+            ``ray`` before it, it is read of Ray's record.
+        record: of one baseline.
+        rays: Ray's, of the same round.
+    """
+    first, *rest = re.split(r" ([-/]) ", reading)
+    value = _term(first, record, rays)
+    for operator, term in zip(rest[::2], rest[1::2], strict=True):
+        other = _term(term, record, rays)
+        value = value - other if operator == "-" else value / other
+    return value
 
 
-def scrapes(url: str, count: int) -> tuple[list[float], int]:
-    """The seconds that each of some scrapes took, and the bytes of the last one."""
-    found, size = [], 0
-    for _ in range(count):
-        began = time.perf_counter()
-        with urllib.request.urlopen(url, timeout=60) as answer:
-            size = len(answer.read())
-        found.append(time.perf_counter() - began)
-    return found, size
+def _term(term: str, record: Record, rays: Record) -> Any:
+    head, *arguments = term.split()
+    if head == "ray":
+        return _term(" ".join(arguments), rays, rays)
+    function = globals().get(head)
+    if callable(function):
+        return function(record, *arguments)
+    found: Any = record
+    for key in term.split(":"):
+        found = found[key]
+    # What a reporter did not say.
+    return float("nan") if found is None else found
 
 
-def show(name: str, times: list[float], size: int) -> float:
-    median, highest = statistics.median(times), statistics.quantiles(times, n=100)[98]
-    print(f"{name:<24}{median * 1e3:6.2f} ms   99 %: {highest * 1e3:6.2f} ms   {size:,} B")
-    return median
+def samples(record: Record) -> pd.DataFrame:
+    """Return the samples, one a row."""
+    return pd.DataFrame(record["samples"], columns=SAMPLE)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Scrape both pages and print a row for each."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks metrics", description=__doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--trials", type=positive, default=64)
-    parser.add_argument("--scrapes", type=positive, default=500)
-    parser.add_argument("--results", type=Path, help="where figures go; only printed here")
-    arguments = parser.parse_args(argv)
-    print(machine_line(describe_machine()))
-    empty = MetricsServer("127.0.0.1", 0, lambda: None)
-    exporter = MetricsExporter(metrics_port=0)
-    exporter.setup()
-    state = exporter._state
-    assert state is not None
-    fill(state.memories, arguments.trials)
-    state.readings = replace(READINGS, step_time=time.time())
-    try:
-        show("an empty page", *scrapes(empty.url, arguments.scrapes))
-        median = show(
-            f"{arguments.trials} running trials", *scrapes(state.server.url, arguments.scrapes)
-        )
-    finally:
-        empty.stop()
-        exporter.stop()
-    print("pass" if median <= MAX_S else f"MISS: at most {MAX_S * 1e3:.0f} ms are allowed")
-    return 0 if median <= MAX_S else 1
+def checkpoints(record: Record) -> pd.DataFrame:
+    """Return the experiment checkpoints, one a row."""
+    return pd.DataFrame(record["checkpoints"])
+
+
+def line_slope(x: Any, y: Any) -> float:
+    """Return the least-squares slope of ``y`` over ``x``."""
+    return float(np.polyfit(np.asarray(x, float), np.asarray(y, float), 1)[0])
+
+
+def slope(record: Record, y: str, x: str, last: str = "0.75") -> float:
+    """Return the slope of a column of the samples over another one, in the last part of it."""
+    frame = samples(record)
+    part = frame[frame[x] >= frame[x].iloc[-1] * (1 - float(Fraction(last)))]
+    return line_slope(part[x], part[y])
+
+
+def highest(record: Record, column: str) -> float:
+    """Return the highest value that was sampled."""
+    return float(samples(record)[column].max())
+
+
+def at_end(record: Record, column: str) -> float:
+    """Return the last value that was sampled, at the end of the tuning loop."""
+    return float(samples(record)[column].iloc[-1])
+
+
+def drawn(x: str, y: str, unit: float) -> Callable[[Record], Points]:
+    """Return what reads points of two columns of the samples, the second one in ``unit``."""
+
+    def points(record: Record) -> Points:
+        frame = samples(record)
+        return list(zip(frame[x], frame[y] / unit, strict=True))
+
+    return points
+
+
+def trial_milliseconds(record: Record, parts: int = 60) -> Points:
+    """Return points of (finished trials, ms per trial), means over parts of the sweep."""
+    frame = samples(record)
+    marks = frame.iloc[:: max(1, (len(frame) - 1) // parts)]
+    steps = marks[["finished", "seconds"]].diff()
+    each = 1e3 * steps["seconds"] / steps["finished"]
+    is_there = steps["finished"] > 0
+    return list(zip(marks["finished"][is_there], each[is_there], strict=True))
+
+
+def median(record: Record, key: str) -> float:
+    """Return the median of a list in the record."""
+    return float(pd.Series(_term(key, record, record)).median())
+
+
+def ninety_nine(record: Record, key: str) -> float:
+    """Return the 99th percentile of a list in the record."""
+    return float(pd.Series(_term(key, record, record)).quantile(0.99))
+
+
+def largest(record: Record, *keys: str) -> float:
+    """Return the largest value of some lists in the record."""
+    return float(max(max(record[key]) for key in keys))
+
+
+def count(record: Record, key: str) -> int:
+    """Return the length of a list in the record."""
+    return len(record[key])
+
+
+# Large sweeps.
+
+
+def level(record: Record) -> float:
+    """Return RSS at trial ``LEVEL_AT``."""
+    frame = samples(record)
+    return float(frame["rss"][frame["finished"] >= LEVEL_AT].iloc[0])
+
+
+def rise(record: Record) -> float:
+    """Return how much RSS rises above that."""
+    return max(highest(record, "rss"), float(record["rss_after_fit"])) - level(record)
+
+
+def throughput(record: Record, start: str, end: str) -> float:
+    """Return the trials per second between two points of the sweep, as parts of its trials."""
+    frame = samples(record)
+    total = frame["finished"].iloc[-1]
+    inside = frame[frame["finished"].between(float(start) * total, float(end) * total)]
+    steps = inside[["finished", "seconds"]].iloc[[0, -1]].diff().iloc[-1]
+    return float(steps["finished"] / steps["seconds"])
+
+
+def _checkpoint(record: Record, start: float, end: float) -> float:
+    """Return the median seconds of one experiment checkpoint that came in its turn.
+
+    Between two numbers of finished trials; if the sweep was too short for any, of the forced one
+    at its end, which finds less that is new.
+    """
+    frame = checkpoints(record)
+    in_turn = frame[frame["finished"].between(start, end) & ~frame["forced"]]
+    found = frame.iloc[-1:] if in_turn.empty else in_turn
+    return float(found["save_s"].median())
+
+
+def early_checkpoint(record: Record) -> float:
+    """Return the seconds of a checkpoint in the first thousands of trials."""
+    return _checkpoint(record, LEVEL_AT / 2, 5 * LEVEL_AT)
+
+
+def late_checkpoint(record: Record) -> float:
+    """Return the seconds of a checkpoint near the end."""
+    total = at_end(record, "finished")
+    return _checkpoint(record, 0.95 * total, total)
+
+
+def last_checkpoint(record: Record, column: str) -> float:
+    """Return a column of the final checkpoint, which is written when every trial has finished."""
+    return float(checkpoints(record)[column].iloc[-1])
+
+
+# Uploads.
+
+
+def uploads(record: Record) -> pd.DataFrame:
+    """Return the finished trials at each checkpoint, and the bytes that it uploaded."""
+    frame = checkpoints(record)
+    frame["sent"] = frame["bytes"].shift(-1) - frame["bytes"]
+    return frame.iloc[:-1]
+
+
+def upload(record: Record, start: str, end: str) -> float:
+    """Return the mean upload between two points of the sweep, as parts of its trials."""
+    frame, total = uploads(record), record["trials"]
+    is_there = frame["finished"].between(float(start) * total, float(end) * total) & ~frame["last"]
+    if not is_there.any():
+        raise RuntimeError(f"no checkpoint from {start} to {end} of the trials")
+    return float(frame["sent"][is_there].mean())
+
+
+def last_upload(record: Record) -> float:
+    """Return the bytes of the upload at the end."""
+    return float(uploads(record)["sent"].iloc[-1])
+
+
+def upload_points(record: Record) -> Points:
+    """Return points of (finished trials, MB of one upload)."""
+    frame = uploads(record)
+    frame = frame[~frame["last"]]
+    return list(zip(frame["finished"], frame["sent"] / 1e6, strict=True))
+
+
+# The rest.
+
+
+def added(clocks: dict[str, list[float]], spilled: list[float]) -> dict[str, float]:
+    """Return what was added to a trial; the checkpoint comes every ten seconds, in equal shares."""
+    checkpoint = float(np.mean(clocks["checkpoint"]))
+    hooks = clocks["other hooks"]
+    length = min(len(spilled), len(hooks))
+    times = pd.Series(hooks[:length]) + pd.Series(spilled[:length]) + checkpoint
+    late = times[WARM_UP:]
+    return {
+        "median_s": late.median(),
+        "mean_s": late.mean(),
+        "p95_s": late.quantile(0.95),
+        "mean_of_all_s": times.mean(),
+        "checkpoint_share_s": checkpoint,
+    }
+
+
+def opening(record: Record, when: str, key: str) -> float:
+    """Return what MemGuard took to open what Ray left; Ray alone knows one way to do so."""
+    return float(record.get(RAYS[when], record["analysis"])[key])
+
+
+def true_slope(record: Record) -> float:
+    """Return the bytes per trial that a process of the head grew by, after the warm-up."""
+    frame = pd.DataFrame(record["truth"], columns=["finished", "rss"])
+    last = frame["finished"].iloc[-1]
+    frame = frame[frame["finished"] >= max(100 if last >= 300 else 0, 0.2 * last)]
+    return line_slope(frame["finished"], frame["rss"])
+
+
+def reporters_error(record: Record) -> float:
+    """Return how far the reporter's slope is off the true one."""
+    return abs(float(_term("per_trial", record, record)) - true_slope(record))
+
+
+def beyond_a_quarter(record: Record) -> float:
+    """Return by how many bytes it is off by more than 25 % and 500 bytes."""
+    return reporters_error(record) - max(0.25 * abs(true_slope(record)), 500.0)
+
+
+def error_of_leak(record: Record, left: str) -> float:
+    """Return how far the reporter's slope is off what trials leave, as a share of it."""
+    return abs(float(_term("per_trial", record, record)) - float(left)) / float(left)
+
+
+def memory_slope(record: Record, column: str) -> float:
+    """Return the slope of a column of `native`, over the last two thirds of its samples."""
+    frame = pd.DataFrame(record["memory"])
+    frame = frame.iloc[len(frame) // 3 :]
+    return line_slope(frame["finished"], frame[column])
+
+
+def bytes_each(record: Record, *kinds: str) -> float:
+    """Return the bytes per trial of some kinds of files."""
+    sizes = record["outcome"]["bytes"]
+    return sum(sizes.get(kind, 0) for kind in kinds) / float(record["outcome"]["rows"])
+
+
+def keep_by_put_and_copy(record: Record) -> float:
+    """Return the time of ``keep`` by that of ``ray.put`` and a copy, of medians."""
+    times = {name: median(record, f"times:{name}") for name in ("ray.put", "copy", "keep")}
+    return times["keep"] / (times["ray.put"] + times["copy"])
+
+
+def of_kills(record: Record, column: str) -> int:
+    """Return the total of what was counted after each kill."""
+    return int(pd.DataFrame(record["kills"])[column].sum())
+
+
+# Claims: what is said of a run, and whether that is what it should be.
+
+Verdict: TypeAlias = tuple[str, bool]
+
+
+def differences(record: Record, rays: Record) -> list[str]:
+    """Return the names of the parts in which results differ from Ray's."""
+    ours, theirs = record["outcome"], rays["outcome"]
+    return [name for name in theirs if theirs[name] != ours[name]]
+
+
+def finished(record: Record, _: Record) -> Verdict:
+    """So many trials have finished."""
+    return f"{at_end(record, 'finished'):,.0f}", True
+
+
+def same_results(record: Record, rays: Record) -> Verdict:
+    """It returned what Ray did: count, errors, best, DataFrame, single results."""
+    total, different = record["outcome"]["len"], differences(record, rays)
+    said = f"differ: {', '.join(different)}" if different else "equal"
+    return f"{total:,}, {said}", not different
+
+
+def histories(record: Record, _: Record) -> Verdict:
+    """Results have their history."""
+    found = record["outcome"]["results"]
+    return f"{found['histories']} of {found['read']}", True
+
+
+def same_rows(record: Record, rays: Record) -> Verdict:
+    """The DataFrame has the same rows as Ray's, in any order."""
+    ours, theirs = (one["outcome"]["dataframe"] for one in (record, rays))
+    if ours["sha256_in_any_order"] == theirs["sha256_in_any_order"]:
+        return "yes", True
+    return f"no: {ours['rows']:,} rows, {len(ours['columns'])} columns", False
+
+
+def same_console(record: Record, rays: Record) -> Verdict:
+    """The console ended with the same count as Ray's."""
+    return str(record["console"]), record["console"] == rays["console"]
+
+
+def opened(record: Record, rays: Record) -> Verdict:
+    """Ray alone reads and resumes what was left, and the same trial is best."""
+    read, resumed = record["opened"]["read"], record["opened"]["resume"]
+    is_whole = read["trials"] == resumed["trials"] == record["outcome"]["len"]
+    is_best = read["best"] == rays["opened"]["read"]["best"]
+    said = f"{read['trials']:,} trials, {resumed['run_again']} run again"
+    return said, is_whole and is_best and resumed["run_again"] == 0
+
+
+def restored(record: Record, _: Record) -> Verdict:
+    """``Tuner.restore`` works where MemGuard is not installed."""
+    tuner = record["opened"]["tuner"]
+    return "yes" if tuner["restored"] else str(tuner["error"]), tuner["restored"]
+
+
+def named(record: Record, _: Record) -> Verdict:
+    """A reporter has named a growth."""
+    return "named" if record["lines"] else "not named", bool(record["lines"])
+
+
+def not_named(record: Record, _: Record) -> Verdict:
+    """A reporter has named none."""
+    said, is_named = named(record, _)
+    return said, not is_named
+
+
+def whole(record: Record, _: Record) -> Verdict:
+    """All results of all trials are in the DataFrame and in a history."""
+    outcome = record["outcome"]
+    expected = at_end(record, "finished"), at_end(record, "results")
+    found = outcome["rows"], outcome["rows"] * outcome["history"]
+    return f"{found[0]:,} trials, {found[1]:,} results", found == expected
+
+
+def read_of_put(record: Record, _: Record) -> Verdict:
+    """Arrays that were stored with ``ray.put`` can be read."""
+    return _outcomes(record["read"]["Ray alone"])
+
+
+def read_of_keeper(record: Record, _: Record) -> Verdict:
+    """Arrays that were kept can be read."""
+    return _outcomes(record["read"]["Keeper"])
+
+
+def _outcomes(found: dict[str, int]) -> Verdict:
+    return ", ".join(f"{n} {what}" for what, n in sorted(found.items())), set(found) == {"read"}

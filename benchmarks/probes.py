@@ -1,15 +1,16 @@
 """What is measured inside a sweep: a plain Ray callback, and a clock on experiment checkpoints.
 
-Neither knows of MemGuard, and both are the same for both rivals. Samples go straight to a file, so
-the measuring itself keeps nothing in the driver's memory and the parent can follow the sweep.
+Neither knows of MemGuard, and both are the same for all baselines. Samples go straight to a file,
+so the measuring itself keeps nothing in the driver's memory and the parent can follow the sweep.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -22,6 +23,32 @@ from ray.tune.execution.experiment_state import _ExperimentCheckpointManager
 def resident_bytes() -> int:
     """Return this process's resident set size."""
     return psutil.Process().memory_info().rss
+
+
+def anonymous_bytes(process: psutil.Process) -> int:
+    """Return a process's RSS without shared memory, of which the object store is part."""
+    memory = process.memory_info()
+    return int(memory.rss - memory.shared)
+
+
+@contextlib.contextmanager
+def measured(record: dict[str, Any]) -> Iterator[None]:
+    """Add the seconds that the block takes and the bytes that it adds, at its peak and after.
+
+    The peak is the kernel's own (``VmHWM``).
+    """
+    before = resident_bytes()
+    Path("/proc/self/clear_refs").write_text("5")
+    started = time.perf_counter()
+    yield
+    record["seconds"] = time.perf_counter() - started
+    record["peak"] = _peak_bytes() - before
+    record["rss"] = resident_bytes() - before
+
+
+def _peak_bytes() -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
 
 
 def object_store_bytes() -> int:

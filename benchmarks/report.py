@@ -1,26 +1,43 @@
-"""A benchmark's table for reading, and its results for keeping: JSON beside a picture."""
+"""A scenario's table for reading, its JSON file for keeping, and its picture."""
 
 from __future__ import annotations
 
+import contextlib
 import json
-import statistics
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from benchmarks.record import Round
-from benchmarks.rivals import RIVALS
-from benchmarks.rows import Figure, Row, as_json
+import pandas as pd
+
+from benchmarks.baselines import BASELINES
+from benchmarks.metrics import Points, Record, Round
+from benchmarks.rows import Row
+
+if TYPE_CHECKING:
+    from matplotlib import figure
+    from matplotlib.axes import Axes
 
 
-def _spread(row: Figure, values: list[float]) -> str:
-    middle = row.show(statistics.median(values))
-    if len(values) == 1:
-        return middle
-    return f"{middle} ({row.show(min(values))} .. {row.show(max(values))})"
+@dataclass(frozen=True)
+class Panel:
+    """What of a run is drawn: points, each of a number of trials or results and a figure."""
+
+    x_label: str
+    y_label: str
+    points: Callable[[Record], Points]
 
 
-def _distinct(values: list[str]) -> str:
-    return "; ".join(dict.fromkeys(values))
+@dataclass(frozen=True)
+class Table:
+    """What was measured in one section of a scenario."""
+
+    title: str
+    rows: list[Row]
+    rounds: list[Round]
+    panels: tuple[Panel, ...] = ()
 
 
 def _verdict(row: Row, judged: bool) -> str:
@@ -31,23 +48,15 @@ def _verdict(row: Row, judged: bool) -> str:
     return "pass" if row.passed else "MISS"
 
 
-def _cells(row: Row, names: list[str], judged: bool) -> tuple[str, ...]:
-    verdict = _verdict(row, judged)
-    ratio = ""
-    if isinstance(row, Figure):
-        ratio = "" if row.ratio is None else f"{row.ratio:.3g}"
-        shown = {name: _spread(row, values) for name, values in row.values.items()}
-    else:
-        shown = {name: _distinct(values) for name, values in row.values.items()}
-    return (row.label, *(shown.get(name, "") for name in names), ratio, row.bar_text, verdict)
-
-
 def format_table(rows: list[Row], judged: bool) -> str:
-    """Return the rows as a table; bars are ``not judged`` at another size than theirs."""
-    names = [name for name in RIVALS if any(name in row.values for row in rows)]
-    titles = [RIVALS[name].title for name in names]
-    header = ("", *titles, "MemGuard / Ray", "bar", "")
-    return format_lines([header, *(_cells(row, names, judged) for row in rows)])
+    """Return the rows as a table; at another size than theirs, thresholds are ``not judged``."""
+    names = [name for name in BASELINES if any(name in row.values for row in rows)]
+    lines = [("", *(BASELINES[name].title for name in names), "MemGuard / Ray", "threshold", "")]
+    for row in rows:
+        ratio = "" if row.ratio is None else f"{row.ratio:.3g}"
+        cells = (row.cells.get(name, "") for name in names)
+        lines.append((row.label, *cells, ratio, row.threshold, _verdict(row, judged)))
+    return format_lines(lines)
 
 
 def format_lines(lines: list[tuple[str, ...]]) -> str:
@@ -58,16 +67,122 @@ def format_lines(lines: list[tuple[str, ...]]) -> str:
     return "\n".join(line.rstrip() for line in text)
 
 
-def write_results(
-    path: Path, head: dict[str, Any], legs: list[tuple[str, list[Row], list[Round]]]
-) -> None:
-    """Write everything that the benchmark measured, samples included."""
+def write_results(path: Path, head: dict[str, Any], tables: list[Table]) -> None:
+    """Write everything that was measured, samples included."""
     sweeps = [
         {
-            "title": title,
-            "rows": [as_json(row) for row in rows],
-            "runs": [{name: run.record for name, run in one.runs.items()} for one in rounds],
+            "title": table.title,
+            "rows": [
+                {
+                    "label": row.label,
+                    "values": row.values,
+                    "threshold": row.threshold,
+                    "passed": row.passed,
+                    "ratio": row.ratio,
+                }
+                for row in table.rows
+            ],
+            "runs": table.rounds,
         }
-        for title, rows, rounds in legs
+        for table in tables
     ]
     path.write_text(json.dumps(head | {"sweeps": sweeps}) + "\n")
+
+
+class NoMatplotlib(RuntimeError):
+    """matplotlib, which only the picture needs, is not installed."""
+
+    def __init__(self) -> None:
+        super().__init__("no picture: matplotlib is not installed (pip install matplotlib)")
+
+
+@contextlib.contextmanager
+def if_possible() -> Iterator[None]:
+    """Draw in this block; without matplotlib, say so and go on."""
+    try:
+        yield
+    except NoMatplotlib as error:
+        print(error, file=sys.stderr)
+
+
+def new_picture(title: str, width: float, height: float) -> figure.Figure:
+    """Return an empty picture, of inches.
+
+    Raises:
+        NoMatplotlib: as it says.
+    """
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise NoMatplotlib from error
+    picture = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(picture)
+    picture.suptitle(title)
+    return picture
+
+
+def draw(title: str, tables: list[Table], path: Path) -> None:
+    """Write the picture of samples, or of rows as bars, as PNG; none if there is none to draw."""
+    lines = [(table, panel) for table in tables for panel in table.panels]
+    bars = [(table.title, [row for row in table.rows if row.is_drawn]) for table in tables]
+    bars = [(name, rows) for name, rows in bars if rows]
+    if lines:
+        picture = new_picture(title, 6.4 * len(lines), 4.2)
+        for index, (table, panel) in enumerate(lines):
+            _draw_runs(picture.add_subplot(1, len(lines), index + 1), table, panel)
+    elif bars:
+        most = max(len(rows) for _, rows in bars)
+        picture = new_picture(title, 7.0 * len(bars), 1.2 + 0.5 * most)
+        for index, (name, rows) in enumerate(bars):
+            _draw_bars(picture.add_subplot(1, len(bars), index + 1), name, rows)
+    else:
+        return
+    picture.savefig(path, dpi=130)
+
+
+def _draw_runs(axes: Axes, table: Table, panel: Panel) -> None:
+    axes.set(title=table.title, xlabel=panel.x_label, ylabel=panel.y_label)
+    for name in table.rounds[0]:
+        baseline = BASELINES[name]
+        for index, one in enumerate(table.rounds):
+            axes.plot(
+                *zip(*panel.points(one[name]), strict=True),
+                color=baseline.colour,
+                linewidth=1.2,
+                alpha=0.8,
+                label=baseline.title if index == 0 else None,
+            )
+    axes.set_ylim(bottom=0)
+    axes.grid(alpha=0.3)
+    axes.legend()
+
+
+def _draw_bars(axes: Axes, title: str, rows: list[Row]) -> None:
+    """Draw medians as bars, with lines from the lowest to the highest."""
+    names = [name for name in BASELINES if any(name in row.values for row in rows)]
+    height = 0.8 / len(names)
+    for place, name in enumerate(names):
+        label: str | None = BASELINES[name].title
+        for y, row in enumerate(rows):
+            if row.show is None or name not in row.values:
+                continue
+            found = pd.Series(row.values[name], dtype=float)
+            middle = found.median()
+            bar = axes.barh(
+                y + place / len(names),
+                middle,
+                height,
+                xerr=[[middle - found.min()], [found.max() - middle]],
+                color=BASELINES[name].colour,
+                label=label,
+            )
+            axes.bar_label(bar, [row.show(middle)], padding=3, fontsize=8)
+            label = None
+    axes.set_title(title)
+    axes.set_yticks([y + 0.4 - height / 2 for y in range(len(rows))])
+    axes.set_yticklabels([row.label for row in rows])
+    axes.invert_yaxis()
+    axes.margins(x=0.15)
+    axes.set_xticks([])
+    axes.legend()

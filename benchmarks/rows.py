@@ -1,171 +1,157 @@
-"""The rows of a benchmark's table: a figure of both rivals with its bar, or a plain yes or no."""
+"""The rows of a scenario's table: what is read of each run, how it is shown, and its threshold."""
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.record import Round, Run
-from benchmarks.rivals import MEMGUARD, RAY
+import pandas as pd
+
+from benchmarks import metrics
+from benchmarks.baselines import MEMGUARD, RAY
+from benchmarks.metrics import Round, read
 
 Format = Callable[[float], str]
 
 
-def plain_bytes(value: float) -> str:
-    """Format a number of bytes that is compared with a bar in bytes."""
-    return f"{value:,.0f} B"
-
-
-def mebibytes(value: float) -> str:
-    """Format a number of bytes as MiB."""
-    return f"{value / 2**20:,.1f} MiB"
-
-
-def megabytes(value: float) -> str:
-    """Format a number of bytes as MB."""
-    return f"{value / 1e6:,.1f} MB"
-
-
-def seconds(value: float) -> str:
-    """Format a duration."""
+def _seconds(value: float) -> str:
     return f"{value * 1e3:,.0f} ms" if value < 1.0 else f"{value:,.1f} s"
 
 
-def per_second(value: float) -> str:
-    """Format a rate."""
-    return f"{value:,.1f}/s"
-
-
-def factor(value: float) -> str:
-    """Format a ratio."""
-    return f"{value:.3f}"
-
-
-def milliseconds(value: float) -> str:
-    """Format a duration that is short."""
-    return f"{value * 1e3:,.2f} ms"
-
-
-def microseconds(value: float) -> str:
-    """Format a duration that is very short."""
-    return f"{value * 1e6:,.0f} µs"
+FORMATS: dict[str, Format] = {
+    "B": "{:,.0f} B".format,
+    "0.1 B": "{:,.1f} B".format,
+    "MiB": lambda value: f"{value / 2**20:,.1f} MiB",
+    "MB": lambda value: f"{value / 1e6:,.1f} MB",
+    "s": _seconds,
+    "ms": lambda value: f"{value * 1e3:,.2f} ms",
+    "µs": lambda value: f"{value * 1e6:,.0f} µs",
+    "/s": "{:,.1f}/s".format,
+    "%": lambda value: f"{100 * value:.3g} %",
+    "number": "{:,.0f}".format,
+    "factor": "{:.3f}".format,
+}
 
 
 @dataclass(frozen=True)
-class Bar:
-    """What the benchmark promises of MemGuard's median."""
-
-    limit: float
-    at_least: bool = False
-
-    def met(self, figure: Figure) -> bool:
-        """Return whether the figure keeps the promise."""
-        value = statistics.median(figure.values[MEMGUARD])
-        return value >= self.limit if self.at_least else value <= self.limit
-
-    def describe(self, show: Format) -> str:
-        """Return the promise in words."""
-        bound = "at least" if self.at_least else "at most"
-        return f"{bound} {show(self.limit)}"
-
-
-@dataclass(frozen=True)
-class Figure:
-    """One figure per run, by rival."""
+class Row:
+    """One row of a table, read from all rounds: values and text by baseline."""
 
     label: str
-    show: Format
-    values: dict[str, list[float]]
-    bar: Bar | None = None
+    values: dict[str, list[Any]]
+    cells: dict[str, str]
+    threshold: str = ""
+    #: None where nothing is asked for.
+    passed: bool | None = None
+    #: None where values are text.
+    show: Format | None = None
+    is_drawn: bool = False
 
     @property
     def ratio(self) -> float | None:
         """Return the median of the rounds' ratios, MemGuard by Ray; None if one is not > 0."""
-        ray, memguard = self.values.get(RAY, []), self.values[MEMGUARD]
-        if not ray or min(*ray, *memguard) <= 0:
+        if self.show is None or not {RAY, MEMGUARD} <= set(self.values):
             return None
-        return statistics.median(m / r for r, m in zip(ray, memguard, strict=True))
-
-    @property
-    def bar_text(self) -> str:
-        """Return the bar in words."""
-        return self.bar.describe(self.show) if self.bar else ""
-
-    @property
-    def passed(self) -> bool | None:
-        """Return whether the bar is met, None without one."""
-        return self.bar.met(self) if self.bar else None
+        frame = pd.DataFrame(self.values, dtype=float)[[RAY, MEMGUARD]]
+        if not (frame > 0).to_numpy().all():
+            return None
+        return float((frame[MEMGUARD] / frame[RAY]).median())
 
 
 @dataclass(frozen=True)
-class Check:
-    """A claim that is true or not in each run. Without ``is_bar`` it is for information."""
+class Metric:
+    """One row of the table, before anything has run.
 
-    label: str
-    values: dict[str, list[str]]
-    holds: bool
-    is_bar: bool = True
-
-    @property
-    def bar_text(self) -> str:
-        """Return the bar in words."""
-        return "yes" if self.is_bar else ""
-
-    @property
-    def passed(self) -> bool | None:
-        """Return whether the claim holds, None where it is for information."""
-        return self.holds if self.is_bar else None
-
-
-Row = Figure | Check
-
-
-def by_rival(rounds: list[Round], read: Callable[[Run], Any]) -> dict[str, list[Any]]:
-    """Read the same from all rivals' runs."""
-    return {name: [read(one.runs[name]) for one in rounds] for name in rounds[0].runs}
-
-
-def figure(
-    label: str,
-    show: Format,
-    rounds: list[Round],
-    read: Callable[[Run], float],
-    bar: Bar | None = None,
-) -> Figure:
-    """Read the same figure from all rivals' runs."""
-    return Figure(label, show, by_rival(rounds, read), bar)
-
-
-def memguards(
-    label: str,
-    show: Format,
-    rounds: list[Round],
-    read: Callable[[Run], float],
-    bar: Bar | None = None,
-) -> Figure:
-    """Read a figure from MemGuard's runs that the others do not have."""
-    return Figure(label, show, {MEMGUARD: [read(one.runs[MEMGUARD]) for one in rounds]}, bar)
-
-
-def same_results(rounds: list[Round]) -> Check:
-    """Claim that MemGuard returned what Ray did: count, errors, best, DataFrame, single results.
-
-    Of the others it says in what they differ.
+    Args:
+        label: its name.
+        unit: how a value is written, see ``FORMATS``; or "yes" for a claim that must hold, and
+            "text" for one that is for information.
+        reading: what :func:`benchmarks.metrics.read` understands, or the name of a claim.
+        threshold: such as ``<= 200``, of the median, or ``min >= 0.9``, of another statistic.
+        judged: of which baselines that is asked.
+        own: whether only those have the figure.
+        is_drawn: whether the picture has it as a bar.
     """
 
-    def describe(one: Round, rival: str) -> str:
-        total = one.runs[rival].record["outcome"]["len"]
-        different = one.differences(rival)
-        return f"{total:,}, differ: {', '.join(different)}" if different else f"{total:,}, equal"
+    label: str
+    unit: str
+    reading: str
+    threshold: str = ""
+    judged: tuple[str, ...] = (MEMGUARD,)
+    own: bool = False
+    is_drawn: bool = False
 
-    values = {name: [describe(one, name) for one in rounds] for name in rounds[0].runs}
-    holds = not any(one.differences(MEMGUARD) for one in rounds)
-    return Check("results, against Ray's", values, holds)
+    def row(self, rounds: list[Round]) -> Row:
+        """Read it from all rounds."""
+        names = [name for name in rounds[0] if name in self.judged or not self.own]
+        if self.unit in ("yes", "text"):
+            return self._claimed(rounds, names)
+        show = FORMATS[self.unit]
+        values = {
+            name: [read(self.reading, one[name], one.get(RAY, {})) for one in rounds]
+            for name in names
+        }
+        cells = {
+            name: _spread(pd.Series(found, dtype=float), show) for name, found in values.items()
+        }
+        words, passed = self._judge(values, show)
+        return Row(self.label, values, cells, words, passed, show, self.is_drawn)
+
+    def _judge(self, values: dict[str, list[float]], show: Format) -> tuple[str, bool | None]:
+        """Return the threshold in words, and whether all that are judged keep to it."""
+        if not self.threshold:
+            return "", None
+        *statistic, comparison, limit = self.threshold.split()
+        bound = float(limit)
+        figures = [
+            pd.Series(values[name], dtype=float).agg(*(statistic or ["median"]))
+            for name in self.judged
+        ]
+        if comparison == "<=":
+            return f"at most {show(bound)}", all(figure <= bound for figure in figures)
+        return f"at least {show(bound)}", all(figure >= bound for figure in figures)
+
+    def _claimed(self, rounds: list[Round], names: list[str]) -> Row:
+        claim = getattr(metrics, self.reading)
+        found = {name: [claim(one[name], one.get(RAY, {})) for one in rounds] for name in names}
+        values = {name: [said for said, _ in verdicts] for name, verdicts in found.items()}
+        cells = {name: "; ".join(dict.fromkeys(said)) for name, said in values.items()}
+        if self.unit == "text":
+            return Row(self.label, values, cells)
+        passed = all(holds for name in self.judged for _, holds in found[name])
+        return Row(self.label, values, cells, "yes", passed)
 
 
-def as_json(row: Row) -> dict[str, Any]:
-    """Return the row for the results file."""
-    common = {"label": row.label, "values": row.values, "bar": row.bar_text, "passed": row.passed}
-    return common | {"ratio": row.ratio} if isinstance(row, Figure) else common
+def _spread(values: pd.Series[float], show: Format) -> str:
+    if values.isna().all():
+        return "nothing"
+    middle = show(values.median())
+    if len(values) == 1:
+        return middle
+    return f"{middle} ({show(values.min())} .. {show(values.max())})"
+
+
+def table(text: str, *judged: str) -> tuple[Metric, ...]:
+    """Read metrics from lines of ``label | unit | reading | threshold | options``.
+
+    The options are "own", "drawn", and the baselines that are judged, if not all of ``judged``.
+    A label that begins with ``>`` is a part of the row above.
+    """
+    found = []
+    for line in text.strip().splitlines():
+        label, unit, reading, threshold, options = (*map(str.strip, line.split("|")), "", "")[:5]
+        words = options.split()
+        names = tuple(word for word in words if word not in ("own", "drawn"))
+        found.append(
+            Metric(
+                label.replace("> ", "   ", 1) if label.startswith("> ") else label,
+                unit,
+                reading,
+                threshold,
+                names or judged or (MEMGUARD,),
+                own="own" in words,
+                is_drawn="drawn" in words,
+            )
+        )
+    return tuple(found)

@@ -128,10 +128,10 @@ def _from_rows(sweeps: list[dict[str, Any]]) -> Iterator[str]:
             for row in sweep["rows"]
         ]
         names = list(dict.fromkeys(name for found in values for name in found))
-        rows = [[sweep["title"], *names, "bar"]]
+        rows = [[sweep["title"], *names, "threshold"]]
         for row, found in zip(sweep["rows"], values, strict=True):
             cells = [", ".join(map(_number, found.get(name, []))) for name in names]
-            rows.append([row["label"], *cells, row["bar"]])
+            rows.append([row["label"], *cells, row.get("threshold", row.get("bar", ""))])
         yield from _table(rows)
 
 

@@ -13,7 +13,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from benchmarks.commands import run_command
+from benchmarks.runner import run_command
 from tests.acceptance import (
     deaths,
     kills,

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import describe_machine, machine_line
-from benchmarks.runs import RESULTS_DIRECTORY, positive
+from benchmarks.runner import RESULTS_DIRECTORY, positive
 from tests.acceptance.out_of_memory import ray_of
 from tests.integration.deaths import CAUSES, DETAILS, can_limit
 from tests.integration.own_process import said_by

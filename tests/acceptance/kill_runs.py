@@ -31,7 +31,7 @@ from benchmarks.kill_log import (
     read_log,
 )
 from benchmarks.processes import MARK_VARIABLE, end_marked, new_mark
-from benchmarks.runs import ROOT, scratch_directory
+from benchmarks.runner import ROOT, scratch_directory
 from tests.acceptance.kill_hooks import AIM_VARIABLE
 
 #: A trial that finished so long before the kill is to be safe.

@@ -22,9 +22,9 @@ from ray import tune
 from ray.tune.execution.tune_controller import TuneController
 from ray.tune.search import BasicVariantGenerator
 
+from benchmarks.child import set_environment, start_ray
 from benchmarks.kill_log import FIT, OPENED, RESTORE, write_line
 from benchmarks.problem import METRIC, MODE, score, search_space
-from benchmarks.sweep import set_environment, start_ray
 from tests.acceptance import kill_hooks
 from tests.acceptance.kill_trials import Finished, one_result
 

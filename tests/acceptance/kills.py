@@ -18,11 +18,10 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 
+from benchmarks.baselines import BASELINES, TWO
 from benchmarks.machine import describe_machine, machine_line
-from benchmarks.picture import if_possible, new_picture
-from benchmarks.report import format_lines
-from benchmarks.rivals import RIVALS, TWO
-from benchmarks.runs import RESULTS_DIRECTORY, Progress, in_turn
+from benchmarks.report import format_lines, if_possible, new_picture
+from benchmarks.runner import RESULTS_DIRECTORY, Progress, in_turn
 from tests.acceptance.kill_hooks import AIMS, MEMGUARD_ONLY
 from tests.acceptance.kill_runs import SETTLED_SECONDS, Outcome, Plan, kill_and_restore
 
@@ -186,13 +185,13 @@ def draw(outcomes: list[Outcome], title: str, path: Path) -> None:
         runs = [o for o in outcomes if o.plan.rival == rival and o.was_killed]
         if runs:
             xs, ys = [o.settled for o in runs], [o.ran_again for o in runs]
-            axes.scatter(xs, ys, color=RIVALS[rival].colour, label=name, alpha=0.8, zorder=3)
+            axes.scatter(xs, ys, color=BASELINES[rival].colour, label=name, alpha=0.8, zorder=3)
         stuck = [o for o in runs if not o.opened]
         if stuck:
             axes.scatter(
                 [o.settled for o in stuck],
                 [o.ran_again for o in stuck],
-                color=RIVALS[rival].colour,
+                color=BASELINES[rival].colour,
                 marker="x",
                 s=90,
                 label=f"{name}, did not restore",

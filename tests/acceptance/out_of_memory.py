@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import describe_machine, machine_line
-from benchmarks.runs import RESULTS_DIRECTORY, positive
+from benchmarks.runner import RESULTS_DIRECTORY, positive
 from tests.integration.own_process import said_by
 
 MAX_FAILURES = (0, 1, 3)

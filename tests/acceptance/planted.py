@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import describe_machine, machine_line
-from benchmarks.runs import RESULTS_DIRECTORY, record_of
+from benchmarks.runner import RESULTS_DIRECTORY, record_of
 
 #: Those of ``plants``, which imports Ray; the parent does not.
 PLANT_NAMES = (

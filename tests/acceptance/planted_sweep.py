@@ -15,9 +15,8 @@ from typing import Any
 import ray
 from ray import tune
 
+from benchmarks.child import set_environment, start_ray, write_record
 from benchmarks.problem import METRIC, MODE, make_trainable, search_space
-from benchmarks.runs import write_record
-from benchmarks.sweep import set_environment, start_ray
 from ray_tune_memguard import MemGuard
 from tests.acceptance.plants import PLANTS, Plant
 

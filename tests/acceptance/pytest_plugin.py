@@ -18,7 +18,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from benchmarks.machine import describe_machine, machine_line
-from benchmarks.runs import LOG_LINES_SHOWN, RESULTS_DIRECTORY, ROOT, positive
+from benchmarks.runner import LOG_LINES_SHOWN, RESULTS_DIRECTORY, ROOT, positive
 
 _TESTS = 10
 

@@ -30,7 +30,7 @@ from typing import Any
 from benchmarks.machine import describe_machine, machine_line
 from benchmarks.processes import MARK_VARIABLE, end_marked, new_mark
 from benchmarks.report import format_lines
-from benchmarks.runs import RESULTS_DIRECTORY, ROOT, scratch_directory
+from benchmarks.runner import RESULTS_DIRECTORY, ROOT, scratch_directory
 
 GUARD = "ray_tune_memguard.MemGuard"
 _SHORT_REASON = 70

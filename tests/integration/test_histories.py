@@ -20,7 +20,7 @@ from ray.tune.analysis import ExperimentAnalysis
 from ray.tune.logger import CSVLoggerCallback, LoggerCallback
 from ray.tune.schedulers import PopulationBasedTraining
 
-from benchmarks.histories import kill
+from benchmarks.children.histories import kill
 from ray_tune_memguard import (
     MemGuard,
     export_results,

@@ -1,14 +1,10 @@
-"""Run one sweep of simulated trials on a local S3 server; write what each checkpoint uploaded.
-
-The parent (``benchmarks.uploads``) starts it afresh for each rival.
-"""
+"""Run one sweep of simulated trials on a local S3 server; return what each checkpoint uploaded."""
 
 from __future__ import annotations
 
-import argparse
 import os
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +13,10 @@ import ray
 from ray import tune
 from ray.tune.execution.experiment_state import _ExperimentCheckpointManager
 
-from benchmarks.problem import METRIC, MODE, make_trainable, search_space
-from benchmarks.rivals import RIVALS
-from benchmarks.runs import write_record
-from benchmarks.s3_server import COUNT
+from benchmarks import child
+from benchmarks.baselines import BASELINES
+from benchmarks.children.s3_server import COUNT
 from benchmarks.simulated import install_simulated_actors
-from benchmarks.sweep import set_environment, start_ray
 
 
 class Counts(tune.Callback):
@@ -56,20 +50,14 @@ def record_uploads(received: Callable[[], int], counts: Counts) -> list[dict[str
     return records
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Run the sweep that the command line describes."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.uploads_child")
-    parser.add_argument("rival", choices=list(RIVALS))
-    parser.add_argument("trials", type=int)
-    parser.add_argument("port", type=int)
-    parser.add_argument("directory", type=Path)
-    parser.add_argument("--every-s", type=float, required=True)
-    arguments = parser.parse_args(argv)
-    set_environment(loggers=False)
-    os.environ["TUNE_GLOBAL_CHECKPOINT_S"] = str(arguments.every_s)
-    RIVALS[arguments.rival].set_environment()
-    start_ray(arguments.directory)
-    server = f"127.0.0.1:{arguments.port}"
+def run_sweep(
+    baseline: str, trials: int, port: str, directory: str, every_s: float
+) -> dict[str, Any]:
+    """Run a sweep with an experiment checkpoint every so many seconds."""
+    child.set_environment(loggers=False)
+    os.environ["TUNE_GLOBAL_CHECKPOINT_S"] = str(every_s)
+    child.start_ray(Path(directory))
+    server = f"127.0.0.1:{port}"
     filesystem = pyarrow.fs.S3FileSystem(
         access_key="any",
         secret_key="any",
@@ -86,24 +74,18 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     counts = Counts()
     checkpoints = record_uploads(received, counts)
-    tuner = tune.Tuner(
-        make_trainable(1, 0),
-        param_space=search_space(),
-        tune_config=tune.TuneConfig(metric=METRIC, mode=MODE, num_samples=arguments.trials),
-        run_config=tune.RunConfig(
-            name=arguments.rival,
-            storage_path="bucket/results",
-            storage_filesystem=filesystem,
-            callbacks=[*RIVALS[arguments.rival].callbacks(), counts],
-            verbose=0,
-        ),
+    tuner = child.make_tuner(
+        trials,
+        [*BASELINES[baseline].callbacks(), counts],
+        storage_path="bucket/results",
+        storage_filesystem=filesystem,
     )
     with install_simulated_actors(results_per_trial=1):
         grid = tuner.fit()
     record = {"trials": len(grid), "checkpoints": checkpoints}
     ray.shutdown()
-    write_record(record)
+    return record
 
 
 if __name__ == "__main__":
-    main()
+    child.answer(run_sweep)

@@ -1,18 +1,14 @@
 """Open a finished experiment with Ray alone, in a process that cannot import MemGuard.
 
-Three ways, each Ray's own: read it (``ExperimentAnalysis``), resume it from its experiment state
-(``tune.run(resume=True)``: the controller must find every trial finished and run none again), and
-load its ``tuner.pkl`` (``Tuner.restore``). Writes one JSON object.
+Three ways, each Ray's own: read it (``ExperimentAnalysis``), load its ``tuner.pkl``
+(``Tuner.restore``), and resume it from its experiment state (``tune.run(resume=True)``: the
+controller must find every trial finished and run none again).
 """
 
 from __future__ import annotations
 
-import argparse
 import importlib.abc
-import json
 import sys
-import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +16,8 @@ import ray
 from ray import tune
 from ray.tune import ExperimentAnalysis, Tuner
 
-from benchmarks.probes import resident_bytes
+from benchmarks import child
 from benchmarks.problem import METRIC, MODE, make_trainable, search_space
-from benchmarks.sweep import set_environment, start_ray
 
 BLOCKED = "ray_tune_memguard"
 
@@ -47,17 +42,12 @@ class StartCounter(tune.Callback):
 
 
 def _read(path: Path) -> dict[str, Any]:
-    rss = resident_bytes()
-    started = time.perf_counter()
     analysis = ExperimentAnalysis(str(path), default_metric=METRIC, default_mode=MODE)
-    seconds = time.perf_counter() - started
     # None if the finished trials are not in it.
     best = analysis.best_trial
     return {
         "trials": len(analysis.trials),
         "best": best and {"config": best.config, METRIC: best.last_result[METRIC]},
-        "seconds": seconds,
-        "rss_added": resident_bytes() - rss,
     }
 
 
@@ -85,24 +75,19 @@ def _resume(path: Path) -> dict[str, Any]:
     return {"trials": len(analysis.trials), "run_again": counter.started}
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Open the experiment that the command line names."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.open_with_ray", description=__doc__)
-    parser.add_argument("--experiment", type=Path, required=True)
-    parser.add_argument("--ray-directory", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
-    arguments = parser.parse_args(argv)
-
+def open_experiment(experiment: str, ray_directory: str) -> dict[str, Any]:
+    """Open the experiment in all three ways."""
     assert BLOCKED not in sys.modules
     sys.meta_path.insert(0, Blocker())
-    set_environment(loggers=True)
-    record = {"read": _read(arguments.experiment)}
-    start_ray(arguments.ray_directory)
-    record["tuner"] = _restore_tuner(arguments.experiment)
-    record["resume"] = _resume(arguments.experiment)
-    ray.shutdown()
-    arguments.out.write_text(json.dumps(record))
+    child.set_environment(loggers=True)
+    path = Path(experiment)
+    record = {"read": _read(path)}
+    child.start_ray(Path(ray_directory))
+    record["tuner"] = _restore_tuner(path)
+    record["resume"] = _resume(path)
+    return record
 
 
 if __name__ == "__main__":
-    main()
+    child.answer(open_experiment)
+    ray.shutdown()

@@ -1,28 +1,25 @@
-"""One sweep of ``python -m benchmarks object-store``, in a process and a Ray cluster of its own.
-
-Prints one JSON object.
-"""
+"""One sweep whose trials leave objects in an actor, or hold them."""
 
 from __future__ import annotations
 
-import json
 import os
-import sys
 import time
 from typing import Any
 
+import numpy as np
+import ray
+from ray import tune
+
+from benchmarks import child
+from ray_tune_memguard import ObjectStoreReporter
+from ray_tune_memguard.notices import logger
 from tests.integration.own_process import CLUSTER
 
 
-def run(storage: str, trials: int, left: int, held: int, watched: bool) -> dict[str, Any]:
+def run_sweep(storage: str, trials: int, left: int, held: int, watched: bool) -> dict[str, Any]:
     """What the reporter said, and what its looks cost."""
-    import numpy as np
-    import ray
-    from ray import tune
-
-    from ray_tune_memguard import ObjectStoreReporter
-    from ray_tune_memguard.notices import logger
-
+    child.set_environment(loggers=False)
+    os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
     ray.init(**CLUSTER, namespace="benchmark")
 
     @ray.remote(num_cpus=0)
@@ -54,21 +51,15 @@ def run(storage: str, trials: int, left: int, held: int, watched: bool) -> dict[
     ).fit()
     seconds = time.monotonic() - began
     del archive
-    state = reporter._state
     found = [line for line in lines if "object store: " in line]
     return {
         "seconds": seconds,
         "per_trial": reporter.bytes_per_trial() if watched else None,
         "named_at": int(found[0].partition("#")[2].split()[0]) if found else None,
-        "looks": 0 if state is None else state.pace.looks,
-        "first_look_s": 0.0 if state is None else state.pace.first_s,
-        "look_s": 0.0 if state is None else state.pace.seconds_per_look,
         "lines": found,
+        **child.pace_of(reporter._state),
     }
 
 
 if __name__ == "__main__":
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
-    os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
-    print(json.dumps(run(sys.argv[1], *map(int, sys.argv[2:5]), sys.argv[5] == "watched")))
+    child.answer(run_sweep)

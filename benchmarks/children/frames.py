@@ -1,23 +1,18 @@
-"""Read all results of one experiment in this process, and write what it took as JSON.
-
-The parent (``benchmarks.frames``) starts it afresh for each figure.
-"""
+"""Read all results of one experiment in this process, and return what it took."""
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from ray.tune import ExperimentAnalysis
 
+from benchmarks import child
+from benchmarks.probes import measured
 from benchmarks.problem import METRIC, MODE
-from benchmarks.restore_child import measured
-from benchmarks.runs import write_record
-from benchmarks.sweep import set_environment
 
 
 def _write_histories(path: Path) -> int:
@@ -72,35 +67,30 @@ def _arrow(path: Path) -> int:
 
 
 #: What Ray alone can do as well.
-READS = {
+READS: dict[str, Callable[[Path], int]] = {
     "frame": _frame,
     "filtered": _filtered,
     "last results": _last_results,
     "configs": _configs,
     "each frame": _each_frame,
 }
-STREAMS = {"stream": _stream, "whole": _whole, "arrow": _arrow}
+STREAMS: dict[str, Callable[[Path], int]] = {"stream": _stream, "whole": _whole, "arrow": _arrow}
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Do what the command line says."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.frames_child")
-    parser.add_argument("how", choices=["write", *READS, *STREAMS])
-    parser.add_argument("experiment", type=Path)
-    parser.add_argument("--with-memguard", action="store_true")
-    arguments = parser.parse_args(argv)
-    set_environment(loggers=True)
-    if arguments.how == "write":
-        write_record({"trials": _write_histories(arguments.experiment)})
-        return
-    if arguments.with_memguard:
+def read_frames(how: str, experiment: str, guarded: bool) -> dict[str, Any]:
+    """Read an experiment in one way; or, as "write", make the files that are to be read."""
+    child.set_environment(loggers=True)
+    path = Path(experiment)
+    if how == "write":
+        return {"trials": _write_histories(path)}
+    if guarded:
         import ray_tune_memguard  # noqa: F401
     record: dict[str, Any] = {}
     with measured(record):
-        record["trials"] = {**READS, **STREAMS}[arguments.how](arguments.experiment)
-    assert ("ray_tune_memguard" in sys.modules) == arguments.with_memguard
-    write_record(record)
+        record["trials"] = {**READS, **STREAMS}[how](path)
+    assert ("ray_tune_memguard" in sys.modules) == guarded
+    return record
 
 
 if __name__ == "__main__":
-    main()
+    child.answer(read_frames)

@@ -1,26 +1,21 @@
-"""One sweep of ``python -m benchmarks gate``, in a process of its own. Prints one JSON object."""
+"""One sweep of the launch gate."""
 
 from __future__ import annotations
 
-import json
 import os
-import sys
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
-os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
-os.environ["PYTHONPATH"] = str(Path(__file__).resolve().parents[1])
-
 import psutil
-import ray
 from ray import tune
 from ray.tune.experiment import Trial
 
+from benchmarks import child
+from benchmarks.baselines import BASELINES
+from benchmarks.probes import anonymous_bytes
 from ray_tune_memguard import LaunchGate, MemGuard, read_gate
 from ray_tune_memguard.adapter import boundary
 from ray_tune_memguard.adapter.run import launches  # noqa: F401 - registers its entries
@@ -28,18 +23,12 @@ from tests.integration import gated_sweeps
 
 MIB = 2**20
 BUDGET = 700 * MIB
-TRIALS, CPUS = 10, 4
+CPUS = 4
 
 
-def start_ray(cpus: int) -> None:
-    ray.init(
-        address="local",
-        num_cpus=cpus,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level="ERROR",
-        object_store_memory=80 * MIB,
-    )
+def start_ray(folder: Path, cpus: int) -> None:
+    """Start a small Ray."""
+    child.start_ray(folder, cpus, store_bytes=80 * MIB, logging_level="ERROR")
 
 
 def grows(_config: dict[str, Any]) -> None:
@@ -68,7 +57,7 @@ class Watch(tune.Callback):
         now = time.monotonic()
         if now >= self._processes_at + 0.5:
             self._processes, self._processes_at = trial_processes(), now
-        return sum(map(anonymous_bytes, self._processes))
+        return sum(map(anonymous_bytes_of, self._processes))
 
     def _measure(self) -> None:
         while not self._over.wait(0.1):
@@ -91,12 +80,12 @@ class Watch(tune.Callback):
         return {}
 
 
-def anonymous_bytes(pid: int) -> int:
+def anonymous_bytes_of(pid: int) -> int:
+    """Return what a process holds; nothing of one that has ended."""
     try:
-        memory = psutil.Process(pid).memory_info()
+        return anonymous_bytes(psutil.Process(pid))
     except psutil.Error:
         return 0
-    return int(memory.rss - memory.shared)
 
 
 _raylet: list[psutil.Process] = []
@@ -121,40 +110,33 @@ def trial_processes() -> list[int]:
     return found
 
 
-def toy(folder: Path, kind: str) -> dict[str, Any]:
-    start_ray(CPUS)
+def toy(folder: Path, baseline: str, trials: int) -> dict[str, Any]:
+    """Trials that grow, with a budget for all of them."""
+    start_ray(folder, CPUS)
     watch = Watch()
-    callbacks: list[Any] = [watch]
-    options: dict[str, dict[str, Any]] = {
-        "gate": {},
-        "slow_start": {"slow_start": True},
-        "memory_per_trial": {"memory_per_trial": "325 MiB"},
-    }
-    if kind in options:
-        callbacks.append(LaunchGate(pause=0.95, resume=0.85, **options[kind]))
+    callbacks = [watch, *BASELINES[baseline].callbacks()]
     began = time.monotonic()
     with gated_sweeps.memory(lambda: watch.used() / BUDGET, BUDGET):
         grid = tune.Tuner(
             grows,
-            tune_config=tune.TuneConfig(num_samples=TRIALS),
+            tune_config=tune.TuneConfig(num_samples=trials),
             run_config=tune.RunConfig(
                 name="toy", storage_path=str(folder), verbose=0, callbacks=callbacks
             ),
         ).fit()
-    assert len(grid) == TRIALS
+    assert len(grid) == trials
     assert not grid.errors
     return {
-        "highest": watch.highest / BUDGET,
+        "most": watch.highest / BUDGET,
         "later": watch.later / BUDGET,
         "seconds": time.monotonic() - began,
-        "actions": [record.action for record in read_gate(folder / "toy")],
     }
 
 
 def sweep(
     folder: Path, scheduler: str, reuse: bool, max_concurrent: int | None, two_shapes: bool
 ) -> dict[str, Any]:
-    start_ray(3)
+    start_ray(folder, 3)
     options: dict[str, Any] = {
         "scheduler": scheduler,
         "reuse_actors": reuse,
@@ -209,7 +191,7 @@ def sleeps(config: dict[str, Any]) -> None:
 
 def paused(folder: Path) -> dict[str, Any]:
     """A trial of 25 s; with the gate another one waits until it has ended."""
-    start_ray(2)
+    start_ray(folder, 2)
     found = {}
     for name, sleep, callbacks in (("alone", [25], []), ("gated", [25, 0.1], [MemGuard()])):
         steps = found[name] = Steps(begins_after_s=5)
@@ -249,9 +231,9 @@ class Stopwatch(tune.Callback):
         return self.ends[-1] - self.ends[0]
 
 
-def ample(folder: Path, first: int, trials: int = 600) -> dict[str, Any]:
+def ample(folder: Path, first: int, trials: int) -> dict[str, Any]:
     """A sweep of short trials with reused actors, where starting is most of the work."""
-    start_ray(2)
+    start_ray(folder, 2)
     own = [0.0]
     for name in (
         "PlacementGroupResourceManager.has_resources_ready",
@@ -290,61 +272,20 @@ def _time(name: str, total: list[float]) -> None:
     entry.ours = timed
 
 
-def stop(folder: Path) -> dict[str, Any]:
-    start_ray(2)
-    seen = {"ended": 0, "later": 0}
-
-    class Count(tune.Callback):
-        """The memory is full when trials have finished, and others have saved checkpoints."""
-
-        def on_trial_complete(self, **info: Any) -> None:
-            seen["ended"] += 1
-
-        def on_trial_result(self, **info: Any) -> None:
-            seen["later"] += seen["ended"] >= 4
-
-    trials, iterations = 8, gated_sweeps.ITERATIONS
-    with gated_sweeps.memory(lambda: 0.94 if seen["later"] >= 2 else 0.2):
-        grid = gated_sweeps.sweep(
-            folder,
-            [MemGuard(stop_at=0.93), Count()],
-            trials=trials,
-            trainable=gated_sweeps.reports,
-            space={"sleep": 0.6},
-        )
-    finished = [result for result in grid if result.metrics.get("count") == iterations]
-    seconds = {result.metrics["trial_id"]: result.metrics["timestamp"] for result in finished}
-    restored = tune.Tuner.restore(str(folder / "gated"), gated_sweeps.reports).fit()
-    again = {result.metrics["trial_id"]: result for result in restored}
-    lost = [
-        trial_id
-        for trial_id, timestamp in seconds.items()
-        if trial_id not in again or again[trial_id].metrics["timestamp"] != timestamp
-    ]
-    unfinished = [
-        result.metrics["trial_id"]
-        for result in grid
-        if 0 < result.metrics.get("count", 0) < iterations
-    ]
-    return {
-        "trials": trials,
-        "ended": len(finished),
-        "lost": len(lost),
-        "resumed": sum(result.metrics.get("count") == iterations for result in restored),
-        "went_on": sum(
-            again[trial_id].metrics["iterations_since_restore"] < iterations
-            for trial_id in unfinished
-        ),
-    }
-
-
 PARTS: dict[str, Callable[..., dict[str, Any]]] = {
     "toy": toy,
     "sweep": sweep,
     "paused": paused,
     "ample": ample,
-    "stop": stop,
 }
 
+
+def run_part(part: str, folder: str, **options: Any) -> dict[str, Any]:
+    """Run one part."""
+    child.set_environment(loggers=False)
+    os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
+    return PARTS[part](Path(folder), **options)
+
+
 if __name__ == "__main__":
-    print(json.dumps(PARTS[sys.argv[1]](Path(sys.argv[2]), **json.loads(sys.argv[3])), default=str))
+    child.answer(run_part)

@@ -1,30 +1,22 @@
-"""Size and time of ``memguard report``: ``python -m benchmarks html-report``.
+"""Write the records that a big sweep leaves (nothing runs), and make the page of them.
 
-Writes the records that a sweep of 10,000 trials leaves (nothing runs), and makes the page of them
-in a process of its own, several times. Prints the size of the page and the time of the command, and
-beside it the time that importing Ray Tune and this package takes, which is in it. Times are CPU
-times, so that they say something on a busy machine as well; the command waits for nothing. Ends
-with 1 if the page is larger than 2 MB, or if the command takes more than 5 s.
-``--keep DIRECTORY`` keeps experiment and page.
+The page is made in a process of its own. Times are CPU times, so that they say something on a busy
+machine as well; the command waits for nothing.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import os
 import random
-import statistics
 import subprocess
 import sys
-import tempfile
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
-from benchmarks.machine import describe_machine, machine_line
-from benchmarks.runs import positive
+from benchmarks import child
 from ray_tune_memguard.diagnostics.deaths.record import Death, MemoryUser
 from ray_tune_memguard.diagnostics.diagnosis import Diagnosis
 from ray_tune_memguard.diagnostics.findings import GrowingSite, Quantity
@@ -37,7 +29,6 @@ from ray_tune_memguard.report.series_file import SeriesFile
 from ray_tune_memguard.report.trial_memory import TrialMemory
 
 MIB, GIB = 2**20, 2**30
-MAX_BYTES, MAX_SECONDS = 2_000_000, 5.0
 RUN = "2026-11-26_10-00-00"
 BEGIN = 1_795_000_000.0
 SITE = "Dashboard.history"
@@ -143,33 +134,17 @@ def timed(*arguments: str) -> float:
     return sum(ended[2:4]) - sum(began[2:4])
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Make the page and print a row."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks html-report", description=__doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--trials", type=positive, default=10_000)
-    parser.add_argument("--runs", type=positive, default=5)
-    parser.add_argument("--keep", type=Path)
-    parser.add_argument("--results", type=Path, help="where figures go; only printed here")
-    arguments = parser.parse_args(argv)
-    print(machine_line(describe_machine()))
-    with tempfile.TemporaryDirectory() as folder:
-        place = arguments.keep or Path(folder)
-        experiment, page = place / "sweep", place / "memguard-report.html"
-        write_experiment(experiment, arguments.trials)
-        imports, commands = [], []
-        script = "from ray_tune_memguard_command import main; main()"
-        for _ in range(arguments.runs):
-            imports.append(timed("-c", "import ray_tune_memguard"))
-            commands.append(timed("-c", script, "report", str(experiment), "-o", str(page)))
-        size = page.stat().st_size
-    importing, command = statistics.median(imports), statistics.median(commands)
-    rest = command - importing
-    print(
-        f"{arguments.trials:,} trials: {size:,} B; {command:.1f} s, of which {importing:.1f} s for "
-        f"importing Ray Tune and the package, {rest:.1f} s for the page "
-        f"(medians of {arguments.runs})"
-    )
-    is_met = size <= MAX_BYTES and command <= MAX_SECONDS
-    print("pass" if is_met else f"MISS: at most {MAX_BYTES:,} B and {MAX_SECONDS} s are allowed")
-    return 0 if is_met else 1
+def measure_page(trials: int, directory: str) -> dict[str, Any]:
+    """Make the page once, and import what it needs once."""
+    experiment, page = Path(directory) / "sweep", Path(directory) / "memguard-report.html"
+    write_experiment(experiment, trials)
+    script = "from ray_tune_memguard_command import main; main()"
+    return {
+        "import_s": timed("-c", "import ray_tune_memguard"),
+        "command_s": timed("-c", script, "report", str(experiment), "-o", str(page)),
+        "bytes": page.stat().st_size,
+    }
+
+
+if __name__ == "__main__":
+    child.answer(measure_page)

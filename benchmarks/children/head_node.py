@@ -1,31 +1,31 @@
-"""One sweep of ``python -m benchmarks head-node``, in a process and a Ray cluster of its own.
+"""One sweep in which the head node's processes grow.
 
 Beside :class:`HeadNodeReporter` a callback reads ``VmRSS`` of ``gcs_server`` itself: the truth that
-the reporter's slope is compared with. Prints one JSON object.
+the reporter's slope is compared with.
 """
 
 from __future__ import annotations
 
-import json
 import os
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
+import ray
+from ray import tune
+
+from benchmarks import child
+from ray_tune_memguard import HeadNodeReporter
+from ray_tune_memguard.notices import logger
 from tests.integration.own_process import CLUSTER
 
 EVERY_TRIALS = 10
 
 
-def run(storage: str, trials: int, watched: bool) -> dict[str, Any]:
+def run_sweep(storage: str, trials: int, watched: bool) -> dict[str, Any]:
     """The slope of ``gcs_server``, what the reporter said, and what its looks cost."""
-    import ray
-    from ray import tune
-
-    from ray_tune_memguard import HeadNodeReporter
-    from ray_tune_memguard.notices import logger
-
+    child.set_environment(loggers=False)
+    os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
     ray.init(**CLUSTER)
     node = ray._private.worker._global_node
     gcs = node.all_processes["gcs_server"][0].process.pid
@@ -57,22 +57,15 @@ def run(storage: str, trials: int, watched: bool) -> dict[str, Any]:
         ),
     ).fit()
     seconds = time.monotonic() - began
-    state = reporter._state
     said = [one for one in reporter.processes() if one.name == "gcs_server"]
     return {
         "seconds": seconds,
         "truth": truth,
         "per_trial": said[0].per_trial if said else None,
-        "is_growing": said[0].is_growing if said else False,
-        "looks": 0 if state is None else state.pace.looks,
-        "first_look_s": 0.0 if state is None else state.pace.first_s,
-        "look_s": 0.0 if state is None else state.pace.seconds_per_look,
         "lines": [line for line in lines if "head node" in line],
+        **child.pace_of(reporter._state),
     }
 
 
 if __name__ == "__main__":
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
-    os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
-    print(json.dumps(run(sys.argv[1], int(sys.argv[2]), sys.argv[3] == "watched")))
+    child.answer(run_sweep)

@@ -1,4 +1,4 @@
-"""A counting S3 server on this machine: ``python -m benchmarks.s3_server FILE``.
+"""A counting S3 server on this machine: ``python -m benchmarks.children.s3_server FILE``.
 
 Writes its port to the file. ``GET /-/bytes`` returns how many bytes of content all requests had.
 """

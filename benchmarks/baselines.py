@@ -1,7 +1,7 @@
 """Who is measured: Ray alone, what its users can do today, and MemGuard.
 
-Each rival is the same sweep with other callbacks, or another environment variable. None but
-MemGuard imports the library.
+Each baseline is the same sweep with other callbacks, or another environment variable. Only those
+of this package import it.
 """
 
 from __future__ import annotations
@@ -99,14 +99,24 @@ class BothAndMore(NaivePruner):
         trial.run_metadata.invalidate_cache()
 
 
-def _memguard() -> Callback:
-    from ray_tune_memguard import MemGuard
+def _ours(name: str, **options: Any) -> Callable[[], Callback]:
+    """How to make a callback of this package, which is imported only then."""
 
-    return MemGuard()
+    def make() -> Callback:
+        import ray_tune_memguard
+
+        callback: Callback = getattr(ray_tune_memguard, name)(**options)
+        return callback
+
+    return make
+
+
+def _gate(**options: Any) -> Callable[[], Callback]:
+    return _ours("LaunchGate", pause=0.95, resume=0.85, **options)
 
 
 @dataclass(frozen=True)
-class Rival:
+class Baseline:
     """One way to run a sweep."""
 
     title: str
@@ -124,17 +134,35 @@ class Rival:
 
 
 RAY, MEMGUARD = "ray", "memguard"
-RIVALS = {
-    RAY: Rival("Ray alone", "#c44e52"),
-    "no-loggers": Rival(
+BASELINES = {
+    RAY: Baseline("Ray alone", "#c44e52"),
+    "no-loggers": Baseline(
         "no auto loggers",
         "#dd8452",
         environment=(("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1"),),
     ),
-    "logger-clean-up": Rival("logger clean-up", "#937860", LoggerCleanUp),
-    "naive-pruner": Rival("naive pruner", "#8172b3", NaivePruner),
-    "by-hand": Rival("both and more", "#64b5cd", BothAndMore),
-    MEMGUARD: Rival("MemGuard", "#4c72b0", _memguard),
+    "logger-clean-up": Baseline("logger clean-up", "#937860", LoggerCleanUp),
+    "naive-pruner": Baseline("naive pruner", "#8172b3", NaivePruner),
+    "by-hand": Baseline("both and more", "#64b5cd", BothAndMore),
+    MEMGUARD: Baseline("MemGuard", "#4c72b0", _ours("MemGuard")),
+    # Of `histories`.
+    "files": Baseline("MemGuard, Ray's loggers", "#8172b3", _ours("MemGuard", histories="files")),
+    "store": Baseline("MemGuard, store", "#4c72b0", _ours("MemGuard", histories="store")),
+    # Of `gate`.
+    "gate": Baseline("gate", "#4c72b0", _gate()),
+    "slow-start": Baseline("slow_start", "#64b5cd", _gate(slow_start=True)),
+    "memory-per-trial": Baseline("memory_per_trial", "#8172b3", _gate(memory_per_trial="325 MiB")),
+    # Of `profile`.
+    "profiler": Baseline("MemrayProfiler()", "#4c72b0", _ours("MemrayProfiler")),
+    "survive-kill": Baseline(
+        "survive_kill=True", "#64b5cd", _ours("MemrayProfiler", survive_kill=True)
+    ),
+    "native": Baseline("native=True", "#8172b3", _ours("MemrayProfiler", native=True)),
 }
+#: Ray alone, what its users can do today, and MemGuard.
+SIX = (RAY, "no-loggers", "logger-clean-up", "naive-pruner", "by-hand", MEMGUARD)
 #: Where nothing finishes, or loggers are off, the others do what Ray does.
 TWO = (RAY, MEMGUARD)
+HISTORIES = (RAY, "files", "store")
+GATES = ("gate", "slow-start", "memory-per-trial")
+PROFILES = ("profiler", "survive-kill", "native")

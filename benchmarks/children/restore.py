@@ -1,0 +1,123 @@
+"""Open or resume one experiment in this process, and return what it took.
+
+Memory is what this process has on top of what it had just before.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import tune
+from ray.tune import ExperimentAnalysis, ResultGrid, Tuner
+
+from benchmarks import child
+from benchmarks.probes import measured, resident_bytes
+from benchmarks.problem import METRIC, MODE, make_trainable, search_space
+from benchmarks.simulated import install_simulated_actors
+
+
+def _open_analysis(path: str) -> Any:
+    return ResultGrid(ExperimentAnalysis(path, default_metric=METRIC, default_mode=MODE))
+
+
+def _get_results(path: str) -> Any:
+    return Tuner.restore(path, make_trainable(1, 0)).get_results()
+
+
+def _open_experiment(path: str) -> Any:
+    from ray_tune_memguard import open_experiment
+
+    return open_experiment(path, metric=METRIC, mode=MODE)
+
+
+OPENINGS = {
+    "analysis": _open_analysis,
+    "get_results": _get_results,
+    "open_experiment": _open_experiment,
+}
+
+
+def _open(how: str, path: str, read: int) -> dict[str, Any]:
+    record: dict[str, Any] = {}
+    chance = random.Random(0)
+    with measured(record):
+        grid = OPENINGS[how](path)
+        record["trials"] = len(grid)
+        if read:
+            grid.get_best_result(METRIC, MODE)
+            for index in chance.sample(range(len(grid)), read):
+                assert grid[index].metrics[METRIC] is not None
+    started = time.perf_counter()
+    record["best"] = grid.get_best_result(METRIC, MODE).metrics[METRIC]
+    record["seconds_to_best"] = time.perf_counter() - started
+    if not read:
+        started = time.perf_counter()
+        assert len(grid.get_dataframe()) == len(grid)
+        record["seconds_to_dataframe"] = time.perf_counter() - started
+    return record
+
+
+class AtSetup(tune.Callback):
+    """What the driver has when the controller is there and the first trial is not."""
+
+    rss = 0
+
+    def setup(self, **info: Any) -> None:
+        """Called by Ray when the controller has read what it resumes."""
+        self.rss = resident_bytes()
+
+
+def _resume(path: Path, guarded: bool, resume: bool) -> dict[str, Any]:
+    probe = AtSetup()
+    callbacks: list[tune.Callback] = [probe]
+    if guarded:
+        from ray_tune_memguard import MemGuard
+
+        callbacks = [MemGuard(), probe]
+    record: dict[str, Any] = {}
+    with install_simulated_actors(results_per_trial=1), measured(record):
+        analysis = tune.run(
+            make_trainable(1, 0),
+            config=search_space(),
+            metric=METRIC,
+            mode=MODE,
+            name=path.name,
+            storage_path=str(path.parent),
+            resume=resume,
+            callbacks=callbacks,
+            verbose=0,
+        )
+    return {**record, "trials": len(analysis.trials), "rss_at_setup": probe.rss}
+
+
+def restore(how: str, experiment: str, guarded: bool, read: int = 0) -> dict[str, Any]:
+    """Open an experiment, or resume it.
+
+    Args:
+        how: one of ``OPENINGS``; "resume"; or "begin", for a new experiment to compare with.
+        experiment: its path.
+        guarded: whether MemGuard is there.
+        read: so many results are read as part of the opening, instead of a DataFrame after it.
+    """
+    child.set_environment(loggers=True)
+    if how in OPENINGS:
+        if guarded:
+            import ray_tune_memguard  # noqa: F401
+        record = _open(how, experiment, read)
+    else:
+        os.dup2(2, 1)
+        child.start_ray(Path(experiment).parent / "r")
+        record = _resume(Path(experiment), guarded, resume=how == "resume")
+        ray.shutdown()
+    assert ("ray_tune_memguard" in sys.modules) == guarded
+    return record
+
+
+if __name__ == "__main__":
+    child.answer(restore)

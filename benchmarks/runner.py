@@ -1,0 +1,453 @@
+"""Run scenarios: the baselines take turns, each in fresh processes, with a line of progress."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, TextIO, TypeAlias
+
+from benchmarks.baselines import BASELINES, MEMGUARD, RAY, TWO
+from benchmarks.child import RECORD_VARIABLE, samples_path
+from benchmarks.machine import describe_machine, machine_line
+from benchmarks.metrics import Record, Round
+from benchmarks.report import Panel, Table, draw, format_table, if_possible, write_results
+from benchmarks.rows import Metric
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS_DIRECTORY = ROOT / "docs" / "results"
+LOG_LINES_SHOWN = 30
+QUICK = 0.05
+
+#: Takes the options, returns the exit code.
+Command: TypeAlias = Callable[[Sequence[str]], int]
+
+
+# What a scenario is.
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run that is to be measured.
+
+    Args:
+        baseline: who runs.
+        size: trials, or whatever the section counts.
+        number: of the round, from 0 on; also the seed.
+        directory: for this run alone.
+        shared: for all runs of the section.
+        progress: a line of its own.
+    """
+
+    baseline: str
+    size: int
+    number: int
+    directory: Path
+    shared: Path
+    progress: Progress
+
+    def run(
+        self,
+        program: str,
+        *,
+        variables: Mapping[str, str] | None = None,
+        timeout_s: float | None = None,
+        **options: Any,
+    ) -> Record:
+        """Run a child program with these options in a fresh process; see :func:`record_of`."""
+        return record_of(
+            child_arguments(program, **options),
+            self.directory,
+            variables=variables,
+            timeout_s=timeout_s,
+            progress=self.progress,
+        )
+
+
+@dataclass(frozen=True)
+class Section:
+    """One table of a scenario.
+
+    Args:
+        title: of the table.
+        size: how many trials, or other ``unit``; thresholds are those of this size.
+        measure: runs a job and returns its record.
+        metrics: the rows of the table.
+        baselines: who runs, in the order of the first round.
+        unit: what ``size`` counts.
+        least: the smallest size that can be measured.
+        quick: the smallest size for ``--quick``.
+        rays_share: Ray alone, whose time per trial grows with their number, runs this part of it.
+        runs: rounds, unless the command line says how many.
+        prepare: makes what all runs of the section need, in the shared directory.
+        panels: the pictures of its runs.
+        notes: the part of a record that has lines to be printed below the table.
+    """
+
+    title: str
+    size: int
+    measure: Callable[[Job], Record]
+    metrics: Sequence[Metric]
+    baselines: tuple[str, ...] = TWO
+    unit: str = "trials"
+    least: int = 1
+    quick: int = 40
+    rays_share: float = 1.0
+    runs: int = 3
+    prepare: Callable[[Job], None] | None = None
+    panels: tuple[Panel, ...] = ()
+    notes: str = ""
+
+
+class Scenario:
+    """What one command measures."""
+
+    def __init__(self, title: str, *sections: Section) -> None:
+        self.title = title
+        self.sections = sections
+
+
+# Processes.
+
+
+class ChildFailed(RuntimeError):
+    """A process ended with an error or took too long; the message has the end of its log."""
+
+
+class Progress:
+    """One line that is rewritten on a terminal, and printed now and then elsewhere."""
+
+    def __init__(self, title: str = "") -> None:
+        self._title = title
+        self._live = sys.stderr.isatty()
+        self._period = 0.5 if self._live else 60.0
+        self._began = self._shown_at = time.monotonic()
+
+    def show(self, text: str) -> None:
+        """Show the line, unless one was shown a moment ago."""
+        if time.monotonic() - self._shown_at < self._period:
+            return
+        self._shown_at = time.monotonic()
+        self._write(text, end="" if self._live else "\n")
+
+    def follow(self, record: Path) -> None:
+        """Show how far a process is, by the newest sample of a sweep if there is one."""
+        took = f"{time.monotonic() - self._began:.0f} s"
+        sample = _last_sample(record)
+        if sample is not None:
+            took = f"{sample[0]:,} trials, {sample[1]:,} results, {sample[2] >> 20} MiB, {took}"
+        self.show(took)
+
+    def finish(self, text: str) -> None:
+        """Leave a last line."""
+        self._write(text, end="\n")
+
+    def _write(self, text: str, end: str) -> None:
+        start = "\r\x1b[K" if self._live else ""
+        title = f"{self._title}: " if self._title else ""
+        print(f"{start}{title}{text}", end=end, file=sys.stderr, flush=True)
+
+
+def _last_sample(record: Path) -> list[int] | None:
+    path = samples_path(record)
+    if not path.exists():
+        return None
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - 400))
+        lines = file.read().split(b"\n")[:-1]
+    return json.loads(lines[-1]) if len(lines) > 1 else None
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(timeout=20)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def record_of(
+    command: Sequence[str],
+    directory: Path,
+    *,
+    variables: Mapping[str, str] | None = None,
+    timeout_s: float | None = None,
+    progress: Progress | None = None,
+) -> Record:
+    """Run ``python -m command`` in a fresh process; return what it wrote to ``RECORD_VARIABLE``.
+
+    Args:
+        command: the module and its arguments.
+        directory: where record and log go.
+        variables: of its environment, beside our own.
+        timeout_s: seconds that it may take.
+        progress: shows how far it is.
+
+    Raises:
+        ChildFailed: it failed, took longer, or wrote nothing; with the end of its output.
+    """
+    out, log = directory / "record.json", directory / "record.log"
+    out.unlink(missing_ok=True)
+    own = {RECORD_VARIABLE: str(out), "PYTHONPATH": str(ROOT)}
+    began = time.monotonic()
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", *command],
+            cwd=ROOT,
+            env={**os.environ, **own, **(variables or {})},
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+        try:
+            while process.poll() is None:
+                if timeout_s is not None and time.monotonic() - began > timeout_s:
+                    raise ChildFailed(f"{command[0]} was not over after {timeout_s:.0f} s")
+                if progress is not None:
+                    progress.follow(out)
+                time.sleep(0.1)
+        except BaseException:
+            _stop(process)
+            raise
+    if process.returncode or not out.exists():
+        tail = "\n".join(log.read_text(errors="replace").splitlines()[-LOG_LINES_SHOWN:])
+        raise ChildFailed(f"{' '.join(command)}\nended with {process.returncode}. Its log:\n{tail}")
+    record: Record = json.loads(out.read_text())
+    return record
+
+
+def child_arguments(name: str, **options: Any) -> list[str]:
+    """Return the module of a child program, and its options."""
+    return [f"benchmarks.children.{name}", json.dumps(options)]
+
+
+@contextmanager
+def scratch_directory(parent: Path | None) -> Iterator[Path]:
+    """Make a directory with a short name (Ray's sockets go there), and delete it afterwards."""
+    if parent is not None:
+        parent.mkdir(parents=True, exist_ok=True)
+    path = Path(tempfile.mkdtemp(prefix="tmg-", dir=parent))
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+# Commands.
+
+
+class _Both(io.TextIOBase):
+    """Writes to two files."""
+
+    def __init__(self, one: TextIO, other: TextIO) -> None:
+        self._files = one, other
+
+    def write(self, text: str) -> int:
+        for file in self._files:
+            file.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        for file in self._files:
+            file.flush()
+
+
+@contextmanager
+def kept(name: str, results: Path) -> Iterator[None]:
+    """Keep what is printed, but for progress, with the results, if it comes to an end."""
+    results.mkdir(parents=True, exist_ok=True)
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(_Both(sys.stdout, printed)):
+        yield
+    (results / f"{name}.txt").write_text(printed.getvalue())
+
+
+def run_command(name: str, command: Command, options: Sequence[str]) -> int:
+    """Run a command; ends with 2 if something that it starts has failed."""
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--results", type=Path, default=RESULTS_DIRECTORY)
+    results: Path = parser.parse_known_args(options)[0].results
+    try:
+        with kept(name, results):
+            return command(options)
+    except (RuntimeError, FileNotFoundError) as error:
+        print(f"\n{name}: {error}", file=sys.stderr)
+        return 2
+
+
+def positive(text: str) -> int:
+    """Read a number of an option that must be at least 1."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, not {value}")
+    return value
+
+
+def parse_options(name: str, options: Sequence[str]) -> argparse.Namespace:
+    """Read the options, which are the same for all scenarios."""
+    parser = argparse.ArgumentParser(prog=f"python -m benchmarks {name}")
+    parser.add_argument(
+        "sections", nargs="*", metavar="SECTION", help="only those whose titles begin so"
+    )
+    parser.add_argument("--quick", action="store_true", help="5 %% of the size, one run")
+    parser.add_argument("--runs", type=positive, help="rounds, in which each baseline runs once")
+    parser.add_argument("--trials", type=positive, help="the size of each section")
+    parser.add_argument(
+        "--baselines",
+        nargs="+",
+        choices=list(BASELINES),
+        default=list(BASELINES),
+        help="all, unless some are named; thresholds are about MemGuard and Ray",
+    )
+    parser.add_argument(
+        "--again", action="store_true", help="run nothing: judge what NAME.json has, and draw it"
+    )
+    parser.add_argument("--scratch", type=Path, help="a short path on a local disk")
+    parser.add_argument("--results", type=Path, default=RESULTS_DIRECTORY, help="where figures go")
+    arguments = parser.parse_args(options)
+    if not set(TWO) <= set(arguments.baselines):
+        parser.error(f"--baselines: {' and '.join(TWO)} must be among them, for the thresholds")
+    return arguments
+
+
+def in_turn(baselines: Sequence[str], number: int) -> Sequence[str]:
+    """Return the order of the baselines in a round: in every other one they go backwards.
+
+    So a machine that gets slower or faster favours none.
+    """
+    return baselines if number % 2 == 0 else baselines[::-1]
+
+
+@dataclass
+class Report:
+    """What a scenario has measured so far."""
+
+    name: str
+    scenario: Scenario
+    arguments: argparse.Namespace
+    head: dict[str, Any]
+    tables: list[Table] = field(default_factory=list)
+
+    def add(self, section: Section, rounds: list[Round], size: int) -> None:
+        """Evaluate and print one section."""
+        rows = [metric.row(rounds) for metric in section.metrics]
+        print(f"\n{section.title}: {size:,} {section.unit}, runs: {len(rounds)}")
+        print(format_table(rows, self.head["judged"]), flush=True)
+        for one in rounds if section.notes else ():
+            for line in one[MEMGUARD][section.notes]:
+                print(f"    {line}", flush=True)
+        self.tables.append(Table(section.title, rows, rounds, section.panels))
+
+    def write(self) -> None:
+        """Write JSON and picture."""
+        path = self.arguments.results / f"{self.name}.json"
+        write_results(path, self.head, self.tables)
+        with if_possible():
+            draw(self.scenario.title, self.tables, path.with_suffix(".png"))
+
+    @property
+    def is_passed(self) -> bool:
+        """Return whether no threshold was missed, at this size."""
+        rows = [row for table in self.tables for row in table.rows]
+        return not self.head["judged"] or all(row.passed is not False for row in rows)
+
+
+def run_scenario(name: str, scenario: Scenario, options: Sequence[str]) -> int:
+    """Run, print and write one scenario; 1 if a threshold was missed."""
+    arguments = parse_options(name, options)
+    sections = _chosen(scenario, arguments.sections)
+    head: dict[str, Any] = {
+        "benchmark": name,
+        "title": scenario.title,
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "judged": not (arguments.quick or arguments.trials),
+        "machine": describe_machine(),
+    }
+    stored: list[dict[str, Any]] = []
+    if arguments.again:
+        head = json.loads((arguments.results / f"{name}.json").read_text())
+        stored = head.pop("sweeps")
+        head.setdefault("judged", True)
+        titles = [one["title"] for one in stored]
+        sections = [section for section in sections if section.title in titles]
+    report = Report(name, scenario, arguments, head)
+    print(f"\n{name}: {scenario.title}")
+    print(machine_line(head["machine"]), flush=True)
+    for section in sections:
+        if arguments.again:
+            [rounds] = [one["runs"] for one in stored if one["title"] == section.title]
+            report.add(section, rounds, head.get("sizes", {}).get(section.title, section.size))
+            continue
+        size = _size(section, arguments)
+        head.setdefault("sizes", {})[section.title] = size
+        rounds = []
+        try:
+            for one in _rounds(name, section, size, arguments):
+                rounds.append(one)
+        except (KeyboardInterrupt, RuntimeError):
+            # What took hours before it is kept.
+            if rounds:
+                report.add(section, rounds, size)
+            if report.tables:
+                report.write()
+            raise
+        report.add(section, rounds, size)
+    report.write()
+    return 0 if report.is_passed else 1
+
+
+def _chosen(scenario: Scenario, beginnings: Sequence[str]) -> list[Section]:
+    if not beginnings:
+        return list(scenario.sections)
+    found = [s for s in scenario.sections if s.title.startswith(tuple(beginnings))]
+    if not found:
+        raise ChildFailed(f"no such section; there are: {[s.title for s in scenario.sections]}")
+    return found
+
+
+def _size(section: Section, arguments: argparse.Namespace) -> int:
+    if arguments.trials:
+        if arguments.trials < section.least:
+            raise ChildFailed(f"--trials must be at least {section.least:,}: {section.title}")
+        return int(arguments.trials)
+    quick = max(section.least, min(section.quick, section.size), round(section.size * QUICK))
+    return quick if arguments.quick else section.size
+
+
+def _rounds(
+    name: str, section: Section, size: int, arguments: argparse.Namespace
+) -> Iterator[Round]:
+    chosen = [
+        baseline
+        for baseline in section.baselines
+        if baseline in arguments.baselines or RAY not in section.baselines
+    ]
+    runs = arguments.runs or (1 if arguments.quick else section.runs)
+    with scratch_directory(arguments.scratch) as shared:
+        if section.prepare is not None:
+            progress = Progress(f"{name}, {section.title}, preparing")
+            section.prepare(Job(MEMGUARD, size, 0, shared, shared, progress))
+        for number in range(runs):
+            done = {}
+            for baseline in in_turn(chosen, number):
+                title = f"{name}, {section.title}, run {number + 1} of {runs}"
+                progress = Progress(f"{title}, {BASELINES[baseline].title}")
+                own_size = round(size * section.rays_share) if baseline == RAY else size
+                with scratch_directory(arguments.scratch) as directory:
+                    job = Job(baseline, own_size, number, directory, shared, progress)
+                    began = time.monotonic()
+                    done[baseline] = section.measure(job)
+                progress.finish(f"done after {time.monotonic() - began:.0f} s")
+            yield {baseline: done[baseline] for baseline in chosen}

@@ -1,0 +1,500 @@
+"""The table of scenarios: what runs, which baselines, which size, metrics and thresholds.
+
+What a metric's columns mean: see ``rows.Metric`` and ``rows.table``. Thresholds are in bytes,
+seconds, shares and numbers, whatever unit is shown.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from benchmarks import measures, metrics
+from benchmarks.baselines import GATES, HISTORIES, MEMGUARD, PROFILES, RAY, SIX
+from benchmarks.children.frames import READS
+from benchmarks.children.histories import SETTLED_S
+from benchmarks.measures import Measure
+from benchmarks.metrics import LEVEL_AT, WARM_UP
+from benchmarks.report import Panel
+from benchmarks.rows import Metric, table
+from benchmarks.runner import Scenario, Section
+
+MB, MIB = 1_000_000, 2**20
+_RSS_BY_TRIAL = Panel("finished trials", "driver RSS, MiB", metrics.drawn("finished", "rss", MIB))
+_RSS_BY_RESULT = Panel("results", "driver RSS, MiB", metrics.drawn("results", "rss", MIB))
+_STORE_BY_RESULT = Panel("results", "object store, MiB", metrics.drawn("results", "store", MIB))
+_BIG_SWEEP = (
+    Panel("finished trials", "driver RSS, MB", metrics.drawn("finished", "rss", MB)),
+    Panel("finished trials", "time per trial, ms", metrics.trial_milliseconds),
+)
+
+_REUSED = """
+RSS per trial, last 3/4 of the trials | B | slope rss finished 0.75 | <= 1000
+RSS at the loop's end | MiB | at_end rss
+RSS, highest sample | MiB | highest rss
+fit() adds | MiB | rss_after_fit - at_end rss | <= 10_000_000
+fit() adds, after gc.collect() | MiB | rss_after_gc - at_end rss
+RSS once everything has been read | MiB | rss_after_read_all
+results, against Ray's | yes | same_results
+"""
+_FRESH = """
+RSS per trial, last 2/3 of the trials | B | slope rss finished 2/3 | <= 5000
+RSS at the loop's end | MiB | at_end rss
+RSS, highest sample | MiB | highest rss
+results, against Ray's | yes | same_results
+"""
+_SCALARS = """
+RSS per result, last 3/4 of the results | B | slope rss results 0.75 | <= 200
+RSS at the trial's end | MiB | at_end rss
+results, against Ray's | yes | same_results
+"""
+_LARGE_RESULTS = """
+object store per result, last 3/4 of the results | B | slope store results 0.75 | <= 2000
+object store, highest | MiB | highest store
+results, against Ray's | yes | same_results
+"""
+_CARRIED = """
+RSS per trial, last 3/4 of the trials | B | slope rss finished 0.75
+RSS, highest sample | MiB | highest rss
+fit() | s | fit_s
+results, against Ray's | yes | same_results
+"""
+_LOSSES = """
+results with their history | text | histories
+results, against Ray's | yes | same_results
+the same DataFrame, but for its order | yes | same_rows
+the console's last count | yes | same_console
+Ray alone reads and resumes it, the same trial is best | yes | opened
+Tuner.restore works where MemGuard is not installed | text | restored
+"""
+_READING = f"opening it, the best trial, {measures.READ:,} random results"
+_HUNDRED_THOUSAND = f"""
+trials | text | finished
+fit(), per trial | ms | fit_s / at_end finished
+its last upload | s | last_checkpoint total_s
+what else it does beside the loop | s | fit_s - at_end seconds - last_checkpoint total_s
+RSS at trial {LEVEL_AT:,} | MB | level
+RSS rises above that by | MB | rise | <= 60_000_000
+throughput, trials of the first tenth | /s | throughput 0 0.1
+throughput, trials of the last tenth | /s | throughput 0.9 1
+throughput, last by first | factor | throughput 0.9 1 / throughput 0 0.1 | >= 0.9
+one experiment checkpoint, early | ms | early_checkpoint
+one experiment checkpoint, late | ms | late_checkpoint
+one experiment checkpoint, late by early | factor | late_checkpoint / early_checkpoint | <= 2
+experiment state file | MB | last_checkpoint state_bytes
+all files beside the trials' | MB | bytes_beside_trials
+{_READING} | s | reading:seconds | <= 2
+{_READING}: peak | MB | reading:peak | <= 30_000_000
+resuming it, with nothing left to do | s | resuming:seconds
+resuming it, with nothing left to do: peak | MB | resuming:peak
+"""
+# Early is around a tenth of the trials.
+_UPLOADS = """
+one upload, early | MB | upload 0.05 0.15
+one upload, late | MB | upload 0.9 1
+one upload, late by early | factor | upload 0.9 1 / upload 0.05 0.15 | <= 2
+the last upload | MB | last_upload
+all uploads, per trial | B | last_checkpoint bytes / trials
+"""
+# What has a clock of its own is as deep as its dots in what is named above it.
+_OVERHEAD = f"""
+a trial, all in all, mean | ms | per_trial_s
+added to a trial, median | ms | added:median_s | <= 0.0003 | own
+added, mean | ms | added:mean_s | | own
+added, 95 % are below | ms | added:p95_s | | own
+added, mean with the tracker's looks in the first {WARM_UP} | ms | added:mean_of_all_s | | own
+> spill | µs | parts:spill | | own drawn
+> · writing it down | µs | parts:writing it down | | own drawn
+> · · its state as a pickle | µs | parts:its state as a pickle | | own drawn
+> · · its texts as JSON | µs | parts:its texts as JSON | | own drawn
+> · packing and inserting both | µs | parts:packing and inserting both | | own drawn
+> · letting go | µs | parts:letting go | | own drawn
+> · to the state file | µs | parts:to the state file | | own drawn
+> other hooks | µs | parts:other hooks | | own drawn
+> · reports and looks | µs | parts:reports and looks | | own drawn
+> checkpoint | µs | parts:checkpoint | | own drawn
+reading a trial back | µs | read_back_s | | own
+its room in the store | B | store_bytes_per_trial | | own
+its room in the experiment state file | B | state_file_bytes_per_trial | | own
+"""
+_GET_RESULTS = "Tuner.restore(path).get_results()"
+_RAYS_FIRST, _RAYS_AGAIN = (f"open_experiment(path) of Ray's, {t}" for t in ("first time", "again"))
+_RAYS_AFTER = "ExperimentAnalysis(path) of Ray's, after that"
+_RESTORE = f"""
+ExperimentAnalysis(path) | s | analysis:seconds | <= 1 | drawn
+ExperimentAnalysis(path): RSS | MB | analysis:rss | <= 20_000_000
+ExperimentAnalysis(path): peak | MB | analysis:peak
+> then the best trial | s | analysis:seconds_to_best
+> then the DataFrame | s | analysis:seconds_to_dataframe
+{_GET_RESULTS} | s | get_results:seconds | <= 1 | drawn
+{_GET_RESULTS}: RSS | MB | get_results:rss | <= 20_000_000
+{_GET_RESULTS}: peak | MB | get_results:peak
+> then the best trial | s | get_results:seconds_to_best
+> then the DataFrame | s | get_results:seconds_to_dataframe
+{_RAYS_FIRST} | s | opening first seconds | <= 6 | drawn
+{_RAYS_FIRST}: peak | MB | opening first peak | <= 60_000_000
+{_RAYS_AGAIN} | s | opening again seconds | <= 1 | drawn
+{_RAYS_AGAIN}: RSS | MB | opening again rss | <= 20_000_000
+{_RAYS_AFTER} | s | opening after seconds | <= 1 | drawn
+{_RAYS_AFTER}: RSS | MB | opening after rss | <= 20_000_000
+resuming, with nothing left to do | s | resume:seconds | | drawn
+resuming: peak | MB | resume:peak
+a resumed run starts larger than a new one, by | MB | resume:rss_at_setup - begin:rss_at_setup | \
+<= 30_000_000
+"""
+_READINGS = {
+    "frame": "get_dataframe()",
+    "filtered": "get_dataframe(metric, mode)",
+    "last results": "results_df",
+    "configs": "get_all_configs(prefix=True)",
+    "each frame": "all trial_dataframes",
+    "stream": "iter_results(path)",
+    "whole": "read_results(path)",
+    "arrow": "read_results(path, as_arrow=True)",
+}
+_HISTORIES = """
+fit() | s | fit_s
+a trial | ms | fit_s / outcome:rows
+fit(), by Ray alone's | factor | fit_s / ray fit_s | <= 0.1 | own
+DataFrame of all trials | s | outcome:frame_s
+files per trial | factor | outcome:files / outcome:rows | <= 0.05
+directories per trial | factor | outcome:directories / outcome:rows
+histories per trial | B | bytes_each histories trial_files
+trial store per trial | B | bytes_each trial_store
+both stores per trial | B | bytes_each histories trial_store | <= 1500 | own
+experiment state file per trial | B | bytes_each state_file
+all rows and histories are there | yes | whole
+"""
+_LONG_TRIAL = """
+one result | B | bytes_each histories / outcome:history | <= 25
+all results are there | yes | whole
+"""
+_KILLS = f"""
+the sweep was running | number | of_kills was_running
+results that were {SETTLED_S} s old | number | of_kills settled
+of them lost | number | of_kills lost | max <= 0
+of them lost at the end of the restored sweep | number | of_kills lost_at_end
+histories short at the end | number | of_kills short_histories | max <= 0
+trials missing at the end | number | of_kills missing | max <= 0
+"""
+# Without the first look, which imports what it needs and finds the processes.
+_LOOKS = """
+looks | number | looks | | own
+the first look | ms | first_look_s | | own
+one look, mean | ms | look_s | <= {limit} | own
+the sweep | s | seconds
+"""
+_HEAD_NODE = """
+gcs_server, per trial | B | true_slope
+the reporter says | B | per_trial | | own
+off by more than 25 % and 500 B | B | beyond_a_quarter | <= 0 | own
+"""
+_IS_NAMED, _IS_NOT_NAMED = (
+    f"the growth | yes | {name} | | own\n" for name in ("named", "not_named")
+)
+_IS_LESS = "gcs_server, as advised | B | true_slope | <= 1000 | own\n"
+_LEAK = """
+named at trial | number | named_at | <= 100 | own
+the reporter says, per trial | B | per_trial | | own
+off by | % | error_of_leak {left} | <= 0.1 | own
+"""
+_TOY = f"""
+of the budget, highest | % | most | max <= 1 | {" ".join(GATES[1:])}
+of the budget, after the first wave | % | later | max <= 1
+the sweep | s | seconds
+the sweep, by Ray alone's | factor | seconds / ray seconds | <= 1.6 | own
+"""
+_GATED_SWEEPS = """
+ended with all trials | number | ended
+failed, hung, or ended otherwise | number | count failures | max <= 0
+pauses | number | pauses
+"""
+_PAUSED = """
+steps a second | /s | steps | <= 15
+steps a second, Ray alone with the same trial | /s | steps_alone
+of a core | % | cpu | <= 0.02
+of a core, Ray alone with the same trial | % | cpu_alone
+"""
+_AMPLE = """
+with the gate | s | gated
+by Ray alone | s | alone
+ratio | factor | gated / alone | <= 1.01
+the gate's own code, of the time | % | own
+"""
+_KEEPER = """
+a second after the kill, ray.put (Ray alone) | text | read_of_put
+a second after the kill, Keeper | yes | read_of_keeper
+ray.put, median | ms | median times:ray.put
+a copy, median | ms | median times:copy
+keep, median | ms | median times:keep
+release, median | ms | median times:release
+keep by ray.put and copy | factor | keep_by_put_and_copy | <= 1.3
+left in the object store by 20 released arrays | B | left | max <= 0
+anonymous memory of the keeper | MiB | memory:keeper
+anonymous memory of an actor that imports this package | MiB | memory:importing
+"""
+_TRIAL_MEMORY = """
+of a core | % | share | <= 0.002
+kept of a finished trial | 0.1 B | kept | <= 1
+"""
+_NODES = """
+peaks off by | MiB | largest off_by off_by_after | <= 5_242_880
+longest hook while a node is lost | ms | longest_hook_s | <= 0.005
+"""
+_SCRAPES = """
+an empty page, median | ms | median empty_s
+an empty page, 99 % are below | ms | ninety_nine empty_s
+the metrics, median | ms | median metrics_s | <= 0.005
+the metrics, 99 % are below | ms | ninety_nine metrics_s
+the page | B | bytes
+"""
+_HTML_REPORT = """
+the page | B | bytes | <= 2_000_000
+the command | s | command_s | <= 5
+> importing Ray Tune and the package | s | import_s
+> the rest, for the page | s | command_s - import_s
+"""
+_NATIVE = """
+RSS, per trial | B | memory_slope rss
+C allocator in use, per trial | B | memory_slope in_use
+C allocator's slack, per trial | B | memory_slope slack
+blocks in use in Python's allocator, per trial | number | memory_slope blocks
+"""
+_PROFILE = """
+CPU time of the trial and its profile | s | cpu_s
+by Ray alone's | factor | cpu_s / ray cpu_s | | own
+the profile | B | bytes | | own
+of the memory at the line that allocates most | % | share | min >= 0.9 | own
+"""
+
+
+def _sweep(
+    title: str, size: int, measure: Measure, rows: str, panel: Panel, **more: Any
+) -> Section:
+    """A sweep of which a picture is drawn."""
+    return Section(title, size, measure, table(rows), panels=(panel,), **more)
+
+
+def _mine(
+    title: str, size: int, measure: Measure, rows: str, runs: int = 1, **more: Any
+) -> Section:
+    """What Ray alone does not do, or does in the same process."""
+    return Section(title, size, measure, table(rows), (MEMGUARD,), runs=runs, **more)
+
+
+def _of_store(title: str, size: int, rows: str, baselines: tuple[str, ...], unit: str) -> Section:
+    measure = measures.sweep("simulated reused", unit=unit, samples=20, verbose=0, read="frame")
+    return Section(title, size, measure, table(rows, "store"), baselines, unit, runs=1)
+
+
+def _head_node(title: str, more: str = "", **variables: str) -> Section:
+    metrics = table(_HEAD_NODE + more + _LOOKS.format(limit=0.001).lstrip())
+    measure = measures.watched("head_node", variables)
+    return Section(title, 800, measure, metrics, runs=1, quick=100, notes="lines")
+
+
+def _object_store(title: str, left: int, held: int) -> Section:
+    metrics = table((_LEAK.format(left=left) if left else _IS_NOT_NAMED).lstrip())
+    metrics += table(_LOOKS.format(limit=0.01))
+    measure = measures.watched("object_store", left=left, held=held)
+    return Section(title, 200, measure, metrics, runs=1, notes="lines")
+
+
+def _profile(title: str, kind: str) -> Section:
+    metrics, baselines = table(_PROFILE, *PROFILES), (RAY, *PROFILES)
+    measure = measures.profile(kind)
+    return Section(title, 100_000, measure, metrics, baselines, "elements", quick=5000)
+
+
+def _restore(title: str, trials: int) -> Section:
+    return Section(title, trials, measures.restore, table(_RESTORE), prepare=measures.make_both)
+
+
+def _frames(title: str, trials: int, longest_s: dict[str, int], largest: dict[str, int]) -> Section:
+    """Each figure has opening in it, and the peak is on top of what the process had before."""
+    rows: list[Metric] = []
+    for how, name in _READINGS.items():
+        took = f"<= {longest_s[how]}" if how in longest_s else ""
+        peak = f"<= {largest[how]}" if how in largest else ""
+        who, drawn = ("", "drawn") if how in READS else ("own", "")
+        rows += table(f"{name} | s | {how}:seconds | {took} | {who} {drawn}")
+        rows += table(f"{name}: peak | MB | {how}:peak | {peak} | {who}")
+    return Section(title, trials, measures.frames, rows, prepare=measures.make_frames)
+
+
+REAL, RESULTS = measures.sweep("fresh"), measures.sweep("fresh", unit="results")
+REAL_REUSED = measures.sweep("reused")
+CARRYING = measures.sweep("reused", carried_mb=20)
+LARGE = measures.sweep("fresh", unit="results", payload_kb=200, loggers=False, verbose=0)
+SCENARIOS = {
+    "reused": Scenario(
+        "real trials, reuse_actors=True",
+        _sweep("reused actors", 4000, REAL_REUSED, _REUSED, _RSS_BY_TRIAL, baselines=SIX),
+    ),
+    "fresh": Scenario(
+        "real trials, a fresh actor each",
+        _sweep("fresh actors", 300, REAL, _FRESH, _RSS_BY_TRIAL, baselines=SIX),
+    ),
+    "results": Scenario(
+        "one trial with many results",
+        _sweep("one scalar per result", 8000, RESULTS, _SCALARS, _RSS_BY_RESULT, unit="results"),
+        _sweep(
+            "200 KB per result, no loggers",
+            2000,
+            LARGE,
+            _LARGE_RESULTS,
+            _STORE_BY_RESULT,
+            unit="results",
+        ),
+    ),
+    "carried": Scenario(
+        "a trainable that carries 20 MB in its closure, reuse_actors=True",
+        _sweep("reused actors", 200, CARRYING, _CARRIED, _RSS_BY_TRIAL),
+    ),
+    "losses": Scenario(
+        "what is missing afterwards, simulated actors",
+        _sweep(
+            "simulated actors",
+            300,
+            measures.sweep("simulated", opened=True),
+            _LOSSES,
+            _RSS_BY_TRIAL,
+            baselines=SIX,
+        ),
+    ),
+    "frames": Scenario(
+        "all results of a finished experiment",
+        _frames("small", 10_000, {"frame": 2, "filtered": 3}, {}),
+        _frames("big", 100_000, {"frame": 20}, {"frame": 500_000_000}),
+    ),
+    "gate": Scenario(
+        "what the launch gate does, and what it costs",
+        Section(
+            "toy: trials that grow to 320 MiB on four CPUs, a budget of 700 MiB",
+            10,
+            measures.toy,
+            table(_TOY, *GATES),
+            (RAY, *GATES),
+            runs=10,
+        ),
+        _mine(
+            "sweeps of all kinds on a node whose memory comes and goes",
+            40,
+            measures.gated_sweeps,
+            _GATED_SWEEPS,
+            unit="sweeps",
+            quick=8,
+            notes="failures",
+        ),
+        _mine("paused: a trial runs, another waits", 1, measures.paused, _PAUSED, unit="driver"),
+        _mine("ample: a sweep never waits", 600, measures.ample, _AMPLE, runs=10),
+    ),
+    "head-node": Scenario(
+        "growth of the head node's processes, reused actors",
+        _head_node("Ray's own settings", _IS_NAMED),
+        _head_node(
+            "as advised, no task events",
+            _IS_NOT_NAMED + _IS_LESS,
+            RAY_task_events_report_interval_ms="0",
+        ),
+        _head_node("capped at 500 tasks", RAY_task_events_max_num_task_in_gcs="500"),
+    ),
+    "histories": Scenario(
+        "all results of a sweep in one file, simulated actors",
+        _of_store("sweeps of one result per trial", 30_000, _HISTORIES, HISTORIES, "trials"),
+        _of_store("long: one trial, many results", 10_000, _LONG_TRIAL, ("store",), "results"),
+        _mine(
+            "kills of drivers, real actors",
+            50,
+            measures.kills,
+            _KILLS,
+            unit="drivers",
+            quick=2,
+        ),
+    ),
+    "html-report": Scenario(
+        "memguard report, CPU time of the command",
+        _mine("page of a sweep", 10_000, measures.child("html_report"), _HTML_REPORT, runs=5),
+    ),
+    "hundred-thousand": Scenario(
+        "a big sweep on two cores; Ray alone runs a tenth",
+        Section(
+            "simulated trials, no loggers",
+            100_000,
+            measures.hundred_thousand,
+            table(_HUNDRED_THOUSAND),
+            # Ray's tenth has a level, too, and time for some experiment checkpoints.
+            least=20_000,
+            rays_share=0.1,
+            panels=_BIG_SWEEP,
+        ),
+    ),
+    "keeper": Scenario(
+        "arrays of 5 MB that outlive their trial",
+        _mine("arrays of killed trials", 100, measures.child("keeper", rounds=200), _KEEPER),
+    ),
+    "metrics": Scenario(
+        "time of a scrape",
+        _mine(
+            "500 scrapes",
+            64,
+            measures.child("metrics", directory="", count=500),
+            _SCRAPES,
+            unit="running trials",
+        ),
+    ),
+    "native": Scenario(
+        "what stays of fresh actors with MemGuard, at most four trials waiting",
+        _mine("slopes over the last two thirds", 300, measures.child("native"), _NATIVE),
+    ),
+    "object-store": Scenario(
+        "leaks into an object store of 80 MiB, reused actors",
+        _object_store("leaves 200 KB", 200_000, 0),
+        _object_store("leaves 1 MB, so that Ray spills", 1_000_000, 0),
+        _object_store("holds 4 MB until the trial ends", 0, 4_000_000),
+    ),
+    "overhead": Scenario(
+        "what MemGuard adds to a trial",
+        Section(
+            "simulated trials, no loggers",
+            # Long enough for an experiment checkpoint in mid-sweep, which comes every ten seconds.
+            6000,
+            measures.overhead,
+            table(_OVERHEAD),
+            least=2 * WARM_UP,
+        ),
+    ),
+    "profile": Scenario(
+        "slowdown of a profiled trial, CPU time",
+        _profile("arrays: arithmetic on new arrays of 6.4 MB", "arrays"),
+        _profile("allocations: blocks of 600 bytes", "allocations"),
+        _profile("calls of a function that does next to nothing", "calls"),
+    ),
+    "restore": Scenario(
+        "opening and resuming a finished experiment",
+        _restore("small", 1_000),
+        _restore("big", 10_000),
+    ),
+    "trial-memory": Scenario(
+        "what measuring trials costs",
+        _mine(
+            "looks at 64 processes, one a second",
+            60,
+            measures.trial_memory,
+            _TRIAL_MEMORY,
+            unit="seconds",
+            quick=10,
+        ),
+        _mine("nodes: one of two is killed", 2, measures.two_nodes, _NODES, unit="nodes"),
+    ),
+    "uploads": Scenario(
+        "what a checkpoint uploads; Ray alone runs a tenth",
+        _sweep(
+            "simulated trials on a local S3 server",
+            20_000,
+            measures.uploads(1.0),
+            _UPLOADS,
+            Panel("finished trials", "one upload, MB", metrics.upload_points),
+            rays_share=0.1,
+        ),
+    ),
+}
