@@ -17,15 +17,19 @@ import numpy as np
 
 from benchmarks.baselines import MEMGUARD, RAY, TWO
 from benchmarks.child import EXPERIMENT
-from benchmarks.children.frames import READS, STREAMS
-from benchmarks.children.histories import kill
+from benchmarks.children.opening import READS, STREAMS
 from benchmarks.metrics import RAYS, WARM_UP, Record, added
 from benchmarks.runner import ROOT, ChildFailed, Job
 from tests.integration.gated_sweeps import SCHEDULERS
+from tests.integration.killed_histories import kill
 
 TIMEOUT_S = 600
 #: `hundred-thousand`: results that are read once the experiment is open.
 READ = 1000
+#: `uploads`: trials at full size.
+UPLOADING = 20_000
+#: Of big sweeps, Ray alone runs a part.
+RAYS_SHARE = 0.1
 _LONGEST_KILLED_S = 12.0
 
 Measure = Callable[[Job], Record]
@@ -92,44 +96,43 @@ def hundred_thousand(job: Job) -> Record:
         "guarded": job.baseline == MEMGUARD,
     }
     opening = "open_experiment" if where["guarded"] else "analysis"
-    record["reading"] = job.run("restore", how=opening, read=READ, **where)
-    record["resuming"] = job.run("restore", how="resume", **where)
+    record["reading"] = job.run("opening", how=opening, read=READ, **where)
+    record["resuming"] = job.run("opening", how="resume", **where)
     for step in ("reading", "resuming"):
         _expect(job.size, record[step]["trials"], step)
     return record
 
 
-def uploads(every_s: float) -> Measure:
-    """Run a sweep on an S3 server, with an experiment checkpoint every so many seconds."""
+def uploads(job: Job) -> Record:
+    """Run a sweep on an S3 server.
 
-    def measure(job: Job) -> Record:
-        port = job.directory / "port"
-        server = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.children.s3_server", str(port)],
-            cwd=ROOT,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
+    At full size there is an experiment checkpoint a second; smaller sweeps have as many of them.
+    """
+    port = job.directory / "port"
+    server = subprocess.Popen(
+        [sys.executable, "-m", "benchmarks.children.s3_server", str(port)],
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        while not (port.exists() and port.read_text()):
+            if server.poll() is not None:
+                raise ChildFailed("the S3 server has ended; it needs moto[s3] and flask")
+            time.sleep(0.1)
+        record = job.run(
+            "uploads",
+            baseline=job.baseline,
+            trials=job.size,
+            port=port.read_text(),
+            directory=str(job.directory),
+            every_s=job.size / (UPLOADING * (RAYS_SHARE if job.baseline == RAY else 1)),
         )
-        try:
-            while not (port.exists() and port.read_text()):
-                if server.poll() is not None:
-                    raise ChildFailed("the S3 server has ended; it needs moto[s3] and flask")
-                time.sleep(0.1)
-            record = job.run(
-                "uploads",
-                baseline=job.baseline,
-                trials=job.size,
-                port=port.read_text(),
-                directory=str(job.directory),
-                every_s=every_s,
-            )
-        finally:
-            server.terminate()
-            server.wait()
-        _expect(job.size, record["trials"], "in the results")
-        return record
-
-    return measure
+    finally:
+        server.terminate()
+        server.wait()
+    _expect(job.size, record["trials"], "in the results")
+    return record
 
 
 def overhead(job: Job) -> Record:
@@ -214,7 +217,7 @@ def restore(job: Job) -> Record:
             shutil.copytree(made, _place(job, maker), symlinks=True)
     for name, step in steps.items():
         place, guarded = str(_place(job, step.made_by)), job.baseline == MEMGUARD
-        record[name] = job.run("restore", how=step.how, experiment=place, guarded=guarded)
+        record[name] = job.run("opening", how=step.how, experiment=place, guarded=guarded)
         _expect(1 if step.made_by == NEW else job.size, record[name]["trials"], name)
     return record
 
@@ -226,7 +229,7 @@ def _place(job: Job, maker: str) -> Path:
 def make_frames(job: Job) -> None:
     """Make an experiment, and each trial's ``result.json`` as Ray's logger writes it."""
     experiment = str(_make(job, MEMGUARD, loggers=False, read="number"))
-    written = job.run("frames", how="write", experiment=experiment, guarded=True)
+    written = job.run("opening", how="write", experiment=experiment, guarded=True)
     _expect(job.size, written["trials"], "written")
 
 
@@ -238,7 +241,7 @@ def frames(job: Job) -> Record:
         "guarded": job.baseline == MEMGUARD,
     }
     for how in [*READS, *STREAMS] if where["guarded"] else READS:
-        record[how] = job.run("frames", how=how, **where)
+        record[how] = job.run("opening", how=how, **where)
         _expect(job.size, record[how]["trials"], how)
     return record
 

@@ -28,33 +28,36 @@ WARM_UP = 600
 RAYS = {"first": "Ray's, first", "again": "Ray's, again", "after": "Ray's, after that"}
 
 
-def read(reading: str, record: Record, rays: Record) -> Any:
+def read(reading: str, record: Record, one: Round) -> Any:
     """Read a number of a record.
 
     Args:
         reading: terms with ``-`` or ``/`` between them. A term is the name of a function of
             this module with its arguments, or keys of the record with ``:`` between them. With
-            ``ray`` before it, it is read of Ray's record.
+            ``of BASELINE`` before it, it is read of that baseline's record.
         record: of one baseline.
-        rays: Ray's, of the same round.
+        one: the round that it is from.
     """
     first, *rest = re.split(r" ([-/]) ", reading)
-    value = _term(first, record, rays)
+    result = _term(first, record, one)
     for operator, term in zip(rest[::2], rest[1::2], strict=True):
-        other = _term(term, record, rays)
-        value = value - other if operator == "-" else value / other
-    return value
+        other = _term(term, record, one)
+        result = result - other if operator == "-" else result / other
+    return result
 
 
-def _term(term: str, record: Record, rays: Record) -> Any:
+def _term(term: str, record: Record, one: Round) -> Any:
     head, *arguments = term.split()
-    if head == "ray":
-        return _term(" ".join(arguments), rays, rays)
+    if head == "of":
+        return _term(" ".join(arguments[1:]), one[arguments[0]], one)
     function = globals().get(head)
-    if callable(function):
-        return function(record, *arguments)
+    return function(record, *arguments) if callable(function) else value(record, term)
+
+
+def value(record: Record, keys: str) -> Any:
+    """Return what the record has at the end of some keys, with ``:`` between them."""
     found: Any = record
-    for key in term.split(":"):
+    for key in keys.split(":"):
         found = found[key]
     # What a reporter did not say.
     return float("nan") if found is None else found
@@ -114,12 +117,12 @@ def trial_milliseconds(record: Record, parts: int = 60) -> Points:
 
 def median(record: Record, key: str) -> float:
     """Return the median of a list in the record."""
-    return float(pd.Series(_term(key, record, record)).median())
+    return float(pd.Series(value(record, key)).median())
 
 
 def ninety_nine(record: Record, key: str) -> float:
     """Return the 99th percentile of a list in the record."""
-    return float(pd.Series(_term(key, record, record)).quantile(0.99))
+    return float(pd.Series(value(record, key)).quantile(0.99))
 
 
 def largest(record: Record, *keys: str) -> float:
@@ -248,7 +251,7 @@ def true_slope(record: Record) -> float:
 
 def reporters_error(record: Record) -> float:
     """Return how far the reporter's slope is off the true one."""
-    return abs(float(_term("per_trial", record, record)) - true_slope(record))
+    return abs(float(value(record, "per_trial")) - true_slope(record))
 
 
 def beyond_a_quarter(record: Record) -> float:
@@ -258,7 +261,7 @@ def beyond_a_quarter(record: Record) -> float:
 
 def error_of_leak(record: Record, left: str) -> float:
     """Return how far the reporter's slope is off what trials leave, as a share of it."""
-    return abs(float(_term("per_trial", record, record)) - float(left)) / float(left)
+    return abs(float(value(record, "per_trial")) - float(left)) / float(left)
 
 
 def memory_slope(record: Record, column: str) -> float:

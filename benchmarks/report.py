@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from benchmarks.baselines import BASELINES
+from benchmarks.baselines import BASELINES, MEMGUARD, RAY
 from benchmarks.metrics import Points, Record, Round
 from benchmarks.rows import Row
 
@@ -51,11 +51,13 @@ def _verdict(row: Row, judged: bool) -> str:
 def format_table(rows: list[Row], judged: bool) -> str:
     """Return the rows as a table; at another size than theirs, thresholds are ``not judged``."""
     names = [name for name in BASELINES if any(name in row.values for row in rows)]
-    lines = [("", *(BASELINES[name].title for name in names), "MemGuard / Ray", "threshold", "")]
+    ratio = ("MemGuard / Ray",) if {RAY, MEMGUARD} <= set(names) else ()
+    lines = [("", *(BASELINES[name].title for name in names), *ratio, "threshold", "")]
     for row in rows:
-        ratio = "" if row.ratio is None else f"{row.ratio:.3g}"
-        cells = (row.cells.get(name, "") for name in names)
-        lines.append((row.label, *cells, ratio, row.threshold, _verdict(row, judged)))
+        cells = [row.cells.get(name, "") for name in names]
+        if ratio:
+            cells.append("" if row.ratio is None else f"{row.ratio:.3g}")
+        lines.append((row.label, *cells, row.threshold, _verdict(row, judged)))
     return format_lines(lines)
 
 

@@ -88,10 +88,7 @@ class Metric:
         if self.unit in ("yes", "text"):
             return self._claimed(rounds, names)
         show = FORMATS[self.unit]
-        values = {
-            name: [read(self.reading, one[name], one.get(RAY, {})) for one in rounds]
-            for name in names
-        }
+        values = {name: [read(self.reading, one[name], one) for one in rounds] for name in names}
         cells = {
             name: _spread(pd.Series(found, dtype=float), show) for name, found in values.items()
         }

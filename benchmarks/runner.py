@@ -248,43 +248,39 @@ def scratch_directory(parent: Path | None) -> Iterator[Path]:
 # Commands.
 
 
-class _Both(io.TextIOBase):
-    """Writes to two files."""
+class _Kept(io.StringIO):
+    """Prints what is written to it, and keeps it."""
 
-    def __init__(self, one: TextIO, other: TextIO) -> None:
-        self._files = one, other
+    def __init__(self, output: TextIO) -> None:
+        super().__init__()
+        self._output = output
 
     def write(self, text: str) -> int:
-        for file in self._files:
-            file.write(text)
-        return len(text)
+        self._output.write(text)
+        return super().write(text)
 
     def flush(self) -> None:
-        for file in self._files:
-            file.flush()
-
-
-@contextmanager
-def kept(name: str, results: Path) -> Iterator[None]:
-    """Keep what is printed, but for progress, with the results, if it comes to an end."""
-    results.mkdir(parents=True, exist_ok=True)
-    printed = io.StringIO()
-    with contextlib.redirect_stdout(_Both(sys.stdout, printed)):
-        yield
-    (results / f"{name}.txt").write_text(printed.getvalue())
+        self._output.flush()
 
 
 def run_command(name: str, command: Command, options: Sequence[str]) -> int:
-    """Run a command; ends with 2 if something that it starts has failed."""
+    """Run a command, and keep what it prints, but for progress, if it comes to an end.
+
+    Returns:
+        The command's exit code, or 2 if something that it starts has failed.
+    """
     parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument("--results", type=Path, default=RESULTS_DIRECTORY)
     results: Path = parser.parse_known_args(options)[0].results
+    results.mkdir(parents=True, exist_ok=True)
     try:
-        with kept(name, results):
-            return command(options)
+        with contextlib.redirect_stdout(_Kept(sys.stdout)) as printed:
+            code = command(options)
     except (RuntimeError, FileNotFoundError) as error:
         print(f"\n{name}: {error}", file=sys.stderr)
         return 2
+    (results / f"{name}.txt").write_text(printed.getvalue())
+    return code
 
 
 def positive(text: str) -> int:
@@ -375,27 +371,21 @@ def run_scenario(name: str, scenario: Scenario, options: Sequence[str]) -> int:
         "judged": not (arguments.quick or arguments.trials),
         "machine": describe_machine(),
     }
-    stored: list[dict[str, Any]] = []
+    stored = {}
     if arguments.again:
-        head = json.loads((arguments.results / f"{name}.json").read_text())
-        stored = head.pop("sweeps")
-        head.setdefault("judged", True)
-        titles = [one["title"] for one in stored]
-        sections = [section for section in sections if section.title in titles]
+        head = {"judged": True, **json.loads((arguments.results / f"{name}.json").read_text())}
+        stored = {one["title"]: one["runs"] for one in head.pop("sweeps")}
+        sections = [section for section in sections if section.title in stored]
+    sizes = head.setdefault("sizes", {})
     report = Report(name, scenario, arguments, head)
     print(f"\n{name}: {scenario.title}")
     print(machine_line(head["machine"]), flush=True)
     for section in sections:
-        if arguments.again:
-            [rounds] = [one["runs"] for one in stored if one["title"] == section.title]
-            report.add(section, rounds, head.get("sizes", {}).get(section.title, section.size))
-            continue
-        size = _size(section, arguments)
-        head.setdefault("sizes", {})[section.title] = size
-        rounds = []
+        size = sizes.setdefault(section.title, _size(section, arguments))
+        rounds: list[Round] = stored.get(section.title, [])
         try:
-            for one in _rounds(name, section, size, arguments):
-                rounds.append(one)
+            if not rounds:
+                rounds.extend(_rounds(name, section, size, arguments))
         except (KeyboardInterrupt, RuntimeError):
             # What took hours before it is kept.
             if rounds:

@@ -10,13 +10,13 @@ from typing import Any
 
 from benchmarks import measures, metrics
 from benchmarks.baselines import GATES, HISTORIES, MEMGUARD, PROFILES, RAY, SIX
-from benchmarks.children.frames import READS
-from benchmarks.children.histories import SETTLED_S
+from benchmarks.children.opening import READS
 from benchmarks.measures import Measure
 from benchmarks.metrics import LEVEL_AT, WARM_UP
 from benchmarks.report import Panel
 from benchmarks.rows import Metric, table
 from benchmarks.runner import Scenario, Section
+from tests.integration.killed_histories import SETTLED_S
 
 MB, MIB = 1_000_000, 2**20
 _RSS_BY_TRIAL = Panel("finished trials", "driver RSS, MiB", metrics.drawn("finished", "rss", MIB))
@@ -154,7 +154,8 @@ _READINGS = {
 _HISTORIES = """
 fit() | s | fit_s
 a trial | ms | fit_s / outcome:rows
-fit(), by Ray alone's | factor | fit_s / ray fit_s | <= 0.1 | own
+fit(), by Ray alone's | factor | fit_s / of ray fit_s | <= 0.1 | own
+fit(), by that with Ray's loggers | factor | fit_s / of files fit_s | <= 0.333333 | own
 DataFrame of all trials | s | outcome:frame_s
 files per trial | factor | outcome:files / outcome:rows | <= 0.05
 directories per trial | factor | outcome:directories / outcome:rows
@@ -201,7 +202,7 @@ _TOY = f"""
 of the budget, highest | % | most | max <= 1 | {" ".join(GATES[1:])}
 of the budget, after the first wave | % | later | max <= 1
 the sweep | s | seconds
-the sweep, by Ray alone's | factor | seconds / ray seconds | <= 1.6 | own
+the sweep, by Ray alone's | factor | seconds / of ray seconds | <= 1.6 | own
 """
 _GATED_SWEEPS = """
 ended with all trials | number | ended
@@ -261,7 +262,7 @@ blocks in use in Python's allocator, per trial | number | memory_slope blocks
 """
 _PROFILE = """
 CPU time of the trial and its profile | s | cpu_s
-by Ray alone's | factor | cpu_s / ray cpu_s | | own
+by Ray alone's | factor | cpu_s / of ray cpu_s | | own
 the profile | B | bytes | | own
 of the memory at the line that allocates most | % | share | min >= 0.9 | own
 """
@@ -424,7 +425,7 @@ SCENARIOS = {
             table(_HUNDRED_THOUSAND),
             # Ray's tenth has a level, too, and time for some experiment checkpoints.
             least=20_000,
-            rays_share=0.1,
+            rays_share=measures.RAYS_SHARE,
             panels=_BIG_SWEEP,
         ),
     ),
@@ -490,11 +491,11 @@ SCENARIOS = {
         "what a checkpoint uploads; Ray alone runs a tenth",
         _sweep(
             "simulated trials on a local S3 server",
-            20_000,
-            measures.uploads(1.0),
+            measures.UPLOADING,
+            measures.uploads,
             _UPLOADS,
             Panel("finished trials", "one upload, MB", metrics.upload_points),
-            rays_share=0.1,
+            rays_share=measures.RAYS_SHARE,
         ),
     ),
 }

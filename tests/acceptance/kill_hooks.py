@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from benchmarks.kill_log import COMPLETE, KILL, write_line, written
+from tests.acceptance.kill_log import COMPLETE, KILL, write_line, written
 
 AIM_VARIABLE = "MEMGUARD_KILLS_AIM"
 STATE_FILES = "experiment_state-"

@@ -18,7 +18,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.kill_log import (
+from benchmarks.runner import ROOT, scratch_directory
+from tests.acceptance.kill_hooks import AIM_VARIABLE
+from tests.acceptance.kill_log import (
     BEGIN,
     COMPLETE,
     FIT,
@@ -30,9 +32,7 @@ from benchmarks.kill_log import (
     Line,
     read_log,
 )
-from benchmarks.processes import MARK_VARIABLE, end_marked, new_mark
-from benchmarks.runner import ROOT, scratch_directory
-from tests.acceptance.kill_hooks import AIM_VARIABLE
+from tests.acceptance.processes import MARK_VARIABLE, end_marked, new_mark
 
 #: A trial that finished so long before the kill is to be safe.
 SETTLED_SECONDS = 0.2

@@ -23,9 +23,9 @@ from ray.tune.execution.tune_controller import TuneController
 from ray.tune.search import BasicVariantGenerator
 
 from benchmarks.child import set_environment, start_ray
-from benchmarks.kill_log import FIT, OPENED, RESTORE, write_line
 from benchmarks.problem import METRIC, MODE, score, search_space
 from tests.acceptance import kill_hooks
+from tests.acceptance.kill_log import FIT, OPENED, RESTORE, write_line
 from tests.acceptance.kill_trials import Finished, one_result
 
 EXPERIMENT = "sweep"

@@ -6,8 +6,8 @@ from typing import Any
 
 from ray import tune
 
-from benchmarks.kill_log import BEGIN, COMPLETE, START, write_line
 from benchmarks.problem import METRIC, score
+from tests.acceptance.kill_log import BEGIN, COMPLETE, START, write_line
 
 
 def one_result(config: dict[str, Any]) -> None:

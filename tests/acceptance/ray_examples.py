@@ -28,9 +28,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import describe_machine, machine_line
-from benchmarks.processes import MARK_VARIABLE, end_marked, new_mark
 from benchmarks.report import format_lines
 from benchmarks.runner import RESULTS_DIRECTORY, ROOT, scratch_directory
+from tests.acceptance.processes import MARK_VARIABLE, end_marked, new_mark
 
 GUARD = "ray_tune_memguard.MemGuard"
 _SHORT_REASON = 70

@@ -20,7 +20,6 @@ from ray.tune.analysis import ExperimentAnalysis
 from ray.tune.logger import CSVLoggerCallback, LoggerCallback
 from ray.tune.schedulers import PopulationBasedTraining
 
-from benchmarks.children.histories import kill
 from ray_tune_memguard import (
     MemGuard,
     export_results,
@@ -31,6 +30,7 @@ from ray_tune_memguard import (
 from ray_tune_memguard.adapter.boundary import ENTRIES
 from tests.integration import equality, sweeps
 from tests.integration.equality import Both, Case
+from tests.integration.killed_histories import kill
 from tests.integration.test_loggers import scalars
 
 pytestmark = pytest.mark.usefixtures("_without_remote_files")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import subprocess
 import sys
@@ -55,9 +56,9 @@ def test_a_figure_is_compared_with_its_threshold() -> None:
 
 def test_a_reading_is_made_of_terms() -> None:
     record = {"fit_s": 6.0, "parts": {"a spill": 2.0}, "none": None}
-    rays = {"fit_s": 12.0}
-    assert metrics.read("fit_s - parts:a spill / ray fit_s", record, rays) == pytest.approx(1 / 3)
-    assert metrics.read("none", record, rays) != metrics.read("none", record, rays)
+    one = {RAY: {"fit_s": 12.0}, MEMGUARD: record}
+    assert metrics.read("fit_s - parts:a spill / of ray fit_s", record, one) == 4 / 12
+    assert math.isnan(metrics.read("none", record, one))
 
 
 def test_results_that_differ_are_a_failure_of_memguards_alone() -> None:
@@ -143,7 +144,7 @@ METRICS = [
 def test_every_metric_names_what_there_is(section: Section, metric: Metric) -> None:
     assert metric.unit in {*FORMATS, "yes", "text"}
     assert set(metric.judged) <= set(section.baselines)
-    for term in re.split(r" [-/] ", metric.reading.replace("ray ", "")):
+    for term in re.split(r" [-/] ", re.sub(r"of \S+ ", "", metric.reading)):
         name = term.split()[0]
         is_key = ":" in term or name == term
         is_function = callable(getattr(metrics, name, None))

@@ -5,6 +5,7 @@ What the driver had received 0.2 s before the kill must be there afterwards.
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -18,11 +19,11 @@ import ray
 from ray import tune
 
 from benchmarks import child
-from benchmarks.kill_log import LOG_VARIABLE, read_log, write_line
 from benchmarks.problem import METRIC, score
-from benchmarks.processes import MARK_VARIABLE, end_marked, new_mark
-from benchmarks.runner import ROOT, child_arguments, record_of
 from ray_tune_memguard import MemGuard, iter_results
+from tests.acceptance.kill_log import LOG_VARIABLE, read_log, write_line
+from tests.acceptance.processes import MARK_VARIABLE, end_marked, new_mark
+from tests.integration.own_process import ROOT, said_by
 
 SETTLED_S = 0.2
 TRIALS = 24
@@ -87,14 +88,14 @@ def kill(after_s: float, directory: Path) -> dict[str, Any]:
     ``after_s``: seconds from the first result to the kill.
     """
     log, storage, mark = directory / "log", directory / "s", new_mark()
-    own = {child.RECORD_VARIABLE: str(directory / "begun"), LOG_VARIABLE: str(log)}
-    command = child_arguments("histories", how="begin", storage=str(storage))
+    command = [sys.executable, "-m", "tests.integration.killed_histories"]
+    own = {LOG_VARIABLE: str(log), MARK_VARIABLE: mark}
     storage.mkdir(parents=True)
     with (directory / "begin.log").open("wb") as output:
         driver = subprocess.Popen(
-            [sys.executable, "-m", *command],
+            [*command, "begin", str(storage)],
             cwd=ROOT,
-            env={**os.environ, **own, MARK_VARIABLE: mark},
+            env={**os.environ, **own},
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
@@ -117,7 +118,7 @@ def kill(after_s: float, directory: Path) -> dict[str, Any]:
         for line in read_log(log)
         if line.time <= killed_at - SETTLED_S
     }
-    found = record_of(child_arguments("histories", how="reopen", storage=str(storage)), directory)
+    found = said_by([*command[2:], "reopen", str(storage)])
     after_kill, at_end = (
         {(trial_id, step) for trial_id, steps in found[when].items() for step in steps}
         for when in ("killed", "resumed")
@@ -132,10 +133,6 @@ def kill(after_s: float, directory: Path) -> dict[str, Any]:
     }
 
 
-def begin_or_reopen(how: str, storage: str) -> dict[str, Any]:
-    """Do what a kill needs a process for."""
-    return {"begin": begin, "reopen": reopen}[how](Path(storage))
-
-
 if __name__ == "__main__":
-    child.answer(begin_or_reopen)
+    act = {"begin": begin, "reopen": reopen}[sys.argv[1]]
+    print(json.dumps(act(Path(sys.argv[2]))))
