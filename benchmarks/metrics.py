@@ -197,11 +197,9 @@ def uploads(record: Record) -> pd.DataFrame:
 
 
 def upload(record: Record, start: str, end: str) -> float:
-    """Return the mean upload between two points of the sweep, as parts of its trials."""
+    """Return the mean upload between two points of the sweep, as parts of its trials, if any."""
     frame, total = uploads(record), record["trials"]
     is_there = frame["finished"].between(float(start) * total, float(end) * total) & ~frame["last"]
-    if not is_there.any():
-        raise RuntimeError(f"no checkpoint from {start} to {end} of the trials")
     return float(frame["sent"][is_there].mean())
 
 
