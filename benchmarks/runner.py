@@ -376,6 +376,8 @@ def run_scenario(name: str, scenario: Scenario, options: Sequence[str]) -> int:
         head = {"judged": True, **json.loads((arguments.results / f"{name}.json").read_text())}
         stored = {one["title"]: one["runs"] for one in head.pop("sweeps")}
         sections = [section for section in sections if section.title in stored]
+        if not sections:
+            raise ChildFailed(f"{name}.json has other sections: {', '.join(stored)}")
     sizes = head.setdefault("sizes", {})
     report = Report(name, scenario, arguments, head)
     print(f"\n{name}: {scenario.title}")
