@@ -247,14 +247,10 @@ def true_slope(record: Record) -> float:
     return line_slope(frame["finished"], frame["rss"])
 
 
-def reporters_error(record: Record) -> float:
-    """Return how far the reporter's slope is off the true one."""
-    return abs(float(value(record, "per_trial")) - true_slope(record))
-
-
 def beyond_a_quarter(record: Record) -> float:
-    """Return by how many bytes it is off by more than 25 % and 500 bytes."""
-    return reporters_error(record) - max(0.25 * abs(true_slope(record)), 500.0)
+    """Return by how many bytes the reporter's slope is off by more than 25 % and 500 bytes."""
+    slope = true_slope(record)
+    return abs(float(value(record, "per_trial")) - slope) - max(0.25 * abs(slope), 500.0)
 
 
 def error_of_leak(record: Record, left: str) -> float:
