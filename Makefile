@@ -92,7 +92,7 @@ define make-venv
 	@echo "Setting up $(1) from $(2) (a few minutes the first time)"
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or later is needed, this is " + sys.version)'
 	@$(PYTHON) -m venv --clear $(1)
-	@$(1)/bin/python -m pip install --quiet --disable-pip-version-check --only-binary :all: --requirement $(2)
+	@$(1)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile --only-binary :all: --requirement $(2)
 	@$(1)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 endef
