@@ -76,5 +76,10 @@ def reported_in_record(metadata_json: str) -> tuple[Result, dict[str, dict[str, 
 
 def _decoded(part: Result) -> Result:
     # The other parts of the record are not unpickled, which would take longer.
-    text = json.dumps(part)
-    return cast(Result, decode(text)) if PICKLED in text else part
+    return cast(Result, decode(json.dumps(part))) if _has_pickle(part) else part
+
+
+def _has_pickle(value: object) -> bool:
+    if isinstance(value, dict):
+        return value.get("_type") == PICKLED or any(map(_has_pickle, value.values()))
+    return isinstance(value, list) and any(map(_has_pickle, value))
