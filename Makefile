@@ -14,11 +14,16 @@ help:  ## What there is to make
 demo: $(VENV)/.ready  ## A real sweep without and with MemGuard, side by side (three minutes, six the first time)
 	$(VENV)/bin/python -m examples.demo
 
-test: lint types unit integration  ## All quick checks and tests, on the latest Ray (ten minutes with the set-up)
+test: static unit integration  ## All quick checks and tests, on the latest Ray (ten minutes with the set-up)
 
 test-all: slow compat  ## What `make test` leaves out: fault injection, long sweeps, and older Rays
 
-check: lint types unit  ## The quick part of the tests
+check: static unit  ## The quick part of the tests
+
+# Side by side, because each uses one core.
+.PHONY: static
+static: $(VENV)/.ready
+	@$(MAKE) --no-print-directory --jobs 2 --output-sync lint types
 
 # Without --quiet, with which mkdocs would not count warnings.
 lint: $(VENV)/.ready
@@ -50,7 +55,12 @@ slow: $(VENV)/.ready  ## The other integration tests, and what must hold in real
 	$(VENV)/bin/$(THREE) $(INTEGRATION) tests/acceptance -m "slow and not alone"
 	$(VENV)/bin/pytest -q $(INTEGRATION) -m alone
 
-compat: $(OLDER:%=compat-%)  ## The quick integration tests on older Rays
+compat: older-environments $(OLDER:%=compat-%)  ## The quick integration tests on older Rays
+
+# Side by side, because pip uses one core.
+.PHONY: older-environments
+older-environments:
+	@$(MAKE) --no-print-directory --jobs 2 $(OLDER:%=.venv-ray-%/.ready)
 
 compat-%: .venv-ray-%/.ready $(VENV)/.ready
 	ANOTHER_RAY_PYTHON=$(CURDIR)/$(VENV)/bin/python .venv-ray-$*/bin/$(THREE) $(INTEGRATION) \
@@ -92,7 +102,7 @@ define make-venv
 	@echo "Setting up $(1) from $(2) (a few minutes the first time)"
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or later is needed, this is " + sys.version)'
 	@$(PYTHON) -m venv --clear $(1)
-	@$(1)/bin/python -m pip install --quiet --disable-pip-version-check --only-binary :all: --requirement $(2)
+	@$(1)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile --only-binary :all: --requirement $(2)
 	@$(1)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 endef

@@ -34,6 +34,7 @@ from ray_tune_memguard.lazy.summaries import TrialSummaryIndex
 from ray_tune_memguard.lazy.trial_list import SpilledTrials
 from ray_tune_memguard.notices import Notices
 from ray_tune_memguard.store.files import remove
+from ray_tune_memguard.store.snapshot import save_unsent
 from ray_tune_memguard.store.state_file import ExperimentStateFile
 from ray_tune_memguard.store.trial_store import TrialStore
 
@@ -221,6 +222,7 @@ class Installation:
             return
         try:
             self.trials.cache.deactivate_all()
+            self._save_unsent()
             self.store.finalize()
             self._complete_upload()
             # The files of this run are complete, in the experiment's storage as well.
@@ -228,6 +230,12 @@ class Installation:
                 remove(self.replaces)
         finally:
             self.state_file.close()
+
+    def _save_unsent(self) -> None:
+        """Save what the last upload has left, so that a restore does not upload all of it again."""
+        if self.syncer is not None and self.writer.has_written:
+            with suppress(sqlite3.Error):  # The list of the last checkpoint stays.
+                save_unsent(self.store, self.syncer.unsent())
 
     def _complete_upload(self) -> None:
         """Upload the whole experiment state, if the run has ended without a last upload."""

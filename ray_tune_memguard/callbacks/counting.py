@@ -76,8 +76,12 @@ class CountingCallback(GuardCallback):
 
     @guarded
     def on_experiment_end(self, trials: list[Trial], **info: object) -> None:
+        has_begun = self._finished.is_begun
         # Ray calls no hooks for trials that end with the experiment.
         self._finished.recount(trials)
+        if not has_begun:
+            # No step: a resumed run with nothing left to do. All trials had finished before.
+            self.on_first_step()
         self.on_run_end(trials)
 
     @guarded

@@ -66,9 +66,8 @@ class HeadNodeReporter(CountingCallback):
     that grows steadily once. The experiment's directory keeps all measurements;
     :func:`ray_tune_memguard.read_head_node` reads them.
 
-    On the head the driver reads them itself, which takes a millisecond a look. From another node,
-    or from a Ray Client, a small actor on the head does (79 MiB), and the driver does not wait for
-    it.
+    On the head the driver reads them itself. From another node, or from a Ray Client, a small actor
+    on the head does, and the driver does not wait for it.
 
     Args:
         head_every_seconds: seconds between two looks, at least; None for no looks. Between two

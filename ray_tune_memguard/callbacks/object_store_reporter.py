@@ -98,9 +98,8 @@ class ObjectStoreReporter(CountingCallback):
     do objects that running trials hold until they end. It logs a leak once. The experiment's
     directory keeps all measurements; :func:`ray_tune_memguard.read_object_store` reads them.
 
-    With ``grpcio`` (extra ``objects``) it names who holds the objects. A look takes 2 to 3 ms of a
-    thread, and never waits for another node. On each other node a small actor reads what is on
-    disk there (79 MiB).
+    With ``grpcio`` (extra ``objects``) it names who holds the objects. A look is made by a thread
+    and never waits for another node. On each other node a small actor reads what is on disk there.
 
     Args:
         objects_every_seconds: seconds between two looks, at least; None for no looks. Between two

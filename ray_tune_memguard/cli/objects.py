@@ -57,7 +57,7 @@ def objects(address: str | None, rows: int, as_json: bool) -> None:
       RAY_ADDRESS=10.0.0.5:6379 memguard objects --json
 
     With RAY_record_ref_creation_sites=1, set before Ray starts, the lines that created the
-    references are shown (5 to 10 microseconds for each reference).
+    references are shown (each reference then takes a little longer).
 
     The exit code is 4 if no cluster answers at the address.
     """

@@ -78,8 +78,8 @@ def advice(
         trials: number of finished trials.
 
     Examples:
-        >>> advice("gcs_server", 16_000, {})[:59]
-        'It keeps the events of every task (15.6 KiB a trial; 0.4 KB'
+        >>> advice("gcs_server", 16_000, {})[:63]
+        'It keeps the events of every task (15.6 KiB a trial; about 1 KB'
     """
     if name in _REUSE:
         reuse = "" if reuses_actors else f"{_REUSE[name]} set reuse_actors=True in TuneConfig"
@@ -98,7 +98,7 @@ def advice(
         also = f"although it keeps the events of no more than {kept:,} tasks."
         return f"It grows by {keeps} {also}{'' if reuses_actors else actors}"
     text = (
-        f"It keeps the events of every task ({keeps}; 0.4 KB without them). Set "
+        f"It keeps the events of every task ({keeps}; about 1 KB without them). Set "
         f"RAY_{_REPORTS}=0 in the environment before Ray starts, or RAY_{_TASKS}=10000 where "
         "the head starts, which keeps the last 2,000 trials."
     )

@@ -63,7 +63,7 @@ class Diagnosis(Judgement):
         grown = text.growth(self.holders, self.types, self)
         return "\n".join(
             [
-                *text.parts(self.trials, self.results, self.parts, self.unit, self.absent),
+                *text.parts(self.trials, self.results, self.parts, self),
                 *grown,
                 *text.processes(self.processes, self.unit),
             ]
@@ -73,7 +73,7 @@ class Diagnosis(Judgement):
         return "".join(
             [
                 html.growth(self.holders, self.types, self),
-                html.parts(self.trials, self.results, self.parts, self.unit, self.absent),
+                html.parts(self.trials, self.results, self.parts, self),
                 html.processes(self.processes, self.unit),
             ]
         )

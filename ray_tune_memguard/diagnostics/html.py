@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from ray_tune_memguard.diagnostics import text
 from ray_tune_memguard.diagnostics.findings import GrowingSite, Judgement, Quantity, TypeGrowth
@@ -23,12 +23,12 @@ def growth(sites: Sequence[GrowingSite], types: Sequence[TypeGrowth], judgement:
     return shown
 
 
-def parts(
-    trials: int, results: int, found: Sequence[Quantity], unit: str, absent: Mapping[str, str]
-) -> str:
+def parts(trials: int, results: int, found: Sequence[Quantity], judgement: Judgement) -> str:
     """The table of the categories of RSS, and those that are unknown."""
-    shown = _quantities(text.title(trials, results), "category", found, unit)
-    unknown = (f"{name}: not known, because {reason}" for name, reason in absent.items())
+    title = text.title(trials, results, judgement)
+    shown = _quantities(title, "category", found, judgement.unit)
+    absent = judgement.absent.items()
+    unknown = (f"{name}: not known, because {reason}" for name, reason in absent)
     return shown + "".join(map(paragraph, unknown))
 
 

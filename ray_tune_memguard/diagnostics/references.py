@@ -9,7 +9,6 @@ import types
 import weakref
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 from ray_tune_memguard.diagnostics.deadline import Deadline
@@ -39,24 +38,6 @@ _names: dict[int, tuple[weakref.ref[type], str]] = {}
 _MAX_NAMES = 20_000
 #: The number of objects that are visited to find the types that an object keeps alive.
 _MAX_WITHIN = 5_000
-
-
-@contextmanager
-def no_collection() -> Iterator[bool]:
-    """Pause the garbage collector, which the allocations of a sample would otherwise start.
-
-    A collection takes longer than a sample, and frees the objects that are searched for.
-
-    Yields:
-        Whether the collector was enabled.
-    """
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield enabled
-    finally:
-        if enabled:
-            gc.enable()
 
 
 def type_counts(seconds: float) -> tuple[dict[str, int], bool]:

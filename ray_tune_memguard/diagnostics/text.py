@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Mapping
 
 from ray_tune_memguard.diagnostics.findings import GrowingSite, Judgement, Quantity, TypeGrowth
 from ray_tune_memguard.diagnostics.growth import MIN_SPAN
@@ -65,16 +64,16 @@ def _shortened(path: str, width: int) -> str:
     return path
 
 
-def title(trials: int, results: int) -> str:
-    """The line above the categories of RSS."""
-    return f"Memory of the driver after {trials:,} trials and {results:,} results"
+def title(trials: int, results: int, judgement: Judgement) -> str:
+    """The line above the categories of RSS: of which moment they are, and over what they grew."""
+    over = f", growth over the last {judgement.span:,} {judgement.unit}s" if judgement.span else ""
+    return f"Memory of the driver after {trials:,} trials and {results:,} results{over}"
 
 
-def parts(
-    trials: int, results: int, found: list[Quantity], unit: str, absent: Mapping[str, str]
-) -> list[str]:
+def parts(trials: int, results: int, found: list[Quantity], judgement: Judgement) -> list[str]:
     """The lines about the categories of RSS, including those that are unknown."""
-    lines = [title(trials, results)]
+    unit, absent = judgement.unit, judgement.absent
+    lines = [title(trials, results, judgement)]
     lines += _quantities("", found, unit)
     if results > 2 * trials and unit == "trial" and any(part.per_result for part in found):
         slopes = [f"{part.name} {slope(part.per_result, None)}" for part in found]

@@ -17,6 +17,7 @@ from ray_tune_memguard.diagnostics.ranking import CATEGORIES, rank
 from ray_tune_memguard.diagnostics.sampler import GrowthSampler, Sample
 from ray_tune_memguard.diagnostics.type_growth import with_types
 from ray_tune_memguard.report.series import WARM_UP_TRIALS
+from ray_tune_memguard.system.collector import no_collection
 
 #: The number of sites whose paths are searched.
 _MAX_PATHS = 5
@@ -78,7 +79,8 @@ class GrowthTracking:
         began = time.perf_counter()
         is_warm = self._series.progress(trials, results) >= WARM_UP_TRIALS
         sampler = self._sampler
-        with references.no_collection():
+        # A collection takes longer than a sample, and frees the objects that are searched for.
+        with no_collection():
             found = sampler.sample(trials, results, is_warm, thoroughly)
         self._absent = found.absent
         self._series.add(trials, results, found.values)
@@ -118,7 +120,7 @@ class GrowthTracking:
             found = self._rank()
             # Chains take long, so they are searched only on demand or if something grows.
             if on_demand or found.holders or any(is_users_type(kind.name) for kind in found.types):
-                with references.no_collection() as is_collecting:
+                with no_collection() as is_collecting:
                     found = with_types(found, self._sampler, is_collecting)
             sites = found.holders
             sites = [*map(self._with_path, sites[:_MAX_PATHS]), *sites[_MAX_PATHS:]]

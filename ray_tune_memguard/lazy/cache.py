@@ -210,8 +210,10 @@ class TrialCache(Generic[TrialT]):
                 return trial
             raw = self._raw(row.trial_id, self._version)
             if raw is None:
-                return self.load_detached(row.trial_id)
-            state = self.codec.load_for_report(raw)
+                record = self.store.state_record(row.trial_id)
+                state = self.codec.load_record_for_report(record)
+            else:
+                state = self.codec.load_for_report(raw)
         part = object.__new__(self.codec.trial_class)
         attributes(part).update(state)
         return part

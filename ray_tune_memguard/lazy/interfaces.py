@@ -99,3 +99,6 @@ class TrialCodec(Protocol[TrialT]):
 
     def load_state_record(self, record: bytes) -> dict[str, object]:
         """The attributes of a trial, from the state record that another process wrote."""
+
+    def load_record_for_report(self, record: bytes) -> dict[str, object]:
+        """Those of them that a report on all trials reads."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ray_tune_memguard.store.errors import StoreError
 from ray_tune_memguard.store.trial_store import TrialStore
@@ -17,6 +17,16 @@ from ray_tune_memguard.store.trial_store import TrialStore
 _STATE = "state"
 _PLACES = "places"
 _FILE = "file:"
+_UNSENT_AT_END = "unsent at end"
+
+
+def save_unsent(store: TrialStore, unsent: list[str]) -> None:
+    """Save which directories were not uploaded when the run ended, after its last checkpoint.
+
+    Raises:
+        sqlite3.Error: it was not saved; those of the last snapshot count.
+    """
+    store.set_metadata(**{_UNSENT_AT_END: json.dumps(unsent)})
 
 
 @dataclass(frozen=True)
@@ -68,7 +78,9 @@ class Snapshot:
         parts = store.snapshot()
         if not parts:
             raise StoreError("its run ended before the first checkpoint")
-        return cls.of(parts)
+        found = cls.of(parts)
+        at_end = store.get_metadata(_UNSENT_AT_END)
+        return found if at_end is None else replace(found, unsent=json.loads(at_end))
 
     @classmethod
     def of(cls, parts: Mapping[str, bytes]) -> Snapshot:

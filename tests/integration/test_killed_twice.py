@@ -14,6 +14,8 @@ from ray.tune.search import ConcurrencyLimiter
 
 from ray_tune_memguard import MemGuard
 from ray_tune_memguard.adapter.paths import calling_controller
+from ray_tune_memguard.store.snapshot import Snapshot
+from ray_tune_memguard.store.trial_store import TrialStore
 from tests.integration.test_restore import At, Counted, begin, copied, ran, restore
 
 pytestmark = pytest.mark.usefixtures("spilled_in_their_step")
@@ -131,3 +133,11 @@ def test_files_that_were_never_uploaded_outlive_a_second_kill(
     assert len(unsent) >= 6
     assert unsent <= late
     assert all(len(result.metrics_dataframe) == 1 for result in grid)
+
+
+def test_a_whole_sweep_leaves_nothing_to_upload_again(tmp_path: Path) -> None:
+    begin(tmp_path, [MemGuard()])
+    [path] = (tmp_path / "sweep" / ".memguard").glob("trials-*.sqlite")
+    store = TrialStore.open(path)
+    assert Snapshot.load(store).unsent == []
+    store.close()

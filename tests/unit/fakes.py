@@ -63,6 +63,8 @@ class FakeCodec:
     def load_state_record(self, entry: bytes) -> dict[str, Any]:
         return pickle.loads(entry)
 
+    load_record_for_report = load_state_record
+
 
 def fake_row(
     trial_id: str, status: str = "TERMINATED", state: bytes = b"state", **other: Any

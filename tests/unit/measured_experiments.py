@@ -85,7 +85,7 @@ def measured(path: Path, ended: bool = True, is_alive: bool = False) -> Path:
     if ended:
         drivers.add(DriverRecord.now(END, 0.0))
         parts = [Quantity("rss", 210 * MIB)]
-        Diagnosis(400, 400, parts=parts).save(own / f"diagnosis-{RUN}.json")
+        Diagnosis(400, 400, parts=parts, span=300).save(own / f"diagnosis-{RUN}.json")
     return path
 
 

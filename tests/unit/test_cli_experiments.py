@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import re
 import sqlite3
 import threading
 from collections.abc import Iterator
@@ -136,7 +137,9 @@ def test_show_an_experiment_that_has_ended(experiment: Path) -> None:
     text = run("show", experiment)
     assert "Its last run has ended." in text
     assert "+2.0 KiB per trial" in text
-    assert "Memory of the driver after 400 trials" in text
+    assert re.search(
+        r"Memory of the driver after 400 trials.*, growth over the last \d+ trials", text
+    )
     assert "Heaviest of 30 trials" in text
     assert "Deaths: 1 kernel_oom" in text
     assert "93 % of its memory is in use" in text

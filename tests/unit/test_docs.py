@@ -44,6 +44,18 @@ def test_readme_has_few_figures() -> None:
     assert 1 <= len(readme_figures()) <= 6
 
 
+def test_each_row_of_figures_in_readme_links_to_a_result() -> None:
+    table = (ROOT / "README.md").read_text(encoding="utf-8").partition("## Figures")[2]
+    rows = [line for line in table.partition("\n## ")[0].splitlines() if line.startswith("|")][2:]
+    without = [
+        row
+        for row in rows
+        if not any(file.startswith("docs/results/") for file in LINK.findall(row))
+    ]
+    assert rows
+    assert without == []
+
+
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *DOCS.rglob("*.md")]
 
 

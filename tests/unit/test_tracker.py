@@ -55,6 +55,17 @@ def test_a_run_does_not_wait_for_a_thread_that_asks_for_a_diagnosis(
     assert samples == [*range(1, 11), *range(16, 21)]
 
 
+def test_a_run_that_finished_no_trial_is_not_sampled(monkeypatch: pytest.MonkeyPatch) -> None:
+    samples: list[int] = []
+    monkeypatch.setattr(GrowthTracking, "sample", lambda *_, **__: samples.append(1))
+    tracker = ObjectGrowthTracker()
+    trials: list[Any] = [SimpleNamespace(trial_id=str(n), status="TERMINATED") for n in range(300)]
+    tracker.setup()
+    # As Ray calls it for a resumed run with nothing left to do.
+    tracker.on_experiment_end(trials=trials)
+    assert samples == []
+
+
 def test_without_a_sweep_there_is_no_diagnosis() -> None:
     tracker = ObjectGrowthTracker()
     tracker.sample()

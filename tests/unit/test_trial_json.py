@@ -14,6 +14,7 @@ from ray.cloudpickle import CloudPickler
 from ray.train._internal.storage import StorageContext
 from ray.tune.execution.placement_groups import PlacementGroupFactory
 from ray.tune.experiment import Trial
+from ray.tune.experimental import output
 
 from ray_tune_memguard.adapter.serialization import unpickling
 from ray_tune_memguard.adapter.serialization.json_text import decode
@@ -208,6 +209,40 @@ def test_what_is_loaded_is_what_was_dumped(tmp_path: Path, reports: list[dict[st
         trial.update_last_result(dict(report))
     codec = TrialStateCodec(trial.storage)
     assert in_words(codec.load(codec.dump(trial))) == in_words(trial.__dict__)
+
+
+@pytest.mark.parametrize("reports", REPORTS.values(), ids=REPORTS)
+@pytest.mark.parametrize("name", [None, "my/trial"])
+def test_a_report_on_a_record_shows_what_it_shows_of_the_trial(
+    tmp_path: Path, reports: list[dict[str, Any]], name: str | None
+) -> None:
+    trial = make_trial(tmp_path)
+    trial.custom_trial_name = name
+    trial.config = {"env": "cart/pole", "nested": {"part": Fraction(1, 3), "n": [float("nan")]}}
+    for report in reports:
+        trial.update_last_result(dict(report))
+    trial.status = "TERMINATED"
+    codec = TrialStateCodec(trial.storage, stub=True)
+    record = state_record(*codec.json_state(trial))
+    whole, part = (object.__new__(Trial) for _ in range(2))
+    whole.__dict__.update(codec.load_state_record(record))
+    part.__dict__.update(codec.load_record_for_report(record))
+    keys = ["env", "nested/part", "nested/n", "missing"]
+    shown = [output._get_trial_info(one, keys, ["score", "part", "pair"]) for one in (whole, part)]
+    assert shown[0] == shown[1]
+    assert in_words(part.last_result) == in_words(whole.last_result)
+    assert in_words(part.config) == in_words(whole.config)
+
+
+def test_a_config_that_is_resolved_is_shown_resolved(tmp_path: Path) -> None:
+    trial = make_trial(tmp_path)
+
+    def resolve(read: Trial) -> None:
+        read.config = {"x": "resolved"}
+
+    codec = TrialStateCodec(trial.storage, prepare=resolve, resolves_config=True, stub=True)
+    record = state_record(*codec.json_state(trial))
+    assert codec.load_record_for_report(record)["config"] == {"x": "resolved"}
 
 
 def test_resources_that_differ_from_those_of_others_are_kept(tmp_path: Path) -> None:

@@ -53,8 +53,12 @@ class NewRun:
         capabilities: Capabilities,
     ) -> NewRun:
         """The run of a controller without trials."""
-        prepare = _preparation(controller._placeholder_resolvers)
-        codec = TrialStateCodec(controller._storage, prepare=prepare)
+        resolvers = controller._placeholder_resolvers
+        codec = TrialStateCodec(
+            controller._storage,
+            prepare=_preparation(resolvers),
+            resolves_config=bool(resolvers),
+        )
         location = RunLocation.of(controller)
         return cls(location, codec, resume_config, spill_dir, capabilities)
 

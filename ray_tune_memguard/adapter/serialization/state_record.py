@@ -12,6 +12,16 @@ from ray_tune_memguard.store.trial_store import TrialRow
 
 Result = dict[str, object]
 
+# What Ray's reports read of a trial beside its config and its last result.
+_REPORTED = (
+    "trial_id",
+    "status",
+    "trainable_name",
+    "custom_trial_name",
+    "experiment_tag",
+    "_default_result_or_future",
+)
+
 
 def state_record(state_json: str, metadata_json: str) -> bytes:
     """Both texts as one element of the experiment state file."""
@@ -31,6 +41,15 @@ def row_of_record(state_json: str, metadata_json: str, record: str) -> TrialRow:
         state.get("relative_logdir"),
         reported_at=metadata["last_result_time"],
     )
+
+
+def reported_of_record(record: bytes) -> tuple[dict[str, object], Result]:
+    """What a report on all trials reads: attributes of a trial, and its last result."""
+    state_json, metadata_json = orjson.loads(record)
+    state = parse(state_json)
+    attributes = {name: state[name] for name in _REPORTED}
+    attributes["config"] = _decoded(state["config"])
+    return attributes, _decoded(parse(metadata_json)["last_result"])
 
 
 def config_of_record(record: bytes) -> Result:
@@ -57,5 +76,10 @@ def reported_in_record(metadata_json: str) -> tuple[Result, dict[str, dict[str, 
 
 def _decoded(part: Result) -> Result:
     # The other parts of the record are not unpickled, which would take longer.
-    text = json.dumps(part)
-    return cast(Result, decode(text)) if PICKLED in text else part
+    return cast(Result, decode(json.dumps(part))) if _has_pickle(part) else part
+
+
+def _has_pickle(value: object) -> bool:
+    if isinstance(value, dict):
+        return value.get("_type") == PICKLED or any(map(_has_pickle, value.values()))
+    return isinstance(value, list) and any(map(_has_pickle, value))
