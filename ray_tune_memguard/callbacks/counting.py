@@ -80,7 +80,7 @@ class CountingCallback(GuardCallback):
         # Ray calls no hooks for trials that end with the experiment.
         self._finished.recount(trials)
         if not has_begun:
-            # No step: a resumed run with nothing left to do. All trials had finished before.
+            # Without a step no trial has finished in this run: it was resumed with nothing to do.
             self.on_first_step()
         self.on_run_end(trials)
 

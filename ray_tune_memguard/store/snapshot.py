@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from ray_tune_memguard.store.errors import StoreError
 from ray_tune_memguard.store.trial_store import TrialStore
@@ -17,16 +17,7 @@ from ray_tune_memguard.store.trial_store import TrialStore
 _STATE = "state"
 _PLACES = "places"
 _FILE = "file:"
-_UNSENT_AT_END = "unsent at end"
-
-
-def save_unsent(store: TrialStore, unsent: list[str]) -> None:
-    """Save which directories were not uploaded when the run ended, after its last checkpoint.
-
-    Raises:
-        sqlite3.Error: it was not saved; those of the last snapshot count.
-    """
-    store.set_metadata(**{_UNSENT_AT_END: json.dumps(unsent)})
+_UNSENT = "unsent at end"
 
 
 @dataclass(frozen=True)
@@ -78,9 +69,7 @@ class Snapshot:
         parts = store.snapshot()
         if not parts:
             raise StoreError("its run ended before the first checkpoint")
-        found = cls.of(parts)
-        at_end = store.get_metadata(_UNSENT_AT_END)
-        return found if at_end is None else replace(found, unsent=json.loads(at_end))
+        return cls.of(parts)
 
     @classmethod
     def of(cls, parts: Mapping[str, bytes]) -> Snapshot:
@@ -95,7 +84,7 @@ class Snapshot:
             positions=places["seqs"],
             creation_count=places["births"],
             summaries=places["ledger"],
-            unsent=places["unsent"],
+            unsent=json.loads(parts[_UNSENT]) if _UNSENT in parts else places["unsent"],
             files={
                 part.removeprefix(_FILE): content
                 for part, content in parts.items()
@@ -104,3 +93,12 @@ class Snapshot:
             if places["files"]
             else None,
         )
+
+
+def save_unsent(store: TrialStore, unsent: list[str]) -> None:
+    """Save in the last snapshot which directories the last upload of the run has left.
+
+    Raises:
+        sqlite3.Error: it was not saved, and those of the snapshot count, which are more.
+    """
+    store.add_to_snapshot(_UNSENT, json.dumps(unsent).encode())

@@ -183,15 +183,21 @@ class TrialStore(TrialQueries):
         Raises:
             sqlite3.Error: the snapshot was not saved; the last one stays.
         """
-        packed = {part: pack(content) for part, content in parts.items()}
         with self.transaction():
             self._connection.execute("DELETE FROM snapshot")
-            self._connection.executemany(
-                "INSERT INTO snapshot VALUES (?, ?, ?)",
-                ((part, content, zlib.crc32(content)) for part, content in packed.items()),
-            )
+            for part, content in parts.items():
+                self.add_to_snapshot(part, content)
         with self._lock:
             self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+
+    def add_to_snapshot(self, part: str, content: bytes) -> None:
+        """Add a part to the last snapshot, or replace it."""
+        packed = pack(content)
+        with self._lock:
+            self._connection.execute(
+                "INSERT OR REPLACE INTO snapshot VALUES (?, ?, ?)",
+                (part, packed, zlib.crc32(packed)),
+            )
 
     def has_snapshot(self) -> bool:
         return bool(self._all("SELECT 1 FROM snapshot LIMIT 1", ()))

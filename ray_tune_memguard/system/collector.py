@@ -15,8 +15,8 @@ def no_collection() -> Iterator[bool]:
         Whether the collector was enabled.
     """
     enabled = gc.isenabled()
-    gc.disable()
     try:
+        gc.disable()
         yield enabled
     finally:
         if enabled:

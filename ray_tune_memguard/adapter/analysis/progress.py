@@ -86,15 +86,14 @@ def _report_on(
 
     What the report itself raises, it raises again.
     """
-    if only_reads:
-        try:
-            return report(ProgressView(trials, metric, errors, only_reads=True))
-        except Exception as error:
-            boundary.raise_if_of_signal(error)
-            # Another Ray's report may read more of a trial than these have.
-            logger.debug("Progress is shown of whole trials: %r", error)
     try:
-        return report(ProgressView(trials, metric, errors))
+        try:
+            return report(ProgressView(trials, metric, errors, only_reads))
+        except AttributeError:
+            if not only_reads:
+                raise
+            # Another Ray's report reads more of a trial than these have.
+            return report(ProgressView(trials, metric, errors))
     except Exception as error:
         boundary.raise_if_of_signal(error)
         found = report(trials.resident())

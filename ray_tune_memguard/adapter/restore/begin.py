@@ -17,6 +17,7 @@ from ray_tune_memguard.adapter.restore.verify import VerifiedStore
 from ray_tune_memguard.adapter.serialization.state_record import reported_in_record
 from ray_tune_memguard.lazy.summaries import TrialSummaryIndex
 from ray_tune_memguard.store.snapshot import Snapshot
+from ray_tune_memguard.system.collector import no_collection
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,8 @@ class BegunRun:
     replaces: Path | None = None
 
 
+# A collection would walk over the objects of all trials, again and again.
+@no_collection()
 def begin(
     plan: RestorePlan, found: VerifiedStore, run: NewRun, unsent: tuple[str, ...] = ()
 ) -> BegunRun:

@@ -28,6 +28,7 @@ from ray_tune_memguard.adapter.serialization.state_record import last_result_in_
 from ray_tune_memguard.lazy.interfaces import FINISHED
 from ray_tune_memguard.store.snapshot import Snapshot
 from ray_tune_memguard.store.trial_store import TrialStore
+from ray_tune_memguard.system.collector import no_collection
 
 
 @dataclass(frozen=True)
@@ -144,6 +145,8 @@ class RestorePlan:
         )
 
 
+# A collection would walk over the objects of all trials, again and again.
+@no_collection()
 def plan(found: VerifiedStore, resume_config: ResumeConfig) -> RestorePlan:
     """Decide what becomes of each trial. This changes nothing.
 

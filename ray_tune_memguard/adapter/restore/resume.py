@@ -21,7 +21,6 @@ from ray_tune_memguard.adapter.restore.rebuild import verify_or_rebuild
 from ray_tune_memguard.adapter.restore.staged_files import fetch_trial_files
 from ray_tune_memguard.notices import logger, show_lines
 from ray_tune_memguard.store.errors import StoreError
-from ray_tune_memguard.system.collector import no_collection
 
 if TYPE_CHECKING:
     from ray_tune_memguard.adapter.seam import Controller
@@ -38,12 +37,6 @@ def resume(run: NewRun, controller: Controller) -> bool:
         Whether the run is resumed. Otherwise Ray's own method is to be called, which also reports
         that there is nothing to resume.
     """
-    # The plan has an object for each trial. Collections would walk over all of them repeatedly.
-    with no_collection():
-        return _resume(run, controller)
-
-
-def _resume(run: NewRun, controller: Controller) -> bool:
     try:
         end_abandoned_runs(run.location.experiment.path)
         found = verify_or_rebuild(locate(run.location.experiment, run.spill_dir))
