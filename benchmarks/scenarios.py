@@ -169,6 +169,14 @@ _LONG_TRIAL = """
 one result | B | bytes_each histories / outcome:history | <= 25
 all results are there | yes | whole
 """
+_RATE = f"""
+fit() | s | fit_s
+RSS at trial {LEVEL_AT:,} | MB | level
+RSS rises above that by | MB | rise | <= 60_000_000
+throughput, trials of the first tenth | /s | throughput 0 0.1
+throughput, trials of the last tenth | /s | throughput 0.9 1
+throughput, last by first | factor | throughput 0.9 1 / throughput 0 0.1 | >= 0.9
+"""
 _KILLS = f"""
 the sweep was running | number | of_kills was_running
 results that were {SETTLED_S} s old | number | of_kills settled
@@ -403,6 +411,16 @@ SCENARIOS = {
         "all results of a sweep in one file, simulated actors",
         _of_store("sweeps of one result per trial", 30_000, _HISTORIES, HISTORIES, "trials"),
         _of_store("long: one trial, many results", 10_000, _LONG_TRIAL, ("store",), "results"),
+        Section(
+            "rate: histories of a big sweep in the store",
+            100_000,
+            measures.sweep("simulated reused", samples=500, verbose=0, read="number"),
+            table(_RATE, "store"),
+            ("store",),
+            least=20_000,
+            runs=1,
+            panels=_BIG_SWEEP,
+        ),
         _mine(
             "kills of drivers, real actors",
             50,
