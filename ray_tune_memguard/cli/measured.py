@@ -40,7 +40,8 @@ class Growth:
     """How a quantity has grown by now.
 
     Attributes:
-        kind, name: as :func:`ray_tune_memguard.read_growth` gives them.
+        kind, name: as :func:`ray_tune_memguard.read_growth` gives them; the kind is ``unmeasured``
+            if there was no time for it in the last sample.
         value: the latest value: bytes, or a number of objects.
         per_trial: the slope; None if there were too few samples.
     """
@@ -49,6 +50,11 @@ class Growth:
     name: str
     value: float
     per_trial: float | None
+
+    @property
+    def is_unmeasured(self) -> bool:
+        """Whether there was no time to measure it."""
+        return self.kind == "unmeasured"
 
 
 @dataclass(frozen=True)
@@ -253,9 +259,9 @@ class Measured:
             ("what", "name", "now", "per trial"),
             [
                 (
-                    one.kind,
+                    "no time" if one.is_unmeasured else one.kind,
                     one_line(one.name, 60),
-                    size(one.value),
+                    _size_so_far(one),
                     _signed_or_unknown(one.per_trial),
                 )
                 for one in self.growth
@@ -358,18 +364,23 @@ def growth_of(path: Path) -> list[Growth]:
     Raises:
         FileNotFoundError: there are no samples.
     """
-    from ray_tune_memguard.diagnostics.growth import FILE_PATTERN, read_growth
+    from ray_tune_memguard.diagnostics.growth import FILE_PATTERN, UNMEASURED, read_growth
 
     frame = read_growth(next(reversed(report_files(path, FILE_PATTERN)), path))
+    is_last = frame["trials"] == frame["trials"].max()
+    without_time = set(frame[is_last & (frame["kind"] == UNMEASURED)]["name"])
     frame = frame[frame["kind"].isin(["part", "holder", "process"])]
-    found = [
-        Growth(str(kind), str(name), float(rows["value"].iloc[-1]), _slope(rows, "value"))
-        for (kind, name), rows in frame.groupby(["kind", "name"], sort=False)
-    ]
+    found = []
+    for (kind, name), rows in frame.groupby(["kind", "name"], sort=False):
+        value, per_trial = float(rows["value"].iloc[-1]), _slope(rows, "value")
+        is_unmeasured = kind == "holder" and name in without_time
+        found.append(Growth(UNMEASURED if is_unmeasured else kind, name, value, per_trial))
+    never = without_time - {one.name for one in found}
+    found += [Growth(UNMEASURED, name, 0.0, None) for name in sorted(never)]
     parts = [one for one in found if one.kind == "part"]
     others = sorted(
         (one for one in found if one.kind != "part"),
-        key=lambda one: (-(one.per_trial or 0.0), -one.value),
+        key=lambda one: (not one.is_unmeasured, -(one.per_trial or 0.0), -one.value),
     )
     return [*parts, *others[:_MAX_GROWING]]
 
@@ -445,6 +456,12 @@ def _rss(row: dict[str, float]) -> str:
 def _counts(kinds: Iterable[str]) -> str:
     """How many there are of each kind, such as ``3 pause, 2 resume``."""
     return ", ".join(f"{number} {one_line(kind)}" for kind, number in Counter(kinds).most_common())
+
+
+def _size_so_far(growth: Growth) -> str:
+    if not growth.is_unmeasured:
+        return size(growth.value)
+    return f"about {size(growth.value)}" if growth.value else UNKNOWN
 
 
 def signed(count: float) -> str:

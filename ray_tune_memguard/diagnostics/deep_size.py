@@ -11,11 +11,11 @@ own.
 
 **Weak references** count for the object that they refer to, because they are freed with it.
 
-**Large containers are sampled.** If a container has more than :data:`WHOLE` entries, about
-:data:`SAMPLE` of them are measured. The other entries are estimated from the later half of the
-sample, because memory that entries share was counted with the earlier half. The sample is chosen by
-identity, so that two containers of the same objects are sampled at the same objects; of a very
-large container every n-th entry is measured.
+**Large containers are sampled.** If a container has more entries than :class:`Detail` allows, some
+of them are measured. The other entries are estimated from the later half of the sample, because
+memory that entries share was counted with the earlier half. The sample is chosen by identity, so
+that two containers of the same objects are sampled at the same objects; of a very large container,
+and within an estimated one, every n-th entry is measured.
 """
 
 from __future__ import annotations
@@ -31,10 +31,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from ray_tune_memguard.diagnostics.deadline import Deadline
+from ray_tune_memguard.diagnostics.detail import DETAILS, SAMPLE, Detail
 from ray_tune_memguard.system import classes
 
-WHOLE = 256
-SAMPLE = 64
 #: From this number of entries on, every n-th is chosen without reading the identity of each.
 _EVERY_NTH_FROM = 8192
 _CHECK_TIME_EVERY = 256
@@ -77,16 +76,19 @@ class Size:
         total: all bytes.
         large: bytes in Python blocks of more than 512 bytes, which come from ``malloc``.
         native: bytes in buffers outside of Python's allocator (NumPy's data).
+        is_estimate: whether few entries of a container stand for all, see :class:`Detail`.
     """
 
     total: float = 0.0
     large: float = 0.0
     native: float = 0.0
+    is_estimate: bool = False
 
     def add(self, other: Size, times: float = 1.0) -> None:
         self.total += times * other.total
         self.large += times * other.large
         self.native += times * other.native
+        self.is_estimate |= other.is_estimate
 
 
 @dataclass(frozen=True)
@@ -124,6 +126,9 @@ class DeepSizer:
         self._barriers = {*barriers, *(id(vars(m)) for m in _modules())}
         self._named_identity = identity
         self._deadline = Deadline()
+        self._detail = DETAILS[0]
+        self._depth = 0
+        self._added: list[int] = []
         self.visited = 0
         self.forget()
 
@@ -131,17 +136,30 @@ class DeepSizer:
         """Forget which objects were counted."""
         self._seen: set[int] = {id(self), id(self.__dict__), id(self._barriers)}
 
-    def measure(self, root: object, seconds: float = float("inf")) -> Size:
+    def measure(
+        self, root: object, seconds: float = float("inf"), detail: Detail = DETAILS[0]
+    ) -> Size:
         """The size of ``root`` and of all objects that it keeps alive, unless counted before.
 
+        Args:
+            root: the object.
+            seconds: the time limit, see :class:`Deadline`.
+            detail: how much of large containers is measured.
+
         Raises:
-            TimeBudgetExceededError: it took longer than ``seconds``, see :class:`Deadline`. The
-                objects visited until then count as counted.
+            TimeBudgetExceededError: it took longer than ``seconds``. What was visited until then
+                does not count as counted.
         """
-        self._deadline = Deadline(seconds)
+        self._deadline, self._detail, self._depth = Deadline(seconds), detail, 0
         self._check_time()
         self._barriers.discard(id(root))
-        return self._visit([root])
+        try:
+            return self._visit([root])
+        except BaseException:
+            self._seen.difference_update(self._added)
+            raise
+        finally:
+            self._added = []
 
     def exclude(self, counted: Iterable[object]) -> None:
         """Do not follow these objects, because they were counted or estimated."""
@@ -153,13 +171,15 @@ class DeepSizer:
 
     def _visit(self, waiting: list[object]) -> Size:
         size = Size()
-        seen, barriers = self._seen, self._barriers
+        seen, barriers, added = self._seen, self._barriers, self._added
+        whole, sample = self._detail.limits(self._depth > 0)
         while waiting:
             found: Any = waiting.pop()
             key = id(found)
             if key in seen or key in barriers:
                 continue
             seen.add(key)
+            added.append(key)
             self.visited += 1
             if not self.visited % _CHECK_TIME_EVERY:
                 self._check_time()
@@ -172,8 +192,8 @@ class DeepSizer:
                     size.total += -(-sys.getsizeof(reference) // _ALIGN) * _ALIGN
             if kind.container is not None:
                 n = kind.container.__len__(found)
-                if n > WHOLE:
-                    self._sample(size, self._pick(found, kind.container, n), n)
+                if n > whole:
+                    self._sample(size, self._pick(found, kind.container, n, sample), n)
                     continue
             if kind.array is not None:
                 self._visit_array(size, found, classes.namespace(kind.array), waiting)
@@ -214,14 +234,17 @@ class DeepSizer:
         size.total += flat
 
     def _sample(self, size: Size, picked: list[tuple[object, ...]], n: int) -> None:
+        self._depth += 1
         sizes = [self._visit(list(entry)) for entry in picked]
+        self._depth -= 1
+        size.is_estimate |= self._detail.is_estimate
         early, late = sizes[: len(sizes) // 2], sizes[len(sizes) // 2 :]
         for one in early:
             size.add(one)
         for one in late:
             size.add(one, (n - len(early)) / len(late))
 
-    def _pick(self, container: Any, base: Any, n: int) -> list[tuple[object, ...]]:
+    def _pick(self, container: Any, base: Any, n: int, sample: int) -> list[tuple[object, ...]]:
         self._check_time()
         is_mapping = base is dict
 
@@ -229,13 +252,14 @@ class DeepSizer:
             return dict.items(container) if is_mapping else base.__iter__(container)
 
         picked: list[Any] = []
-        if n < _EVERY_NTH_FROM:
-            step = 1 << (n // SAMPLE).bit_length() - 1
+        # Reading the identities of many entries takes longer than visiting a few.
+        if n < _EVERY_NTH_FROM and not (self._depth and self._detail.is_estimate):
+            step = 1 << (n // sample).bit_length() - 1
             identity = self._identity_of_pair if is_mapping else self._identity
             picked = [entry for entry in list(entries()) if not identity(entry) % step]
         # They are too many, or all the same to `identity`.
-        if len(picked) < SAMPLE // 4:
-            picked = list(itertools.islice(entries(), 0, n, n // SAMPLE))
+        if len(picked) < sample // 4:
+            picked = list(itertools.islice(entries(), 0, n, n // sample))
         return picked if is_mapping else [(entry,) for entry in picked]
 
     def _identity(self, entry: object) -> int:

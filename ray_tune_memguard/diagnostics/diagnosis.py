@@ -9,7 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from ray_tune_memguard.diagnostics import html, text
-from ray_tune_memguard.diagnostics.findings import GrowingSite, Judgement, Quantity, TypeGrowth
+from ray_tune_memguard.diagnostics.findings import (
+    GrowingSite,
+    Judgement,
+    Quantity,
+    TypeGrowth,
+    Unjudged,
+)
 from ray_tune_memguard.report.series_file import report_files
 
 FILE_PATTERN = "diagnosis-*.json"
@@ -26,7 +32,7 @@ class Diagnosis(Judgement):
         span: number of finished trials (or of results, see ``unit``) since warm-up.
         unit: ``trial``, or ``result`` in a run of few, long trials.
         is_judged: whether growth can be judged. It cannot if the span is shorter than 200 trials
-            (4,000 results) or something could not be measured.
+            (4,000 results) or something could not be measured, see ``unjudged``.
         holders: the retention sites that grow steadily, the fastest first.
         parts: the categories of the driver's RSS, ``rss`` first.
         types: the types whose number of objects grows steadily.
@@ -35,6 +41,8 @@ class Diagnosis(Judgement):
         cost_seconds: seconds that the samples took.
         samples: number of samples since warm-up.
         most: the retention sites that have grown fastest since warm-up, if ``holders`` is empty.
+        unjudged: the retention sites of which too little was measured to judge them, for example
+            because they are too big to be measured in the time of a sample.
         rss_slope: bytes per ``unit`` by which RSS grows steadily; 0 if it does not.
 
     Examples:
@@ -87,15 +95,16 @@ class Diagnosis(Judgement):
     @classmethod
     def load(cls, path: Path) -> Diagnosis:
         found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        kinds: dict[str, type[GrowingSite | Quantity | TypeGrowth]] = {
+        kinds: dict[str, type[GrowingSite | Quantity | TypeGrowth | Unjudged]] = {
             "holders": GrowingSite,
             "parts": Quantity,
             "types": TypeGrowth,
             "processes": Quantity,
             "most": Quantity,
+            "unjudged": Unjudged,
         }
         for name, kind in kinds.items():
-            # Earlier versions wrote no "most".
+            # Earlier versions wrote no "most" and no "unjudged".
             found[name] = [kind(**one) for one in found.get(name, ())]
         return cls(**found)
 

@@ -18,6 +18,8 @@ class GrowingSite:
         path: the chain of references from the site to the objects that it keeps.
         advice: what to do about it.
         unit: ``trial``, or ``result`` in a run of few, long trials.
+        is_estimated: whether its size is estimated from few of its entries, because there was no
+            time to measure more of them.
     """
 
     name: str
@@ -28,6 +30,7 @@ class GrowingSite:
     path: str = ""
     advice: str = ""
     unit: str = "trial"
+    is_estimated: bool = False
 
     @property
     def bytes_per_trial(self) -> float | None:
@@ -52,6 +55,29 @@ class Quantity:
     advice: str = ""
 
 
+@dataclass(frozen=True)
+class Unjudged:
+    """A retention site of which too little was measured to judge its growth.
+
+    Attributes:
+        name: the name of the site.
+        bytes: its size in bytes when it was measured last; NaN if it never was.
+        measured: how often it was measured since warm-up.
+        is_no_time: whether it was too big to be measured in the time of a sample; otherwise it is
+            new.
+        slope: bytes per ``unit`` by which it grew between its measurements; 0 if that is little, or
+            not known.
+        unit: ``trial``, or ``result`` in a run of few, long trials.
+    """
+
+    name: str
+    bytes: float
+    measured: int
+    is_no_time: bool
+    slope: float = 0.0
+    unit: str = "trial"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Judgement:
     """Whether growth can be judged, and what is known if it cannot.
@@ -64,6 +90,7 @@ class Judgement:
         absent: quantities that could not be measured, by name, with the reason.
         most: the retention sites that have grown fastest since warm-up, if none is known to grow
             steadily.
+        unjudged: the retention sites of which too little was measured to judge them.
         rss_slope: bytes per ``unit`` by which RSS grows steadily; 0 if it does not.
     """
 
@@ -73,12 +100,18 @@ class Judgement:
     samples: int = 0
     absent: dict[str, str] = field(default_factory=dict)
     most: list[Quantity] = field(default_factory=list)
+    unjudged: list[Unjudged] = field(default_factory=list)
     rss_slope: float = 0.0
 
     @property
     def is_open(self) -> bool:
         """Whether it is not known what grows, or that nothing does."""
         return not self.is_judged or self.rss_slope > 0
+
+    @property
+    def without_time(self) -> list[str]:
+        """The names of the sites that were too big to be measured in time."""
+        return [site.name for site in self.unjudged if site.is_no_time]
 
 
 @dataclass(frozen=True)

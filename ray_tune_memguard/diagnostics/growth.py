@@ -35,6 +35,10 @@ _IN_A_TRIAL = {"trial": 1, "result": RESULTS_PER_TRIAL}
 #: Trials with at least this number of results each are long.
 _MIN_RESULTS_OF_A_LONG_TRIAL = 200
 FILE_PATTERN = "growth-*.csv"
+#: The kind of a retention site that there was no time to measure.
+UNMEASURED = "unmeasured"
+# Sites may be many, one for each global of the user's code; other kinds are few.
+_OF_SITES = ("holder", "entries", UNMEASURED)
 
 
 @dataclass(frozen=True)
@@ -45,10 +49,12 @@ class GrowthRow:
         time: seconds since the epoch.
         trials: number of finished trials.
         results: number of results.
-        kind: ``part`` (a category of the driver's RSS), ``holder`` (a retention site), ``process``
+        kind: ``part`` (a category of the driver's RSS), ``holder`` (a retention site),
+            ``unmeasured`` (a retention site that there was no time to measure), ``process``
             (another process of Ray's) or ``type``.
         name: the name of the quantity.
-        value: bytes; for a type, the number of its objects.
+        value: bytes; for a type, the number of its objects; of what was not measured, the bytes
+            that it had before, or 0.
     """
 
     time: float
@@ -107,8 +113,7 @@ class GrowthSeries:
         for key, value in values.items():
             column = self._values.get(key)
             if column is None:
-                # Sites may be many, one for each global of the user's code; other kinds are few.
-                if key[0] in ("holder", "entries") and len(self._values) >= MAX_SERIES:
+                if key[0] in _OF_SITES and len(self._values) >= MAX_SERIES:
                     continue
                 # Allocated completely, so that the series itself does not grow.
                 column = self._values[key] = array("d", [math.nan]) * MAX_POINTS
@@ -164,6 +169,18 @@ class GrowthSeries:
         """The latest known value; NaN if there is none."""
         column = self._values.get((kind, name), ())
         return next((value for value in reversed(column) if not math.isnan(value)), math.nan)
+
+    def is_in_last(self, kind: str, name: str) -> bool:
+        """Whether the last sample has this quantity."""
+        column = self._values.get((kind, name))
+        return column is not None and not math.isnan(column[len(self.trials) - 1])
+
+    def count(self, kind: str, name: str) -> int:
+        """The number of samples since warm-up that have this quantity."""
+        column = self._values.get((kind, name))
+        if column is None:
+            return 0
+        return sum(not math.isnan(value) for value in self._since_warm_up(column, self.unit)[1])
 
     @property
     def unit(self) -> str:

@@ -13,8 +13,10 @@ def growth(sites: Sequence[GrowingSite], types: Sequence[TypeGrowth], judgement:
     """The tables of sites and of types that grow, or a sentence if no site does."""
     per = f"per {judgement.unit}"
     shown = _sites(sites, per) if sites else paragraph(text.no_growth(judgement))
-    if judgement.most and judgement.is_open and not sites:
-        shown += _quantities(text.MOST, "site", judgement.most, judgement.unit)
+    most = [] if sites else text.fastest(judgement, judgement.rss_slope)
+    if most:
+        shown += _quantities(text.MOST, "site", most, judgement.unit)
+    shown += "".join(paragraph(text.unjudged(one)) for one in judgement.unjudged[: text.MAX_ROWS])
     if types:
         kinds = [(kind.name, f"{kind.slope:+.2f}", kind.path) for kind in types]
         title = "Types whose number of objects grows"
@@ -43,7 +45,7 @@ def _sites(sites: Sequence[GrowingSite], per: str) -> str:
             site.name,
             site.part,
             text.slope(site.slope, site.uncertainty),
-            text.size(site.bytes),
+            text.size_of(site),
             site.path,
             site.advice,
         )

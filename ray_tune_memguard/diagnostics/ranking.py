@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 from ray_tune_memguard.diagnostics import advice
 from ray_tune_memguard.diagnostics.diagnosis import Diagnosis
-from ray_tune_memguard.diagnostics.findings import GrowingSite, Quantity, TypeGrowth
-from ray_tune_memguard.diagnostics.growth import GrowthSeries
-from ray_tune_memguard.diagnostics.trend import Trend
+from ray_tune_memguard.diagnostics.findings import GrowingSite, Quantity, TypeGrowth, Unjudged
+from ray_tune_memguard.diagnostics.growth import UNMEASURED, GrowthSeries
+from ray_tune_memguard.diagnostics.trend import MIN_POINTS, Trend
 from ray_tune_memguard.report.line import Line
 from ray_tune_memguard.report.series import RESULTS_PER_TRIAL
 
@@ -68,6 +68,8 @@ class KnownSite:
     category: str
     #: Whether its size varies although it does not grow.
     is_noisy: bool = False
+    #: Whether its size was estimated from few entries, because there was no time for more.
+    is_estimated: bool = False
 
 
 def rank(
@@ -84,12 +86,13 @@ def rank(
         rss = series.trend("part", "rss")
         if rss is not None and _grows(rss, MIN_UNATTRIBUTED_SLOPE, series.unit):
             rss_slope = rss.slope if rss.slope * series.span >= MIN_NATIVE_GROWTH else 0.0
+    unjudged = _unjudged(series, known, {site.name for site in sites})
     return Diagnosis(
         trials=series.trials[-1] if series.trials else 0,
         results=series.results[-1] if series.results else 0,
         span=series.span,
         unit=series.unit,
-        is_judged=series.is_long_enough,
+        is_judged=series.is_long_enough and not unjudged,
         holders=sites,
         parts=[
             _quantity(series, "part", name) for name in CATEGORIES if name in series.names("part")
@@ -98,18 +101,47 @@ def rank(
         processes=[_process(series, name) for name in series.names("process")],
         samples=series.samples,
         most=[] if sites else _most(series, known),
+        unjudged=unjudged,
         rss_slope=rss_slope,
     )
+
+
+def _unjudged(
+    series: GrowthSeries, known: Mapping[str, KnownSite], named: set[str]
+) -> list[Unjudged]:
+    """The sites that were measured in too few samples, or that the last one had no time for."""
+    found = []
+    without_time = dict.fromkeys(series.names(UNMEASURED))
+    for name in dict.fromkeys([*without_time, *series.names("holder")]):
+        measured = series.count("holder", name)
+        is_no_time = name in without_time and (
+            series.is_in_last(UNMEASURED, name)
+            or (measured < MIN_POINTS and series.count(UNMEASURED, name) > 0)
+        )
+        slope = _grown(series, known, name)
+        # Of a new site it is known only if it grows; in a short run, all sites are new.
+        is_growing_news = measured < MIN_POINTS and slope > 0 and series.is_long_enough
+        if name not in named and (is_no_time or is_growing_news):
+            last = series.last("holder", name)
+            found.append(Unjudged(name, last, measured, is_no_time, slope, series.unit))
+    found.sort(key=lambda site: (-site.slope, not site.is_no_time))
+    return found
+
+
+def _grown(series: GrowthSeries, known: Mapping[str, KnownSite], name: str) -> float:
+    """The slope of a site from its first to its last sample since warm-up; 0 if that is little."""
+    grown, slope = series.grown("holder", name)
+    is_noisy = name in known and known[name].is_noisy
+    is_enough = slope >= threshold_per(MIN_SITE_SLOPE, series.unit)
+    return slope if grown >= MIN_SITE_GROWTH and is_enough and not is_noisy else 0.0
 
 
 def _most(series: GrowthSeries, known: Mapping[str, KnownSite]) -> list[Quantity]:
     """The sites that have grown fastest since warm-up, by their first and last sample."""
     found = []
     for name in series.names("holder"):
-        grown, slope = series.grown("holder", name)
-        is_noisy = name in known and known[name].is_noisy
-        is_enough = slope >= threshold_per(MIN_SITE_SLOPE, series.unit)
-        if grown >= MIN_SITE_GROWTH and is_enough and not is_noisy:
+        slope = _grown(series, known, name)
+        if slope:
             is_by_trial = series.unit == "trial"
             quantity = Quantity(
                 name,
@@ -158,6 +190,7 @@ def _sites(
                 series.last("holder", name),
                 advice=advice.of_site(name, of.role, of.owner, slope.slope, circumstances),
                 unit=series.unit,
+                is_estimated=of.is_estimated,
             )
         )
     return found

@@ -18,7 +18,8 @@ from ray_tune_memguard.diagnostics.deep_size import (
     TimeBudgetExceededError,
     entries_of,
 )
-from ray_tune_memguard.diagnostics.growth import GrowthRow
+from ray_tune_memguard.diagnostics.detail import DETAILS
+from ray_tune_memguard.diagnostics.growth import UNMEASURED, GrowthRow
 from ray_tune_memguard.diagnostics.ranking import KnownSite
 from ray_tune_memguard.system.ray_processes import RayProcesses
 
@@ -39,6 +40,10 @@ _MAX_KNOWN_SITES = 2000
 _NATIVE_BYTES_PER_THREAD = 1024
 #: Sites with fewer bytes are not written to disk.
 _MIN_ROW_BYTES = 512.0
+#: With the least detail a site gets this share of a sample's time, even if others have used it up.
+_LEAST_SHARE = 0.005
+#: By so much of its time a sample may then take longer.
+_OVERTIME = 0.25
 
 
 @dataclass
@@ -86,6 +91,10 @@ class GrowthSampler:
         self.types: set[str] = set()
         self._samples = 0
         self.known: dict[str, KnownSite] = {}
+        #: The index of the detail in which a site is measured, if there was no time for more. It
+        #: stays, so that a site's sizes are comparable, and that no further time is lost.
+        self._details: dict[str, int] = {}
+        self._sizes: dict[str, float] = {}
 
     def sample(
         self, trials: int, results: int, is_warm: bool = False, thoroughly: bool = False
@@ -137,10 +146,10 @@ class GrowthSampler:
         unmeasured = []
         for site in self.sites():
             try:
-                # Half of the remaining time, so that the other sites are measured as well.
-                size = sizer.measure(site.value, deadline.left() / 2)
+                size = self._measure(sizer, site, deadline)
             except TimeBudgetExceededError:
                 unmeasured.append(site.name)
+                sample.values[UNMEASURED, site.name] = self._sizes.get(site.name, 0.0)
                 continue
             except Exception as error:  # A container that another thread is changing, say.
                 sample.absent[site.name] = f"it could not be measured: {error!r}"
@@ -158,6 +167,28 @@ class GrowthSampler:
             )
         return total, not unmeasured
 
+    def _measure(self, sizer: DeepSizer, site: RetentionSite, deadline: Deadline) -> Size:
+        """The size of a site, in as much detail as there is time for.
+
+        Raises:
+            TimeBudgetExceededError: there is not even time for an estimate.
+        """
+        last = len(DETAILS) - 1
+        at = self._details.get(site.name, 0)
+        while True:
+            # Half of the remaining time, so that the other sites are measured as well.
+            seconds = deadline.left() / 2
+            if at == last and deadline.left() > -_OVERTIME * self._max_seconds:
+                seconds = max(seconds, _LEAST_SHARE * self._max_seconds)
+            try:
+                return sizer.measure(site.value, seconds, DETAILS[at])
+            except TimeBudgetExceededError:
+                if at == last:
+                    raise
+                at += 1
+                if site.name in self._details or len(self._details) < _MAX_KNOWN_SITES:
+                    self._details[site.name] = at
+
     def _add_site(self, sample: Sample, site: RetentionSite, size: Size) -> None:
         name = site.name
         # Two classes may have the same name.
@@ -167,7 +198,11 @@ class GrowthSampler:
             sample.values["entries", name] = float(entries)
         if name in self.known or len(self.known) < _MAX_KNOWN_SITES:
             category = "native" if 2 * size.native > size.total else "python"
-            self.known[name] = KnownSite(site.role, site.owner, category, site.is_noisy)
+            is_estimated = size.is_estimate
+            self.known[name] = KnownSite(
+                site.role, site.owner, category, site.is_noisy, is_estimated
+            )
+            self._sizes[name] = sample.values["holder", name]
 
     def _add_categories(
         self, sample: Sample, found: MemoryBreakdown, measured: Size, complete: bool

@@ -5,7 +5,13 @@ from __future__ import annotations
 import math
 import textwrap
 
-from ray_tune_memguard.diagnostics.findings import GrowingSite, Judgement, Quantity, TypeGrowth
+from ray_tune_memguard.diagnostics.findings import (
+    GrowingSite,
+    Judgement,
+    Quantity,
+    TypeGrowth,
+    Unjudged,
+)
 from ray_tune_memguard.diagnostics.growth import MIN_SPAN
 from ray_tune_memguard.diagnostics.trend import MIN_POINTS
 from ray_tune_memguard.report.series import RESULTS_PER_TRIAL, WARM_UP_TRIALS
@@ -22,6 +28,10 @@ MOST = "What has grown fastest so far, by too few samples to judge it:"
 _MIN_UNEXPLAINED = 8 * 2**10
 #: A slope with a larger uncertainty than itself is shown if that is at most so many bytes.
 _MAX_NOISE = 64 * 2**10
+#: A site that explains less than this share of RSS's growth is no suspect.
+_MIN_SHARE_OF_A_SUSPECT = 0.1
+#: The sites without time that a sentence names.
+_MAX_NAMES = 3
 _ARROW = " → "
 
 
@@ -33,6 +43,11 @@ def size(count: float) -> str:
         if abs(count) >= limit:
             return f"{count / limit:.1f} {unit}"
     return f"{count:.0f} B"
+
+
+def size_of(site: GrowingSite) -> str:
+    """The size of a growing site, and whether it is an estimate."""
+    return f"about {size(site.bytes)}" if site.is_estimated else size(site.bytes)
 
 
 def slope(value: float | None, uncertainty: float | None) -> str:
@@ -89,7 +104,7 @@ def growth(sites: list[GrowingSite], types: list[TypeGrowth], judgement: Judgeme
         lines = [f"What grows, by bytes per {unit}:"]
         for site in sites[:MAX_ROWS]:
             figure = slope(site.slope, site.uncertainty)
-            lines.append(f"  {figure:>22}  {site.name} ({site.part}, {size(site.bytes)})")
+            lines.append(f"  {figure:>22}  {site.name} ({site.part}, {size_of(site)})")
             for paragraph in (site.path, site.advice):
                 lines += textwrap.wrap(
                     paragraph, _WIDTH, initial_indent=" " * 26, subsequent_indent=" " * 26
@@ -98,8 +113,9 @@ def growth(sites: list[GrowingSite], types: list[TypeGrowth], judgement: Judgeme
             lines.append(f"  … and {len(sites) - MAX_ROWS} more")
     else:
         lines = textwrap.wrap(no_growth(judgement), _WIDTH)
-        if judgement.is_open:
-            lines += _quantities(MOST, judgement.most, unit)
+        lines += _quantities(MOST, fastest(judgement, judgement.rss_slope), unit)
+    for one in judgement.unjudged[:MAX_ROWS]:
+        lines += textwrap.wrap(unjudged(one), _WIDTH, subsequent_indent="  ")
     if types:
         lines.append(f"Types whose number of objects grows with every {unit}:")
         lines += [
@@ -111,15 +127,21 @@ def growth(sites: list[GrowingSite], types: list[TypeGrowth], judgement: Judgeme
 
 def no_growth(judgement: Judgement) -> str:
     """The sentence about a run in which no site is known to grow."""
-    if judgement.is_judged and judgement.rss_slope:
+    if judgement.rss_slope and (judgement.is_judged or judgement.unjudged):
         figure = slope(judgement.rss_slope, None)
+        names, them = _without_time(judgement)
+        more = (
+            f"Suspect {names} first: there was no time to measure {them}."
+            if names
+            else "A longer run tells more, and so does a larger growth_budget."
+        )
         return (
-            f"RSS grows by {figure} per {judgement.unit}, and what holds it is not known yet. A "
-            "longer run tells more, and so does a larger growth_budget."
+            f"RSS grows by {figure} per {judgement.unit}, and what holds it is not known yet. "
+            f"{more}"
         )
     if judgement.is_judged:
         return f"Nothing grows steadily with {judgement.unit}s."
-    if judgement.absent.keys() & NEEDED_TO_JUDGE:
+    if judgement.unjudged or judgement.absent.keys() & NEEDED_TO_JUDGE:
         return (
             "Growth cannot be judged: not everything could be measured. On a machine that is less "
             "busy, or in a longer run, more can."
@@ -135,16 +157,73 @@ def no_growth(judgement: Judgement) -> str:
 
 
 def unexplained(rss: Quantity, judgement: Judgement) -> str:
-    """One line about RSS that grows while no holder is known; empty if it hardly grows."""
+    """One line about growth of RSS, or of a site, while no holder is known; empty if small."""
     grows = rss.per_trial if judgement.unit == "trial" else rss.per_result
     if grows is None or grows < _MIN_UNEXPLAINED or not judgement.is_open:
-        return ""
-    sites = ", ".join(f"{site.name} ({slope_by(site, judgement.unit)})" for site in judgement.most)
-    return (
-        f"RSS grows by {slope(grows, None)} per {judgement.unit}, and there were too few samples "
-        f"to tell what holds it. {f'Fastest so far: {sites}. ' if sites else ''}More is in "
-        "`memguard show`; a longer run and a larger growth_budget give more samples."
+        # RSS may show growth later than the site: memory that was freed before is used first.
+        fast = (site for site in judgement.unjudged if site.slope >= _MIN_UNEXPLAINED)
+        return next(map(unjudged, fast), "")
+    rows = fastest(judgement, grows, with_unjudged=True)
+    sites = ", ".join(f"{site.name} ({slope_by(site, judgement.unit)})" for site in rows)
+    names, them = _without_time(judgement)
+    reason, more = (
+        (f"there was no time to measure {names}; suspect {them} first", "")
+        if names
+        else (
+            "there were too few samples to tell what holds it",
+            "; a longer run and a larger growth_budget give more samples",
+        )
     )
+    return (
+        f"RSS grows by {slope(grows, None)} per {judgement.unit}, and {reason}. "
+        f"{f'Fastest so far: {sites}. ' if sites else ''}More is in `memguard show`{more}."
+    )
+
+
+def unjudged(site: Unjudged) -> str:
+    """What is known of a site that could not be judged."""
+    if site.is_no_time:
+        reason = "too big to measure in time"
+        known = f"about {size(site.bytes)}, measured {_times(site.measured)}"
+        known = "never measured" if math.isnan(site.bytes) else known
+    else:
+        reason, known = f"measured {_times(site.measured)} only", size(site.bytes)
+    grew = (
+        f" It grew by {slope(site.slope, None)} per {site.unit} between its measurements."
+        if site.slope
+        else ""
+    )
+    return f"{site.name} could not be judged: {reason} ({known}).{grew}"
+
+
+def _times(count: int) -> str:
+    return "once" if count == 1 else f"{count} times"
+
+
+def _without_time(judgement: Judgement) -> tuple[str, str]:
+    """The first sites that there was no time to measure, if there are any, and their pronoun."""
+    names = judgement.without_time
+    more = f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
+    return ", ".join(names[:_MAX_NAMES]) + more, "it" if len(names) == 1 else "them"
+
+
+def fastest(judgement: Judgement, grows: float, with_unjudged: bool = False) -> list[Quantity]:
+    """The sites that grew fastest, if it is open what grows, and if they explain some of it.
+
+    Args:
+        judgement: what is known.
+        grows: the slope of RSS.
+        with_unjudged: whether to include those that have a sentence of their own in a table.
+    """
+    if not judgement.is_open:
+        return []
+    least = _MIN_SHARE_OF_A_SUSPECT * grows
+    told = set() if with_unjudged else {site.name for site in judgement.unjudged}
+    return [
+        row
+        for row in judgement.most
+        if (row.per_trial or row.per_result or 0.0) >= least and row.name not in told
+    ]
 
 
 def processes(found: list[Quantity], unit: str) -> list[str]:

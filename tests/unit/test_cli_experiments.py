@@ -23,6 +23,8 @@ from ray_tune_memguard.cli.exit_codes import ExitCode
 from ray_tune_memguard.cli.experiments import is_quiet
 from ray_tune_memguard.cli.main import main
 from ray_tune_memguard.diagnostics.diagnosis import Diagnosis
+from ray_tune_memguard.diagnostics.growth import GrowthRow
+from ray_tune_memguard.report.series_file import SeriesFile
 from ray_tune_memguard.store.histories import FILE_NAME, HistoryStore
 from ray_tune_memguard.store.snapshot import Snapshot
 from ray_tune_memguard.store.trial_store import TrialStore
@@ -167,6 +169,27 @@ def test_show_an_experiment_without_an_end(tmp_path: Path, is_alive: bool, state
     growth = {one["name"]: one["per_trial"] for one in found["growth"]}
     assert growth == {"rss": pytest.approx(2048), "Mine.history": pytest.approx(1024)}
     assert "Mine.history" in run("show", tmp_path / "sweep")
+
+
+def test_a_site_without_time_is_a_row_of_a_run_without_an_end(tmp_path: Path) -> None:
+    experiment = measured(tmp_path / "sweep", ended=False, is_alive=True)
+    [file] = experiment.glob(".memguard/growth-*")
+    SeriesFile(file, GrowthRow).add(
+        [
+            GrowthRow(1200.0, 200, 200, "holder", "Mine.board", 2e6),
+            GrowthRow(1400.0, 400, 400, "unmeasured", "Mine.board", 2e6),
+            GrowthRow(1400.0, 400, 400, "unmeasured", "Mine.never", 0.0),
+            GrowthRow(1200.0, 200, 200, "unmeasured", "Mine.history", 2e5),
+        ]
+    )
+    found = run_json("show", experiment)["growth"]
+    unmeasured = [one["name"] for one in found if one["kind"] == "unmeasured"]
+    assert unmeasured == ["Mine.board", "Mine.never"]
+    assert [one["kind"] for one in found if one["name"] == "Mine.board"] == ["unmeasured"]
+    text = run("top", "--count", "1", experiment)
+    rows = [" ".join(row.split()) for row in text.splitlines()]
+    assert "no time Mine.board about 1.9 MiB ?" in rows
+    assert "no time Mine.never ? ?" in rows
 
 
 @pytest.mark.parametrize(

@@ -13,13 +13,8 @@ import numpy as np
 import pytest
 from pympler import asizeof
 
-from ray_tune_memguard.diagnostics.deep_size import (
-    SAMPLE,
-    WHOLE,
-    DeepSizer,
-    Size,
-    TimeBudgetExceededError,
-)
+from ray_tune_memguard.diagnostics.deep_size import DeepSizer, Size, TimeBudgetExceededError
+from ray_tune_memguard.diagnostics.detail import DETAILS, SAMPLE, WHOLE, Detail
 from ray_tune_memguard.system.pymalloc import pymalloc_use
 
 
@@ -224,3 +219,66 @@ def test_sizes_add_up() -> None:
     size = Size(1, 2, 3)
     size.add(Size(10, 20, 30), times=2)
     assert size == Size(21, 42, 63)
+
+
+def history(trials: int) -> dict[str, Any]:
+    """What a user's callback may keep: a curve of 300 floats and a configuration for each trial."""
+    return {
+        f"trial {n}": {"curve": [float(i) * 1.1 for i in range(300)], "config": {"lr": n * 0.1}}
+        for n in range(trials)
+    }
+
+
+@pytest.mark.parametrize("detail", DETAILS[1:])
+def test_a_big_container_is_estimated_from_few_of_its_entries(detail: Detail) -> None:
+    for trials in (40, 100, 256, 400, 20_000):
+        found = history(trials)
+        sizer = DeepSizer()
+        size = sizer.measure(found, detail=detail)
+        assert size.total == pytest.approx(trials * 12_705, rel=0.1)
+        assert sizer.visited < 256 * 20
+
+
+def test_an_estimate_says_that_it_is_one() -> None:
+    coarse = DETAILS[1]
+    assert DeepSizer().measure(history(400), detail=coarse).is_estimate
+    assert not DeepSizer().measure(history(400)).is_estimate
+    assert not DeepSizer().measure({"few": [1.5]}, detail=coarse).is_estimate
+
+
+def test_estimates_grow_with_what_they_measure() -> None:
+    found: dict[str, Any] = {}
+    sizes = []
+    for trials in (50, 100, 200, 400, 800):
+        found |= history(trials)
+        sizes.append(DeepSizer().measure(found, detail=DETAILS[1]).total / len(found))
+    assert sizes == pytest.approx([12_705] * 5, rel=0.05)
+
+
+@pytest.mark.parametrize("detail", DETAILS)
+def test_an_estimate_counts_shared_parts_once(detail: Detail) -> None:
+    shared = [float(i) for i in range(50)] + [bytes(1_000_000)]
+    container = [{"own": bytes(100), "shared": shared} for _ in range(WHOLE * 10)]
+    expected = asizeof.asizeof(container)
+    assert DeepSizer().measure(container, detail=detail).total == pytest.approx(expected, rel=0.1)
+
+
+@pytest.mark.parametrize("detail", DETAILS[1:])
+def test_two_estimated_containers_of_the_same_objects_count_them_once(detail: Detail) -> None:
+    values = history(400)
+    again = {name: values[name] for name in reversed(values)}
+    sizer = DeepSizer()
+    sizer.measure(values, detail=detail)
+    second = sizer.measure(again, detail=detail)
+    assert second.total == pytest.approx(sys.getsizeof(again), rel=0.02)
+
+
+def test_what_was_visited_in_vain_does_not_count_as_counted() -> None:
+    chain: list[Any] = [bytes(100_000)]
+    deep = chain
+    for _ in range(200_000):
+        deep = [deep]
+    sizer = DeepSizer()
+    with pytest.raises(TimeBudgetExceededError):
+        sizer.measure([chain, deep], seconds=0.001)
+    assert sizer.measure(chain, seconds=1.0).total > 100_000

@@ -310,12 +310,125 @@ def test_growth_of_rss_that_nothing_explains_is_no_all_clear() -> None:
     for trials in (350, 400, 475):
         made.add(trials, trials, {("holder", "script.BOOK"): 20_000.0 * trials})
     found = rank(made, HOLDERS, Circumstances())
-    assert (found.is_judged, found.holders) == (True, [])
+    # Of three samples nothing can be judged, whatever is known of others.
+    assert (found.is_judged, found.holders) == (False, [])
     assert [site.name for site in found.most] == ["script.BOOK"]
+    [unjudged] = found.unjudged
+    assert (unjudged.name, unjudged.measured, unjudged.is_no_time) == ("script.BOOK", 3, False)
     table = " ".join(str(found).split())
     assert "RSS grows by +25.4 KiB per trial, and what holds it is not known yet." in table
     assert "Nothing grows" not in table
-    assert "script.BOOK" in table
+    assert "script.BOOK could not be judged: measured 3 times only (9.1 MiB)" in table
+    assert "grew by +19.5 KiB per trial" in table
+
+
+def without_time(measured_at: tuple[int, ...] = (), rss: float = 0.0) -> GrowthSeries:
+    """Samples in which there was no time for a site, except in some; it grows by 12,742 bytes."""
+    made = GrowthSeries()
+    for trials in range(75, 401, 25):
+        values = {("part", "rss"): 250 * MIB + rss * trials, ("holder", "Mine.few"): 273.0 * trials}
+        site = "holder" if trials in measured_at else "unmeasured"
+        made.add(trials, trials, values | {(site, "Mine.history"): 12_742.0 * trials})
+    return made
+
+
+NOISY = {"Mine.few": KnownSite("callback", "user", "python", is_noisy=True)}
+
+
+@pytest.mark.parametrize("measured_at", [(), (150,), (300, 400), (75, 175, 250, 375)])
+def test_a_site_without_time_is_never_an_all_clear(measured_at: tuple[int, ...]) -> None:
+    found = rank(without_time(measured_at), NOISY, Circumstances())
+    assert (found.is_judged, found.holders) == (False, [])
+    assert [(site.name, site.is_no_time) for site in found.unjudged] == [("Mine.history", True)]
+    for shown in (" ".join(str(found).split()), found._repr_html_()):
+        assert "Nothing grows" not in shown
+        assert "Mine.history could not be judged: too big to measure in time" in shown
+
+
+def test_a_site_that_became_too_big_is_not_called_flat() -> None:
+    made = GrowthSeries()
+    for trials in range(75, 401, 25):
+        site = "holder" if trials <= 275 else "unmeasured"
+        made.add(trials, trials, {("part", "rss"): 250 * MIB, (site, "Mine.history"): 5000.0})
+    found = rank(made, HOLDERS, Circumstances())
+    assert not found.is_judged
+    assert "(about 4.9 KiB, measured 8 times)." in " ".join(str(found).split())
+
+
+def test_the_few_measurements_of_a_site_without_time_are_told() -> None:
+    found = rank(without_time((300, 400)), NOISY, Circumstances())
+    table = " ".join(str(found).split())
+    assert "too big to measure in time (about 4.9 MiB, measured 2 times)" in table
+    assert "It grew by +12.4 KiB per trial between its measurements" in table
+    never = " ".join(str(rank(without_time(), NOISY, Circumstances())).split())
+    assert "too big to measure in time (never measured)" in never
+
+
+def test_a_site_that_is_measured_often_enough_is_judged() -> None:
+    often = tuple(range(175, 401, 25))
+    found = rank(without_time(often), NOISY, Circumstances())
+    assert [site.name for site in found.holders] == ["Mine.history"]
+    assert (found.is_judged, found.unjudged) == (True, [])
+
+
+def test_a_site_without_time_is_told_beside_those_that_grow() -> None:
+    found = rank(without_time(), HOLDERS, Circumstances())
+    assert [site.name for site in found.holders] == ["Mine.few"]
+    assert not found.is_judged
+    assert "Mine.history could not be judged" in " ".join(str(found).split())
+
+
+def test_growth_of_rss_is_first_blamed_on_what_there_was_no_time_for() -> None:
+    found = rank(without_time(rss=20_000.0), HOLDERS, Circumstances())
+    found = dataclasses.replace(
+        found, holders=[], most=[Quantity("TrialPruner._state", 4000.0, 273.0)]
+    )
+    said = found.unexplained()
+    assert said.startswith(
+        "RSS grows by +19.5 KiB per trial, and there was no time to measure Mine.history; suspect "
+        "it first."
+    )
+    assert "TrialPruner" not in said
+    assert "growth_budget" not in said
+    table = " ".join(str(found).split())
+    assert "what holds it is not known yet. Suspect Mine.history first" in table
+    assert "TrialPruner" not in table
+
+
+def test_a_site_that_grows_is_told_before_rss_shows_it() -> None:
+    found = rank(without_time((300, 400)), NOISY, Circumstances())
+    assert found.unexplained().startswith("Mine.history could not be judged: too big to measure")
+    assert rank(without_time(), NOISY, Circumstances()).unexplained() == ""
+
+
+def test_what_explains_less_than_a_tenth_is_no_suspect() -> None:
+    few = Quantity("TrialPruner._state", 4000.0, 273.0)
+    big = Quantity("script.BOOK", 4e6, 9000.0)
+    rss = Quantity("rss", 300 * MIB, 20_000.0)
+    said = Diagnosis(400, 400, parts=[rss], most=[big, few]).unexplained()
+    assert "Fastest so far: script.BOOK (+8.8 KiB)." in said
+    assert "TrialPruner" not in said
+
+
+def test_an_estimated_size_is_said_to_be_one() -> None:
+    known = {"Mine.kept": dataclasses.replace(HOLDERS["Mine.kept"], is_estimated=True)}
+    found = rank(series(Mine_kept=5000.0), known, Circumstances())
+    assert found.holders[0].is_estimated
+    assert "Mine.kept (python, about 2.4 MiB)" in str(found)
+    assert "about 2.4 MiB" in found._repr_html_()
+
+
+def test_the_unjudged_are_kept_with_the_diagnosis(tmp_path: Path) -> None:
+    found = rank(without_time((300, 400)), NOISY, Circumstances())
+    found.save(tmp_path / "memguard" / "diagnosis-2026.json")
+    assert read_diagnosis(tmp_path).unjudged == found.unjudged
+
+
+def test_columns_of_sites_without_time_are_bounded() -> None:
+    made = GrowthSeries()
+    for trials in range(2000):
+        made.add(trials, trials, {("unmeasured", f"site {trials}"): 0.0})
+    assert len(made._values) <= growth.MAX_SERIES
 
 
 def test_a_slope_that_is_noise_is_not_shown() -> None:

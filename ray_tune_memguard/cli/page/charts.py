@@ -15,6 +15,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
 from ray_tune_memguard.cli.texts import spread
+from ray_tune_memguard.diagnostics.growth import UNMEASURED
 from ray_tune_memguard.diagnostics.ranking import CATEGORIES
 from ray_tune_memguard.report.picture import leave_headroom
 from ray_tune_memguard.report.texts import one_line
@@ -121,7 +122,8 @@ def growing(samples: pd.DataFrame, names: Sequence[str]) -> str:
     def draw(figure: Figure) -> None:
         axes = figure.add_subplot()
         for colour, name in zip(_COLOURS, names[:_MAX_LINES], strict=False):
-            rows = _thinned(samples[samples["name"] == name])
+            is_measured = samples["kind"] != UNMEASURED
+            rows = _thinned(samples[is_measured & (samples["name"] == name)])
             label = one_line(name, _MAX_NAME)
             axes.plot(rows["trials"], rows["value"] / _MIB, color=colour, label=label)
         _finish(axes, "finished trials", "MiB")
