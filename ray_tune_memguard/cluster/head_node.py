@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import ray
 
 from ray_tune_memguard.cluster.session import session_directory
-from ray_tune_memguard.cluster.settings import TASKS_PER_TRIAL
+from ray_tune_memguard.cluster.settings import BY_NAME, TASKS_PER_TRIAL
 from ray_tune_memguard.report.sizes import size
 from ray_tune_memguard.system.ray_processes import RayProcesses
 
@@ -78,8 +78,8 @@ def advice(
         trials: number of finished trials.
 
     Examples:
-        >>> advice("gcs_server", 16_000, {})[:63]
-        'It keeps the events of every task (15.6 KiB a trial; about 1 KB'
+        >>> advice("gcs_server", 16_000, {})[:68]
+        'It keeps the events of every task of the last 20,000 trials (15.6 K'
     """
     if name in _REUSE:
         reuse = "" if reuses_actors else f"{_REUSE[name]} set reuse_actors=True in TuneConfig"
@@ -97,8 +97,10 @@ def advice(
     if isinstance(kept, int) and 0 <= kept <= TASKS_PER_TRIAL * trials:
         also = f"although it keeps the events of no more than {kept:,} tasks."
         return f"It grows by {keeps} {also}{'' if reuses_actors else actors}"
+    limit = kept if isinstance(kept, int) else int(BY_NAME[_TASKS].default)
+    of_last = f" of the last {limit // TASKS_PER_TRIAL:,} trials" if limit >= 0 else ""
     text = (
-        f"It keeps the events of every task ({keeps}; about 1 KB without them). Set "
+        f"It keeps the events of every task{of_last} ({keeps}; about 1 KB without them). Set "
         f"RAY_{_REPORTS}=0 in the environment before Ray starts, or RAY_{_TASKS}=10000 where "
         "the head starts, which keeps the last 2,000 trials."
     )

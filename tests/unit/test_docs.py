@@ -10,7 +10,7 @@ import pytest
 
 import ray_tune_memguard
 from ray_tune_memguard.adapter import contract
-from tools import benchmark_tables, command_page, repository_links
+from tools import api_page, benchmark_tables, command_page, repository_links
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -106,6 +106,11 @@ def test_the_options_page_has_every_option() -> None:
 def test_the_command_line_page_is_the_help_of_the_commands() -> None:
     listed = (DOCS / "command-line.md").read_text(encoding="utf-8")
     assert listed == command_page.page(), "run `python -m tools.command_page`"
+
+
+def test_the_api_page_says_what_each_object_is() -> None:
+    listed = (DOCS / "api.md").read_text(encoding="utf-8")
+    assert listed == api_page.page(), "run `python -m tools.api_page`"
 
 
 def test_the_page_of_ray_issues_has_every_capability() -> None:

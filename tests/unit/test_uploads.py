@@ -121,3 +121,25 @@ def test_the_last_upload_takes_what_the_listing_may_lack(places: tuple[Path, Pat
     syncer.thorough = True
     upload(syncer, places)
     assert "late.txt" in changed(storage)
+
+
+def test_measurements_are_uploaded_when_they_have_grown_and_at_the_end(
+    places: tuple[Path, Path],
+) -> None:
+    staging, storage = places
+    syncer = make_syncer(staging)
+    series = staging / ".memguard" / "rss-now.csv"
+    series.parent.mkdir()
+
+    def uploaded(size: int, thorough: bool = False) -> int:
+        series.write_bytes(b"x" * size)
+        syncer.thorough = thorough
+        syncer._staging.refresh()
+        upload(syncer, places)
+        return next(storage.rglob("rss-now.csv")).stat().st_size
+
+    sizes = 1000, 1100, 1249, 1250, 1300
+    assert [uploaded(size) for size in sizes] == [1000, 1000, 1000, 1250, 1250]
+    # Somebody has begun it anew.
+    assert uploaded(10) == 10
+    assert uploaded(11, thorough=True) == 11

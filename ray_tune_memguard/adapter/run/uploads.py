@@ -40,6 +40,9 @@ if TYPE_CHECKING:
     from ray_tune_memguard.adapter.seam import Controller
 
 _SHARE_OF_UPLOADS = 0.01
+# A file of measurements grows with the trials and is uploaded whole, so only when it has grown by
+# a quarter, and at the end.
+_GROWN = 1.25
 
 
 @dataclass(frozen=True)
@@ -226,9 +229,10 @@ class IncrementalSyncer(_FilesystemSyncer):
                     rays.call(filesystem.create_dir, target, recursive=True)
                     continue
                 version = _version(path)
-                if version is None or self.thorough or self._uploaded.get(name) != version:
+                if version is None:
                     rays.call(_upload, path, filesystem, target)
-                if version is not None:
+                elif self.thorough or self._is_due(name, version):
+                    rays.call(_upload, path, filesystem, target)
                     self._uploaded[name] = version
             except FileNotFoundError as error:
                 # A temporary file that was deleted in the meantime is no failure.
@@ -240,6 +244,13 @@ class IncrementalSyncer(_FilesystemSyncer):
         is_whole = not state.leave_out and self._staging.state_file in names
         if self.part_uploads is not None and is_whole:
             self.part_uploads.whole_was_uploaded(state.end)
+
+    def _is_due(self, name: str, version: tuple[int, int]) -> bool:
+        """Whether a file that is not a trial's has changed enough to be uploaded."""
+        sent = self._uploaded.get(name)
+        if sent is None or sent == version or not _is_measurement(name):
+            return sent != version
+        return not sent[1] <= version[1] < _GROWN * sent[1]
 
     def _is_of_state(self, name: str) -> bool:
         return self._staging.is_of_checkpoint(name) and (self._staging.directory / name).is_file()
@@ -339,6 +350,11 @@ def _with_fixed_path(storage: StorageContext) -> StorageContext:
         type(storage).__name__, (type(storage),), {"experiment_driver_staging_path": path}
     )
     return fixed
+
+
+def _is_measurement(name: str) -> bool:
+    """Whether it is a file of measurements, to which lines are only added."""
+    return name.startswith(f"{DIRECTORY}/") and name.endswith((".csv", ".jsonl"))
 
 
 def _version(path: str) -> tuple[int, int] | None:
