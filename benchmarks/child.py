@@ -89,6 +89,21 @@ def make_tuner(
     )
 
 
+def run_in(path: Path, callbacks: Sequence[tune.Callback], *, resume: bool) -> Any:
+    """Run one trial in this experiment's place, or resume the experiment that is there."""
+    return tune.run(
+        make_trainable(1, 0),
+        config=search_space(),
+        metric=METRIC,
+        mode=MODE,
+        name=path.name,
+        storage_path=str(path.parent),
+        resume=resume,
+        callbacks=list(callbacks),
+        verbose=0,
+    )
+
+
 def pace_of(state: Any) -> dict[str, float]:
     """Return what a reporter's looks cost; nothing if it did not run."""
     if state is None:

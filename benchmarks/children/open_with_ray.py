@@ -17,7 +17,7 @@ from ray import tune
 from ray.tune import ExperimentAnalysis, Tuner
 
 from benchmarks import child
-from benchmarks.problem import METRIC, MODE, make_trainable, search_space
+from benchmarks.problem import METRIC, MODE, make_trainable
 
 BLOCKED = "ray_tune_memguard"
 
@@ -61,17 +61,7 @@ def _restore_tuner(path: Path) -> dict[str, Any]:
 
 def _resume(path: Path) -> dict[str, Any]:
     counter = StartCounter()
-    analysis = tune.run(
-        make_trainable(1, 0),
-        config=search_space(),
-        metric=METRIC,
-        mode=MODE,
-        name=path.name,
-        storage_path=str(path.parent),
-        resume=True,
-        callbacks=[counter],
-        verbose=0,
-    )
+    analysis = child.run_in(path, [counter], resume=True)
     return {"trials": len(analysis.trials), "run_again": counter.started}
 
 

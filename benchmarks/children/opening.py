@@ -20,7 +20,7 @@ from ray.tune import ExperimentAnalysis, ResultGrid, Tuner
 
 from benchmarks import child
 from benchmarks.probes import measured, resident_bytes
-from benchmarks.problem import METRIC, MODE, make_trainable, search_space
+from benchmarks.problem import METRIC, MODE, make_trainable
 from benchmarks.simulated import install_simulated_actors
 
 
@@ -144,17 +144,7 @@ def _resume(path: Path, guarded: bool, resume: bool) -> dict[str, Any]:
         callbacks = [MemGuard(), probe]
     record: dict[str, Any] = {}
     with install_simulated_actors(results_per_trial=1), measured(record):
-        analysis = tune.run(
-            make_trainable(1, 0),
-            config=search_space(),
-            metric=METRIC,
-            mode=MODE,
-            name=path.name,
-            storage_path=str(path.parent),
-            resume=resume,
-            callbacks=callbacks,
-            verbose=0,
-        )
+        analysis = child.run_in(path, callbacks, resume=resume)
     return {**record, "trials": len(analysis.trials), "rss_at_setup": probe.rss}
 
 

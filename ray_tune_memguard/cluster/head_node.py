@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import ray
 
 from ray_tune_memguard.cluster.session import session_directory
-from ray_tune_memguard.cluster.settings import BY_NAME, TASKS_PER_TRIAL
+from ray_tune_memguard.cluster.settings import TASKS_PER_TRIAL, effective
 from ray_tune_memguard.report.sizes import size
 from ray_tune_memguard.system.ray_processes import RayProcesses
 
@@ -97,7 +97,7 @@ def advice(
     if isinstance(kept, int) and 0 <= kept <= TASKS_PER_TRIAL * trials:
         also = f"although it keeps the events of no more than {kept:,} tasks."
         return f"It grows by {keeps} {also}{'' if reuses_actors else actors}"
-    limit = kept if isinstance(kept, int) else int(BY_NAME[_TASKS].default)
+    limit = int(effective(_TASKS, dict(settings), {}))
     of_last = f" of the last {limit // TASKS_PER_TRIAL:,} trials" if limit >= 0 else ""
     text = (
         f"It keeps the events of every task{of_last} ({keeps}; about 1 KB without them). Set "

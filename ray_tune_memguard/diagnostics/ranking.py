@@ -113,15 +113,19 @@ def _unjudged(
     found = []
     without_time = dict.fromkeys(series.names(UNMEASURED))
     for name in dict.fromkeys([*without_time, *series.names("holder")]):
+        if name in named:
+            continue
         measured = series.count("holder", name)
+        is_new = measured < MIN_POINTS
         is_no_time = name in without_time and (
-            series.is_in_last(UNMEASURED, name)
-            or (measured < MIN_POINTS and series.count(UNMEASURED, name) > 0)
+            series.is_in_last(UNMEASURED, name) or (is_new and series.count(UNMEASURED, name) > 0)
         )
+        # In a short run, all sites are new.
+        if not is_no_time and not (is_new and series.is_long_enough):
+            continue
         slope = _grown(series, known, name)
-        # Of a new site it is known only if it grows; in a short run, all sites are new.
-        is_growing_news = measured < MIN_POINTS and slope > 0 and series.is_long_enough
-        if name not in named and (is_no_time or is_growing_news):
+        # Of a new site it is known only if it grows.
+        if is_no_time or slope > 0:
             last = series.last("holder", name)
             found.append(Unjudged(name, last, measured, is_no_time, slope, series.unit))
     found.sort(key=lambda site: (-site.slope, not site.is_no_time))

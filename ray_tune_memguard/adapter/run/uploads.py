@@ -34,6 +34,7 @@ from ray_tune_memguard.adapter.paths import DIRECTORY, STATE_FILE_PREFIX, Stagin
 from ray_tune_memguard.adapter.run.local_copy import copy_directory, copy_file
 from ray_tune_memguard.lazy.trial_list import SpilledTrials
 from ray_tune_memguard.notices import logger
+from ray_tune_memguard.report.records import SUFFIX
 
 if TYPE_CHECKING:
     from ray_tune_memguard.adapter.run.part_uploads import PartUpload, PartUploads
@@ -229,11 +230,10 @@ class IncrementalSyncer(_FilesystemSyncer):
                     rays.call(filesystem.create_dir, target, recursive=True)
                     continue
                 version = _version(path)
-                if version is None:
+                if self._is_due(name, version):
                     rays.call(_upload, path, filesystem, target)
-                elif self.thorough or self._is_due(name, version):
-                    rays.call(_upload, path, filesystem, target)
-                    self._uploaded[name] = version
+                    if version is not None:
+                        self._uploaded[name] = version
             except FileNotFoundError as error:
                 # A temporary file that was deleted in the meantime is no failure.
                 failure = error if os.path.exists(path) else failure
@@ -245,8 +245,10 @@ class IncrementalSyncer(_FilesystemSyncer):
         if self.part_uploads is not None and is_whole:
             self.part_uploads.whole_was_uploaded(state.end)
 
-    def _is_due(self, name: str, version: tuple[int, int]) -> bool:
-        """Whether a file that is not a trial's has changed enough to be uploaded."""
+    def _is_due(self, name: str, version: tuple[int, int] | None) -> bool:
+        """Whether a directory, or this version of a file, is to be uploaded now."""
+        if version is None or self.thorough:
+            return True
         sent = self._uploaded.get(name)
         if sent is None or sent == version or not _is_measurement(name):
             return sent != version
@@ -354,7 +356,7 @@ def _with_fixed_path(storage: StorageContext) -> StorageContext:
 
 def _is_measurement(name: str) -> bool:
     """Whether it is a file of measurements, to which lines are only added."""
-    return name.startswith(f"{DIRECTORY}/") and name.endswith((".csv", ".jsonl"))
+    return name.startswith(f"{DIRECTORY}/") and name.endswith((".csv", SUFFIX))
 
 
 def _version(path: str) -> tuple[int, int] | None:
