@@ -11,7 +11,7 @@ VENV := .venv
 help:  ## What there is to make
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
-demo: $(VENV)/.ready  ## A real sweep without and with MemGuard, side by side (three minutes, six the first time)
+demo: $(VENV)/.ready  ## A real sweep without and with MemGuard, side by side (two minutes, three to six the first time)
 	$(VENV)/bin/python -m examples.demo
 
 test: static unit integration  ## All quick checks and tests, on the latest Ray (ten minutes with the set-up)
