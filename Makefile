@@ -6,6 +6,9 @@ OLDER := 2.55.1 2.50.1
 
 VENV := .venv
 
+# Where Python may not keep what it compiles, each process of each test would compile it again.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help demo test test-all test-nightly check unit integration slow compat acceptance lint types bench lock clean
 
 help:  ## What there is to make
