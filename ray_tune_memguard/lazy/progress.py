@@ -106,7 +106,11 @@ def _deciding_trials(
         return list(trials)
     store, summaries = trials.cache.store, trials.summaries
     if metric and not summaries.follows(metric):
-        summaries.follow(metric, ((trials.find_position(one), one) for one in trials.spilled()))
+        try:
+            summaries.follow(metric, trials.spilled(trials.cache.peek_for_report))
+        except AttributeError:
+            # Another Ray's `last_result` reads more of a trial than these have.
+            summaries.follow(metric, trials.spilled(trials.cache.ghost))
     rows = [row for status in FINISHED for row in store.with_status(status, after=-1, limit=1)]
     if errors:
         rows += store.with_error()

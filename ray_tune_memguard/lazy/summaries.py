@@ -67,8 +67,8 @@ class TrialSummaryIndex:
         if shape is None or shape != self._shape or position < self._shape_since:
             self._note_features(position, trial_id, result)
             self._shape, self._shape_since = shape, position
-        for metric in self._followed:
-            self._compare(metric, position, trial_id, result)
+        for metric, best in self._followed.items():
+            self._compare(best, metric, position, trial_id, result)
 
     def _note_features(self, position: int, trial_id: str, result: Result) -> None:
         first_with = self._first_with
@@ -85,17 +85,20 @@ class TrialSummaryIndex:
         """Keep the best trials by ``metric`` from now on; ``spilled`` are the trials so far."""
         if metric in self._followed:
             return
-        self._followed[metric] = {}
+        best: dict[str, Best] = {}
         for position, trial in spilled:
-            self._compare(metric, position, trial.trial_id, trial.last_result)
+            self._compare(best, metric, position, trial.trial_id, trial.last_result)
+        # Only now, because a trial may turn out to be unreadable.
+        self._followed[metric] = best
 
-    def _compare(self, metric: str, position: int, trial_id: str, result: Result) -> None:
+    def _compare(
+        self, best: dict[str, Best], metric: str, position: int, trial_id: str, result: Result
+    ) -> None:
         found = self._lookup(metric, result)
         # Only Ray's own comparison handles other values that a user may report for the metric.
         if not isinstance(found, Number) or found != found:
             return
         value = cast(float, found)
-        best = self._followed[metric]
         for mode in MODES:
             if is_better(mode, value, position, best.get(mode)):
                 best[mode] = Best(value, position, trial_id)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_right, insort
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from operator import methodcaller
 from typing import NoReturn, SupportsIndex, overload
 
@@ -136,9 +136,16 @@ class SpilledTrials(list[TrialT]):
             position = row.position
         return position
 
-    def spilled(self) -> Iterator[TrialT]:
-        """The trials whose state is in the store, in order."""
-        return (trial for trial in self if id(trial) not in self._position_by_object)
+    def spilled(self, read: Callable[[TrialRow], TrialT]) -> Iterator[tuple[int, TrialT]]:
+        """The position of each trial whose state is in the store, in order, and the trial.
+
+        Args:
+            read: returns the trial of a row.
+        """
+        for start in range(0, self._next_position, _WINDOW):
+            for row in self.cache.store.rows(start, start + _WINDOW):
+                if row.position not in self._resident and row.position not in self._removed:
+                    yield row.position, read(row)
 
     def best_candidates(self, metric: str, mode: str, scope: str) -> list[TrialT] | None:
         """Trials, in order, that include the best of all; None if only reading all trials finds it.

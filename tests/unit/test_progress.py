@@ -114,6 +114,43 @@ def test_every_failed_trial_is_in_it(sweep: Any) -> None:
     assert [trial.trial_id for trial in digest if trial.error_file] == failed
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_metric_that_is_asked_for_late_loads_no_trial(sweep: Any, sign: int) -> None:
+    trials, plain = sweep
+    held = plain[next(n for n, trial in enumerate(plain) if is_ghost(trial))]
+    held.last_result["late"] = 1000.0 * sign
+    for number, trial in enumerate(plain):
+        trial.last_result.setdefault("late", float(number % 7))
+    trials.cache.deactivate_all()
+    loaded = set(trials.cache.active())
+    digest = ProgressView(trials, metric="late", errors=False)
+    assert len(set(trials.cache.active()) - loaded - set(digest)) == 0
+    assert best(digest, "late", sign) is best(plain, "late", sign)
+
+
+def test_a_metric_is_asked_for_again_after_a_trial_could_not_be_read(
+    sweep: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trials, plain = sweep
+    with monkeypatch.context() as patched:
+        patched.setattr(FakeCodec, "load_for_report", lambda self, raw: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            ProgressView(trials, metric="other", errors=False)
+    for trial in plain:
+        trial.last_result["other"] = -int(trial.trial_id[1:])
+    digest = ProgressView(trials, metric="other", errors=False)
+    assert best(digest, "other", 1) is best(plain, "other", 1)
+
+
+def test_a_metric_is_found_where_a_result_reads_more_of_a_trial(
+    sweep: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trials, plain = sweep
+    monkeypatch.setattr(FakeCodec, "load_for_report", lambda self, raw: {"trial_id": "alone"})
+    digest = ProgressView(trials, metric="rare13", errors=False)
+    assert best(digest, "rare13", 1) is best(plain, "rare13", 1)
+
+
 def test_it_does_not_read_all_trials(sweep: Any) -> None:
     trials, plain = sweep
     trials.cache.deactivate_all()
