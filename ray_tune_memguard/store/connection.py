@@ -14,6 +14,8 @@ from __future__ import annotations
 import os
 import shutil
 import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from ray_tune_memguard.store import files
@@ -68,6 +70,19 @@ def prepare_to_write(connection: sqlite3.Connection) -> None:
     connection.execute("PRAGMA synchronous=NORMAL")
     connection.execute(f"PRAGMA cache_size=-{_CACHE_KIB}")
     connection.execute(f"PRAGMA wal_autocheckpoint={_LOG_PAGES}")
+
+
+@contextmanager
+def without_log(connection: sqlite3.Connection) -> Iterator[None]:
+    """Let transactions inside the block write to the file at once, not to the log first.
+
+    That halves what a large transaction writes, in a file that has little to be rolled back.
+    """
+    connection.execute("PRAGMA journal_mode=DELETE")
+    try:
+        yield
+    finally:
+        connection.execute("PRAGMA journal_mode=WAL")
 
 
 def lock_to_write(path: Path) -> WriterLock:

@@ -40,6 +40,7 @@ from ray_tune_memguard.store.connection import (
     fold_log,
     lock_to_write,
     prepare_to_write,
+    without_log,
 )
 from ray_tune_memguard.store.errors import (
     EmptyStoreError,
@@ -141,6 +142,16 @@ class TrialStore(TrialQueries):
         with self._lock, rows.transaction(self._connection, self._compressors):
             yield
 
+    @contextmanager
+    def first_transaction(self) -> Iterator[None]:
+        """A :meth:`transaction` of an empty store, for rows by the hundred thousand.
+
+        Raises:
+            sqlite3.Error: the commit failed; the store is still empty.
+        """
+        with self._lock, without_log(self._connection), self.transaction():
+            yield
+
     def put(self, position: int, row: TrialRow) -> None:
         """Add a trial, inside a :meth:`transaction`.
 
@@ -155,7 +166,7 @@ class TrialStore(TrialQueries):
         positions: Iterable[tuple[int, int]],
         then: Callable[[list[bytes]], object] | None = None,
     ) -> None:
-        """Copy rows of another store, inside a :meth:`transaction`. This store must be empty.
+        """Copy rows of another store, inside the :meth:`first_transaction`.
 
         States are not copied, because only one process can use them. The copied trials count as
         created by an earlier run.

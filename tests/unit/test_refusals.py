@@ -126,7 +126,7 @@ def resume(experiment: Path) -> None:
     source = find(experiment, salvage=True)
     assert source is not None
     target = TrialStore.create(experiment / ".memguard", "trials-2026-11-23_10-00-00")
-    with target.transaction():
+    with target.first_transaction():
         target.copy_rows(source, [(number, number) for number in range(TRIALS)])
     target.close()
     files.remove(target.path)  # This run, too, ends before it has a checkpoint.
@@ -440,6 +440,29 @@ def test_an_empty_newest_store_does_not_hide_the_one_before(killed: Path) -> Non
     (killed / ".memguard" / "trials-2026-11-23_10-00-00.sqlite").touch()
     look(killed)
     assert contents(killed).items() >= before.items()
+
+
+def test_a_store_that_is_half_copied_does_not_hide_the_one_before(
+    killed: Path, tmp_path: Path
+) -> None:
+    """The driver was killed while it copied the rows of the run before."""
+    source = find(killed)
+    assert source is not None
+    target = TrialStore.create(killed / ".memguard", "trials-2026-11-23_10-00-00")
+    target._connection.execute("PRAGMA cache_size=1")
+    left = tmp_path / "left"
+    with target.first_transaction():
+        empty = target.path.stat().st_size
+        target.copy_rows(source, [(number, number) for number in range(TRIALS)])
+        target.add_to_snapshot("too big for the cache", os.urandom(100_000))
+        assert target.path.stat().st_size > empty
+        assert target.path.with_name(f"{target.path.name}-journal").stat().st_size
+        shutil.copytree(killed, left)
+    target.close()
+    source.close()
+    before = contents(left)
+    look(left)
+    assert contents(left).items() >= before.items()
 
 
 # On a real disk that is full.

@@ -224,7 +224,7 @@ def test_rows_are_copied_as_they_are_packed(store: TrialStore, tmp_path: Path) -
     put(store, 4, status="ERROR")
     source = left(store)
     target = TrialStore.create(tmp_path, "new")
-    with target.transaction():
+    with target.first_transaction():
         target.copy_rows(source, [(4, 0), (2, 1), (0, 2)])
     assert [(row.trial_id, row.status) for row in target.rows(0, 9)] == [
         ("t4", "ERROR"),

@@ -62,7 +62,7 @@ def begin(
     try:
         if is_direct:
             fetch_saved_states(run.location.experiment, run.location.staging)
-        with files.store.transaction():
+        with files.store.first_transaction():
             files.store.copy_rows(
                 found.store,
                 ((int(old.position), position) for position, old in plan.staying()),
