@@ -60,6 +60,7 @@ TRIAL_MEMORY = core_names.TRIAL_MEMORY
 TRIAL_PROFILES = core_names.TRIAL_PROFILES
 KEEP_CLASSES = "keep_classes"
 HISTORIES = "histories"
+SPARE_DIRECTORIES = "spare_directories"
 EXPORT = "export"
 
 #: What is different in a run without the capability.
@@ -98,6 +99,7 @@ WITHOUT: dict[str, str] = {
     RETENTION_SITES: "the memory of the run's parts is not measured",
     KEEP_CLASSES: "a class of a script or a notebook may lose what it keeps in its globals",
     HISTORIES: "results are kept in files for each trial, as Ray does",
+    SPARE_DIRECTORIES: "a directory is made for each trial, and removed if nothing is in it",
     EXPORT: "results that are in a store are not exported to the files of Ray's loggers",
     **core_names.WITHOUT,
 }
@@ -108,6 +110,7 @@ BUILDS_ON: dict[str, tuple[str, ...]] = {
     CHOOSE_TRIAL: (SPILL,),
     RESUME: (SPILL,),
     SEARCHER_CATCH_UP: (RESUME,),
+    SPARE_DIRECTORIES: (HISTORIES,),
     LAUNCH_GATE: (core_names.CLUSTER_STATE,),
     GATE_REUSE: (LAUNCH_GATE,),
     SHED_TRIALS: (LAUNCH_GATE,),
@@ -272,6 +275,7 @@ NAMES: tuple[PrivateName, ...] = (
     ),
     *_of("ray.tune.utils.callback", HISTORIES, "DEFAULT_CALLBACK_CLASSES"),
     *_of("ray.tune.tune", HISTORIES, "_create_default_callbacks(callbacks)"),
+    *_of(_TRIALS, SPARE_DIRECTORIES, "_create_unique_logdir_name(root, relative_logdir)"),
     *_of(
         "ray.tune.logger.tensorboardx:TBXLoggerCallback",
         EXPORT,

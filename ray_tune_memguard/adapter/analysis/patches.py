@@ -130,6 +130,14 @@ def _of_histories() -> tuple[Patch, ...]:
     )
 
 
+def _of_spare_directories() -> tuple[Patch, ...]:
+    from ray.tune.experiment import trial
+
+    from ray_tune_memguard.adapter.histories import directories
+
+    return (_patch(trial, "_create_unique_logdir_name", directories.unique_name),)
+
+
 #: The patches by capability. Their modules are imported only if the capability is on.
 PATCHES: dict[str, Callable[[], tuple[Patch, ...]]] = {
     contract.PROGRESS: _of_progress,
@@ -139,6 +147,7 @@ PATCHES: dict[str, Callable[[], tuple[Patch, ...]]] = {
     contract.RESUME: _of_resuming,
     contract.TUNER_FILE: _of_tuner_file,
     contract.HISTORIES: _of_histories,
+    contract.SPARE_DIRECTORIES: _of_spare_directories,
     contract.SURVIVE_OOM: _of_survival,
 }
 

@@ -11,7 +11,6 @@ import json
 import os
 import sqlite3
 import time
-from contextlib import suppress
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -20,6 +19,7 @@ from ray.air._internal.json import SafeFallbackEncoder
 from ray.air.constants import EXPR_RESULT_FILE
 
 from ray_tune_memguard.adapter.histories import places
+from ray_tune_memguard.adapter.histories.directories import SpareDirectories
 from ray_tune_memguard.adapter.histories.reading import content_of, results_in
 from ray_tune_memguard.notices import Notices
 from ray_tune_memguard.store.histories import History, HistoryStore
@@ -63,6 +63,7 @@ class HistoryRecorder:
             # This run's state files will not tell that a run before it has written files.
             places.note_files(store)
         store.set_metadata(**{_STAGING: staging})
+        self._directories = SpareDirectories.of_run(controller)
         self._encoder = ResultEncoder(replace=SafeFallbackEncoder().default)
         # Whether that is still to be noted.
         self._has_files = False
@@ -185,7 +186,27 @@ class HistoryRecorder:
         ended, self._ended, self._results = self._ended, {}, {}
         self._starts, self._cleared = {}, set()
         for trial in ended.values():
-            _remove_if_empty(trial)
+            self._remove_if_empty(trial)
+
+    def _remove_if_empty(self, trial: Trial) -> None:
+        """Remove the directories that Ray makes for each trial, unless something is in them.
+
+        Ray takes a name for free if the directory in its staging directory is missing, so that one
+        stays as long as the trial has anything in the storage.
+        """
+        storage, local = trial.storage, trial.local_path
+        if storage is None or local is None or trial.checkpoint:
+            return
+        if isinstance(storage.storage_filesystem, LocalFileSystem):
+            try:
+                os.rmdir(storage.trial_fs_path)
+            except FileNotFoundError:
+                pass
+            except OSError:
+                return
+        elif storage.sync_config.sync_artifacts:
+            return
+        self._directories.take(local)
 
     def history(self, trial_id: str) -> History:
         """The results of a trial, also those that are not committed.
@@ -223,6 +244,7 @@ class HistoryRecorder:
         Raises:
             OSError, sqlite3.Error: as :meth:`close`.
         """
+        self._directories.remove()
         try:
             self.store.finalize()
         finally:
@@ -239,25 +261,3 @@ def _earlier_file(trial: Trial) -> bytes | None:
         path = PurePosixPath(storage.trial_fs_path, EXPR_RESULT_FILE)
         return content_of(storage.storage_filesystem, str(path))
     return content_of(LocalFileSystem(), os.path.join(trial.local_path, EXPR_RESULT_FILE))
-
-
-def _remove_if_empty(trial: Trial) -> None:
-    """Remove the directories that Ray makes for each trial, unless something is in them.
-
-    Ray takes a name for free if the directory in its staging directory is missing, so that one
-    stays as long as the trial has anything in the storage.
-    """
-    storage, local = trial.storage, trial.local_path
-    if storage is None or local is None or trial.checkpoint:
-        return
-    if isinstance(storage.storage_filesystem, LocalFileSystem):
-        try:
-            os.rmdir(storage.trial_fs_path)
-        except FileNotFoundError:
-            pass
-        except OSError:
-            return
-    elif storage.sync_config.sync_artifacts:
-        return
-    with suppress(OSError):
-        os.rmdir(local)
