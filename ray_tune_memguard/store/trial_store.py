@@ -13,6 +13,8 @@ Durability:
   power cut may lose rows that were committed since, the newest first. It never leaves a broken
   file: each frame of the log has a checksum, and SQLite stops at the first frame whose checksum is
   wrong.
+- The rows of a resumed run's earlier trials, in the :meth:`TrialStore.first_transaction`, go into
+  the file itself, and survive a power cut from then on.
 - A snapshot replaces the last one in one transaction.
 - :meth:`TrialStore.finalize` moves all content into one plain file. If a full disk or a kill
   interrupts it, it leaves the file and the log, which together are as complete as before.
