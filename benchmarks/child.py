@@ -1,20 +1,22 @@
-"""What child programs share: how they get their options, start Ray, and hand back a record.
+"""What child programs share: how they get their job, start Ray, and hand back a record.
 
-A child program is a module of ``benchmarks.children`` with a function that takes the options and
-returns the record. It is started afresh for each run.
+A child program is a function in a module of ``benchmarks.children``. Each call has a fresh process:
+``python -m benchmarks.child MODULE.FUNCTION JOB OPTIONS``.
 """
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import ray
-from ray import tune
+from ray import cloudpickle, tune
 
 from benchmarks.problem import METRIC, MODE, make_trainable, search_space
 from benchmarks.simulated import CPUS
@@ -27,9 +29,35 @@ OBJECT_STORE_BYTES = 1 << 30
 LONGEST_RAY_TEMP_DIR = 36
 
 
-def answer(function: Callable[..., dict[str, Any]]) -> None:
-    """Call a child program's function with the options of the command line; write its record."""
-    write_record(function(**json.loads(sys.argv[1])))
+@dataclass(frozen=True)
+class Task:
+    """What every child program is told.
+
+    Args:
+        baseline: who runs.
+        size: trials, or whatever the section counts.
+        number: of the round, from 0 on; also the seed.
+        directory: where it may write.
+    """
+
+    baseline: str
+    size: int
+    number: int
+    directory: Path
+
+
+def main() -> None:
+    """Call a child program's function; write the record that it returns."""
+    name, task, options = sys.argv[1:]
+    module, _, function = name.partition(".")
+    program = importlib.import_module(f"benchmarks.children.{module}")
+    # Workers get what a child program defines without importing the rest of it.
+    cloudpickle.register_pickle_by_value(program)
+    told = json.loads(task)
+    own = Task(**{**told, "directory": Path(told["directory"])})
+    write_record(getattr(program, function)(own, **json.loads(options)))
+    if ray.is_initialized():
+        ray.shutdown()
 
 
 def write_record(record: dict[str, Any]) -> None:
@@ -104,13 +132,5 @@ def run_in(path: Path, callbacks: Sequence[tune.Callback], *, resume: bool) -> A
     )
 
 
-def pace_of(state: Any) -> dict[str, float]:
-    """Return what a reporter's looks cost; nothing if it did not run."""
-    if state is None:
-        return {"looks": 0, "first_look_s": 0.0, "look_s": 0.0}
-    pace = state.pace
-    return {
-        "looks": pace.looks,
-        "first_look_s": pace.first_s,
-        "look_s": pace.seconds_per_look,
-    }
+if __name__ == "__main__":
+    main()

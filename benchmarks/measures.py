@@ -6,22 +6,19 @@ import itertools
 import random
 import re
 import shutil
-import subprocess
-import sys
-import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import numpy as np
+from typing import Any
 
 from benchmarks.baselines import MEMGUARD, RAY, TWO
 from benchmarks.child import EXPERIMENT
 from benchmarks.children.opening import READS, STREAMS
-from benchmarks.metrics import RAYS, WARM_UP, Record, added
-from benchmarks.runner import ROOT, ChildFailed, Job
+from benchmarks.metrics import RAYS, Record
+from benchmarks.runner import ChildFailed, Job
 from tests.integration.gated_sweeps import SCHEDULERS
 from tests.integration.killed_histories import kill
+from tests.integration.own_process import said_by
 
 TIMEOUT_S = 600
 #: `hundred-thousand`: results that are read once the experiment is open.
@@ -35,52 +32,9 @@ _LONGEST_KILLED_S = 12.0
 Measure = Callable[[Job], Record]
 
 
-# Sweeps.
-
-
-def sweep(
-    actors: str, *, unit: str = "trials", samples: int = 0, opened: bool = False, **options: Any
-) -> Measure:
-    """Run a sweep; the options are those of ``children.sweep``.
-
-    Args:
-        actors: "fresh", "reused", "simulated" or "simulated reused".
-        unit: whether a job's size is "trials", or "results" of one trial.
-        samples: how many are taken; 0: one for each 10 trials or 50 results.
-        opened: whether what it left is then opened in a process without MemGuard.
-    """
-
-    def measure(job: Job) -> Record:
-        is_trials = unit == "trials"
-        every = job.size // samples if samples else min(10 if is_trials else 50, job.size // 20)
-        record = job.run(
-            "sweep",
-            baseline=job.baseline,
-            actors=actors,
-            trials=job.size if is_trials else 1,
-            results_per_trial=1 if is_trials else job.size,
-            seed=job.number,
-            storage=str(job.directory / "s"),
-            sample_every=max(1, every),
-            unit=unit,
-            **options,
-        )
-        record["console"] = _last_count(job.directory / "record.log")
-        left = record.pop("experiment_path")
-        if opened:
-            ray_directory = str(job.directory / "o")
-            record["opened"] = job.run(
-                "open_with_ray", experiment=left, ray_directory=ray_directory
-            )
-        return record
-
-    return measure
-
-
-def _last_count(log: Path) -> str:
-    """The console's last line about how many trials have which status."""
-    found = re.findall(r"^Trial status: (.*)$", log.read_text(errors="replace"), re.MULTILINE)
-    return found[-1] if found else ""
+def child(program: str, **options: Any) -> Measure:
+    """Run one function of a child program with these options, see :meth:`runner.Job.run`."""
+    return lambda job: job.run(program, **options)
 
 
 def _expect(trials: int, found: int, what: str) -> None:
@@ -88,17 +42,43 @@ def _expect(trials: int, found: int, what: str) -> None:
         raise ChildFailed(f"{what}: {found:,} of {trials:,} trials")
 
 
+# Sweeps.
+
+
+def sweep(actors: str, *, opened: bool = False, **options: Any) -> Measure:
+    """Run a sweep with options of ``children.sweep``.
+
+    ``opened``: what it left is then opened in a process without MemGuard.
+    """
+
+    def measure(job: Job) -> Record:
+        record = job.run("sweep.run_sweep", actors=actors, **options)
+        # The console's last line about how many trials have which status.
+        log = (job.directory / "record.log").read_text(errors="replace")
+        record["console"] = (["", *re.findall(r"(?m)^Trial status: (.*)$", log)])[-1]
+        if opened:
+            left = str(_experiment(job.directory))
+            record["opened"] = job.run("opening.open_with_ray", experiment=left)
+        return record
+
+    return measure
+
+
+def _experiment(directory: Path) -> Path:
+    """The experiment that a sweep leaves in a job's directory."""
+    return directory / "s" / "results" / EXPERIMENT
+
+
 def hundred_thousand(job: Job) -> Record:
     """Run a sweep, open and resume what it left in fresh processes."""
     record = sweep("simulated", samples=500, loggers=False, read="number")(job)
-    where: dict[str, Any] = {
-        "experiment": str(job.directory / "s" / "results" / EXPERIMENT),
-        "guarded": job.baseline == MEMGUARD,
-    }
-    opening = "open_experiment" if where["guarded"] else "analysis"
-    record["reading"] = job.run("opening", how=opening, read=READ, **where)
-    record["resuming"] = job.run("opening", how="resume", **where)
-    for step in ("reading", "resuming"):
+    left = str(_experiment(job.directory))
+    opening = "open_experiment" if job.baseline == MEMGUARD else "analysis"
+    for step, options in {
+        "reading": {"how": opening, "read": READ},
+        "resuming": {"how": "resume"},
+    }.items():
+        record[step] = job.run("opening.open_experiment", experiment=left, **options)
         _expect(job.size, record[step]["trials"], step)
     return record
 
@@ -108,48 +88,19 @@ def uploads(job: Job) -> Record:
 
     At full size there is an experiment checkpoint a second; smaller sweeps have as many of them.
     """
-    port = job.directory / "port"
-    server = subprocess.Popen(
-        [sys.executable, "-m", "benchmarks.children.s3_server", str(port)],
-        cwd=ROOT,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        while not (port.exists() and port.read_text()):
-            if server.poll() is not None:
-                raise ChildFailed("the S3 server has ended; it needs moto[s3] and flask")
-            time.sleep(0.1)
-        record = job.run(
-            "uploads",
-            baseline=job.baseline,
-            trials=job.size,
-            port=port.read_text(),
-            directory=str(job.directory),
-            every_s=job.size / (UPLOADING * (RAYS_SHARE if job.baseline == RAY else 1)),
-        )
-    finally:
-        server.terminate()
-        server.wait()
-    _expect(job.size, record["trials"], "in the results")
+    every_s = job.size / (UPLOADING * (RAYS_SHARE if job.baseline == RAY else 1))
+    options = {"loggers": False, "verbose": 0, "read": "number", "upload_every_s": every_s}
+    record = sweep("simulated", **options)(job)
+    _expect(job.size, record["outcome"]["len"], "in the results")
     return record
 
 
 def overhead(job: Job) -> Record:
     """Run one sweep, and with MemGuard a second one with clocks on the parts of its work."""
-
-    def run(how: str) -> Record:
-        directory = job.directory / how[0]
-        directory.mkdir()
-        return job.run("overhead", how=how, trials=job.size, directory=str(directory))
-
-    record = run(job.baseline)
-    if job.baseline == RAY:
-        return record
-    record["added"] = added(record["parts"], record.pop("spilled"))
-    parts = run("parts")["parts"]
-    parts.pop("Ray's checkpoint")
-    record["parts"] = {part: float(np.mean(times[WARM_UP:])) for part, times in parts.items()}
+    record = job.run("overhead.run_sweep")
+    if job.baseline == MEMGUARD:
+        again = replace(job, directory=job.directory / "p")
+        record["parts"] = again.run("overhead.run_sweep", in_parts=True)["parts"]
     return record
 
 
@@ -158,43 +109,30 @@ def overhead(job: Job) -> Record:
 
 def _make(job: Job, baseline: str, **options: Any) -> Path:
     """Make an experiment of simulated trials in the shared directory; return its path."""
-    record = job.run(
-        "sweep",
-        baseline=baseline,
-        actors="simulated",
-        trials=job.size,
-        storage=str(job.shared / baseline[0]),
-        sample_every=job.size,
-        **options,
-    )
-    return Path(record["experiment_path"])
-
-
-class Step(NamedTuple):
-    """One process of `restore`: what it does, with whose experiment."""
-
-    how: str
-    made_by: str
+    own = replace(job, baseline=baseline, directory=job.shared / baseline)
+    own.run("sweep.run_sweep", actors="simulated", samples=1, **options)
+    return _experiment(own.directory)
 
 
 #: An experiment that is begun anew, to compare a resumed one with.
 NEW = "new"
-#: In this order: what resumes an experiment leaves it changed.
+#: The processes of `restore`: what each does, and with whose experiment. In this order: what
+#: resumes an experiment leaves it changed.
 STEPS = {
     RAY: {
-        "analysis": Step("analysis", RAY),
-        "get_results": Step("get_results", RAY),
-        "resume": Step("resume", RAY),
-        "begin": Step("begin", NEW),
+        "analysis": ("analysis", RAY),
+        "get_results": ("get_results", RAY),
+        "resume": ("resume", RAY),
+        "begin": ("begin", NEW),
     },
     MEMGUARD: {
-        "analysis": Step("analysis", MEMGUARD),
-        "get_results": Step("get_results", MEMGUARD),
-        RAYS["first"]: Step("open_experiment", RAY),
-        RAYS["again"]: Step("open_experiment", RAY),
-        RAYS["after"]: Step("analysis", RAY),
-        "resume": Step("resume", MEMGUARD),
-        "begin": Step("begin", NEW),
+        "analysis": ("analysis", MEMGUARD),
+        "get_results": ("get_results", MEMGUARD),
+        RAYS["first"]: ("open_experiment", RAY),
+        RAYS["again"]: ("open_experiment", RAY),
+        RAYS["after"]: ("analysis", RAY),
+        "resume": ("resume", MEMGUARD),
+        "begin": ("begin", NEW),
     },
 }
 
@@ -209,99 +147,46 @@ def restore(job: Job) -> Record:
     """Take all steps, with fresh copies of the experiments, each where it was made."""
     record = {}
     steps = STEPS[job.baseline]
-    for maker in (*TWO, NEW):
-        # With Ray's directory for sockets, which goes beside it.
-        shutil.rmtree(job.shared / maker[0], ignore_errors=True)
-        if maker != NEW and maker in {step.made_by for step in steps.values()}:
-            made = job.shared / f"{maker}-made"
-            shutil.copytree(made, _place(job, maker), symlinks=True)
-    for name, step in steps.items():
-        place, guarded = str(_place(job, step.made_by)), job.baseline == MEMGUARD
-        record[name] = job.run("opening", how=step.how, experiment=place, guarded=guarded)
-        _expect(1 if step.made_by == NEW else job.size, record[name]["trials"], name)
+    places = {maker: _experiment(job.shared / maker) for maker in TWO}
+    for maker in {maker for _, maker in steps.values()} - {NEW}:
+        shutil.rmtree(places[maker], ignore_errors=True)
+        shutil.copytree(job.shared / f"{maker}-made", places[maker], symlinks=True)
+    places[NEW] = _experiment(job.directory)
+    for name, (how, maker) in steps.items():
+        place = str(places[maker])
+        record[name] = job.run("opening.open_experiment", how=how, experiment=place)
+        _expect(1 if maker == NEW else job.size, record[name]["trials"], name)
     return record
-
-
-def _place(job: Job, maker: str) -> Path:
-    return job.shared / maker[0] / "results" / EXPERIMENT
 
 
 def make_frames(job: Job) -> None:
     """Make an experiment, and each trial's ``result.json`` as Ray's logger writes it."""
-    experiment = str(_make(job, MEMGUARD, loggers=False, read="number"))
-    written = job.run("opening", how="write", experiment=experiment, guarded=True)
+    made = str(_make(job, MEMGUARD, loggers=False, read="number"))
+    written = job.run("opening.open_experiment", how="write", experiment=made)
     _expect(job.size, written["trials"], "written")
 
 
 def frames(job: Job) -> Record:
     """Read all results in each of the ways that Ray has; MemGuard streams them, too."""
     record = {}
-    where: dict[str, Any] = {
-        "experiment": str(_place(job, MEMGUARD)),
-        "guarded": job.baseline == MEMGUARD,
-    }
-    for how in [*READS, *STREAMS] if where["guarded"] else READS:
-        record[how] = job.run("opening", how=how, **where)
+    made = str(_experiment(job.shared / MEMGUARD))
+    for how in [*READS, *STREAMS] if job.baseline == MEMGUARD else READS:
+        record[how] = job.run("opening.open_experiment", how=how, experiment=made)
         _expect(job.size, record[how]["trials"], how)
     return record
 
 
-# One child program each.
-
-
-def child(name: str, directory: str = "directory", **options: Any) -> Measure:
-    """Run one child program of a job's size; ``directory`` is its name for where it may write."""
-
-    def measure(job: Job) -> Record:
-        own: dict[str, Any] = {directory: str(job.directory)} if directory else {}
-        return job.run(name, trials=job.size, **own, **options)
-
-    return measure
-
-
-def watched(name: str, variables: dict[str, str] | None = None, **options: Any) -> Measure:
-    """Run a sweep with a reporter, and Ray alone without it."""
-
-    def measure(job: Job) -> Record:
-        return job.run(
-            name,
-            variables=variables,
-            timeout_s=TIMEOUT_S,
-            storage=str(job.directory),
-            trials=job.size,
-            watched=job.baseline == MEMGUARD,
-            **options,
-        )
-
-    return measure
-
-
-def trial_memory(job: Job) -> Record:
-    """Look once a second for as many seconds as the job's size, and at trials that end."""
-    return job.run("trial_memory", seconds=job.size, trials=max(200, 5000 * job.size // 60))
+# What tests run in small.
 
 
 def two_nodes(job: Job) -> Record:
     """Measure trials on two nodes, of which one is killed."""
-    from tests.integration.own_process import said_by
-
-    command = ["tests.integration.two_nodes", "trials", str(job.directory)]
-    said = said_by(command, TIMEOUT_S)
+    said = said_by(["tests.integration.two_nodes", "trials", str(job.directory)], TIMEOUT_S)
     return {
         "off_by": [2**20 * off for off in said["off_by_mib"]],
         "off_by_after": [2**20 * off for off in said["off_by_mib_after"]],
         "longest_hook_s": said["longest_hook_ms_lost_node"] / 1e3,
     }
-
-
-def profile(kind: str) -> Measure:
-    """Run one trial, with the profile that the baseline takes."""
-
-    def measure(job: Job) -> Record:
-        where = str(job.directory)
-        return job.run("profile", kind=kind, size=job.size, baseline=job.baseline, directory=where)
-
-    return measure
 
 
 def kills(job: Job) -> Record:
@@ -315,42 +200,20 @@ def kills(job: Job) -> Record:
     return {"kills": found}
 
 
-# The launch gate.
-
-
-def _gate(part: str, job: Job, **options: Any) -> Record:
-    return job.run("gate", timeout_s=TIMEOUT_S, part=part, folder=str(job.directory), **options)
-
-
-def toy(job: Job) -> Record:
-    """Run trials that grow, with a budget for all of them."""
-    return _gate("toy", job, baseline=job.baseline, trials=job.size)
-
-
-def paused(job: Job) -> Record:
-    """Run a driver whose trial waits."""
-    return _gate("paused", job)
-
-
-def ample(job: Job) -> Record:
-    """Run a sweep that never waits, with and without the gate."""
-    return _gate("ample", job, first=job.number % 2, trials=job.size)
-
-
 def gated_sweeps(job: Job) -> Record:
     """Run sweeps of all kinds, or some of them; one that fails or hangs is counted."""
     cases = list(itertools.product(SCHEDULERS, (False, True), (None, 2), (False, True)))
     record: Record = {"ended": 0, "pauses": 0, "failures": []}
-    for scheduler, reuse, most, two in cases[:: max(1, len(cases) // job.size)]:
-        options: dict[str, Any] = {"scheduler": scheduler, "reuse": reuse}
-        options |= {"max_concurrent": most, "two_shapes": two}
+    for case in cases[:: max(1, len(cases) // job.size)]:
+        names = ("scheduler", "reuse_actors", "max_concurrent", "two_shapes")
+        options: dict[str, Any] = dict(zip(names, case, strict=True))
         try:
-            row = _gate("sweep", job, **options)
+            row = job.run("gate.sweep", timeout_s=TIMEOUT_S, **options)
         except ChildFailed as error:
             record["failures"].append(f"{options}: {error}")
             continue
         # Without a scheduler that decides by time, trials end as without a gate.
-        is_same = scheduler != "fifo" or row["outcome"] == row["alone"]
+        is_same = options["scheduler"] != "fifo" or row["outcome"] == row["alone"]
         record["pauses"] += row["pauses"]
         if row["ended"] == row["trials"] and not row["errors"] and is_same:
             record["ended"] += 1

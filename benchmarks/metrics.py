@@ -19,7 +19,8 @@ Record: TypeAlias = dict[str, Any]
 Round: TypeAlias = dict[str, Record]
 Points: TypeAlias = list[tuple[float, float]]
 
-SAMPLE = ["finished", "results", "rss", "seconds", "store"]
+#: What a sample has, as far as it goes.
+SAMPLE = ["finished", "results", "rss", "seconds", "store", "in_use", "slack", "blocks"]
 #: `hundred-thousand`: so many trials are finished when the driver's memory has its level.
 LEVEL_AT = 1000
 #: `overhead`: the tracker's looks come in the first 500 trials; what counts is the sweep after.
@@ -65,7 +66,7 @@ def value(record: Record, keys: str) -> Any:
 
 def samples(record: Record) -> pd.DataFrame:
     """Return the samples, one a row."""
-    return pd.DataFrame(record["samples"], columns=SAMPLE)
+    return pd.DataFrame(record["samples"]).set_axis(SAMPLE[: len(record["samples"][0])], axis=1)
 
 
 def checkpoints(record: Record) -> pd.DataFrame:
@@ -189,49 +190,32 @@ def last_checkpoint(record: Record, column: str) -> float:
 # Uploads.
 
 
-def uploads(record: Record) -> pd.DataFrame:
-    """Return the finished trials at each checkpoint, and the bytes that it uploaded."""
+def _uploads(record: Record) -> pd.DataFrame:
+    """Return the checkpoints, with the bytes that each uploaded: all until the next one came."""
     frame = checkpoints(record)
-    frame["sent"] = frame["bytes"].shift(-1) - frame["bytes"]
-    return frame.iloc[:-1]
+    return frame.assign(sent=frame["bytes"].shift(-1, fill_value=record["sent"]) - frame["bytes"])
 
 
 def upload(record: Record, start: str, end: str) -> float:
     """Return the mean upload between two points of the sweep, as parts of its trials, if any."""
-    frame, total = uploads(record), record["trials"]
+    frame, total = _uploads(record), at_end(record, "finished")
     is_there = frame["finished"].between(float(start) * total, float(end) * total) & ~frame["last"]
     return float(frame["sent"][is_there].mean())
 
 
 def last_upload(record: Record) -> float:
     """Return the bytes of the upload at the end."""
-    return float(uploads(record)["sent"].iloc[-1])
+    return float(_uploads(record)["sent"].iloc[-1])
 
 
 def upload_points(record: Record) -> Points:
     """Return points of (finished trials, MB of one upload)."""
-    frame = uploads(record)
+    frame = _uploads(record)
     frame = frame[~frame["last"]]
     return list(zip(frame["finished"], frame["sent"] / 1e6, strict=True))
 
 
 # The rest.
-
-
-def added(clocks: dict[str, list[float]], spilled: list[float]) -> dict[str, float]:
-    """Return what was added to a trial; the checkpoint comes every ten seconds, in equal shares."""
-    checkpoint = float(np.mean(clocks["checkpoint"]))
-    hooks = clocks["other hooks"]
-    length = min(len(spilled), len(hooks))
-    times = pd.Series(hooks[:length]) + pd.Series(spilled[:length]) + checkpoint
-    late = times[WARM_UP:]
-    return {
-        "median_s": late.median(),
-        "mean_s": late.mean(),
-        "p95_s": late.quantile(0.95),
-        "mean_of_all_s": times.mean(),
-        "checkpoint_share_s": checkpoint,
-    }
 
 
 def opening(record: Record, when: str, key: str) -> float:
@@ -256,13 +240,6 @@ def beyond_a_quarter(record: Record) -> float:
 def error_of_leak(record: Record, left: str) -> float:
     """Return how far the reporter's slope is off what trials leave, as a share of it."""
     return abs(float(value(record, "per_trial")) - float(left)) / float(left)
-
-
-def memory_slope(record: Record, column: str) -> float:
-    """Return the slope of a column of `native`, over the last two thirds of its samples."""
-    frame = pd.DataFrame(record["memory"])
-    frame = frame.iloc[len(frame) // 3 :]
-    return line_slope(frame["finished"], frame[column])
 
 
 def bytes_each(record: Record, *kinds: str) -> float:

@@ -1,15 +1,16 @@
-"""What is measured inside a sweep: a plain Ray callback, and a clock on experiment checkpoints.
+"""What is measured inside a process: memory, samples of a sweep, experiment checkpoints, parts.
 
-Neither knows of MemGuard, and both are the same for all baselines. Samples go straight to a file,
+Nothing here knows of MemGuard, and it is the same for all baselines. Samples go straight to a file,
 so the measuring itself keeps nothing in the driver's memory and the parent can follow the sweep.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
-import os
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TextIO
@@ -64,22 +65,21 @@ def object_store_bytes() -> int:
 class Recorder(Callback):
     """Write a sample at the end of a controller step, each time ``every`` more have come in.
 
-    A sample is ``[finished trials, results, RSS, seconds since the start, object-store bytes]``.
-    ``unit`` says what is counted: ``"trials"`` or ``"results"``. The step in which the last trial
-    finishes is always sampled. Object-store bytes are asked for only with ``watch_store``, since
-    that is a call to the raylet.
+    A sample is ``[finished trials, results, RSS, seconds since the start]`` and what ``more``
+    returns. ``unit`` says what is counted: ``"trials"`` or ``"results"``. The step in which the
+    last trial finishes is always sampled.
     """
 
     def __init__(
-        self, path: Path, *, trials: int, every: int, unit: str, watch_store: bool
+        self, path: Path, *, trials: int, every: int, unit: str, more: Callable[[], list[int]]
     ) -> None:
         self.finished = 0
         self.results = 0
         self._path = path
         self._trials = trials
         self._every = every
-        self._unit = unit
-        self._watch_store = watch_store
+        self._unit = ("trials", "results").index(unit)
+        self._more = more
         self._sampled = (0, 0)
         self._file: TextIO | None = None
 
@@ -93,79 +93,92 @@ class Recorder(Callback):
         self.results += 1
 
     def on_trial_complete(self, **info: Any) -> None:
-        """Count a trial that completed."""
+        """Count a trial that is over."""
         self.finished += 1
 
-    def on_trial_error(self, **info: Any) -> None:
-        """Count a trial that failed for good."""
-        self.finished += 1
+    on_trial_error = on_trial_complete
 
     def on_step_end(self, **info: Any) -> None:
         """Write a sample if one is due."""
         now = (self.finished, self.results)
-        unit = 0 if self._unit == "trials" else 1
-        due = now[unit] - self._sampled[unit] >= self._every
+        due = now[self._unit] - self._sampled[self._unit] >= self._every
         last = self.finished == self._trials and now != self._sampled
         if not due and not last:
             return
         self._sampled = now
-        store = object_store_bytes() if self._watch_store else 0
+        more = self._more()
         seconds = round(time.perf_counter() - self._started, 4)
-        sample = [*now, resident_bytes(), seconds, store]
-        self._file.write(json.dumps(sample) + "\n")
+        self._file.write(json.dumps([*now, resident_bytes(), seconds, *more]) + "\n")
 
     def on_experiment_end(self, **info: Any) -> None:
         """Close the file."""
         self._file.close()
 
 
-def _find_state_file(storage: Any) -> str:
-    """Return the path of this run's experiment state file, in the experiment or the staging."""
-    found = (
-        os.path.join(directory, name)
-        for directory in (storage.experiment_fs_path, storage.experiment_driver_staging_path)
-        if os.path.isdir(directory)
-        for name in os.listdir(directory)
-        if name.startswith("experiment_state-") and name.endswith(".json")
-    )
-    return max(found, key=os.path.basename)
+def _find_state_file(storage: Any) -> Path:
+    """Return this run's experiment state file, in the experiment or the driver's staging."""
+    places = (storage.experiment_fs_path, storage.experiment_driver_staging_path)
+    found = [file for place in places for file in Path(place).glob("experiment_state-*.json")]
+    return max(found, key=lambda file: file.name)
 
 
-def time_checkpoints(finished: Callable[[], int]) -> list[dict[str, Any]]:
+def time_checkpoints(
+    finished: Callable[[], int], sent: Callable[[], int] | None = None
+) -> list[dict[str, Any]]:
     """Time every experiment checkpoint from now on, into the list that is returned.
 
     The clock is on the ``save_fn`` that Ray's checkpoint manager is given, whoever gives it, and
-    on the manager's whole call, which also waits for an earlier upload when it is forced.
+    on the manager's whole call, which also waits for an earlier upload when it is forced. With
+    ``sent``, the bytes that were uploaded before the checkpoint are noted, too.
     """
     records: list[dict[str, Any]] = []
-    state_file = ""
+    state_file: Path | None = None
     original = _ExperimentCheckpointManager.sync_up_experiment_state
 
     def timed(
         self: Any, save_fn: Callable[[], None], force: bool = False, wait: bool = False
     ) -> None:
         nonlocal state_file
-        save_seconds: list[float] = []
+        saved: dict[str, Any] = {}
 
         def timed_save() -> None:
-            started = time.perf_counter()
+            if sent is not None:
+                # What came since the last checkpoint is its upload.
+                self._storage.syncer.wait()
+                saved["bytes"] = sent()
+            began = time.perf_counter()
             save_fn()
-            save_seconds.append(time.perf_counter() - started)
+            saved["save_s"] = round(time.perf_counter() - began, 5)
 
-        started = time.perf_counter()
+        began = time.perf_counter()
         original(self, save_fn=timed_save, force=force, wait=wait)
-        if save_seconds:
-            total = time.perf_counter() - started
+        if saved:
+            total = round(time.perf_counter() - began, 5)
             state_file = state_file or _find_state_file(self._storage)
-            records.append(
-                {
-                    "finished": finished(),
-                    "forced": force,
-                    "save_s": round(save_seconds[0], 5),
-                    "total_s": round(total, 5),
-                    "state_bytes": os.path.getsize(state_file),
-                }
-            )
+            own = {"finished": finished(), "forced": force, "last": wait, "total_s": total}
+            records.append({**own, **saved, "state_bytes": state_file.stat().st_size})
 
     _ExperimentCheckpointManager.sync_up_experiment_state = timed
     return records
+
+
+class Clocks:
+    """Seconds by part of the work, since the last trial was over."""
+
+    def __init__(self) -> None:
+        self.seconds: Counter[str | None] = Counter()
+
+    def put_on(self, owner: Any, name: str, part: str, without: str | None = None) -> None:
+        """Time a method as ``part``; ``without``: another part, called in it, that is not."""
+        original = getattr(owner, name)
+
+        @functools.wraps(original)
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            inner, began = self.seconds[without], time.perf_counter()
+            try:
+                return original(*args, **kwargs)
+            finally:
+                took = time.perf_counter() - began
+                self.seconds[part] += took - (self.seconds[without] - inner)
+
+        setattr(owner, name, timed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -136,13 +137,13 @@ def table(text: str, *judged: str) -> tuple[Metric, ...]:
     A label that begins with ``>`` is a part of the row above.
     """
     found = []
-    for line in text.strip().splitlines():
+    for line in filter(None, text.splitlines()):
         label, unit, reading, threshold, options = (*map(str.strip, line.split("|")), "", "")[:5]
         words = options.split()
         names = tuple(word for word in words if word not in ("own", "drawn"))
         found.append(
             Metric(
-                label.replace("> ", "   ", 1) if label.startswith("> ") else label,
+                re.sub("^> ", "   ", label),
                 unit,
                 reading,
                 threshold,

@@ -14,8 +14,9 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timezone
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TextIO, TypeAlias
 
@@ -24,7 +25,7 @@ from benchmarks.child import RECORD_VARIABLE, samples_path
 from benchmarks.machine import describe_machine, machine_line
 from benchmarks.metrics import Record, Round
 from benchmarks.report import Panel, Table, draw, format_table, if_possible, write_results
-from benchmarks.rows import Metric
+from benchmarks.rows import Metric, table
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS_DIRECTORY = ROOT / "docs" / "results"
@@ -66,9 +67,11 @@ class Job:
         timeout_s: float | None = None,
         **options: Any,
     ) -> Record:
-        """Run a child program with these options in a fresh process; see :func:`record_of`."""
+        """Run a child program with this job and these options; see :func:`record_of`."""
+        names = ("baseline", "size", "number", "directory")
+        task = {name: getattr(self, name) for name in names}
         return record_of(
-            child_arguments(program, **options),
+            ["benchmarks.child", program, json.dumps(task, default=str), json.dumps(options)],
             self.directory,
             variables=variables,
             timeout_s=timeout_s,
@@ -84,8 +87,9 @@ class Section:
         title: of the table.
         size: how many trials, or other ``unit``; thresholds are those of this size.
         measure: runs a job and returns its record.
-        metrics: the rows of the table.
+        rows: the table, as :func:`benchmarks.rows.table` reads it.
         baselines: who runs, in the order of the first round.
+        judged: those of which thresholds are asked.
         unit: what ``size`` counts.
         least: the smallest size that can be measured.
         quick: the smallest size for ``--quick``.
@@ -99,8 +103,9 @@ class Section:
     title: str
     size: int
     measure: Callable[[Job], Record]
-    metrics: Sequence[Metric]
+    rows: str
     baselines: tuple[str, ...] = TWO
+    judged: tuple[str, ...] = (MEMGUARD,)
     unit: str = "trials"
     least: int = 1
     quick: int = 40
@@ -109,6 +114,11 @@ class Section:
     prepare: Callable[[Job], None] | None = None
     panels: tuple[Panel, ...] = ()
     notes: str = ""
+
+    @cached_property
+    def metrics(self) -> tuple[Metric, ...]:
+        """The rows of the table."""
+        return table(self.rows, *self.judged)
 
 
 class Scenario:
@@ -130,25 +140,21 @@ class Progress:
     """One line that is rewritten on a terminal, and printed now and then elsewhere."""
 
     def __init__(self, title: str = "") -> None:
-        self._title = title
+        self._title = f"{title}: " if title else ""
         self._live = sys.stderr.isatty()
         self._period = 0.5 if self._live else 60.0
         self._began = self._shown_at = time.monotonic()
 
-    def show(self, text: str) -> None:
-        """Show the line, unless one was shown a moment ago."""
-        if time.monotonic() - self._shown_at < self._period:
-            return
-        self._shown_at = time.monotonic()
-        self._write(text, end="" if self._live else "\n")
+    @property
+    def seconds(self) -> float:
+        """Return the seconds since it began."""
+        return time.monotonic() - self._began
 
-    def follow(self, record: Path) -> None:
-        """Show how far a process is, by the newest sample of a sweep if there is one."""
-        took = f"{time.monotonic() - self._began:.0f} s"
-        sample = _last_sample(record)
-        if sample is not None:
-            took = f"{sample[0]:,} trials, {sample[1]:,} results, {sample[2] >> 20} MiB, {took}"
-        self.show(took)
+    def show(self, text: str | Callable[[], str]) -> None:
+        """Show the line, or what a function says, unless one was shown a moment ago."""
+        if time.monotonic() - self._shown_at >= self._period:
+            self._shown_at = time.monotonic()
+            self._write(text() if callable(text) else text, end="" if self._live else "\n")
 
     def finish(self, text: str) -> None:
         """Leave a last line."""
@@ -156,18 +162,18 @@ class Progress:
 
     def _write(self, text: str, end: str) -> None:
         start = "\r\x1b[K" if self._live else ""
-        title = f"{self._title}: " if self._title else ""
-        print(f"{start}{title}{text}", end=end, file=sys.stderr, flush=True)
+        print(f"{start}{self._title}{text}", end=end, file=sys.stderr, flush=True)
 
 
-def _last_sample(record: Path) -> list[int] | None:
+def _newest_sample(record: Path) -> str:
+    """How far a process is, by the newest sample of a sweep if there is one."""
     path = samples_path(record)
-    if not path.exists():
-        return None
-    with path.open("rb") as file:
-        file.seek(max(0, path.stat().st_size - 400))
-        lines = file.read().split(b"\n")[:-1]
-    return json.loads(lines[-1]) if len(lines) > 1 else None
+    # The last line may be half written.
+    lines = path.read_text().split("\n")[:-1] if path.exists() else []
+    if not lines:
+        return ""
+    trials, results, rss = json.loads(lines[-1])[:3]
+    return f"{trials:,} trials, {results:,} results, {rss >> 20} MiB, "
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
@@ -200,6 +206,7 @@ def record_of(
         ChildFailed: it failed, took longer, or wrote nothing; with the end of its output.
     """
     out, log = directory / "record.json", directory / "record.log"
+    directory.mkdir(exist_ok=True)
     out.unlink(missing_ok=True)
     own = {RECORD_VARIABLE: str(out), "PYTHONPATH": str(ROOT)}
     began = time.monotonic()
@@ -216,7 +223,7 @@ def record_of(
                 if timeout_s is not None and time.monotonic() - began > timeout_s:
                     raise ChildFailed(f"{command[0]} was not over after {timeout_s:.0f} s")
                 if progress is not None:
-                    progress.follow(out)
+                    progress.show(lambda: f"{_newest_sample(out)}{progress.seconds:.0f} s")
                 time.sleep(0.1)
         except BaseException:
             _stop(process)
@@ -226,11 +233,6 @@ def record_of(
         raise ChildFailed(f"{' '.join(command)}\nended with {process.returncode}. Its log:\n{tail}")
     record: Record = json.loads(out.read_text())
     return record
-
-
-def child_arguments(name: str, **options: Any) -> list[str]:
-    """Return the module of a child program, and its options."""
-    return [f"benchmarks.children.{name}", json.dumps(options)]
 
 
 @contextmanager
@@ -326,43 +328,10 @@ def in_turn(baselines: Sequence[str], number: int) -> Sequence[str]:
     return baselines if number % 2 == 0 else baselines[::-1]
 
 
-@dataclass
-class Report:
-    """What a scenario has measured so far."""
-
-    name: str
-    scenario: Scenario
-    arguments: argparse.Namespace
-    head: dict[str, Any]
-    tables: list[Table] = field(default_factory=list)
-
-    def add(self, section: Section, rounds: list[Round], size: int) -> None:
-        """Evaluate and print one section."""
-        rows = [metric.row(rounds) for metric in section.metrics]
-        print(f"\n{section.title}: {size:,} {section.unit}, runs: {len(rounds)}")
-        print(format_table(rows, self.head["judged"]), flush=True)
-        for one in rounds if section.notes else ():
-            for line in one[MEMGUARD][section.notes]:
-                print(f"    {line}", flush=True)
-        self.tables.append(Table(section.title, rows, rounds, section.panels))
-
-    def write(self) -> None:
-        """Write JSON and picture."""
-        path = self.arguments.results / f"{self.name}.json"
-        write_results(path, self.head, self.tables)
-        with if_possible():
-            draw(self.scenario.title, self.tables, path.with_suffix(".png"))
-
-    @property
-    def is_passed(self) -> bool:
-        """Return whether no threshold was missed, at this size."""
-        rows = [row for table in self.tables for row in table.rows]
-        return not self.head["judged"] or all(row.passed is not False for row in rows)
-
-
 def run_scenario(name: str, scenario: Scenario, options: Sequence[str]) -> int:
     """Run, print and write one scenario; 1 if a threshold was missed."""
     arguments = parse_options(name, options)
+    path: Path = arguments.results / f"{name}.json"
     sections = _chosen(scenario, arguments.sections)
     head: dict[str, Any] = {
         "benchmark": name,
@@ -371,39 +340,50 @@ def run_scenario(name: str, scenario: Scenario, options: Sequence[str]) -> int:
         "judged": not (arguments.quick or arguments.trials),
         "machine": describe_machine(),
     }
-    stored = {}
+    stored: dict[str, list[Round]] = {}
     if arguments.again:
-        head = {"judged": True, **json.loads((arguments.results / f"{name}.json").read_text())}
+        head = {"judged": True, **json.loads(path.read_text())}
         stored = {one["title"]: one["runs"] for one in head.pop("sweeps")}
         sections = [section for section in sections if section.title in stored]
         if not sections:
             raise ChildFailed(f"{name}.json has other sections: {', '.join(stored)}")
     sizes = head.setdefault("sizes", {})
-    report = Report(name, scenario, arguments, head)
     print(f"\n{name}: {scenario.title}")
     print(machine_line(head["machine"]), flush=True)
-    for section in sections:
-        size = sizes.setdefault(section.title, _size(section, arguments))
-        rounds: list[Round] = stored.get(section.title, [])
-        try:
-            if not rounds:
-                rounds.extend(_rounds(name, section, size, arguments))
-        except (KeyboardInterrupt, RuntimeError):
-            # What took hours before it is kept.
-            if rounds:
-                report.add(section, rounds, size)
-            if report.tables:
-                report.write()
-            raise
-        report.add(section, rounds, size)
-    report.write()
-    return 0 if report.is_passed else 1
+    tables: list[Table] = []
+    try:
+        for section in sections:
+            size = sizes.setdefault(section.title, _size(section, arguments))
+            rounds = stored.get(section.title, [])
+            try:
+                if not rounds:
+                    rounds.extend(_rounds(name, section, size, arguments))
+            finally:
+                # What took hours before a failure is kept.
+                if rounds:
+                    tables.append(_table(section, rounds, size, head["judged"]))
+    finally:
+        if tables:
+            write_results(path, head, tables)
+            with if_possible():
+                draw(scenario.title, tables, path.with_suffix(".png"))
+    is_missed = any(row.passed is False for table in tables for row in table.rows)
+    return 1 if head["judged"] and is_missed else 0
+
+
+def _table(section: Section, rounds: list[Round], size: int, judged: bool) -> Table:
+    """Evaluate and print one section."""
+    rows = [metric.row(rounds) for metric in section.metrics]
+    print(f"\n{section.title}: {size:,} {section.unit}, runs: {len(rounds)}")
+    print(format_table(rows, judged), flush=True)
+    for one in rounds if section.notes else ():
+        for line in one[MEMGUARD][section.notes]:
+            print(f"    {line}", flush=True)
+    return Table(section.title, rows, rounds, section.panels)
 
 
 def _chosen(scenario: Scenario, beginnings: Sequence[str]) -> list[Section]:
-    if not beginnings:
-        return list(scenario.sections)
-    found = [s for s in scenario.sections if s.title.startswith(tuple(beginnings))]
+    found = [s for s in scenario.sections if s.title.startswith(tuple(beginnings) or "")]
     if not found:
         raise ChildFailed(f"no such section; there are: {[s.title for s in scenario.sections]}")
     return found
@@ -421,11 +401,8 @@ def _size(section: Section, arguments: argparse.Namespace) -> int:
 def _rounds(
     name: str, section: Section, size: int, arguments: argparse.Namespace
 ) -> Iterator[Round]:
-    chosen = [
-        baseline
-        for baseline in section.baselines
-        if baseline in arguments.baselines or RAY not in section.baselines
-    ]
+    is_compared = RAY in section.baselines
+    chosen = [b for b in section.baselines if b in arguments.baselines or not is_compared]
     runs = arguments.runs or (1 if arguments.quick else section.runs)
     with scratch_directory(arguments.scratch) as shared:
         if section.prepare is not None:
@@ -439,7 +416,6 @@ def _rounds(
                 own_size = round(size * section.rays_share) if baseline == RAY else size
                 with scratch_directory(arguments.scratch) as directory:
                     job = Job(baseline, own_size, number, directory, shared, progress)
-                    began = time.monotonic()
                     done[baseline] = section.measure(job)
-                progress.finish(f"done after {time.monotonic() - began:.0f} s")
+                progress.finish(f"done after {progress.seconds:.0f} s")
             yield {baseline: done[baseline] for baseline in chosen}

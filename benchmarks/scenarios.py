@@ -6,22 +6,23 @@ seconds, shares and numbers, whatever unit is shown.
 
 from __future__ import annotations
 
-from typing import Any
+from functools import partial
 
 from benchmarks import measures, metrics
 from benchmarks.baselines import GATES, HISTORIES, MEMGUARD, PROFILES, RAY, SIX
 from benchmarks.children.opening import READS
-from benchmarks.measures import Measure
+from benchmarks.measures import RAYS_SHARE, TIMEOUT_S, child, sweep
 from benchmarks.metrics import LEVEL_AT, WARM_UP
 from benchmarks.report import Panel
-from benchmarks.rows import Metric, table
 from benchmarks.runner import Scenario, Section
 from tests.integration.killed_histories import SETTLED_S
 
 MB, MIB = 1_000_000, 2**20
-_RSS_BY_TRIAL = Panel("finished trials", "driver RSS, MiB", metrics.drawn("finished", "rss", MIB))
-_RSS_BY_RESULT = Panel("results", "driver RSS, MiB", metrics.drawn("results", "rss", MIB))
-_STORE_BY_RESULT = Panel("results", "object store, MiB", metrics.drawn("results", "store", MIB))
+_RSS_BY_TRIAL = (
+    Panel("finished trials", "driver RSS, MiB", metrics.drawn("finished", "rss", MIB)),
+)
+_RSS_BY_RESULT = (Panel("results", "driver RSS, MiB", metrics.drawn("results", "rss", MIB)),)
+_STORE_BY_RESULT = (Panel("results", "object store, MiB", metrics.drawn("results", "store", MIB)),)
 _BIG_SWEEP = (
     Panel("finished trials", "driver RSS, MB", metrics.drawn("finished", "rss", MB)),
     Panel("finished trials", "time per trial, ms", metrics.trial_milliseconds),
@@ -47,7 +48,7 @@ RSS per result, last 3/4 of the results | B | slope rss results 0.75 | <= 200
 RSS at the trial's end | MiB | at_end rss
 results, against Ray's | yes | same_results
 """
-_LARGE_RESULTS = """
+_LARGE = """
 object store per result, last 3/4 of the results | B | slope store results 0.75 | <= 2000
 object store, highest | MiB | highest store
 results, against Ray's | yes | same_results
@@ -93,7 +94,7 @@ one upload, early | MB | upload 0.05 0.15
 one upload, late | MB | upload 0.9 1
 one upload, late by early | factor | upload 0.9 1 / upload 0.05 0.15 | <= 2
 the last upload | MB | last_upload
-all uploads, per trial | B | last_checkpoint bytes / trials
+all uploads, per trial | B | sent / at_end finished
 """
 # What has a clock of its own is as deep as its dots in what is named above it.
 _OVERHEAD = f"""
@@ -192,15 +193,19 @@ the first look | ms | first_look_s | | own
 one look, mean | ms | look_s | <= {limit} | own
 the sweep | s | seconds
 """
+_NAMED, _NOT_NAMED = (f"the growth | yes | {claim} | | own" for claim in ("named", "not_named"))
 _HEAD_NODE = """
 gcs_server, per trial | B | true_slope
 the reporter says | B | per_trial | | own
 off by more than 25 % and 500 B | B | beyond_a_quarter | <= 0 | own
 """
-_IS_NAMED, _IS_NOT_NAMED = (
-    f"the growth | yes | {name} | | own\n" for name in ("named", "not_named")
-)
-_IS_LESS = "gcs_server, as advised | B | true_slope | <= 1000 | own\n"
+_HEAD_LOOKS = _LOOKS.format(limit=0.001)
+_AS_ADVISED = f"""
+{_HEAD_NODE}
+{_NOT_NAMED}
+gcs_server, as advised | B | true_slope | <= 1000 | own
+{_HEAD_LOOKS}
+"""
 _LEAK = """
 named at trial | number | named_at | <= 100 | own
 the reporter says, per trial | B | per_trial | | own
@@ -263,10 +268,10 @@ the command | s | command_s | <= 5
 > the rest, for the page | s | command_s - import_s
 """
 _NATIVE = """
-RSS, per trial | B | memory_slope rss
-C allocator in use, per trial | B | memory_slope in_use
-C allocator's slack, per trial | B | memory_slope slack
-blocks in use in Python's allocator, per trial | number | memory_slope blocks
+RSS, per trial | B | slope rss finished 2/3
+C allocator in use, per trial | B | slope in_use finished 2/3
+C allocator's slack, per trial | B | slope slack finished 2/3
+blocks in use in Python's allocator, per trial | number | slope blocks finished 2/3
 """
 _PROFILE = """
 CPU time of the trial and its profile | s | cpu_s
@@ -276,113 +281,94 @@ of the memory at the line that allocates most | % | share | min >= 0.9 | own
 """
 
 
-def _sweep(
-    title: str, size: int, measure: Measure, rows: str, panel: Panel, **more: Any
-) -> Section:
-    """A sweep of which a picture is drawn."""
-    return Section(title, size, measure, table(rows), panels=(panel,), **more)
+def _objects(title: str, left: int, held: int) -> Section:
+    rows = _LEAK.format(left=left) if left else _NOT_NAMED
+    measure = child("reporters.object_store", timeout_s=TIMEOUT_S, left=left, held=held)
+    return Section(title, 200, measure, rows + _LOOKS.format(limit=0.01), runs=1, notes="lines")
 
 
-def _mine(
-    title: str, size: int, measure: Measure, rows: str, runs: int = 1, **more: Any
-) -> Section:
-    """What Ray alone does not do, or does in the same process."""
-    return Section(title, size, measure, table(rows), (MEMGUARD,), runs=runs, **more)
-
-
-def _of_store(title: str, size: int, rows: str, baselines: tuple[str, ...], unit: str) -> Section:
-    measure = measures.sweep("simulated reused", unit=unit, samples=20, verbose=0, read="frame")
-    return Section(title, size, measure, table(rows, "store"), baselines, unit, runs=1)
-
-
-def _head_node(title: str, more: str = "", **variables: str) -> Section:
-    metrics = table(_HEAD_NODE + more + _LOOKS.format(limit=0.001).lstrip())
-    measure = measures.watched("head_node", variables)
-    return Section(title, 800, measure, metrics, runs=1, quick=100, notes="lines")
-
-
-def _object_store(title: str, left: int, held: int) -> Section:
-    metrics = table((_LEAK.format(left=left) if left else _IS_NOT_NAMED).lstrip())
-    metrics += table(_LOOKS.format(limit=0.01))
-    measure = measures.watched("object_store", left=left, held=held)
-    return Section(title, 200, measure, metrics, runs=1, notes="lines")
-
-
-def _profile(title: str, kind: str) -> Section:
-    metrics, baselines = table(_PROFILE, *PROFILES), (RAY, *PROFILES)
-    measure = measures.profile(kind)
-    return Section(title, 100_000, measure, metrics, baselines, "elements", quick=5000)
-
-
-def _restore(title: str, trials: int) -> Section:
-    return Section(title, trials, measures.restore, table(_RESTORE), prepare=measures.make_both)
-
-
-def _frames(title: str, trials: int, longest_s: dict[str, int], largest: dict[str, int]) -> Section:
+def _of_frames(longest_s: dict[str, int], largest: dict[str, int]) -> str:
     """Each figure has opening in it, and the peak is on top of what the process had before."""
-    rows: list[Metric] = []
+    rows = []
     for how, name in _READINGS.items():
         took = f"<= {longest_s[how]}" if how in longest_s else ""
         peak = f"<= {largest[how]}" if how in largest else ""
         who, drawn = ("", "drawn") if how in READS else ("own", "")
-        rows += table(f"{name} | s | {how}:seconds | {took} | {who} {drawn}")
-        rows += table(f"{name}: peak | MB | {how}:peak | {peak} | {who}")
-    return Section(title, trials, measures.frames, rows, prepare=measures.make_frames)
+        rows.append(f"{name} | s | {how}:seconds | {took} | {who} {drawn}")
+        rows.append(f"{name}: peak | MB | {how}:peak | {peak} | {who}")
+    return "\n".join(rows)
 
 
-REAL, RESULTS = measures.sweep("fresh"), measures.sweep("fresh", unit="results")
-REAL_REUSED = measures.sweep("reused")
-CARRYING = measures.sweep("reused", carried_mb=20)
-LARGE = measures.sweep("fresh", unit="results", payload_kb=200, loggers=False, verbose=0)
+#: What Ray alone does not do, or does in the same process.
+_mine = partial(Section, baselines=(MEMGUARD,), runs=1)
+_results = partial(Section, unit="results")
+_opened = partial(Section, rows=_RESTORE, measure=measures.restore, prepare=measures.make_both)
+_frames = partial(Section, measure=measures.frames, prepare=measures.make_frames)
+_of_store = partial(Section, judged=("store",), runs=1)
+_head = partial(Section, size=800, runs=1, quick=100, notes="lines")
+_profile = partial(
+    Section,
+    size=100_000,
+    rows=_PROFILE,
+    baselines=(RAY, *PROFILES),
+    judged=PROFILES,
+    unit="elements",
+    quick=5000,
+)
+
+RESULTS = sweep("fresh", unit="results")
+LARGE = sweep("fresh", unit="results", payload_kb=200, loggers=False, verbose=0)
+FRAME = partial(sweep, "simulated reused", samples=20, verbose=0, read="frame")
+RATE = sweep("simulated reused", samples=500, verbose=0, read="number")
+NATIVE = sweep("fresh", more="allocator", pending=4, read="number")
+HEAD_NODE = partial(child, "reporters.head_node", timeout_s=TIMEOUT_S)
+GATE = partial(child, timeout_s=TIMEOUT_S)
+
 SCENARIOS = {
     "reused": Scenario(
         "real trials, reuse_actors=True",
-        _sweep("reused actors", 4000, REAL_REUSED, _REUSED, _RSS_BY_TRIAL, baselines=SIX),
+        Section("reused actors", 4000, sweep("reused"), _REUSED, SIX, panels=_RSS_BY_TRIAL),
     ),
     "fresh": Scenario(
         "real trials, a fresh actor each",
-        _sweep("fresh actors", 300, REAL, _FRESH, _RSS_BY_TRIAL, baselines=SIX),
+        Section("fresh actors", 300, sweep("fresh"), _FRESH, SIX, panels=_RSS_BY_TRIAL),
     ),
     "results": Scenario(
         "one trial with many results",
-        _sweep("one scalar per result", 8000, RESULTS, _SCALARS, _RSS_BY_RESULT, unit="results"),
-        _sweep(
-            "200 KB per result, no loggers",
-            2000,
-            LARGE,
-            _LARGE_RESULTS,
-            _STORE_BY_RESULT,
-            unit="results",
-        ),
+        _results("one scalar per result", 8000, RESULTS, _SCALARS, panels=_RSS_BY_RESULT),
+        _results("200 KB per result, no loggers", 2000, LARGE, _LARGE, panels=_STORE_BY_RESULT),
     ),
     "carried": Scenario(
         "a trainable that carries 20 MB in its closure, reuse_actors=True",
-        _sweep("reused actors", 200, CARRYING, _CARRIED, _RSS_BY_TRIAL),
+        Section(
+            "reused actors", 200, sweep("reused", carried_mb=20), _CARRIED, panels=_RSS_BY_TRIAL
+        ),
     ),
     "losses": Scenario(
         "what is missing afterwards, simulated actors",
-        _sweep(
+        Section(
             "simulated actors",
             300,
-            measures.sweep("simulated", opened=True),
+            sweep("simulated", opened=True),
             _LOSSES,
-            _RSS_BY_TRIAL,
-            baselines=SIX,
+            SIX,
+            panels=_RSS_BY_TRIAL,
         ),
     ),
     "frames": Scenario(
         "all results of a finished experiment",
-        _frames("small", 10_000, {"frame": 2, "filtered": 3}, {}),
-        _frames("big", 100_000, {"frame": 20}, {"frame": 500_000_000}),
+        _frames("small", 10_000, rows=_of_frames({"frame": 2, "filtered": 3}, {})),
+        _frames("big", 100_000, rows=_of_frames({"frame": 20}, {"frame": 500_000_000})),
     ),
     "gate": Scenario(
         "what the launch gate does, and what it costs",
         Section(
             "toy: trials that grow to 320 MiB on four CPUs, a budget of 700 MiB",
             10,
-            measures.toy,
-            table(_TOY, *GATES),
+            GATE("gate.toy"),
+            _TOY,
             (RAY, *GATES),
+            GATES,
             runs=10,
         ),
         _mine(
@@ -394,45 +380,50 @@ SCENARIOS = {
             quick=8,
             notes="failures",
         ),
-        _mine("paused: a trial runs, another waits", 1, measures.paused, _PAUSED, unit="driver"),
-        _mine("ample: a sweep never waits", 600, measures.ample, _AMPLE, runs=10),
+        _mine(
+            "paused: a trial runs, another waits", 1, GATE("gate.paused"), _PAUSED, unit="driver"
+        ),
+        _mine("ample: a sweep never waits", 600, GATE("gate.ample"), _AMPLE, runs=10),
     ),
     "head-node": Scenario(
         "growth of the head node's processes, reused actors",
-        _head_node("Ray's own settings", _IS_NAMED),
-        _head_node(
+        _head("Ray's own settings", measure=HEAD_NODE(), rows=_HEAD_NODE + _NAMED + _HEAD_LOOKS),
+        _head(
             "as advised, no task events",
-            _IS_NOT_NAMED + _IS_LESS,
-            RAY_task_events_report_interval_ms="0",
+            measure=HEAD_NODE(variables={"RAY_task_events_report_interval_ms": "0"}),
+            rows=_AS_ADVISED,
         ),
-        _head_node("capped at 500 tasks", RAY_task_events_max_num_task_in_gcs="500"),
+        _head(
+            "capped at 500 tasks",
+            measure=HEAD_NODE(variables={"RAY_task_events_max_num_task_in_gcs": "500"}),
+            rows=_HEAD_NODE + _HEAD_LOOKS,
+        ),
     ),
     "histories": Scenario(
         "all results of a sweep in one file, simulated actors",
-        _of_store("sweeps of one result per trial", 30_000, _HISTORIES, HISTORIES, "trials"),
-        _of_store("long: one trial, many results", 10_000, _LONG_TRIAL, ("store",), "results"),
-        Section(
+        _of_store("sweeps of one result per trial", 30_000, FRAME(), _HISTORIES, HISTORIES),
+        _of_store(
+            "long: one trial, many results",
+            10_000,
+            FRAME(unit="results"),
+            _LONG_TRIAL,
+            ("store",),
+            unit="results",
+        ),
+        _of_store(
             "rate: histories of a big sweep in the store",
             100_000,
-            measures.sweep("simulated reused", samples=500, verbose=0, read="number"),
-            table(_RATE, "store"),
+            RATE,
+            _RATE,
             ("store",),
             least=20_000,
-            runs=1,
             panels=_BIG_SWEEP,
         ),
-        _mine(
-            "kills of drivers, real actors",
-            50,
-            measures.kills,
-            _KILLS,
-            unit="drivers",
-            quick=2,
-        ),
+        _mine("kills of drivers, real actors", 50, measures.kills, _KILLS, unit="drivers", quick=2),
     ),
     "html-report": Scenario(
         "memguard report, CPU time of the command",
-        _mine("page of a sweep", 10_000, measures.child("html_report"), _HTML_REPORT, runs=5),
+        _mine("page of a sweep", 10_000, child("html_report.measure"), _HTML_REPORT, runs=5),
     ),
     "hundred-thousand": Scenario(
         "a big sweep on two cores; Ray alone runs a tenth",
@@ -440,65 +431,70 @@ SCENARIOS = {
             "simulated trials, no loggers",
             100_000,
             measures.hundred_thousand,
-            table(_HUNDRED_THOUSAND),
+            _HUNDRED_THOUSAND,
             # Ray's tenth has a level, too, and time for some experiment checkpoints.
             least=20_000,
-            rays_share=measures.RAYS_SHARE,
+            rays_share=RAYS_SHARE,
             panels=_BIG_SWEEP,
         ),
     ),
     "keeper": Scenario(
         "arrays of 5 MB that outlive their trial",
-        _mine("arrays of killed trials", 100, measures.child("keeper", rounds=200), _KEEPER),
+        _mine("arrays of killed trials", 100, child("keeper.measure", rounds=200), _KEEPER),
     ),
     "metrics": Scenario(
         "time of a scrape",
         _mine(
             "500 scrapes",
             64,
-            measures.child("metrics", directory="", count=500),
+            child("scrapes.measure", count=500),
             _SCRAPES,
             unit="running trials",
         ),
     ),
     "native": Scenario(
         "what stays of fresh actors with MemGuard, at most four trials waiting",
-        _mine("slopes over the last two thirds", 300, measures.child("native"), _NATIVE),
+        _mine("slopes over the last two thirds", 300, NATIVE, _NATIVE),
     ),
     "object-store": Scenario(
         "leaks into an object store of 80 MiB, reused actors",
-        _object_store("leaves 200 KB", 200_000, 0),
-        _object_store("leaves 1 MB, so that Ray spills", 1_000_000, 0),
-        _object_store("holds 4 MB until the trial ends", 0, 4_000_000),
+        _objects("leaves 200 KB", 200_000, 0),
+        _objects("leaves 1 MB, so that Ray spills", 1_000_000, 0),
+        _objects("holds 4 MB until the trial ends", 0, 4_000_000),
     ),
     "overhead": Scenario(
         "what MemGuard adds to a trial",
+        # Long enough for an experiment checkpoint in mid-sweep, which comes every ten seconds.
         Section(
-            "simulated trials, no loggers",
-            # Long enough for an experiment checkpoint in mid-sweep, which comes every ten seconds.
-            6000,
-            measures.overhead,
-            table(_OVERHEAD),
-            least=2 * WARM_UP,
+            "simulated trials, no loggers", 6000, measures.overhead, _OVERHEAD, least=2 * WARM_UP
         ),
     ),
     "profile": Scenario(
         "slowdown of a profiled trial, CPU time",
-        _profile("arrays: arithmetic on new arrays of 6.4 MB", "arrays"),
-        _profile("allocations: blocks of 600 bytes", "allocations"),
-        _profile("calls of a function that does next to nothing", "calls"),
+        _profile(
+            "arrays: arithmetic on new arrays of 6.4 MB",
+            measure=child("profile.run_trial", kind="arrays"),
+        ),
+        _profile(
+            "allocations: blocks of 600 bytes",
+            measure=child("profile.run_trial", kind="allocations"),
+        ),
+        _profile(
+            "calls of a function that does next to nothing",
+            measure=child("profile.run_trial", kind="calls"),
+        ),
     ),
     "restore": Scenario(
         "opening and resuming a finished experiment",
-        _restore("small", 1_000),
-        _restore("big", 10_000),
+        _opened("small", 1_000),
+        _opened("big", 10_000),
     ),
     "trial-memory": Scenario(
         "what measuring trials costs",
         _mine(
             "looks at 64 processes, one a second",
             60,
-            measures.trial_memory,
+            child("trial_memory.measure"),
             _TRIAL_MEMORY,
             unit="seconds",
             quick=10,
@@ -507,13 +503,13 @@ SCENARIOS = {
     ),
     "uploads": Scenario(
         "what a checkpoint uploads; Ray alone runs a tenth",
-        _sweep(
+        Section(
             "simulated trials on a local S3 server",
             measures.UPLOADING,
             measures.uploads,
             _UPLOADS,
-            Panel("finished trials", "one upload, MB", metrics.upload_points),
-            rays_share=measures.RAYS_SHARE,
+            rays_share=RAYS_SHARE,
+            panels=(Panel("finished trials", "one upload, MB", metrics.upload_points),),
         ),
     ),
 }

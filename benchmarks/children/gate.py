@@ -1,11 +1,10 @@
-"""One sweep of the launch gate."""
+"""Sweeps of the launch gate."""
 
 from __future__ import annotations
 
 import os
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from ray.tune.experiment import Trial
 
 from benchmarks import child
 from benchmarks.baselines import BASELINES
-from benchmarks.probes import anonymous_bytes
+from benchmarks.probes import Clocks, anonymous_bytes
 from ray_tune_memguard import LaunchGate, MemGuard, read_gate
 from ray_tune_memguard.adapter import boundary
 from ray_tune_memguard.adapter.run import launches  # noqa: F401 - registers its entries
@@ -26,9 +25,31 @@ BUDGET = 700 * MIB
 CPUS = 4
 
 
-def start_ray(folder: Path, cpus: int) -> None:
-    """Start a small Ray."""
-    child.start_ray(folder, cpus, store_bytes=80 * MIB, logging_level="ERROR")
+def _start_ray(task: child.Task, cpus: int) -> None:
+    child.set_environment(loggers=False)
+    os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
+    child.start_ray(task.directory, cpus, store_bytes=80 * MIB, logging_level="ERROR")
+
+
+def _fit(
+    task: child.Task, name: str, trainable: Any, space: dict[str, Any], callbacks: list[Any], n: int
+) -> tune.ResultGrid:
+    return tune.Tuner(
+        trainable,
+        param_space=space,
+        tune_config=tune.TuneConfig(num_samples=n),
+        run_config=tune.RunConfig(
+            name=name, storage_path=str(task.directory), verbose=0, callbacks=callbacks
+        ),
+    ).fit()
+
+
+def _pauses(task: child.Task) -> int:
+    records = read_gate(task.directory / "gated" / "gated")
+    return [record.action for record in records].count("pause")
+
+
+# A budget for trials that grow.
 
 
 def grows(_config: dict[str, Any]) -> None:
@@ -47,27 +68,26 @@ class Watch(tune.Callback):
         self.highest = self.later = 0
         #: Processes of the first trials to end; they are there for a moment after that.
         self._first_wave: list[int] = []
-        self._processes: list[int] = []
-        self._processes_at = 0.0
+        self._workers: list[psutil.Process] = []
+        self._workers_at = 0.0
+        children = psutil.Process().children(recursive=True)
+        [self._raylet] = [process for process in children if process.name() == "raylet"]
         self._over = threading.Event()
-        self._thread = threading.Thread(target=self._measure, daemon=True)
-        self._thread.start()
+        threading.Thread(target=self._measure, daemon=True).start()
 
     def used(self) -> int:
+        """Return what Ray's workers with an actor hold."""
         now = time.monotonic()
-        if now >= self._processes_at + 0.5:
-            self._processes, self._processes_at = trial_processes(), now
-        return sum(map(anonymous_bytes_of, self._processes))
+        if now >= self._workers_at + 0.5:
+            self._workers, self._workers_at = list(filter(_is_trial, self._raylet.children())), now
+        return sum(map(_held_by, self._workers))
 
     def _measure(self) -> None:
         while not self._over.wait(0.1):
             used = self.used()
             self.highest = max(self.highest, used)
-            if self._is_first_wave_over():
+            if len(self._first_wave) >= CPUS and not any(map(psutil.pid_exists, self._first_wave)):
                 self.later = max(self.later, used)
-
-    def _is_first_wave_over(self) -> bool:
-        return len(self._first_wave) >= CPUS and not any(map(psutil.pid_exists, self._first_wave))
 
     def on_trial_complete(self, *, trial: Trial, **info: Any) -> None:
         if len(self._first_wave) < CPUS:
@@ -80,51 +100,30 @@ class Watch(tune.Callback):
         return {}
 
 
-def anonymous_bytes_of(pid: int) -> int:
-    """Return what a process holds; nothing of one that has ended."""
+def _is_trial(process: psutil.Process) -> bool:
     try:
-        return anonymous_bytes(psutil.Process(pid))
+        title = " ".join(process.cmdline())
     except psutil.Error:
-        return 0
+        return False
+    return title.startswith("ray::") and "IDLE" not in title and "Agent" not in title
 
 
-_raylet: list[psutil.Process] = []
+def _held_by(process: psutil.Process) -> int:
+    try:
+        return anonymous_bytes(process)
+    except psutil.Error:
+        return 0  # It has ended.
 
 
-def trial_processes() -> list[int]:
-    """Ray's workers that run an actor."""
-    if not _raylet:
-        _raylet.extend(
-            process
-            for process in psutil.Process().children(recursive=True)
-            if process.name() == "raylet"
-        )
-    found = []
-    for process in _raylet[0].children():
-        try:
-            title = " ".join(process.cmdline())
-        except psutil.Error:
-            continue
-        if title.startswith("ray::") and "IDLE" not in title and "Agent" not in title:
-            found.append(process.pid)
-    return found
-
-
-def toy(folder: Path, baseline: str, trials: int) -> dict[str, Any]:
-    """Trials that grow, with a budget for all of them."""
-    start_ray(folder, CPUS)
+def toy(task: child.Task) -> dict[str, Any]:
+    """Run trials that grow, with a budget for all of them."""
+    _start_ray(task, CPUS)
     watch = Watch()
-    callbacks = [watch, *BASELINES[baseline].callbacks()]
+    callbacks = [watch, *BASELINES[task.baseline].callbacks()]
     began = time.monotonic()
     with gated_sweeps.memory(lambda: watch.used() / BUDGET, BUDGET):
-        grid = tune.Tuner(
-            grows,
-            tune_config=tune.TuneConfig(num_samples=trials),
-            run_config=tune.RunConfig(
-                name="toy", storage_path=str(folder), verbose=0, callbacks=callbacks
-            ),
-        ).fit()
-    assert len(grid) == trials
+        grid = _fit(task, "toy", grows, {}, callbacks, task.size)
+    assert len(grid) == task.size
     assert not grid.errors
     return {
         "most": watch.highest / BUDGET,
@@ -133,37 +132,33 @@ def toy(folder: Path, baseline: str, trials: int) -> dict[str, Any]:
     }
 
 
-def sweep(
-    folder: Path, scheduler: str, reuse: bool, max_concurrent: int | None, two_shapes: bool
-) -> dict[str, Any]:
-    start_ray(folder, 3)
-    options: dict[str, Any] = {
-        "scheduler": scheduler,
-        "reuse_actors": reuse,
-        "max_concurrent": max_concurrent,
-        "two_shapes": two_shapes,
-        "trials": 8,
-    }
+# Sweeps of all kinds.
+
+
+def sweep(task: child.Task, **kind: Any) -> dict[str, Any]:
+    """Run one kind of sweep, see ``gated_sweeps.sweep``, without and with the gate."""
+    _start_ray(task, 3)
     gate = LaunchGate(memory_per_trial=0.3 * gated_sweeps.TOTAL, pause=0.9, resume=0.8)
-    alone = gated_sweeps.sweep(folder / "alone", [], **options)
+    alone = gated_sweeps.sweep(task.directory / "alone", [], **kind)
     with gated_sweeps.memory(gated_sweeps.comes_and_goes()):
-        grid = gated_sweeps.sweep(folder / "gated", [gate], **options)
-    actions = [record.action for record in read_gate(folder / "gated" / "gated")]
+        grid = gated_sweeps.sweep(task.directory / "gated", [gate], **kind)
     return {
         "trials": len(alone),
         "ended": len(grid),
         "errors": len(grid.errors),
         "outcome": gated_sweeps.outcome(grid),
         "alone": gated_sweeps.outcome(alone),
-        "pauses": actions.count("pause"),
+        "pauses": _pauses(task),
     }
 
 
-class Steps(tune.Callback):
-    """Steps and CPU time of the driver while a trial waits or runs."""
+# A driver that waits.
 
-    def __init__(self, begins_after_s: float) -> None:
-        self._begins_after_s = begins_after_s
+
+class Steps(tune.Callback):
+    """Steps and CPU time of the driver while a trial waits or runs, from the sixth second on."""
+
+    def __init__(self) -> None:
         self._began = 0.0
         self._first: tuple[float, float] | None = None
         self.count = 0
@@ -172,7 +167,7 @@ class Steps(tune.Callback):
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
         now = time.monotonic()
         self._began = self._began or now
-        if not 0 <= now - self._began - self._begins_after_s <= 15:
+        if not 5 <= now - self._began <= 20:
             return
         if self._first is None:
             self._first = now, time.process_time()
@@ -189,26 +184,23 @@ def sleeps(config: dict[str, Any]) -> None:
     tune.report({"done": 1})
 
 
-def paused(folder: Path) -> dict[str, Any]:
-    """A trial of 25 s; with the gate another one waits until it has ended."""
-    start_ray(folder, 2)
-    found = {}
-    for name, sleep, callbacks in (("alone", [25], []), ("gated", [25, 0.1], [MemGuard()])):
-        steps = found[name] = Steps(begins_after_s=5)
-        with gated_sweeps.memory(lambda: 0.95):
-            tune.Tuner(
-                sleeps,
-                param_space={"sleep": tune.grid_search(sleep)},
-                run_config=tune.RunConfig(
-                    name=name, storage_path=str(folder), verbose=0, callbacks=[*callbacks, steps]
-                ),
-            ).fit()
+def paused(task: child.Task) -> dict[str, Any]:
+    """Run a trial of 25 s; with the gate another one waits until it has ended."""
+    _start_ray(task, 2)
+    alone, gated = Steps(), Steps()
+    with gated_sweeps.memory(lambda: 0.95):
+        _fit(task, "alone", sleeps, {"sleep": 25}, [alone], 1)
+        space = {"sleep": tune.grid_search([25, 0.1])}
+        _fit(task, "gated", sleeps, space, [MemGuard(), gated], 1)
     return {
-        "steps": found["gated"].per_second,
-        "cpu": found["gated"].cpu,
-        "steps_alone": found["alone"].per_second,
-        "cpu_alone": found["alone"].cpu,
+        "steps": gated.per_second,
+        "cpu": gated.cpu,
+        "steps_alone": alone.per_second,
+        "cpu_alone": alone.cpu,
     }
+
+
+# A sweep that never waits.
 
 
 def quick(config: dict[str, Any]) -> None:
@@ -227,65 +219,31 @@ class Stopwatch(tune.Callback):
     def on_trial_complete(self, **info: Any) -> None:
         self.ends.append(time.monotonic())
 
-    def seconds(self) -> float:
-        return self.ends[-1] - self.ends[0]
 
-
-def ample(folder: Path, first: int, trials: int) -> dict[str, Any]:
-    """A sweep of short trials with reused actors, where starting is most of the work."""
-    start_ray(folder, 2)
-    own = [0.0]
+def ample(task: child.Task) -> dict[str, Any]:
+    """Run a sweep of short trials with reused actors, where starting is most of the work."""
+    _start_ray(task, 2)
+    clocks = Clocks()
+    # What Ray takes below them counts as the gate's.
     for name in (
         "PlacementGroupResourceManager.has_resources_ready",
         "PlacementGroupResourceManager.acquire_resources",
         "_ObjectCache.cache_object",
         "LaunchGate.on_step_end",
     ):
-        _time(name, own)
-    seconds: dict[str, float] = {}
-    order: list[tuple[str, list[Any]]] = [("alone", []), ("gated", [LaunchGate()])]
-    gated_sweeps.sweep(
-        folder / "warm", [Stopwatch()], trainable=quick, reuse_actors=True, trials=10
-    )
-    for name, callbacks in order if first else order[::-1]:
+        clocks.put_on(boundary.ENTRIES[name], "ours", "gate")
+
+    def seconds(folder: Path, callbacks: list[Any], trials: int) -> float:
         watch = Stopwatch()
         gated_sweeps.sweep(
-            folder / name, [*callbacks, watch], trainable=quick, reuse_actors=True, trials=trials
+            folder, [*callbacks, watch], trainable=quick, reuse_actors=True, trials=trials
         )
-        seconds[name] = watch.seconds()
-    pauses = [record.action for record in read_gate(folder / "gated" / "gated")]
-    return {**seconds, "own": own[0] / seconds["gated"], "pauses": pauses.count("pause")}
+        return watch.ends[-1] - watch.ends[0]
 
-
-def _time(name: str, total: list[float]) -> None:
-    """Put a clock on one of our entries. What Ray takes below it counts as ours."""
-    entry = boundary.ENTRIES[name]
-    ours: Callable[..., Any] = entry.ours
-
-    def timed(*args: Any, **kwargs: Any) -> Any:
-        began = time.perf_counter()
-        try:
-            return ours(*args, **kwargs)
-        finally:
-            total[0] += time.perf_counter() - began
-
-    entry.ours = timed
-
-
-PARTS: dict[str, Callable[..., dict[str, Any]]] = {
-    "toy": toy,
-    "sweep": sweep,
-    "paused": paused,
-    "ample": ample,
-}
-
-
-def run_part(part: str, folder: str, **options: Any) -> dict[str, Any]:
-    """Run one part."""
-    child.set_environment(loggers=False)
-    os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
-    return PARTS[part](Path(folder), **options)
-
-
-if __name__ == "__main__":
-    child.answer(run_part)
+    seconds(task.directory / "warm", [], 10)
+    order: list[tuple[str, list[Any]]] = [("alone", []), ("gated", [LaunchGate()])]
+    took = {
+        name: seconds(task.directory / name, callbacks, task.size)
+        for name, callbacks in (order if task.number % 2 else order[::-1])
+    }
+    return {**took, "own": clocks.seconds["gate"] / took["gated"], "pauses": _pauses(task)}

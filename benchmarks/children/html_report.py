@@ -6,18 +6,17 @@ machine as well; the command waits for nothing.
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import random
 import subprocess
 import sys
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks import child
-from ray_tune_memguard.diagnostics.deaths.record import Death, MemoryUser
+from benchmarks.child import Task
+from ray_tune_memguard.diagnostics.deaths.record import MemoryUser
 from ray_tune_memguard.diagnostics.diagnosis import Diagnosis
 from ray_tune_memguard.diagnostics.findings import GrowingSite, Quantity
 from ray_tune_memguard.diagnostics.growth import GrowthRow
@@ -26,21 +25,14 @@ from ray_tune_memguard.report.head_records import HeadRecord
 from ray_tune_memguard.report.records import RecordFile
 from ray_tune_memguard.report.series import RssPoint, RssSeries
 from ray_tune_memguard.report.series_file import SeriesFile
-from ray_tune_memguard.report.trial_memory import TrialMemory
+from tests.unit.measured_experiments import RUN, death, trial_memory
 
 MIB, GIB = 2**20, 2**30
-RUN = "2026-11-26_10-00-00"
 BEGIN = 1_795_000_000.0
-SITE = "Dashboard.history"
-SITE_SLOPE = 2600
+SITE, SITE_SLOPE = "Dashboard.history", 2600
 
 
-def write_experiment(path: Path, trials: int) -> None:
-    """Write the records of a sweep."""
-    own, rng = path / ".memguard", random.Random(0)
-    own.mkdir(parents=True)
-    _write_driver(own, trials, rng)
-    _write_trials(own, trials, rng)
+def _write_node(own: Path, trials: int) -> None:
     gate = RecordFile(own / f"gate-{RUN}.jsonl")
     for number in range(trials // 10, trials, trials // 6):
         at, until = BEGIN + 2 * number, BEGIN + 2.1 * number
@@ -53,14 +45,14 @@ def write_experiment(path: Path, trials: int) -> None:
         head.add(HeadRecord(BEGIN + 2 * number, number, processes))
 
 
-def _write_driver(own: Path, trials: int, rng: random.Random) -> None:
+def _write_driver(own: Path, trials: int, chance: random.Random) -> None:
     series = RssSeries(own / f"rss-{RUN}.csv")
     growth = SeriesFile(own / f"growth-{RUN}.csv", GrowthRow)
     for number in range(0, trials + 1, 25):
         parts = {
             "python": 60 * MIB + 3000 * number,
             "native": (100 - 20 * math.exp(-number / 500)) * MIB,
-            "slack": rng.uniform(0, 12) * MIB,
+            "slack": chance.uniform(0, 12) * MIB,
             "shared": 70 * MIB,
         }
         rss, now = sum(parts.values()), BEGIN + 2 * number
@@ -80,51 +72,38 @@ def _write_driver(own: Path, trials: int, rng: random.Random) -> None:
     ).save(own / f"diagnosis-{RUN}.json")
 
 
-def _write_trials(own: Path, trials: int, rng: random.Random) -> None:
+def _write_trials(own: Path, trials: int, chance: random.Random) -> None:
+    memories = RecordFile(own / f"trial-memory-{RUN}.jsonl")
     deaths = RecordFile(own / f"deaths-{RUN}.jsonl")
-    lines = []
     for number in range(trials):
-        layers, batch = rng.choice((2, 4, 8, 16, 32)), rng.choice((16, 32, 64, 128))
-        peak = int((250 + 0.25 * layers * batch + rng.gauss(0, 20)) * MIB)
+        layers, batch = chance.choice((2, 4, 8, 16, 32)), chance.choice((16, 32, 64, 128))
+        peak = int((250 + 0.25 * layers * batch + chance.gauss(0, 20)) * MIB)
         began, is_failed = BEGIN + 2 * number, number % 50 == 7
-        memory = TrialMemory(
-            trial_id=f"{number:08x}",
+        memory = replace(
+            trial_memory(number),
             end="error" if is_failed else "completed",
             peak_rss_bytes=peak,
             peak_anonymous_bytes=peak - 60 * MIB,
-            last_rss_bytes=peak,
-            last_anonymous_bytes=peak - 60 * MIB,
-            growth_bytes_per_s=rng.uniform(0, 1e5),
-            is_exact=True,
-            children=0,
-            is_reused=True,
-            starts=1,
-            node="node",
-            pid=number,
+            growth_bytes_per_s=chance.uniform(0, 1e5),
             started=began,
             ended=began + 8 + layers / 2,
             config={
                 "layers": layers,
                 "batch_size": batch,
-                "lr": 10 ** rng.uniform(-5, -1),
-                "dropout": rng.random(),
+                "lr": 10 ** chance.uniform(-5, -1),
+                "dropout": chance.random(),
                 "optimizer": "adam",
             },
         )
-        lines.append(json.dumps(asdict(memory)))
+        memories.add(memory)
         if is_failed:
-            cause = rng.choice(("kernel_oom", "ray_memory_monitor", "crash"))
-            name, culprit = f"train_{number:08x}", MemoryUser(1, 2 * GIB, "train_00000000")
-            deaths.add(
-                Death(
-                    began + 8, memory.trial_id, name, cause, "certain", size_bytes=peak,
-                    culprit=culprit,
-                )
-            )  # fmt: skip
-    (own / f"trial-memory-{RUN}.jsonl").write_text("\n".join(lines) + "\n")
+            cause = chance.choice(("kernel_oom", "ray_memory_monitor", "crash"))
+            died = replace(death(), time=began + 8, trial_id=memory.trial_id, cause=cause)
+            culprit = MemoryUser(1, 2 * GIB, "train_t00000")
+            deaths.add(replace(died, size_bytes=peak, culprit=culprit))
 
 
-def timed(*arguments: str) -> float:
+def _cpu_seconds(*arguments: str) -> float:
     """The CPU seconds that a Python process takes."""
     began = os.times()
     done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True)
@@ -134,17 +113,17 @@ def timed(*arguments: str) -> float:
     return sum(ended[2:4]) - sum(began[2:4])
 
 
-def measure_page(trials: int, directory: str) -> dict[str, Any]:
+def measure(task: Task) -> dict[str, Any]:
     """Make the page once, and import what it needs once."""
-    experiment, page = Path(directory) / "sweep", Path(directory) / "memguard-report.html"
-    write_experiment(experiment, trials)
+    experiment, page = task.directory / "sweep", task.directory / "memguard-report.html"
+    own, chance = experiment / ".memguard", random.Random(0)
+    own.mkdir(parents=True)
+    _write_driver(own, task.size, chance)
+    _write_trials(own, task.size, chance)
+    _write_node(own, task.size)
     script = "from ray_tune_memguard_command import main; main()"
     return {
-        "import_s": timed("-c", "import ray_tune_memguard"),
-        "command_s": timed("-c", script, "report", str(experiment), "-o", str(page)),
+        "import_s": _cpu_seconds("-c", "import ray_tune_memguard"),
+        "command_s": _cpu_seconds("-c", script, "report", str(experiment), "-o", str(page)),
         "bytes": page.stat().st_size,
     }
-
-
-if __name__ == "__main__":
-    child.answer(measure_page)

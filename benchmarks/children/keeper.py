@@ -7,7 +7,6 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,12 +21,6 @@ BYTES = 5_000_000
 BATCH = 10
 
 
-def _timed(function: Callable[[], object]) -> float:
-    began = time.perf_counter()
-    function()
-    return time.perf_counter() - began
-
-
 class Trial:
     """What a trial does with an array, in a process of its own."""
 
@@ -38,6 +31,7 @@ class Trial:
         return os.getpid(), [ray.put(self.array)], keeper.keep(self.array)
 
     def times(self, keeper: Any, rounds: int) -> dict[str, list[float]]:
+        """Return the seconds of each step; the first round only warms up."""
         kept: list[Any] = []
         steps: dict[str, Callable[[], object]] = {
             "ray.put": lambda: ray.put(self.array),
@@ -45,13 +39,13 @@ class Trial:
             "keep": lambda: kept.append(keeper.keep(self.array)),
             "release": lambda: kept.pop().release(),
         }
-        for step in steps.values():
-            step()
         found: dict[str, list[float]] = {name: [] for name in steps}
-        for _ in range(rounds):
+        for _ in range(rounds + 1):
             for name, step in steps.items():
-                found[name].append(_timed(step))
-        return found
+                began = time.perf_counter()
+                step()
+                found[name].append(time.perf_counter() - began)
+        return {name: times[1:] for name, times in found.items()}
 
     def import_package(self) -> int:
         import ray_tune_memguard  # noqa: F401
@@ -107,20 +101,15 @@ def _memory_bytes() -> dict[str, int]:
     return {"keeper": max(mine), "importing": importing}
 
 
-def measure_keeper(trials: int, rounds: int, directory: str) -> dict[str, Any]:
+def measure(task: child.Task, rounds: int) -> dict[str, Any]:
     """Measure all of it, in one Ray cluster."""
     child.set_environment(loggers=True)
-    child.start_ray(Path(directory), store_bytes=300 * 2**20)
+    child.start_ray(task.directory, store_bytes=300 * 2**20)
     with Keeper() as keeper:
         left = _left_after_release(keeper)
         memory = _memory_bytes()
         trial = ray.remote(num_cpus=1)(Trial).remote()
         times = ray.get(trial.times.remote(keeper, rounds))
         ray.kill(trial)
-        read = _after_kills(keeper, trials)
-    ray.shutdown()
+        read = _after_kills(keeper, task.size)
     return {"left": left, "read": read, "times": times, "memory": memory}
-
-
-if __name__ == "__main__":
-    child.answer(measure_keeper)

@@ -5,6 +5,7 @@ Memory is what this process has on top of what it had just before.
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import random
@@ -14,34 +15,41 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import ray
 from ray import tune
 from ray.tune import ExperimentAnalysis, ResultGrid, Tuner
 
 from benchmarks import child
+from benchmarks.baselines import BASELINES, MEMGUARD
 from benchmarks.probes import measured, resident_bytes
 from benchmarks.problem import METRIC, MODE, make_trainable
 from benchmarks.simulated import install_simulated_actors
 
-
-def _open_analysis(path: str) -> Any:
-    return ResultGrid(ExperimentAnalysis(path, default_metric=METRIC, default_mode=MODE))
+PACKAGE = "ray_tune_memguard"
 
 
-def _get_results(path: str) -> Any:
-    return Tuner.restore(path, make_trainable(1, 0)).get_results()
+def _ours() -> Any:
+    return importlib.import_module(PACKAGE)
 
 
-def _open_experiment(path: str) -> Any:
-    from ray_tune_memguard import open_experiment
-
-    return open_experiment(path, metric=METRIC, mode=MODE)
-
-
-OPENINGS = {
-    "analysis": _open_analysis,
-    "get_results": _get_results,
-    "open_experiment": _open_experiment,
+OPENINGS: dict[str, Callable[[str], ResultGrid]] = {
+    "analysis": lambda path: ResultGrid(
+        ExperimentAnalysis(path, default_metric=METRIC, default_mode=MODE)
+    ),
+    "get_results": lambda path: Tuner.restore(path, make_trainable(1, 0)).get_results(),
+    "open_experiment": lambda path: _ours().open_experiment(path, metric=METRIC, mode=MODE),
+}
+#: All results; this is what Ray alone can do as well.
+READS: dict[str, Callable[[str], int]] = {
+    "frame": lambda path: len(ExperimentAnalysis(path).dataframe()),
+    "filtered": lambda path: len(ExperimentAnalysis(path).dataframe(METRIC, MODE)),
+    "last results": lambda path: len(ExperimentAnalysis(path).results_df),
+    "configs": lambda path: len(ExperimentAnalysis(path).get_all_configs(prefix=True)),
+    "each frame": lambda path: sum(map(len, ExperimentAnalysis(path).trial_dataframes.values())),
+}
+STREAMS: dict[str, Callable[[str], int]] = {
+    "stream": lambda path: sum(1 for _ in _ours().iter_results(path)),
+    "whole": lambda path: len(_ours().read_results(path)),
+    "arrow": lambda path: int(_ours().read_results(path, as_arrow=True).num_rows),
 }
 
 
@@ -67,118 +75,85 @@ def _open(how: str, path: str, read: int) -> dict[str, Any]:
 
 def _write_histories(path: Path) -> int:
     """Write each trial's ``result.json``, as Ray's logger does; return the number of trials."""
-    written = 0
-    for trial in ExperimentAnalysis(str(path)).trials:
+    trials = ExperimentAnalysis(str(path)).trials
+    for trial in trials:
         directory = path / trial.relative_logdir
         directory.mkdir(exist_ok=True)
         (directory / "result.json").write_text(json.dumps(trial.last_result) + "\n")
-        written += 1
-    return written
+    return len(trials)
 
 
-def _frame(path: Path) -> int:
-    return len(ExperimentAnalysis(str(path)).dataframe())
+class Starts(tune.Callback):
+    """RSS when the controller is there and the first trial is not; how many trials start."""
 
-
-def _filtered(path: Path) -> int:
-    return len(ExperimentAnalysis(str(path)).dataframe(METRIC, MODE))
-
-
-def _last_results(path: Path) -> int:
-    return len(ExperimentAnalysis(str(path)).results_df)
-
-
-def _configs(path: Path) -> int:
-    return len(ExperimentAnalysis(str(path)).get_all_configs(prefix=True))
-
-
-def _each_frame(path: Path) -> int:
-    return sum(len(frame) for frame in ExperimentAnalysis(str(path)).trial_dataframes.values())
-
-
-def _stream(path: Path) -> int:
-    from ray_tune_memguard import iter_results
-
-    return sum(1 for _ in iter_results(path))
-
-
-def _whole(path: Path) -> int:
-    from ray_tune_memguard import read_results
-
-    return len(read_results(path))
-
-
-def _arrow(path: Path) -> int:
-    from ray_tune_memguard import read_results
-
-    return int(read_results(path, as_arrow=True).num_rows)
-
-
-#: All results; this is what Ray alone can do as well.
-READS: dict[str, Callable[[Path], int]] = {
-    "frame": _frame,
-    "filtered": _filtered,
-    "last results": _last_results,
-    "configs": _configs,
-    "each frame": _each_frame,
-}
-STREAMS: dict[str, Callable[[Path], int]] = {"stream": _stream, "whole": _whole, "arrow": _arrow}
-
-
-class AtSetup(tune.Callback):
-    """What the driver has when the controller is there and the first trial is not."""
-
-    rss = 0
+    rss = started = 0
 
     def setup(self, **info: Any) -> None:
         """Called by Ray when the controller has read what it resumes."""
         self.rss = resident_bytes()
 
-
-def _resume(path: Path, guarded: bool, resume: bool) -> dict[str, Any]:
-    probe = AtSetup()
-    callbacks: list[tune.Callback] = [probe]
-    if guarded:
-        from ray_tune_memguard import MemGuard
-
-        callbacks = [MemGuard(), probe]
-    record: dict[str, Any] = {}
-    with install_simulated_actors(results_per_trial=1), measured(record):
-        analysis = child.run_in(path, callbacks, resume=resume)
-    return {**record, "trials": len(analysis.trials), "rss_at_setup": probe.rss}
+    def on_trial_start(self, **info: Any) -> None:
+        """Count one."""
+        self.started += 1
 
 
-def open_experiment(how: str, experiment: str, guarded: bool, read: int = 0) -> dict[str, Any]:
+def open_experiment(task: child.Task, how: str, experiment: str, read: int = 0) -> dict[str, Any]:
     """Do one thing with an experiment.
 
     Args:
+        task: whether MemGuard is there.
         how: one of ``OPENINGS``, ``READS`` or ``STREAMS``; "resume"; "begin", for a new experiment
             to compare with; or "write", for each trial's ``result.json``.
         experiment: its path.
-        guarded: whether MemGuard is there.
         read: so many results are read as part of an opening, instead of a DataFrame after it.
     """
     child.set_environment(loggers=True)
-    path, readings = Path(experiment), {**READS, **STREAMS}
+    record: dict[str, Any] = {}
     if how in ("resume", "begin"):
         os.dup2(2, 1)
-        child.start_ray(path.parent / "r")
-        record = _resume(path, guarded, resume=how == "resume")
-        ray.shutdown()
+        child.start_ray(task.directory)
+        starts = Starts()
+        callbacks = [*BASELINES[task.baseline].callbacks(), starts]
+        with install_simulated_actors(results_per_trial=1), measured(record):
+            analysis = child.run_in(Path(experiment), callbacks, resume=how == "resume")
+        record |= {"trials": len(analysis.trials), "rss_at_setup": starts.rss}
     else:
-        if guarded:
-            import ray_tune_memguard  # noqa: F401
+        if task.baseline == MEMGUARD:
+            _ours()
         if how in OPENINGS:
             record = _open(how, experiment, read)
         elif how == "write":
-            record = {"trials": _write_histories(path)}
+            record = {"trials": _write_histories(Path(experiment))}
         else:
-            record = {}
             with measured(record):
-                record["trials"] = readings[how](path)
-    assert ("ray_tune_memguard" in sys.modules) == guarded
+                record["trials"] = {**READS, **STREAMS}[how](experiment)
+    assert (PACKAGE in sys.modules) == (task.baseline == MEMGUARD)
     return record
 
 
-if __name__ == "__main__":
-    child.answer(open_experiment)
+def open_with_ray(task: child.Task, experiment: str) -> dict[str, Any]:
+    """Open a finished experiment with Ray alone, in a process that cannot import MemGuard.
+
+    Three ways, each Ray's own: read it, load its ``tuner.pkl``, and resume it from its experiment
+    state (the controller must find every trial finished and run none again).
+    """
+    assert PACKAGE not in sys.modules
+    sys.modules[PACKAGE] = None  # type: ignore[assignment] # Importing it fails from now on.
+    child.set_environment(loggers=True)
+    analysis = ExperimentAnalysis(experiment, default_metric=METRIC, default_mode=MODE)
+    # None if the finished trials are not in it.
+    best = analysis.best_trial
+    read = {
+        "trials": len(analysis.trials),
+        "best": best and {"config": best.config, METRIC: best.last_result[METRIC]},
+    }
+    child.start_ray(task.directory / "o")
+    try:
+        Tuner.restore(experiment, make_trainable(1, 0))
+        tuner = {"restored": True, "error": ""}
+    except Exception as error:
+        tuner = {"restored": False, "error": f"{type(error).__name__}: {error}"}
+    starts = Starts()
+    analysis = child.run_in(Path(experiment), [starts], resume=True)
+    resumed = {"trials": len(analysis.trials), "run_again": starts.started}
+    return {"read": read, "tuner": tuner, "resume": resumed}

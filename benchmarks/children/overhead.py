@@ -1,93 +1,57 @@
-"""Run one sweep with clocks on MemGuard's work, and return the seconds of each trial."""
+"""Run one sweep with clocks on MemGuard's work, and return what it adds to each trial."""
 
 from __future__ import annotations
 
-import functools
 import random
-import statistics
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import ray
+import numpy as np
+import pandas as pd
 from ray import tune
 from ray.tune.search import BasicVariantGenerator
 
 from benchmarks import child
+from benchmarks.baselines import BASELINES, MEMGUARD
 from benchmarks.metrics import WARM_UP
+from benchmarks.probes import Clocks
 from benchmarks.simulated import install_simulated_actors
 
 READ = 1000
 _HOOKS = ("on_step_begin", "on_step_end", "on_trial_result", "on_trial_complete")
 
 
-class Clock:
-    """Seconds by part of the work, since the last trial was over and in all."""
-
-    def __init__(self) -> None:
-        self.by_part: dict[str, list[float]] = {}
-        #: The share of each trial in the spill that it was in.
-        self.spilled: list[float] = []
-        self._since: dict[str, float] = {}
-
-    def put_on(self, owner: Any, name: str, part: str, without: str | None = None) -> None:
-        """Time a method as ``part``; ``without``: another part, called in it, that is not."""
-        original = getattr(owner, name)
-
-        @functools.wraps(original)
-        def timed(*args: Any, **kwargs: Any) -> Any:
-            inner = self._since.get(without or "", 0.0)
-            began = time.perf_counter()
-            try:
-                return original(*args, **kwargs)
-            finally:
-                took = time.perf_counter() - began
-                if without is not None:
-                    took -= self._since.get(without, 0.0) - inner
-                self._since[part] = self._since.get(part, 0.0) + took
-
-        setattr(owner, name, timed)
-
-    def put_on_spills(self, part: str) -> None:
-        """Time the spills as ``part``, but for those that found nothing to spill."""
-        from ray_tune_memguard.adapter.run.spiller import Spiller
-
-        original = Spiller.spill
-
-        @functools.wraps(original)
-        def timed(sweep: Spiller, finished: list[Any]) -> Any:
-            began = time.perf_counter()
-            outcome = original(sweep, finished)
-            if outcome.count:
-                took = time.perf_counter() - began
-                self._since[part] = self._since.get(part, 0.0) + took
-                self.spilled += [took / outcome.count] * outcome.count
-            return outcome
-
-        Spiller.spill = timed  # type: ignore[method-assign]
-
-    def next_trial(self) -> None:
-        """A trial is over: what was done since the last one was done for it."""
-        for part in {*self.by_part, *self._since}:
-            self.by_part.setdefault(part, []).append(self._since.get(part, 0.0))
-        self._since.clear()
-
-
-def _put_clocks_on(clock: Clock) -> None:
+def _put_clocks_on(clocks: Clocks) -> list[float]:
+    """Time all that MemGuard does; return the list of each trial's share in its spill."""
     from ray.tune.execution.tune_controller import TuneController
 
     from ray_tune_memguard import MemGuard
     from ray_tune_memguard.adapter.run.checkpoint import CheckpointWriter
+    from ray_tune_memguard.adapter.run.spiller import Spiller
 
-    clock.put_on_spills("spill")
+    shares: list[float] = []
+    original = Spiller.spill
+
+    def timed(spiller: Spiller, finished: list[Any]) -> Any:
+        began = time.perf_counter()
+        outcome = original(spiller, finished)
+        # One that found nothing to spill is part of its hook.
+        if outcome.count:
+            took = time.perf_counter() - began
+            clocks.seconds["spill"] += took
+            shares.extend([took / outcome.count] * outcome.count)
+        return outcome
+
+    Spiller.spill = timed  # type: ignore[method-assign]
     for hook in _HOOKS:
-        clock.put_on(MemGuard, hook, "other hooks", "spill")
-    clock.put_on(TuneController, "save_to_dir", "Ray's checkpoint")
-    clock.put_on(CheckpointWriter, "write", "checkpoint", "Ray's checkpoint")
+        clocks.put_on(MemGuard, hook, "other hooks", "spill")
+    clocks.put_on(TuneController, "save_to_dir", "Ray's checkpoint")
+    clocks.put_on(CheckpointWriter, "write", "checkpoint", "Ray's checkpoint")
+    return shares
 
 
-def _put_clocks_on_parts(clock: Clock) -> None:
+def _put_clocks_on_parts(clocks: Clocks) -> None:
     from ray_tune_memguard.adapter.run.spiller import Spiller
     from ray_tune_memguard.adapter.serialization.trial_json import StateWriter
     from ray_tune_memguard.adapter.serialization.trial_pickle import TrialStateCodec
@@ -99,61 +63,72 @@ def _put_clocks_on_parts(clock: Clock) -> None:
     for hook in _HOOKS:
         for part in (RssReporter, ObjectGrowthTracker):
             if hook in part.__dict__:
-                clock.put_on(part, hook, "reports and looks")
-    clock.put_on(TrialStateCodec, "row", "writing it down")
-    clock.put_on(StateWriter, "write", "its texts as JSON")
-    clock.put_on(TrialStateCodec, "_dump", "its state as a pickle")
-    clock.put_on(TrialStore, "put", "packing and inserting both")
-    clock.put_on(ExperimentStateFile, "add", "to the state file")
-    clock.put_on(Spiller, "_release", "letting go")
+                clocks.put_on(part, hook, "reports and looks")
+    clocks.put_on(TrialStateCodec, "row", "writing it down")
+    clocks.put_on(StateWriter, "write", "its texts as JSON")
+    clocks.put_on(TrialStateCodec, "_dump", "its state as a pickle")
+    clocks.put_on(TrialStore, "put", "packing and inserting both")
+    clocks.put_on(ExperimentStateFile, "add", "to the state file")
+    clocks.put_on(Spiller, "_release", "letting go")
 
 
 class Marks(tune.Callback):
-    """Notes when a trial is over, and that the clock goes on to the next one."""
+    """Notes when each trial is over, and the seconds of each part since the last one was."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clocks: Clocks) -> None:
         self.times: list[float] = []
-        self._clock = clock
+        self.parts: list[dict[Any, float]] = []
+        self._clocks = clocks
 
     def on_trial_complete(self, **info: Any) -> None:
         """Note it."""
         self.times.append(time.perf_counter())
-        self._clock.next_trial()
+        self.parts.append(dict(self._clocks.seconds))
+        self._clocks.seconds.clear()
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
 
 
-def run_sweep(how: str, trials: int, directory: str) -> dict[str, Any]:
-    """Run one sweep: by Ray alone ("ray"), guarded ("memguard"), or with clocks on the "parts"."""
+def run_sweep(task: child.Task, in_parts: bool = False) -> dict[str, Any]:
+    """Run one sweep; ``in_parts``: with clocks on the parts of MemGuard's work."""
     child.set_environment(loggers=False)
-    clock = Clock()
-    marks = Marks(clock)
-    callbacks: list[tune.Callback] = [marks]
-    if how != "ray":
-        from ray_tune_memguard import MemGuard
-
-        _put_clocks_on(clock)
-        if how == "parts":
-            _put_clocks_on_parts(clock)
-        callbacks = [MemGuard(), marks]
-    child.start_ray(Path(directory))
+    clocks = Clocks()
+    marks = Marks(clocks)
+    shares = _put_clocks_on(clocks) if task.baseline == MEMGUARD else []
+    if in_parts:
+        _put_clocks_on_parts(clocks)
+    child.start_ray(task.directory)
     with install_simulated_actors(results_per_trial=1):
         grid = child.make_tuner(
-            trials,
-            callbacks,
+            task.size,
+            [*BASELINES[task.baseline].callbacks(), marks],
             tune_options={"search_alg": BasicVariantGenerator(random_state=0)},
-            storage_path=str(Path(directory) / "results"),
+            storage_path=str(task.directory / "results"),
         ).fit()
     # The mean: most trials wait for the spill of another one.
-    times = marks.times
-    record: dict[str, Any] = {
-        "per_trial_s": (times[-1] - times[WARM_UP]) / (len(times) - 1 - WARM_UP)
-    }
-    if how != "ray":
-        record |= {"parts": clock.by_part, "spilled": clock.spilled, **_disk_and_reading(grid)}
-    ray.shutdown()
+    record: dict[str, Any] = {"per_trial_s": float(np.diff(marks.times[WARM_UP:]).mean())}
+    if task.baseline == MEMGUARD:
+        parts = pd.DataFrame(marks.parts).fillna(0.0)
+        record["added"] = _added(parts, shares)
+        record["parts"] = parts[WARM_UP:].drop(columns="Ray's checkpoint").mean().to_dict()
+        record |= _disk_and_reading(grid)
     return record
+
+
+def _added(parts: pd.DataFrame, shares: list[float]) -> dict[str, float]:
+    """Return what was added to a trial; the checkpoint comes every ten seconds, in equal shares."""
+    checkpoint = parts["checkpoint"].mean()
+    # Trials that are spilled last have no hook after them.
+    times = (parts["other hooks"] + pd.Series(shares)).dropna() + checkpoint
+    late = times[WARM_UP:]
+    return {
+        "median_s": late.median(),
+        "mean_s": late.mean(),
+        "p95_s": late.quantile(0.95),
+        "mean_of_all_s": times.mean(),
+        "checkpoint_share_s": checkpoint,
+    }
 
 
 def _disk_and_reading(grid: Any) -> dict[str, Any]:
@@ -161,20 +136,13 @@ def _disk_and_reading(grid: Any) -> dict[str, Any]:
     [store] = experiment.glob(".memguard/trials-*.sqlite")
     [state_file] = experiment.glob("experiment_state-*.json")
     trials = grid._experiment_analysis.trials
-    chosen = random.Random(0).sample(range(len(trials)), READ)
-    took = [_seconds(lambda index=index: trials[index].config) for index in chosen]
+    took = []
+    for index in random.Random(0).sample(range(len(trials)), READ):
+        began = time.perf_counter()
+        assert trials[index].config
+        took.append(time.perf_counter() - began)
     return {
-        "read_back_s": statistics.median(took),
+        "read_back_s": float(np.median(took)),
         "store_bytes_per_trial": store.stat().st_size / len(trials),
         "state_file_bytes_per_trial": state_file.stat().st_size / len(trials),
     }
-
-
-def _seconds(act: Callable[[], Any]) -> float:
-    began = time.perf_counter()
-    act()
-    return time.perf_counter() - began
-
-
-if __name__ == "__main__":
-    child.answer(run_sweep)

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import ray
 from ray import tune
 
 from benchmarks import child
@@ -55,31 +54,25 @@ def trial(config: dict[str, Any]) -> None:
     tune.report({"cpu_s": time.process_time() - began, "kept": len(kept)})
 
 
-def run_trial(kind: str, size: int, baseline: str, directory: str) -> dict[str, Any]:
+def run_trial(task: child.Task, kind: str) -> dict[str, Any]:
     """One trial: its CPU seconds, the size of its profile, and the share of the largest line."""
     child.set_environment(loggers=True)
-    child.start_ray(Path(directory), cpus=1)
-    tuner = tune.Tuner(
+    child.start_ray(task.directory, cpus=1)
+    result = tune.Tuner(
         trial,
-        param_space={"kind": kind, "size": size},
+        param_space={"kind": kind, "size": task.size},
         run_config=tune.RunConfig(
             name=kind,
-            storage_path=str(Path(directory) / "results"),
-            callbacks=BASELINES[baseline].callbacks(),
+            storage_path=str(task.directory / "results"),
+            callbacks=BASELINES[task.baseline].callbacks(),
             verbose=0,
         ),
-    )
-    result = tuner.fit()
-    ray.shutdown()
+    ).fit()
     if result.num_errors:
         raise RuntimeError(f"A trial failed: {result.errors[0]}")
     record = {"cpu_s": result[0].metrics["cpu_s"]}
-    if baseline == RAY:
+    if task.baseline == RAY:
         return record
     [profile] = read_profiles(result.experiment_path)
     lines = read_peak(Path(result.experiment_path, profile.file)).lines
     return record | {"bytes": profile.size_bytes, "share": lines[0].share}
-
-
-if __name__ == "__main__":
-    child.answer(run_trial)

@@ -1,16 +1,15 @@
-"""A counting S3 server on this machine: ``python -m benchmarks.children.s3_server FILE``.
-
-Writes its port to the file. ``GET /-/bytes`` returns how many bytes of content all requests had.
-"""
+"""An S3 server on this machine that counts what it is sent."""
 
 from __future__ import annotations
 
-import sys
+import logging
+import multiprocessing
 import threading
 from collections.abc import Callable, Iterable
-from pathlib import Path
+from multiprocessing.connection import Connection
 from typing import Any
 
+import pyarrow.fs
 from moto.moto_server.werkzeug_app import (
     DomainDispatcherApplication,
     MotoRequestHandler,
@@ -18,35 +17,44 @@ from moto.moto_server.werkzeug_app import (
 )
 from werkzeug.serving import make_server
 
-COUNT = "/-/bytes"
 
+def _serve(port: Connection, sent: Any) -> None:
+    logging.getLogger("werkzeug").setLevel(logging.WARNING)
+    app = DomainDispatcherApplication(create_backend_app)
 
-class Counter:
-    """Counts the content of all requests to an application."""
-
-    def __init__(self, app: Callable[..., Iterable[bytes]]) -> None:
-        self._app = app
-        self._lock = threading.Lock()
-        self._bytes = 0
-
-    def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
-        if environ["PATH_INFO"] == COUNT:
-            start_response("200 OK", [("Content-Type", "text/plain")])
-            return [str(self._bytes).encode()]
-        # Arrow sends files in chunks; then this header has the length.
+    def counting(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        # Arrow sends files in chunks; then the first header has the length.
         names = ("HTTP_X_AMZ_DECODED_CONTENT_LENGTH", "CONTENT_LENGTH")
-        with self._lock:
-            self._bytes += int(next((environ[name] for name in names if environ.get(name)), 0))
-        return self._app(environ, start_response)
+        with sent.get_lock():
+            sent.value += int(next((environ[name] for name in names if environ.get(name)), 0))
+        return app(environ, start_response)
+
+    server = make_server("127.0.0.1", 0, counting, True, request_handler=MotoRequestHandler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    port.send(server.server_address[1])
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    # However that ends.
+    parent.join()
 
 
-def main() -> None:
-    """Serve until the process is ended."""
-    app = Counter(DomainDispatcherApplication(create_backend_app))
-    server = make_server("127.0.0.1", 0, app, True, request_handler=MotoRequestHandler)
-    Path(sys.argv[1]).write_text(str(server.server_address[1]))
-    server.serve_forever()
+def start_server(bucket: str) -> tuple[pyarrow.fs.FileSystem, Callable[[], int]]:
+    """Start one that ends with this process.
 
-
-if __name__ == "__main__":
-    main()
+    Returns:
+        A file system with this bucket, and what says how many bytes of content all requests had.
+    """
+    context = multiprocessing.get_context("spawn")
+    sent = context.Value("q")
+    ours, theirs = context.Pipe(duplex=False)
+    context.Process(target=_serve, args=(theirs, sent), daemon=True).start()
+    filesystem = pyarrow.fs.S3FileSystem(
+        access_key="any",
+        secret_key="any",
+        region="us-east-1",
+        scheme="http",
+        endpoint_override=f"127.0.0.1:{ours.recv()}",
+        allow_bucket_creation=True,
+    )
+    filesystem.create_dir(bucket)
+    return filesystem, lambda: int(sent.value)

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import Any
 from unittest import mock
 
-from benchmarks import child
+from benchmarks.child import Task
 from ray_tune_memguard.cluster import gcs
 from ray_tune_memguard.cluster.probe import Answer
 from ray_tune_memguard.cluster.trial_memory import TrialMemories
@@ -48,7 +48,7 @@ def _memories(pids: dict[str, int]) -> Iterator[Any]:
         yield memories
 
 
-def cost_of_looks(seconds: int) -> float:
+def _cost_of_looks(seconds: int) -> float:
     """The share of a core, over so many seconds."""
     processes = [subprocess.Popen([sys.executable, "-c", _IDLE]) for _ in range(TRIALS)]
     try:
@@ -70,34 +70,25 @@ def cost_of_looks(seconds: int) -> float:
     return share
 
 
-def kept_of_finished_trials(trials: int) -> float:
+def _kept_of_finished_trials(trials: int) -> float:
     """Bytes for each, after the bounded parts are full."""
-    numbers = iter(range(2 * trials))
-
-    def run_trials(memories: Any, count: int) -> None:
-        for number in (next(numbers) for _ in range(count)):
-            memories.start(f"trial {number}", str(number), {"lr": number / 7})
-            memories.look()
-            memories.end(f"trial {number}", "completed")
-            memories.take_records()
-
     with _memories({str(number): os.getpid() for number in range(2 * trials)}) as memories:
         # What the bounded parts drop later counts, too.
         tracemalloc.start()
-        run_trials(memories, trials)
-        gc.collect()
-        before = tracemalloc.get_traced_memory()[0]
-        run_trials(memories, trials)
-        gc.collect()
-        after = tracemalloc.get_traced_memory()[0]
+        traced = []
+        for begin in (0, trials):
+            for number in range(begin, begin + trials):
+                memories.start(f"trial {number}", str(number), {"lr": number / 7})
+                memories.look()
+                memories.end(f"trial {number}", "completed")
+                memories.take_records()
+            gc.collect()
+            traced.append(tracemalloc.get_traced_memory()[0])
         tracemalloc.stop()
-    return (after - before) / trials
+    return (traced[1] - traced[0]) / trials
 
 
-def measure_costs(seconds: int, trials: int) -> dict[str, Any]:
-    """Look for so many seconds, and at so many trials that end."""
-    return {"share": cost_of_looks(seconds), "kept": kept_of_finished_trials(trials)}
-
-
-if __name__ == "__main__":
-    child.answer(measure_costs)
+def measure(task: Task) -> dict[str, Any]:
+    """Look once a second for as many seconds as the task's size, and at trials that end."""
+    trials = max(200, 5000 * task.size // 60)
+    return {"share": _cost_of_looks(task.size), "kept": _kept_of_finished_trials(trials)}

@@ -190,7 +190,7 @@ def test_an_experiment_checkpoint_is_one_that_came_in_its_turn() -> None:
 
 def two_sections(measure: Any) -> Scenario:
     """The same section twice, but for its title."""
-    rows = table("RSS per trial | B | slope rss finished 0.75")
+    rows = "RSS per trial | B | slope rss finished 0.75"
     return Scenario("two", *(Section(title, 100, measure, rows) for title in ("one", "other")))
 
 

@@ -12,7 +12,7 @@ import urllib.request
 from dataclasses import replace
 from typing import Any
 
-from benchmarks import child
+from benchmarks.child import Task
 from ray_tune_memguard import MetricsExporter
 from ray_tune_memguard.cluster.trial_memory import MAX_POINTS, TrialMemories, _Tracked
 from ray_tune_memguard.report.metrics import MetricsServer
@@ -32,7 +32,7 @@ READINGS = Readings(
 )
 
 
-def fill(memories: TrialMemories, trials: int) -> None:
+def _fill(memories: TrialMemories, trials: int) -> None:
     """Add trials that run, each with as many readings as are kept."""
     reading = begin_reading(os.getpid(), reset=False)
     assert reading is not None
@@ -44,7 +44,7 @@ def fill(memories: TrialMemories, trials: int) -> None:
         memories._tracked[tracked.trial_id] = tracked
 
 
-def scrapes(url: str, count: int) -> tuple[list[float], int]:
+def _scrapes(url: str, count: int) -> tuple[list[float], int]:
     """The seconds that each of some scrapes took, and the bytes of the last one."""
     found, size = [], 0
     for _ in range(count):
@@ -55,23 +55,19 @@ def scrapes(url: str, count: int) -> tuple[list[float], int]:
     return found, size
 
 
-def measure_scrapes(trials: int, count: int) -> dict[str, Any]:
+def measure(task: Task, count: int) -> dict[str, Any]:
     """Scrape both pages."""
     empty = MetricsServer("127.0.0.1", 0, lambda: None)
     exporter = MetricsExporter(metrics_port=0)
     exporter.setup()
     state = exporter._state
     assert state is not None
-    fill(state.memories, trials)
+    _fill(state.memories, task.size)
     state.readings = replace(READINGS, step_time=time.time())
     try:
-        empty_s, _ = scrapes(empty.url, count)
-        metrics_s, size = scrapes(state.server.url, count)
+        empty_s, _ = _scrapes(empty.url, count)
+        metrics_s, size = _scrapes(state.server.url, count)
     finally:
         empty.stop()
         exporter.stop()
     return {"empty_s": empty_s, "metrics_s": metrics_s, "bytes": size}
-
-
-if __name__ == "__main__":
-    child.answer(measure_scrapes)
