@@ -6,10 +6,12 @@ of this package import it.
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from ray.tune import Callback
@@ -28,8 +30,11 @@ def _calling_controller() -> Any:
     return frame.f_locals["self"]
 
 
-class _Finisher(Callback):
-    """Does something with each trial that is over, at the end of the step."""
+class Forgets(Callback):
+    """Takes each trial that is over out of what keeps it, at the end of the step."""
+
+    def __init__(self, *ways: Callable[[Any, Any], None]) -> None:
+        self._ways = ways
 
     def setup(self, **info: Any) -> None:
         """Find the controller."""
@@ -37,82 +42,52 @@ class _Finisher(Callback):
         self._over: list[Any] = []
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Remember a trial that completed."""
+        """Remember a trial that is over."""
         self._over.append(trial)
 
     on_trial_error = on_trial_complete
 
     def on_step_end(self, **info: Any) -> None:
-        """Deal with those that are over by now."""
+        """Forget those that are over by now."""
         for trial in self._over:
-            self.finish(trial)
+            for forget in self._ways:
+                forget(self._controller, trial)
         self._over.clear()
 
-    def finish(self, trial: Any) -> None:
-        """Deal with one trial."""
-        raise NotImplementedError
 
+def _in_loggers(controller: Any, trial: Any) -> None:
+    """The loggers' part of what was proposed upstream, see ray issue 64231.
 
-def _forget_in_loggers(controller: Any, trial: Any) -> None:
+    By itself it frees little: the controller has the trials, too.
+    """
     for callback in controller._callbacks._callbacks:
         if isinstance(callback, LoggerCallback):
             for name in _KEPT_BY_LOGGERS:
                 getattr(callback, name, {}).pop(trial, None)
 
 
-class LoggerCleanUp(_Finisher):
-    """The loggers' part of what was proposed upstream: they forget a trial when it ends.
-
-    See ray issue 64231. By itself it frees little: the controller has the trials, too.
-    """
-
-    def finish(self, trial: Any) -> None:
-        """Take the trial out of the loggers' tables."""
-        _forget_in_loggers(self._controller, trial)
-
-
-class NaivePruner(_Finisher):
+def _in_controller(controller: Any, trial: Any) -> None:
     """What a user can do in ten lines: drop finished trials from the controller's lists."""
-
-    def finish(self, trial: Any) -> None:
-        """Take the trial out of what the controller keeps by trial."""
-        controller = self._controller
-        if trial in controller._trials:
-            controller._trials.remove(trial)
-        for name in ("_live_trials", "_stopped_trials", "_failed_trials"):
-            getattr(controller, name).discard(trial)
+    if trial in controller._trials:
+        controller._trials.remove(trial)
+    for name in ("_live_trials", "_stopped_trials", "_failed_trials"):
+        getattr(controller, name).discard(trial)
 
 
-class BothAndMore(NaivePruner):
-    """All that a user can drop by hand: also in the loggers, and what Ray would write of a trial.
-
-    Without that text, finished trials are not in the experiment state.
-    """
-
-    def finish(self, trial: Any) -> None:
-        """Take the trial out of everything that is keyed by it."""
-        super().finish(trial)
-        _forget_in_loggers(self._controller, trial)
-        self._controller._trial_metadata.pop(trial.trial_id, None)
-        self._controller._trials_to_cache.discard(trial)
-        trial.invalidate_json_state()
-        trial.run_metadata.invalidate_cache()
+def _in_experiment_state(controller: Any, trial: Any) -> None:
+    """What Ray would write of a trial. Without it, finished trials are not in the state."""
+    controller._trial_metadata.pop(trial.trial_id, None)
+    controller._trials_to_cache.discard(trial)
+    trial.invalidate_json_state()
+    trial.run_metadata.invalidate_cache()
 
 
 def _ours(name: str, **options: Any) -> Callable[[], Callback]:
     """How to make a callback of this package, which is imported only then."""
-
-    def make() -> Callback:
-        import ray_tune_memguard
-
-        callback: Callback = getattr(ray_tune_memguard, name)(**options)
-        return callback
-
-    return make
+    return lambda: getattr(importlib.import_module("ray_tune_memguard"), name)(**options)
 
 
-def _gate(**options: Any) -> Callable[[], Callback]:
-    return _ours("LaunchGate", pause=0.95, resume=0.85, **options)
+_gate = partial(_ours, "LaunchGate", pause=0.95, resume=0.85)
 
 
 @dataclass(frozen=True)
@@ -141,9 +116,13 @@ BASELINES = {
         "#dd8452",
         environment=(("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1"),),
     ),
-    "logger-clean-up": Baseline("logger clean-up", "#937860", LoggerCleanUp),
-    "naive-pruner": Baseline("naive pruner", "#8172b3", NaivePruner),
-    "by-hand": Baseline("both and more", "#64b5cd", BothAndMore),
+    "logger-clean-up": Baseline("logger clean-up", "#937860", partial(Forgets, _in_loggers)),
+    "naive-pruner": Baseline("naive pruner", "#8172b3", partial(Forgets, _in_controller)),
+    "by-hand": Baseline(
+        "both and more",
+        "#64b5cd",
+        partial(Forgets, _in_controller, _in_loggers, _in_experiment_state),
+    ),
     MEMGUARD: Baseline("MemGuard", "#4c72b0", _ours("MemGuard")),
     # Of `histories`.
     "files": Baseline("MemGuard, Ray's loggers", "#8172b3", _ours("MemGuard", histories="files")),

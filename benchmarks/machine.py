@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import platform
 import subprocess
@@ -23,19 +22,12 @@ def _version(package: str) -> str:
 
 def _commit() -> str:
     """The commit that is checked out, with a ``+`` if files differ from it."""
-    git = functools.partial(
-        subprocess.run,
-        cwd=Path(__file__).resolve().parent,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    command = ["git", "describe", "--always", "--dirty=+", "--exclude=*"]
+    here = Path(__file__).parent
     try:
-        name = git(["git", "rev-parse", "--short", "HEAD"]).stdout.strip()
-        changed = git(["git", "status", "--porcelain", "--untracked-files=no"]).stdout.strip()
+        return subprocess.check_output(command, cwd=here, text=True).strip()
     except (OSError, subprocess.CalledProcessError):
         return "not in a repository"
-    return f"{name}+" if changed else name
 
 
 def machine_line(machine: Mapping[str, str]) -> str:

@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +18,8 @@ from benchmarks.metrics import Points, Record, Round
 from benchmarks.rows import Row
 
 if TYPE_CHECKING:
-    from matplotlib import figure
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
@@ -71,19 +72,11 @@ def format_lines(lines: list[tuple[str, ...]]) -> str:
 
 def write_results(path: Path, head: dict[str, Any], tables: list[Table]) -> None:
     """Write everything that was measured, samples included."""
+    stored = ("label", "values", "threshold", "passed", "ratio")
     sweeps = [
         {
             "title": table.title,
-            "rows": [
-                {
-                    "label": row.label,
-                    "values": row.values,
-                    "threshold": row.threshold,
-                    "passed": row.passed,
-                    "ratio": row.ratio,
-                }
-                for row in table.rows
-            ],
+            "rows": [{name: getattr(row, name) for name in stored} for row in table.rows],
             "runs": table.rounds,
         }
         for table in tables
@@ -91,59 +84,41 @@ def write_results(path: Path, head: dict[str, Any], tables: list[Table]) -> None
     path.write_text(json.dumps(head | {"sweeps": sweeps}) + "\n")
 
 
-class NoMatplotlib(RuntimeError):
-    """matplotlib, which only the picture needs, is not installed."""
-
-    def __init__(self) -> None:
-        super().__init__("no picture: matplotlib is not installed (pip install matplotlib)")
-
-
 @contextlib.contextmanager
 def if_possible() -> Iterator[None]:
-    """Draw in this block; without matplotlib, say so and go on."""
+    """Draw in this block; without matplotlib, which only pictures need, say so and go on."""
     try:
         yield
-    except NoMatplotlib as error:
-        print(error, file=sys.stderr)
+    except ModuleNotFoundError as error:
+        print(f"no picture: {error} (pip install matplotlib)", file=sys.stderr)
 
 
-def new_picture(title: str, width: float, height: float) -> figure.Figure:
-    """Return an empty picture, of inches.
+def new_picture(title: str, width: float, height: float) -> Figure:
+    """Return an empty picture, of inches."""
+    from matplotlib.figure import Figure
 
-    Raises:
-        NoMatplotlib: as it says.
-    """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise NoMatplotlib from error
     picture = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(picture)
     picture.suptitle(title)
     return picture
 
 
 def draw(title: str, tables: list[Table], path: Path) -> None:
     """Write the picture of samples, or of rows as bars, as PNG; none if there is none to draw."""
-    lines = [(table, panel) for table in tables for panel in table.panels]
-    bars = [(table.title, [row for row in table.rows if row.is_drawn]) for table in tables]
-    bars = [(name, rows) for name, rows in bars if rows]
-    if lines:
-        picture = new_picture(title, 6.4 * len(lines), 4.2)
-        for index, (table, panel) in enumerate(lines):
-            _draw_runs(picture.add_subplot(1, len(lines), index + 1), table, panel)
-    elif bars:
-        most = max(len(rows) for _, rows in bars)
-        picture = new_picture(title, 7.0 * len(bars), 1.2 + 0.5 * most)
-        for index, (name, rows) in enumerate(bars):
-            _draw_bars(picture.add_subplot(1, len(bars), index + 1), name, rows)
-    else:
+    plots = [partial(_draw_runs, table, panel) for table in tables for panel in table.panels]
+    width, height = 6.4, 4.2
+    if not plots:
+        bars = {table.title: [row for row in table.rows if row.is_drawn] for table in tables}
+        plots = [partial(_draw_bars, name, rows) for name, rows in bars.items() if rows]
+        width, height = 7.0, 1.2 + 0.5 * max(map(len, bars.values()))
+    if not plots:
         return
+    picture = new_picture(title, width * len(plots), height)
+    for number, plot in enumerate(plots, 1):
+        plot(picture.add_subplot(1, len(plots), number))
     picture.savefig(path, dpi=130)
 
 
-def _draw_runs(axes: Axes, table: Table, panel: Panel) -> None:
+def _draw_runs(table: Table, panel: Panel, axes: Axes) -> None:
     axes.set(title=table.title, xlabel=panel.x_label, ylabel=panel.y_label)
     for name in table.rounds[0]:
         baseline = BASELINES[name]
@@ -160,27 +135,23 @@ def _draw_runs(axes: Axes, table: Table, panel: Panel) -> None:
     axes.legend()
 
 
-def _draw_bars(axes: Axes, title: str, rows: list[Row]) -> None:
+def _draw_bars(title: str, rows: list[Row], axes: Axes) -> None:
     """Draw medians as bars, with lines from the lowest to the highest."""
     names = [name for name in BASELINES if any(name in row.values for row in rows)]
     height = 0.8 / len(names)
     for place, name in enumerate(names):
-        label: str | None = BASELINES[name].title
-        for y, row in enumerate(rows):
-            if row.show is None or name not in row.values:
-                continue
-            found = pd.Series(row.values[name], dtype=float)
-            middle = found.median()
-            bar = axes.barh(
-                y + place / len(names),
-                middle,
-                height,
-                xerr=[[middle - found.min()], [found.max() - middle]],
-                color=BASELINES[name].colour,
-                label=label,
-            )
-            axes.bar_label(bar, [row.show(middle)], padding=3, fontsize=8)
-            label = None
+        values = pd.DataFrame({y: row.values.get(name) for y, row in enumerate(rows)}, dtype=float)
+        found = values.agg(["median", "min", "max"]).dropna(axis=1).T
+        bars = axes.barh(
+            found.index + place / len(names),
+            found["median"],
+            height,
+            xerr=[found["median"] - found["min"], found["max"] - found["median"]],
+            color=BASELINES[name].colour,
+            label=BASELINES[name].title,
+        )
+        shown = [rows[y].show(middle) for y, middle in found["median"].items()]
+        axes.bar_label(bars, shown, padding=3, fontsize=8)
     axes.set_title(title)
     axes.set_yticks([y + 0.4 - height / 2 for y in range(len(rows))])
     axes.set_yticklabels([row.label for row in rows])
