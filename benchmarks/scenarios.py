@@ -68,16 +68,19 @@ Ray alone reads and resumes it, the same trial is best | yes | opened
 Tuner.restore works where MemGuard is not installed | text | restored
 """
 _READING = f"opening it, the best trial, {measures.READ:,} random results"
-_HUNDRED_THOUSAND = f"""
-trials | text | finished
-fit(), per trial | ms | fit_s / at_end finished
-its last upload | s | last_checkpoint total_s
-what else it does beside the loop | s | fit_s - at_end seconds - last_checkpoint total_s
+_LEVEL = f"""
 RSS at trial {LEVEL_AT:,} | MB | level
 RSS rises above that by | MB | rise | <= 60_000_000
 throughput, trials of the first tenth | /s | throughput 0 0.1
 throughput, trials of the last tenth | /s | throughput 0.9 1
 throughput, last by first | factor | throughput 0.9 1 / throughput 0 0.1 | >= 0.9
+"""
+_HUNDRED_THOUSAND = f"""
+trials | text | finished
+fit(), per trial | ms | fit_s / at_end finished
+its last upload | s | last_checkpoint total_s
+what else it does beside the loop | s | fit_s - at_end seconds - last_checkpoint total_s
+{_LEVEL}
 one experiment checkpoint, early | ms | early_checkpoint
 one experiment checkpoint, late | ms | late_checkpoint
 one experiment checkpoint, late by early | factor | late_checkpoint / early_checkpoint | <= 2
@@ -172,11 +175,7 @@ all results are there | yes | whole
 """
 _RATE = f"""
 fit() | s | fit_s
-RSS at trial {LEVEL_AT:,} | MB | level
-RSS rises above that by | MB | rise | <= 60_000_000
-throughput, trials of the first tenth | /s | throughput 0 0.1
-throughput, trials of the last tenth | /s | throughput 0.9 1
-throughput, last by first | factor | throughput 0.9 1 / throughput 0 0.1 | >= 0.9
+{_LEVEL}
 """
 _KILLS = f"""
 the sweep was running | number | of_kills was_running

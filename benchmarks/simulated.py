@@ -16,28 +16,22 @@ to which actor, what is pending, what is live). Only what would talk to another 
 A result goes through pickle on its way to the driver, as it does with Ray, so that the driver owns
 a copy that shares no objects with the trial or with other results.
 
-Trials neither fail nor save: ``save``, ``restore`` and ``train_buffered`` are not simulated. Reused
-actors, stopping and resuming a sweep are.
+Trials neither fail nor save. Actors can be reused, and a sweep be stopped and resumed.
 """
 
 from __future__ import annotations
 
-import os
 import pickle
-import platform
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 
-import ray
 from ray.air.execution._internal import RayActorManager, TrackedActor
 from ray.air.execution._internal.event_manager import RayEventManager
 from ray.air.execution.resources import AcquiredResources, ResourceManager, ResourceRequest
 from ray.tune.execution import tune_controller
-from ray.tune.result import DEBUG_METRICS, STDERR_FILE, STDOUT_FILE, TRIAL_INFO
+from ray.tune.trainable import Trainable
 
 from benchmarks.problem import METRIC, score
 
@@ -55,63 +49,39 @@ class SimulatedRef:
         self.value = value
 
 
-class SimulatedTrainable:
-    """Answer the calls that the controller makes to a trainable, in this process.
-
-    ``train`` returns the keys that a function trainable's result has. The last of
-    ``results_per_trial`` results says ``done``.
-    """
+class SimulatedTrainable(Trainable):
+    """Ray's own trainable, in this process. The last of ``results_per_trial`` says ``done``."""
 
     def __init__(self, results_per_trial: int, config: dict[str, Any]) -> None:
         self._results_per_trial = results_per_trial
-        self._node_ip = ray.util.get_node_ip_address()
-        self.reset(config)
+        super().__init__(dict(config))
 
-    def reset(self, new_config: dict[str, Any], **_: Any) -> bool:
-        """Start a new trial, as ``Trainable.reset`` does for ``reuse_actors``."""
-        self._config = dict(new_config)
-        self._trial_id = self._config.pop(TRIAL_INFO).trial_id
-        self._config.pop(STDOUT_FILE, None)
-        self._config.pop(STDERR_FILE, None)
-        self._iteration = 0
-        self._started = self._last_report = time.time()
-        return True
+    def _setup_logdir(self) -> None:
+        """Make no directory, and stay in this one."""
+
+    def _open_logfiles(self, *_: Any) -> None:
+        """Leave the driver's output alone."""
+
+    def step(self) -> dict[str, Any]:
+        """Return the keys that a function trainable reports."""
+        iteration = self._iteration + 1
+        return {
+            METRIC: score(self.config, iteration),
+            "checkpoint_dir_name": None,
+            "done": iteration >= self._results_per_trial,
+        }
 
     def train(self) -> dict[str, Any]:
-        """Return the next result, with what ``Trainable.train`` fills in."""
-        self._iteration += 1
-        result = {
-            METRIC: score(self._config, self._iteration),
-            "checkpoint_dir_name": None,
-            "done": self._iteration >= self._results_per_trial,
-            "training_iteration": self._iteration,
-            **self.get_auto_filled_metrics(),
-        }
-        return pickle.loads(pickle.dumps(result))
+        """Return the next result, as the driver gets it."""
+        return pickle.loads(pickle.dumps(super().train()))
 
-    def get_auto_filled_metrics(self, debug_metrics_only: bool = False) -> dict[str, Any]:
-        """Return what ``Trainable.get_auto_filled_metrics`` returns."""
-        now = time.time()
-        time_this_iter, self._last_report = now - self._last_report, now
-        metrics = {
-            "trial_id": self._trial_id,
-            "date": datetime.fromtimestamp(now).strftime("%Y-%m-%d_%H-%M-%S"),
-            "timestamp": int(now),
-            "time_this_iter_s": time_this_iter,
-            "time_total_s": now - self._started,
-            "pid": os.getpid(),
-            "hostname": platform.node(),
-            "node_ip": self._node_ip,
-            "config": self._config,
-            "time_since_restore": now - self._started,
-            "iterations_since_restore": self._iteration,
-        }
-        if debug_metrics_only:
-            return {key: value for key, value in metrics.items() if key in DEBUG_METRICS}
-        return metrics
+    def reset(self, new_config: dict[str, Any], **_: Any) -> bool:
+        """Start a new trial, for ``reuse_actors``."""
+        return super().reset(dict(new_config))
 
-    def stop(self) -> None:
-        """Accept the controller's stop."""
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Accept any."""
+        return True
 
     def __ray_ready__(self) -> bool:
         return True

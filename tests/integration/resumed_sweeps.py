@@ -139,7 +139,7 @@ class Trainable(simulated.SimulatedTrainable):
     tries: ClassVar[Counter[int]] = Counter()
 
     def train(self) -> dict[str, Any]:
-        number = self._config["number"]
+        number = self.config["number"]
         if self._iteration == 1 and number in CHOSEN:
             Trainable.tries[number] += 1
             if self.happened == "errored" or (
