@@ -4,8 +4,8 @@
 
 - ``scenarios``: the table of what runs, which baselines, which size, metrics and thresholds;
 - ``metrics``: from a run's record to a number;
-- ``measures``: from a scenario's name and size to a record, by way of child programs;
-- ``children``: the programs that run in a fresh process each;
+- ``measures``: from a job to a record, by way of child programs;
+- ``children``: their functions, each of which runs in a fresh process;
 - ``runner``: runs a scenario, the baselines taking turns;
 - ``rows`` and ``report``: the table, the JSON file and the picture.
 
