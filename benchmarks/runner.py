@@ -343,10 +343,11 @@ def run_scenario(name: str, scenario: Scenario, options: Sequence[str]) -> int:
     stored: dict[str, list[Round]] = {}
     if arguments.again:
         head = {"judged": True, **json.loads(path.read_text())}
-        stored = {one["title"]: one["runs"] for one in head.pop("sweeps")}
+        stored = {one["title"]: one["runs"] for one in head.pop("sweeps", [])}
         sections = [section for section in sections if section.title in stored]
         if not sections:
-            raise ChildFailed(f"{name}.json has other sections: {', '.join(stored)}")
+            there = f"but {', '.join(stored)}" if stored else "and is of an older version"
+            raise ChildFailed(f"{name}.json has none of these sections, {there}")
     sizes = head.setdefault("sizes", {})
     print(f"\n{name}: {scenario.title}")
     print(machine_line(head["machine"]), flush=True)
