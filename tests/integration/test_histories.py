@@ -182,6 +182,52 @@ def test_a_users_own_logger_runs_as_ever(storage: Path) -> None:
 
 
 @pytest.mark.latest_only
+def test_trials_of_one_name_keep_their_own_results(storage: Path) -> None:
+    """Ray makes such names unique by what is there, so an empty directory must stay."""
+    name = {"trial_dirname_creator": lambda trial: "always the same"}
+    case = Case(sweeps.three_reports, tune_config=name, samples=4, concurrent=1)
+    grid = equality.run(case, storage, keep())
+    assert len({result.path for result in grid}) == 4
+    assert of_loggers(grid) == []
+    before = [result.metrics_dataframe["score"].tolist() for result in grid]
+    export_results(grid.experiment_path)
+    again = open_experiment(grid.experiment_path)
+    assert [result.metrics_dataframe["score"].tolist() for result in again] == before
+    assert sorted(map(len, iterations_in(Path(grid.experiment_path)))) == [3] * 4
+
+
+class Later(LoggerCallback):
+    """Goes into the directories of trials when they have ended, as the process of W&B does."""
+
+    def __init__(self) -> None:
+        self.paths: list[str] = []
+        self.seen: list[bool] = []
+
+    def log_trial_end(self, trial: Any, failed: bool = False) -> None:
+        self.paths.append(trial.local_path)
+
+    def on_experiment_end(self, **_: Any) -> None:
+        self.seen = [os.path.isdir(path) for path in self.paths]
+
+
+@pytest.mark.latest_only
+def test_a_users_own_logger_finds_the_directories_of_trials(storage: Path) -> None:
+    logger = Later()
+    case = Case(sweeps.one_report, run_config={"callbacks": [logger]}, samples=3)
+    equality.run(case, storage, keep())
+    assert logger.seen == [True] * 3
+    assert len(set(logger.paths)) == 3
+
+
+@pytest.mark.latest_only
+def test_uploads_leave_no_empty_directory(storage: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TUNE_GLOBAL_CHECKPOINT_S", "0")
+    grid = equality.run(Case(sweeps.one_report, samples=12, concurrent=2), storage, keep())
+    experiment = Path(grid.experiment_path)
+    assert [path.name for path in experiment.iterdir() if path.is_dir()] == [".memguard"]
+
+
+@pytest.mark.latest_only
 def test_without_a_change_of_code(storage: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TUNE_MEMGUARD_HISTORIES", "store")
     monkeypatch.setenv("RAY_TUNE_CALLBACKS", "ray_tune_memguard.MemGuard")

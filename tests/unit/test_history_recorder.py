@@ -27,6 +27,7 @@ class Trial:
 
     def __init__(self, directory: Path) -> None:
         self.local_path = str(directory)
+        self.relative_logdir = directory.name
 
     def init_local_path(self) -> None:
         Path(self.local_path).mkdir(exist_ok=True)

@@ -38,6 +38,8 @@ class RowTable:
         """The DataFrame of all rows, with a column as its index if one is named."""
         import pandas
 
+        if not self._rows and index is None:
+            return pandas.DataFrame()
         width = len(self._columns)
         for number, row in enumerate(self._rows):
             if len(row) < width:

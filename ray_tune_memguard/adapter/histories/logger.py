@@ -107,11 +107,12 @@ class HistoryLogger(LoggerCallback):
         yield self.recorder.finish
 
     def _write_files(self, trial: Trial) -> None:
-        if trial.local_path is not None:
+        # A trial that never started has no directory, and Ray raises for its path.
+        if trial.relative_logdir:
             export.write_files(
                 trial,
                 self.recorder.history(trial.trial_id),
-                Path(trial.local_path),
+                Path(str(trial.local_path)),
                 has_ended=trial.is_finished(),
                 by=[type(replaced) for replaced in self._replaced],
             )
@@ -134,16 +135,18 @@ def install(controller: Controller, notices: Notices) -> HistoryLogger:
     Raises:
         OSError, sqlite3.Error, StoreError: the histories cannot be opened. Nothing was changed.
     """
-    recorder = HistoryRecorder(places.open_for_run(controller), controller, notices)
     callbacks = controller._callbacks._callbacks
     replaced = automatic_loggers(callbacks)
-    made = HistoryLogger(recorder, replaced, controller)
     left_out = set(map(id, replaced))
     kept = [
         callback
         for callback in callbacks
         if id(callback) not in left_out and not isinstance(callback, HistoryLogger)
     ]
+    # The process of Weights & Biases goes into a trial's directory, maybe after the trial's end.
+    stay = any(isinstance(callback, LoggerCallback) for callback in kept)
+    recorder = HistoryRecorder(places.open_for_run(controller), controller, notices, stay)
+    made = HistoryLogger(recorder, replaced, controller)
     # In place: Ray has this list as well, and is walking along it.
     callbacks[:] = [*kept, made]
     return made

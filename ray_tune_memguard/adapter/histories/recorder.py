@@ -19,7 +19,7 @@ from ray.air._internal.json import SafeFallbackEncoder
 from ray.air.constants import EXPR_RESULT_FILE
 
 from ray_tune_memguard.adapter.histories import places
-from ray_tune_memguard.adapter.histories.directories import SpareDirectories
+from ray_tune_memguard.adapter.histories.directories import TrialDirectories
 from ray_tune_memguard.adapter.histories.reading import content_of, results_in
 from ray_tune_memguard.notices import Notices
 from ray_tune_memguard.store.histories import History, HistoryStore
@@ -46,9 +46,16 @@ class HistoryRecorder:
         store: the histories of the experiment, locked for this run.
         controller: the run's controller; it is not kept.
         notices: the log of the run's warnings.
+        directories_stay: whether trials keep their directories, even with nothing in them.
     """
 
-    def __init__(self, store: HistoryStore, controller: Controller, notices: Notices) -> None:
+    def __init__(
+        self,
+        store: HistoryStore,
+        controller: Controller,
+        notices: Notices,
+        directories_stay: bool = False,
+    ) -> None:
         self.store = store
         self.experiment = places.Experiment.of_run(controller)
         self._notices = notices
@@ -63,7 +70,7 @@ class HistoryRecorder:
             # This run's state files will not tell that a run before it has written files.
             places.note_files(store)
         store.set_metadata(**{_STAGING: staging})
-        self._directories = SpareDirectories.of_run(controller)
+        self._directories = TrialDirectories.of_run(controller, directories_stay)
         self._encoder = ResultEncoder(replace=SafeFallbackEncoder().default)
         # Whether that is still to be noted.
         self._has_files = False
@@ -186,27 +193,7 @@ class HistoryRecorder:
         ended, self._ended, self._results = self._ended, {}, {}
         self._starts, self._cleared = {}, set()
         for trial in ended.values():
-            self._remove_if_empty(trial)
-
-    def _remove_if_empty(self, trial: Trial) -> None:
-        """Remove the directories that Ray makes for each trial, unless something is in them.
-
-        Ray takes a name for free if the directory in its staging directory is missing, so that one
-        stays as long as the trial has anything in the storage.
-        """
-        storage, local = trial.storage, trial.local_path
-        if storage is None or local is None or trial.checkpoint:
-            return
-        if isinstance(storage.storage_filesystem, LocalFileSystem):
-            try:
-                os.rmdir(storage.trial_fs_path)
-            except FileNotFoundError:
-                pass
-            except OSError:
-                return
-        elif storage.sync_config.sync_artifacts:
-            return
-        self._directories.take(local)
+            self._directories.leave(trial)
 
     def history(self, trial_id: str) -> History:
         """The results of a trial, also those that are not committed.
@@ -244,7 +231,7 @@ class HistoryRecorder:
         Raises:
             OSError, sqlite3.Error: as :meth:`close`.
         """
-        self._directories.remove()
+        self._directories.remove_spare()
         try:
             self.store.finalize()
         finally:
@@ -255,9 +242,9 @@ class HistoryRecorder:
 def _earlier_file(trial: Trial) -> bytes | None:
     """The ``result.json`` that Ray's logger would append to; None if it would begin one."""
     storage = trial.storage
-    if storage is None or trial.local_path is None:
+    if storage is None or not trial.relative_logdir:
         return None
     if trial.checkpoint:
         path = PurePosixPath(storage.trial_fs_path, EXPR_RESULT_FILE)
         return content_of(storage.storage_filesystem, str(path))
-    return content_of(LocalFileSystem(), os.path.join(trial.local_path, EXPR_RESULT_FILE))
+    return content_of(LocalFileSystem(), os.path.join(str(trial.local_path), EXPR_RESULT_FILE))

@@ -30,6 +30,7 @@ from ray.tune.experiment import Trial
 
 from ray_tune_memguard.adapter import boundary
 from ray_tune_memguard.adapter.boundary import Policy, RaysOwn
+from ray_tune_memguard.adapter.histories.directories import is_taken_away
 from ray_tune_memguard.adapter.paths import DIRECTORY, STATE_FILE_PREFIX, StagingListing
 from ray_tune_memguard.adapter.run.local_copy import copy_directory, copy_file
 from ray_tune_memguard.lazy.trial_list import SpilledTrials
@@ -228,6 +229,8 @@ class IncrementalSyncer(_FilesystemSyncer):
                 if name == DIRECTORY:
                     # Its files follow one by one.
                     rays.call(filesystem.create_dir, target, recursive=True)
+                    continue
+                if is_taken_away(local_path, name):
                     continue
                 version = _version(path)
                 if self._is_due(name, version):
