@@ -7,6 +7,7 @@ import logging
 import os
 import shutil
 import signal
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -532,3 +533,30 @@ def test_a_damaged_store(tmp_path: Path, damage: str, caplog: pytest.LogCaptureF
     if warnings:
         assert f"has {len(done)} finished trials" in warnings[0]
         assert list((path / ".memguard").glob("*.damaged"))
+
+
+def test_a_trial_whose_process_has_died_stays_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray alone writes no more of it than before its death: that it runs."""
+    monkeypatch.setenv("TUNE_GLOBAL_CHECKPOINT_S", "0")
+
+    def train(config: dict[str, Any]) -> None:
+        tune.report({"score": float(config["number"])})
+        if config["number"] == 1:
+            time.sleep(1)  # Until a checkpoint has it.
+            os._exit(1)
+
+    grid = begin(tmp_path, [MemGuard()], train=train, samples=3)
+    assert grid.num_errors == 1
+    path = tmp_path / "sweep"
+    [state_file] = path.glob("experiment_state-*.json")
+    records = json.loads(state_file.read_text())["trial_data"]
+    statuses = sorted(json.loads(state)["status"] for state, _ in records)
+    assert statuses == ["ERROR", "TERMINATED", "TERMINATED"]
+    assert open_experiment(path).num_errors == 1
+    again = restore(path, True, tmp_path / "again").fit()
+    assert again.num_errors == 1
+    assert ran(tmp_path / "again") == []
+    restore(path, True, tmp_path / "restarted", restart_errored=True).fit()
+    assert ran(tmp_path / "restarted") == [1]

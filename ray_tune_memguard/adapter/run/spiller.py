@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ray.tune.experiment import Trial
+
 from ray_tune_memguard.adapter import boundary, contract
 from ray_tune_memguard.adapter.installation import Installation
 from ray_tune_memguard.adapter.run import releasers
@@ -23,8 +25,6 @@ from ray_tune_memguard.private_names import PrivateName
 from ray_tune_memguard.store.trial_store import TrialRow
 
 if TYPE_CHECKING:
-    from ray.tune.experiment import Trial
-
     from ray_tune_memguard.adapter.seam import Controller
 
 
@@ -186,11 +186,13 @@ class Spiller:
         """The trial's last record, if Ray would not write a new one; otherwise None.
 
         Ray writes a new record only of trials that it has marked. It does not mark a paused trial
-        that ends with the experiment, so a restore finds that trial paused.
+        that ends with the experiment, so a restore finds that trial paused. Nor does it mark one
+        whose process has died, which would be running for ever; this one gets its record here.
         """
         controller = self._controller
         known: tuple[str, str] | None = controller._trial_metadata.get(trial.trial_id)
-        return None if trial in controller._trials_to_cache else known
+        is_marked = trial in controller._trials_to_cache or trial.status == Trial.ERROR
+        return None if is_marked else known
 
     def _refuse(self, trial: Trial, reason: str, outcome: Spilled) -> None:
         self._refused.add(id(trial))
