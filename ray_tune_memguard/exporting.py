@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
 
 FORMATS = ("files", "parquet", "csv", "json")
-_SHOW_PROGRESS_AFTER_S = 1.0
 
 
 def export_results(
@@ -108,16 +107,9 @@ def _results(
     path: str, filesystem: FileSystem | None, what: str = "Reading results"
 ) -> Iterator[Result]:
     """All results, with a progress bar on a terminal."""
-    import tqdm
+    from ray_tune_memguard.system.progress_bar import progress_bar
 
-    yield from tqdm.tqdm(
-        iter_results(path, storage_filesystem=filesystem),
-        desc=what,
-        unit="result",
-        delay=_SHOW_PROGRESS_AFTER_S,
-        leave=False,
-        disable=None,
-    )
+    yield from progress_bar(iter_results(path, storage_filesystem=filesystem), what, "result")
 
 
 _WRITERS = {"parquet": _write_parquet, "csv": _write_csv, "json": _write_json}

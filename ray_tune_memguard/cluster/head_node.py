@@ -100,7 +100,7 @@ def advice(
     limit = int(effective(_TASKS, dict(settings), {}))
     of_last = f" of the last {limit // TASKS_PER_TRIAL:,} trials" if limit >= 0 else ""
     text = (
-        f"It keeps the events of every task{of_last} ({keeps}; about 1 KB without them). Set "
+        f"It keeps the events of every task{of_last} ({keeps}, mostly by these). Set "
         f"RAY_{_REPORTS}=0 in the environment before Ray starts, or RAY_{_TASKS}=10000 where "
         "the head starts, which keeps the last 2,000 trials."
     )

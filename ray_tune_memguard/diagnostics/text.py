@@ -82,7 +82,7 @@ def _shortened(path: str, width: int) -> str:
 def title(trials: int, results: int, judgement: Judgement) -> str:
     """The line above the categories of RSS: of which moment they are, and over what they grew."""
     over = f", growth over the last {judgement.span:,} {judgement.unit}s" if judgement.span else ""
-    return f"Memory of the driver after {trials:,} trials and {results:,} results{over}"
+    return f"Memory of the driver after {trials:,} trials and {results:,} results of this run{over}"
 
 
 def parts(trials: int, results: int, found: list[Quantity], judgement: Judgement) -> list[str]:

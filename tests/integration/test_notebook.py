@@ -23,7 +23,7 @@ CELLS = {
 import ray
 from ray import tune
 from ray_tune_memguard import MemGuard, read_deaths, read_trial_memory
-from ray_tune_memguard.adapter.analysis import frames
+from ray_tune_memguard.system import progress_bar
 
 ray.init({address!r}, log_to_driver=False, logging_level="ERROR")
 guard = MemGuard(every_trials=5, growth_budget=1.0, sample_every_trials=5)
@@ -33,7 +33,7 @@ guard = MemGuard(every_trials=5, growth_budget=1.0, sample_every_trials=5)
     "deaths": "read_deaths(grid.experiment_path)",
     "memory": "read_trial_memory(grid.experiment_path)",
     # As if reading took long.
-    "reading": "frames._SHOW_PROGRESS_AFTER_S = 0\nframe = grid.get_dataframe()",
+    "reading": "progress_bar.SHOW_AFTER_S = 0\nframe = grid.get_dataframe()",
     "end": "ray.shutdown()",
 }
 

@@ -75,7 +75,7 @@ def test_a_diagnosis_shows_who_grows_first() -> None:
         f"{HOSTILE} → list",
         "Clear it.",
     ]
-    assert "Memory of the driver after 1,000 trials and 2,000 results" in texts[first:]
+    assert "Memory of the driver after 1,000 trials and 2,000 results of this run" in texts[first:]
     for text in ("mine.Node", "+1.00", "Mine.kept → Node", "rss", "300.0 MiB", "Trim.", "raylet"):
         assert text in texts
     assert "shared: not known, because this system has no <smaps>" in texts

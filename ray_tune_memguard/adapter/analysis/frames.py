@@ -12,7 +12,6 @@ from contextlib import suppress
 from typing import TypeGuard
 
 import pandas
-import tqdm
 from ray.tune.analysis import experiment_analysis
 from ray.tune.analysis.experiment_analysis import ExperimentAnalysis
 from ray.tune.experiment import Trial
@@ -25,8 +24,7 @@ from ray_tune_memguard.adapter.analysis.trial_reader import TrialReader
 from ray_tune_memguard.lazy.best import MODES
 from ray_tune_memguard.lazy.containers import LazyTrialDict
 from ray_tune_memguard.lazy.trial_list import SpilledTrials
-
-_SHOW_PROGRESS_AFTER_S = 1.0
+from ray_tune_memguard.system.progress_bar import progress_bar
 
 
 def dataframe(
@@ -169,9 +167,7 @@ class _RowReader:
 
 
 def _with_progress(trials: SpilledTrials[Trial]) -> Iterable[Trial]:
-    return tqdm.tqdm(
-        trials, desc="Reading results", unit="trial", delay=_SHOW_PROGRESS_AFTER_S, leave=False
-    )
+    return progress_bar(trials, "Reading results")
 
 
 def is_spilled(trials: object) -> TypeGuard[SpilledTrials[Trial]]:

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePath, PurePosixPath
 
-import tqdm
 from pyarrow.fs import FileSelector, FileSystem, LocalFileSystem
 from ray.air.constants import EXPR_RESULT_FILE
 from ray.tune.experiment import Trial
@@ -21,8 +20,8 @@ from ray_tune_memguard.adapter.location import Experiment
 from ray_tune_memguard.adapter.restore.opened import trials_of
 from ray_tune_memguard.adapter.run.releasers import TensorboardExitHooks, tensorboard_exit_hooks
 from ray_tune_memguard.store.histories import HistoryStore
+from ray_tune_memguard.system.progress_bar import progress_bar
 
-_SHOW_PROGRESS_AFTER_S = 1.0
 _RELEASE_EVERY_TRIALS = 50
 
 
@@ -39,9 +38,7 @@ def export_files(path: str, filesystem: FileSystem | None, destination: Path | N
     trials = trials_of(path, filesystem)
     if trials is None:
         raise RuntimeError(f"The trials of {path} cannot be read; its run may not be over.")
-    bar = tqdm.tqdm(
-        trials, desc="Writing files", unit="trial", delay=_SHOW_PROGRESS_AFTER_S, leave=False
-    )
+    bar = progress_bar(trials, "Writing files")
     with _closed_writers_released() as hooks, _scratch(experiment, destination) as scratch:
         for number, listed in enumerate(bar):
             trial = trials.cache.peek(listed)

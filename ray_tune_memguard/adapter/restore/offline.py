@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import tqdm
 from pyarrow.fs import FileSystem
 from ray.tune import ResumeConfig
 
@@ -30,11 +29,11 @@ from ray_tune_memguard.adapter.restore.verify import (
 )
 from ray_tune_memguard.store.errors import StoreError, is_locked
 from ray_tune_memguard.store.histories import FILE_NAME, HistoryStore
+from ray_tune_memguard.system.progress_bar import progress_bar
 
 #: What a restore reads.
 STORE, REBUILT, STATE_FILE, NOTHING = "store", "rebuilt store", "state file", "nothing"
 
-_SHOW_PROGRESS_AFTER_S = 1.0
 _NO_CHECKPOINT = "its run ended before its first experiment checkpoint"
 
 
@@ -223,14 +222,7 @@ def _histories(experiment: Experiment) -> Histories | None:
 
 
 def _with_progress(trial_ids: Iterator[str]) -> Iterator[str]:
-    with tqdm.tqdm(
-        trial_ids,
-        desc="Checking results",
-        unit="trial",
-        delay=_SHOW_PROGRESS_AFTER_S,
-        leave=False,
-        disable=None,
-    ) as bar:
+    with progress_bar(trial_ids, "Checking results") as bar:
         yield from bar
 
 

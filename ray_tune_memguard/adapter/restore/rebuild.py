@@ -14,8 +14,6 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import tqdm
-
 from ray_tune_memguard.adapter import paths
 from ray_tune_memguard.adapter.installation import new_summary_index
 from ray_tune_memguard.adapter.location import Experiment
@@ -38,8 +36,8 @@ from ray_tune_memguard.store.files import remove, set_aside
 from ray_tune_memguard.store.snapshot import Snapshot
 from ray_tune_memguard.store.state_reader import StateReader
 from ray_tune_memguard.store.trial_store import TrialRow, TrialStore
+from ray_tune_memguard.system.progress_bar import progress_bar
 
-_SHOW_PROGRESS_AFTER_S = 1.0
 _ROWS_AT_ONCE = 256
 
 
@@ -156,13 +154,10 @@ class _StateFileContent:
         rows: list[tuple[int, TrialRow]] = []
         with (
             experiment.filesystem.open_input_file(state_file.path) as file,
-            tqdm.tqdm(
-                desc=f"Reading {state_file.name}",
-                total=file.size() if parts is None else parts.manifest.end,
+            progress_bar(
+                what=f"Reading {state_file.name}",
                 unit="B",
-                unit_scale=True,
-                delay=_SHOW_PROGRESS_AFTER_S,
-                leave=False,
+                size=file.size() if parts is None else parts.manifest.end,
             ) as bar,
         ):
             read = file.read if parts is None else parts.read_whole(experiment, state_file)

@@ -64,13 +64,15 @@ def _fit(death: Death, trials: list[MemoryUser]) -> str:
     if not sizes or not limit:
         return (
             "Run fewer trials at once (tune.TuneConfig(max_concurrent_trials=…)), or reserve "
-            'memory for each: tune.with_resources(trainable, {"memory": …}).'
+            'memory for each: tune.with_resources(trainable, {"cpu": 1, "memory": …}).'
         )
     largest, count = max(sizes), len(sizes)
     room = max(0, limit - max(0, (death.used_bytes or 0) - sum(sizes)))
     fitting = math.floor(room / (largest * _MARGIN))
     each, left = format_size(largest), format_size(room)
-    reserve = f'tune.with_resources(trainable, {{"memory": {largest * _MARGIN:.2g}}})'
+    # Rounded to two digits. Without "cpu", Ray reserves none.
+    needed = int(float(f"{largest * _MARGIN:.2g}"))
+    reserve = f'tune.with_resources(trainable, {{"cpu": 1, "memory": {needed:_}}})'
     if fitting < 1 and sum(sizes) < (death.used_bytes or 0) * _MIN_SHARE:
         return (
             f"Trials use {format_size(sum(sizes))} of the {format_size(death.used_bytes or 0)} in "

@@ -21,8 +21,8 @@ from ray_tune_memguard.system.kernel_log import KernelEvidence, OomKill
 PHRASES = {
     of.RAY_MEMORY_MONITOR: "was killed by Ray's memory monitor",
     of.KERNEL_OOM: "was killed by the kernel's OOM killer",
-    of.SIGKILL_OR_EXIT: "was killed by a SIGKILL of another process, or ended itself by os._exit "
-    "(which of both cannot be told)",
+    of.SIGKILL_OR_EXIT: "was killed by a SIGKILL of another process or ended itself by os._exit: "
+    "Ray and the kernel tell both alike",
     of.CRASH: "crashed with {detail}",
     of.SIGTERM: "was ended by a SIGTERM",
     of.EXIT_CODE: "ended itself with exit code {detail}",
