@@ -137,6 +137,7 @@ pythons: $(PYTHONS:%=python-%)  ## The unit tests on the other Pythons (needs uv
 python-%:
 	PYENV_VERSION=$* uv venv --quiet --clear --python $* .venv-python-$*
 	uv pip install --quiet --python .venv-python-$* --only-binary :all: --requirement requirements/dev-ray-$(LATEST).txt
+	uv pip install --quiet --python .venv-python-$* --no-deps --editable .
 	.venv-python-$*/bin/python -m $(PYTEST) tests/unit
 
 lowest:  ## The unit tests with the lowest version of each dependency, on Python 3.10 (needs uv)
@@ -144,6 +145,7 @@ lowest:  ## The unit tests with the lowest version of each dependency, on Python
 	uv pip install --quiet --python .venv-lowest --only-binary :all: --resolution lowest-direct \
 	  --requirement pyproject.toml --extra all
 	uv pip install --quiet --python .venv-lowest pytest pytest-timeout pytest-xdist hypothesis pympler tomli
+	uv pip install --quiet --python .venv-lowest --no-deps --editable .
 	.venv-lowest/bin/python -m $(PYTEST) tests/unit
 
 dist:  ## Wheel and sdist of the last commit, checked, in dist/ (needs uv; REPOSITORY_URL makes links absolute)
