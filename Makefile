@@ -144,7 +144,8 @@ lowest:  ## The unit tests with the lowest version of each dependency, on Python
 	PYENV_VERSION=3.10 uv venv --quiet --clear --python 3.10 .venv-lowest
 	uv pip install --quiet --python .venv-lowest --only-binary :all: --resolution lowest-direct \
 	  --requirement pyproject.toml --extra all
-	uv pip install --quiet --python .venv-lowest pytest pytest-timeout pytest-xdist hypothesis pympler tomli
+	uv pip install --quiet --python .venv-lowest pytest pytest-timeout pytest-xdist hypothesis pympler tomli \
+	  pydantic 'moto[s3]' flask flask-cors
 	uv pip install --quiet --python .venv-lowest --no-deps --editable .
 	.venv-lowest/bin/python -m $(PYTEST) tests/unit
 

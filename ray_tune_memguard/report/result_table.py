@@ -99,8 +99,9 @@ class _Column:
         try:
             whole = pyarrow.concat_tables(tables, promote_options="permissive").column(0)
         except _NO_COMMON_TYPE:
-            return None
-        return None if _has_empty_struct(whole.type) else whole
+            # Older versions of Arrow find a type for values that they find none for their types.
+            whole = _array_of(self._values())
+        return None if whole is None or _has_empty_struct(whole.type) else whole
 
     def _values(self) -> list[object]:
         return [
@@ -148,7 +149,9 @@ def _has_empty_struct(kind: pyarrow.DataType) -> bool:
     """Whether there is a structure without fields in a type; Parquet has none."""
     import pyarrow
 
-    fields = [kind.field(number) for number in range(kind.num_fields)]
-    return (pyarrow.types.is_struct(kind) and not fields) or any(
-        _has_empty_struct(field.type) for field in fields
-    )
+    if pyarrow.types.is_list(kind):
+        return _has_empty_struct(kind.value_type)
+    if not pyarrow.types.is_struct(kind):
+        return False
+    inner = [kind[number].type for number in range(kind.num_fields)]
+    return not inner or any(map(_has_empty_struct, inner))
