@@ -16,7 +16,6 @@ large as allowed, or when the disk is nearly full.
 from __future__ import annotations
 
 import atexit
-import contextlib
 import glob
 import os
 import shutil
@@ -163,16 +162,14 @@ class Profile:
 
     def _watch(self) -> None:
         while not self._is_stopped.wait(_WATCH_EVERY_S):
-            self.end_if_too_large()
-
-    def end_if_too_large(self) -> None:
-        """Stop tracking if there is no room for more."""
-        with contextlib.suppress(OSError):  # A file that was removed meanwhile, say.
-            disk = shutil.disk_usage(os.path.dirname(self.path))
-            if sum(map(os.path.getsize, files_of(self.path))) > self._max_size:
-                self.end(TOO_LARGE)
-            elif disk.free < _MIN_FREE_SHARE * disk.total:
-                self.end(DISK_FULL)
+            try:
+                disk = shutil.disk_usage(os.path.dirname(self.path))
+                if sum(map(os.path.getsize, files_of(self.path))) > self._max_size:
+                    self.end(TOO_LARGE)
+                elif disk.free < _MIN_FREE_SHARE * disk.total:
+                    self.end(DISK_FULL)
+            except OSError:  # A file that was removed meanwhile, say.
+                continue
 
 
 def _stopping_first(original: type, profile: Profile) -> type:
@@ -247,9 +244,6 @@ def stop(_actor: object) -> Stopped:
         names = vars(sys.modules["memray"])
         profile: Profile = names[_ATTRIBUTE]
         names[_ATTRIBUTE] = None
-        if len(files_of(profile.path)) > 1:
-            # A forked process may have ended its profile since the last look.
-            profile.end_if_too_large()
         profile.end("")
         return profile.result()
     except Exception as error:
