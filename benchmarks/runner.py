@@ -14,14 +14,14 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime, timezone
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TextIO, TypeAlias
 
 from benchmarks.baselines import BASELINES, MEMGUARD, RAY, TWO
-from benchmarks.child import RECORD_VARIABLE, samples_path
+from benchmarks.child import RECORD_VARIABLE, Task, samples_path
 from benchmarks.machine import describe_machine, machine_line
 from benchmarks.metrics import Record, Round
 from benchmarks.report import Panel, Table, draw, format_table, if_possible, write_results
@@ -40,22 +40,14 @@ Command: TypeAlias = Callable[[Sequence[str]], int]
 
 
 @dataclass(frozen=True)
-class Job:
-    """One run that is to be measured.
+class Job(Task):
+    """One run that is to be measured: what its child programs are told, and more.
 
     Args:
-        baseline: who runs.
-        size: trials, or whatever the section counts.
-        number: of the round, from 0 on; also the seed.
-        directory: for this run alone.
-        shared: for all runs of the section.
+        shared: a directory for all runs of the section; ``directory`` is for this run alone.
         progress: a line of its own.
     """
 
-    baseline: str
-    size: int
-    number: int
-    directory: Path
     shared: Path
     progress: Progress
 
@@ -68,8 +60,7 @@ class Job:
         **options: Any,
     ) -> Record:
         """Run a child program with this job and these options; see :func:`record_of`."""
-        names = ("baseline", "size", "number", "directory")
-        task = {name: getattr(self, name) for name in names}
+        task = {field.name: getattr(self, field.name) for field in fields(Task)}
         return record_of(
             ["benchmarks.child", program, json.dumps(task, default=str), json.dumps(options)],
             self.directory,

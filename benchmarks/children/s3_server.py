@@ -17,6 +17,8 @@ from moto.moto_server.werkzeug_app import (
 )
 from werkzeug.serving import make_server
 
+from tests.integration.local_s3 import filesystem_of
+
 
 def _serve(port: Connection, sent: Any) -> None:
     logging.getLogger("werkzeug").setLevel(logging.WARNING)
@@ -48,13 +50,5 @@ def start_server(bucket: str) -> tuple[pyarrow.fs.FileSystem, Callable[[], int]]
     sent = context.Value("q")
     ours, theirs = context.Pipe(duplex=False)
     context.Process(target=_serve, args=(theirs, sent), daemon=True).start()
-    filesystem = pyarrow.fs.S3FileSystem(
-        access_key="any",
-        secret_key="any",
-        region="us-east-1",
-        scheme="http",
-        endpoint_override=f"127.0.0.1:{ours.recv()}",
-        allow_bucket_creation=True,
-    )
-    filesystem.create_dir(bucket)
+    filesystem = filesystem_of(f"127.0.0.1:{ours.recv()}", bucket)
     return filesystem, lambda: int(sent.value)

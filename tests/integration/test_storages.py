@@ -18,6 +18,7 @@ from ray_tune_memguard import MemGuard, install, open_experiment, read_rss_serie
 from ray_tune_memguard.adapter.run.part_uploads import PartUploads
 from tests.integration import equality, sweeps
 from tests.integration.equality import Both, Case
+from tests.integration.local_s3 import filesystem_of
 
 
 @pytest.fixture
@@ -34,16 +35,7 @@ def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[pyarrow.fs.FileSystem]:
     server = server_module.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
-    filesystem = pyarrow.fs.S3FileSystem(
-        access_key="any",
-        secret_key="any",
-        region="us-east-1",
-        scheme="http",
-        endpoint_override=f"{host}:{port}",
-        allow_bucket_creation=True,
-    )
-    filesystem.create_dir("bucket")
-    yield filesystem
+    yield filesystem_of(f"{host}:{port}", "bucket")
     server.stop()
 
 

@@ -208,7 +208,7 @@ def _histories(experiment: Experiment) -> Histories | None:
     except StoreError as error:
         return replace(found, damage=str(error))
     try:
-        for trial_id in _with_progress(store.trial_ids()):
+        for trial_id in progress_bar(store.trial_ids(), "Checking results"):
             history = store.history(trial_id)
             found = replace(
                 found, trials=found.trials + 1, results=found.results + len(history.results)
@@ -219,11 +219,6 @@ def _histories(experiment: Experiment) -> Histories | None:
     finally:
         store.close()
     return found
-
-
-def _with_progress(trial_ids: Iterator[str]) -> Iterator[str]:
-    with progress_bar(trial_ids, "Checking results") as bar:
-        yield from bar
 
 
 @contextmanager
