@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import atexit
 import glob
+import mmap
 import os
 import shutil
 import sys
@@ -31,6 +32,7 @@ IN_USE = "the trial's code uses memray itself, and a process can have one tracke
 HAS_PROFILE_FUNCTION = "its code has set a profile function, which memray would replace"
 TOO_LARGE = "its file had reached max_size"
 DISK_FULL = "the disk was nearly full"
+_NO_ROOM = ("", TOO_LARGE, DISK_FULL)
 
 #: The attribute of the module memray that holds the running profile. Functions that are sent by
 #: value share no globals.
@@ -89,6 +91,9 @@ class Profile:
         self._lock = threading.Lock()
         self._is_stopped = threading.Event()
         self._early = ""
+        # An index of `_NO_ROOM`. Forked processes share it: one whose profile had to end has closed
+        # its file, which is smaller then, so that its size does not tell.
+        self._no_room = mmap.mmap(-1, 1)
         # The other form is written when the process ends, which forked ones end without.
         records_all = settings["survive_kill"] or settings["follow_fork"]
         kinds = memray.FileFormat
@@ -148,6 +153,8 @@ class Profile:
                 return
             self._is_stopped.set()
             self._early = reason
+            if reason in _NO_ROOM[1:]:
+                self._no_room[0] = _NO_ROOM.index(reason)
             vars(self._memray)["Tracker"] = self._original
             self._tracker.__exit__(None, None, None)
         atexit.unregister(self.end)
@@ -158,7 +165,7 @@ class Profile:
         if not self._records_all or os.path.getsize(self.path) <= _MAX_READ_BYTES:
             with self._memray.FileReader(self.path) as reader:
                 peak = reader.metadata.peak_memory
-        return {"peak": peak, "early": self._early}
+        return {"peak": peak, "early": self._early or _NO_ROOM[self._no_room[0]]}
 
     def _watch(self) -> None:
         while not self._is_stopped.wait(_WATCH_EVERY_S):
