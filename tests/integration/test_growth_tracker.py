@@ -220,9 +220,7 @@ def test_alone_it_names_what_ray_keeps(
     found = tracker.diagnosis()
     named = {holder.name for holder in found.holders}
     assert found.holders[0].name == "TuneController._trials"
-    # Which of Ray's smaller holders grow in steps, and so steadily enough, depends on the samples.
-    others = named - {"TuneController._trials"}
-    assert any(name.startswith(("TuneController.", "RayActorManager.")) for name in others)
+    assert "TuneController._stopped_trials" in named
     assert "add MemGuard()" in found.holders[0].advice
     lines = [record.getMessage() for record in caplog.records]
     assert sum("TuneController._trials grows by" in line for line in lines) >= 1
