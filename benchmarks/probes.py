@@ -43,11 +43,12 @@ def measured(record: dict[str, Any]) -> Iterator[None]:
     started = time.perf_counter()
     yield
     record["seconds"] = time.perf_counter() - started
-    record["peak"] = _peak_bytes() - before
+    record["peak"] = peak_bytes() - before
     record["rss"] = resident_bytes() - before
 
 
-def _peak_bytes() -> int:
+def peak_bytes() -> int:
+    """Return the highest RSS that this process has had, as the kernel has it (``VmHWM``)."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
 

@@ -79,8 +79,9 @@ _HUNDRED_THOUSAND = f"""
 trials | text | finished
 fit(), per trial | ms | fit_s / at_end finished
 its last upload | s | last_checkpoint total_s
-what else it does beside the loop | s | fit_s - at_end seconds - last_checkpoint total_s
+what else it does beside the loop | s | fit_s - at_end seconds - last_checkpoint total_s | <= 3
 {_LEVEL}
+the highest RSS, by the end of fit(), above that | MB | peak - level | <= 60_000_000
 one experiment checkpoint, early | ms | early_checkpoint
 one experiment checkpoint, late | ms | late_checkpoint
 one experiment checkpoint, late by early | factor | late_checkpoint / early_checkpoint | <= 2
@@ -88,7 +89,7 @@ experiment state file | MB | last_checkpoint state_bytes
 all files beside the trials' | MB | bytes_beside_trials
 {_READING} | s | reading:seconds | <= 2
 {_READING}: peak | MB | reading:peak | <= 30_000_000
-resuming it, with nothing left to do | s | resuming:seconds
+resuming it, with nothing left to do | s | resuming:seconds | <= 4
 resuming it, with nothing left to do: peak | MB | resuming:peak
 """
 # Early is around a tenth of the trials.

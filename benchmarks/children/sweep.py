@@ -19,7 +19,13 @@ from ray.tune import ResultGrid
 from benchmarks import child
 from benchmarks.baselines import BASELINES
 from benchmarks.outcome import describe
-from benchmarks.probes import Recorder, object_store_bytes, resident_bytes, time_checkpoints
+from benchmarks.probes import (
+    Recorder,
+    object_store_bytes,
+    peak_bytes,
+    resident_bytes,
+    time_checkpoints,
+)
 from benchmarks.problem import METRIC, make_trainable
 from benchmarks.simulated import install_simulated_actors
 
@@ -102,7 +108,7 @@ def run_sweep(
     with simulation if is_simulated else contextlib.nullcontext():
         grid = tuner.fit()
     fit_seconds = time.perf_counter() - started
-    rss_after_fit = resident_bytes()
+    rss_after_fit, peak = resident_bytes(), peak_bytes()
     gc.collect()
     rss_after_gc = resident_bytes()
     bytes_beside_trials = _bytes_beside_trials(Path(grid.experiment_path))
@@ -113,6 +119,7 @@ def run_sweep(
         "memguard_imported": "ray_tune_memguard" in sys.modules,
         "fit_s": fit_seconds,
         "read_all_s": time.perf_counter() - started,
+        "peak": peak,
         "rss_after_fit": rss_after_fit,
         "rss_after_gc": rss_after_gc,
         "rss_after_read_all": resident_bytes(),

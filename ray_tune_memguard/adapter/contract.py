@@ -48,6 +48,7 @@ RELEASE_OLD_REPORTER = "release_old_reporter"
 RELEASE_MLFLOW = "release_mlflow"
 RELEASE_AIM = "release_aim"
 PROGRESS = "progress"
+LAST_TABLE = "last_table"
 LAZY_RESULTS = "lazy_results"
 BEST_TRIAL = "best_trial"
 OPEN = "open"
@@ -90,6 +91,7 @@ WITHOUT: dict[str, str] = {
     RELEASE_AIM: "finished trials stay in the Aim logger",
     PROGRESS: "progress output reads all trials",
     LAZY_RESULTS: "the results of all trials are loaded at the end of the run",
+    LAST_TABLE: "the console's last table of all trials is made as a whole, in memory",
     BEST_TRIAL: "the search for the best result reads all trials",
     OPEN: "experiments are opened from the experiment state file, as Ray does",
     RESUME: "experiments are resumed from the experiment state file, as Ray does",
@@ -232,6 +234,8 @@ NAMES: tuple[PrivateName, ...] = (
     # Progress output.
     *_of(_NEW_OUTPUT, PROGRESS, "_get_trials_by_state(trials)", "_get_trials_with_error(trials)"),
     *_of(f"{_NEW_OUTPUT}:TuneReporterBase", PROGRESS, "_get_heartbeat(trials)", "_metric"),
+    *_of(_NEW_OUTPUT, LAST_TABLE, "tabulate(tabular_data, headers, tablefmt)"),
+    *_of(f"{_NEW_OUTPUT}:TuneTerminalReporter", LAST_TABLE, "_print_heartbeat(trials)"),
     *_of(_OLD_OUTPUT, PROGRESS, "_get_trials_by_state(trials)"),
     *_of(f"{_OLD_OUTPUT}:TuneReporterBase", PROGRESS, "_progress_str(trials)", "_metric"),
     *_of(f"{_OLD_OUTPUT}:TuneReporterBase", PROGRESS, "_sort_by_metric", "_inferred_metrics"),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import re
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,9 @@ from ray import tune
 from ray.tune.experimental import output
 
 from ray_tune_memguard import MemGuard
+from ray_tune_memguard.adapter.analysis import last_table
 from ray_tune_memguard.lazy.trial_list import SpilledTrials
+from ray_tune_memguard.report import long_table
 from tests.integration import sweeps
 
 
@@ -65,6 +69,9 @@ def texts(trials: Any, done: bool) -> dict[str, Any]:
     made["old short"] = without_time(
         old_reporter("score", max_progress_rows=3, max_error_rows=1)._progress_str(trials, done)
     )
+    with redirect_stdout(io.StringIO()) as out:
+        new_reporter("score")._print_heartbeat(trials, "resources", force=done)
+    made["printed"] = without_time(out.getvalue())
     made["errors"] = [str(trial) for trial in output._get_trials_with_error(trials)]
     for name in list(made):
         if name.startswith("new"):
@@ -94,7 +101,11 @@ class Compare(tune.Callback):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("trainable", [sweeps.fails_sometimes, sweeps.fails_first_time])
-def test_reports_on_spilled_trials_equal_those_on_all(storage: Path, trainable: Any) -> None:
+def test_reports_on_spilled_trials_equal_those_on_all(
+    storage: Path, trainable: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(last_table, "_MIN_ROWS", 2)
+    monkeypatch.setattr(long_table, "_BLOCK_ROWS", 3)
     Compare.compared = 0
     grid = sweeps.fit(
         trainable,

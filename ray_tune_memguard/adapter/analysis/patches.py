@@ -49,6 +49,17 @@ def _of_progress() -> tuple[Patch, ...]:
     )
 
 
+def _of_last_table() -> tuple[Patch, ...]:
+    from ray.tune.experimental import output
+
+    from ray_tune_memguard.adapter.analysis import last_table
+
+    return (
+        _patch(output.TuneTerminalReporter, "_print_heartbeat", last_table.print_heartbeat),
+        _patch(output, "tabulate", last_table.table),
+    )
+
+
 def _of_lazy_results() -> tuple[Patch, ...]:
     from ray.tune import ExperimentAnalysis, ResultGrid
 
@@ -141,6 +152,7 @@ def _of_spare_directories() -> tuple[Patch, ...]:
 #: The patches by capability. Their modules are imported only if the capability is on.
 PATCHES: dict[str, Callable[[], tuple[Patch, ...]]] = {
     contract.PROGRESS: _of_progress,
+    contract.LAST_TABLE: _of_last_table,
     contract.LAZY_RESULTS: _of_lazy_results,
     contract.BEST_TRIAL: _of_best_trial,
     contract.OPEN: _of_opening,
