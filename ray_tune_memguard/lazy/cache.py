@@ -36,6 +36,7 @@ import logging
 import threading
 import weakref
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Generic
 
@@ -202,18 +203,26 @@ class TrialCache(Generic[TrialT]):
         with self._lock:
             return self.load_detached(trial.trial_id) if is_ghost(trial) else trial
 
-    def peek_for_report(self, row: TrialRow) -> TrialT:
-        """The trial of this row, or one that has only what a report on all trials reads."""
+    def ghosts(self, rows: Sequence[TrialRow]) -> list[TrialT]:
+        """The :meth:`ghost` of each row."""
+        return [self.ghost(row) for row in rows]
+
+    def peek_for_report(self, rows: Sequence[TrialRow]) -> list[TrialT]:
+        """The trial of each row, or one that has only what a report on all trials reads."""
         with self._lock:
-            trial = self.live.get(row.trial_id)
-            if trial is not None and not is_ghost(trial):
-                return trial
-            raw = self._raw(row.trial_id, self._version)
-            if raw is None:
-                record = self.store.state_record(row.trial_id)
-                state = self.codec.load_record_for_report(record)
-            else:
-                state = self.codec.load_for_report(raw)
+            states = self.store.states([row.position for row in rows])
+            return [self._peek_for_report(*each) for each in zip(rows, states, strict=True)]
+
+    def _peek_for_report(self, row: TrialRow, raw: bytes | None) -> TrialT:
+        trial = self.live.get(row.trial_id)
+        if trial is not None and not is_ghost(trial):
+            return trial
+        if self.has_changes:
+            raw = self._changed.get(row.trial_id, self._version) or raw
+        if raw is None:
+            state = self.codec.load_record_for_report(self.store.state_record(row.trial_id))
+        else:
+            state = self.codec.load_for_report(raw)
         part = object.__new__(self.codec.trial_class)
         attributes(part).update(state)
         return part

@@ -79,6 +79,9 @@ class TrialRows(Protocol):
     def state(self, trial_id: str) -> bytes | None:
         """The codec's dump; None if another process dumped it. Raises KeyError without a row."""
 
+    def states(self, positions: Sequence[int]) -> Sequence[bytes | None]:
+        """The :meth:`state` at each of some hundred positions. Raises KeyError without a row."""
+
     def state_record(self, trial_id: str) -> bytes:
         """The trial's record in the experiment state file. Raises KeyError without a row."""
 

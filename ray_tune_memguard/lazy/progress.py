@@ -65,7 +65,7 @@ class StatusGroup(list[TrialT]):
     def __init__(self, trials: SpilledTrials[TrialT], status: str, only_reads: bool) -> None:
         super().__init__()
         cache = trials.cache
-        self._spilled = cache.peek_for_report if only_reads else cache.ghost
+        self._read = cache.peek_for_report if only_reads else cache.ghosts
         self._store = cache.store
         self._status = status
         self._in_memory = sorted(trials.in_memory_with(status).items())
@@ -81,12 +81,12 @@ class StatusGroup(list[TrialT]):
         given = 0
         after = -1
         while rows := self._store.with_status(self._status, after, _WINDOW):
-            for row in rows:
+            spilled = [row for row in rows if row.position not in self._uncounted]
+            for row, trial in zip(spilled, self._read(spilled), strict=True):
                 while given < len(self._in_memory) and self._in_memory[given][0] < row.position:
                     yield self._in_memory[given][1]
                     given += 1
-                if row.position not in self._uncounted:
-                    yield self._spilled(row)
+                yield trial
             after = rows[-1].position
         for _, trial in self._in_memory[given:]:
             yield trial
@@ -110,7 +110,7 @@ def _deciding_trials(
             summaries.follow(metric, trials.spilled(trials.cache.peek_for_report))
         except AttributeError:
             # Another Ray's `last_result` reads more of a trial than these have.
-            summaries.follow(metric, trials.spilled(trials.cache.ghost))
+            summaries.follow(metric, trials.spilled(trials.cache.ghosts))
     rows = [row for status in FINISHED for row in store.with_status(status, after=-1, limit=1)]
     if errors:
         rows += store.with_error()

@@ -136,16 +136,21 @@ class SpilledTrials(list[TrialT]):
             position = row.position
         return position
 
-    def spilled(self, read: Callable[[TrialRow], TrialT]) -> Iterator[tuple[int, TrialT]]:
+    def spilled(
+        self, read: Callable[[Sequence[TrialRow]], Sequence[TrialT]]
+    ) -> Iterator[tuple[int, TrialT]]:
         """The position of each trial whose state is in the store, in order, and the trial.
 
         Args:
-            read: returns the trial of a row.
+            read: returns the trials of some rows.
         """
         for start in range(0, self._next_position, _WINDOW):
-            for row in self.cache.store.rows(start, start + _WINDOW):
-                if row.position not in self._resident and row.position not in self._removed:
-                    yield row.position, read(row)
+            rows = [
+                row
+                for row in self.cache.store.rows(start, start + _WINDOW)
+                if row.position not in self._resident and row.position not in self._removed
+            ]
+            yield from zip((row.position for row in rows), read(rows), strict=True)
 
     def best_candidates(self, metric: str, mode: str, scope: str) -> list[TrialT] | None:
         """Trials, in order, that include the best of all; None if only reading all trials finds it.

@@ -47,8 +47,7 @@ class TrialQueries:
         Raises:
             KeyError: no such trial is in the store.
         """
-        packed = self._value("state", trial_id) if self._has_states else None
-        return None if packed is None else self._compressors.unpack("state", packed)
+        return self._unpacked(self._value("state", trial_id) if self._has_states else None)
 
     def has_state(self, trial_id: str) -> bool:
         """Whether :meth:`state` returns one.
@@ -75,6 +74,9 @@ class TrialQueries:
         """
         return self._compressors.unpack("entry", self._value("entry", trial_id))
 
+    def _unpacked(self, state: bytes | None) -> bytes | None:
+        return None if state is None else self._compressors.unpack("state", state)
+
     def _value(self, column: str, trial_id: str) -> Any:
         found = self._all(f"SELECT {column} FROM trial WHERE trial_id = ?", (trial_id,))
         if not found:
@@ -82,6 +84,18 @@ class TrialQueries:
         return found[0][0]
 
     # Some trials.
+
+    def states(self, positions: Sequence[int]) -> list[bytes | None]:
+        """The :meth:`state` of the trial at each of some hundred positions.
+
+        Raises:
+            KeyError: no trial is at one of them.
+        """
+        if not self._has_states:
+            return [None] * len(positions)
+        query = f"SELECT seq, state FROM trial WHERE seq IN ({', '.join('?' * len(positions))})"
+        found = dict(self._all(query, positions))
+        return [self._unpacked(found[position]) for position in positions]
 
     def rows(self, start: int, stop: int) -> list[SpilledRow]:
         """The spilled trials with ``start <= position < stop``, in order."""

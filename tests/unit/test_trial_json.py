@@ -325,8 +325,8 @@ def test_a_serializer_of_the_users_is_used(tmp_path: Path) -> None:
 def test_types_that_were_read_back_are_not_read_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    loads, read = unpickling.loads, []
-    monkeypatch.setattr(unpickling, "loads", lambda raw: [loads(raw), read.append(raw)][0])
+    load, read = unpickling.load_second, []
+    monkeypatch.setattr(unpickling, "load_second", lambda raw: [load(raw), read.append(raw)][0])
     codec = TrialStateCodec(make_trial(tmp_path).storage)
     for number in range(4):
         trial = make_trial(tmp_path, number)

@@ -90,38 +90,43 @@ class _ObservedCloudPickler(CloudPickler):
 _rays_own: Mapping[type, Callable[..., object]] = CloudPickler.dispatch.maps[0]
 
 
-def pickle_by(reducers: Reducers, value: object) -> bytes:
-    """Pickle a value with ``reducers`` instead of those of ``copyreg``.
+def pickle_by(reducers: Reducers, *values: object) -> bytes:
+    """Pickle values with ``reducers`` instead of those of ``copyreg``, each behind the other.
+
+    What they share is in the first pickle that has it, so all of them must be read to read the last
+    (``unpickling.load_second``).
 
     Raises:
-        Exception: the value cannot be pickled.
+        Exception: a value cannot be pickled.
     """
     buffer = io.BytesIO()
     pickler = pickle.Pickler(buffer, protocol=5)
     pickler.dispatch_table = reducers
-    pickler.dump(value)
+    for value in values:
+        pickler.dump(value)
     return buffer.getvalue()
 
 
-def pickle_plainly(value: object) -> Pickled:
-    """Pickle a value as Python does.
+def pickle_plainly(*values: object) -> Pickled:
+    """Pickle values as Python does, each behind the other.
 
     Raises:
-        Exception: the value cannot be pickled so, or Ray would not pickle it so.
+        Exception: a value cannot be pickled so, or Ray would not pickle it so.
     """
     reducers = _ObservedReducers()
-    raw = pickle_by(reducers, value)
+    raw = pickle_by(reducers, *values)
     is_odd = any(issubclass(kind, _ODD) for kind in reducers.kinds) or _NOT_FINITE.search(raw)
     return Pickled(raw, reducers.kinds, not is_odd)
 
 
-def pickle_as_ray(value: object) -> Pickled:
-    """Pickle a value by Ray's cloudpickle, which knows lambdas and the code of scripts.
+def pickle_as_ray(*values: object) -> Pickled:
+    """Pickle values by Ray's cloudpickle, which knows lambdas and the code of scripts.
 
     Raises:
-        Exception: the value cannot be pickled.
+        Exception: a value cannot be pickled.
     """
     buffer = io.BytesIO()
     pickler = _ObservedCloudPickler(buffer)
-    pickler.dump(value)
+    for value in values:
+        pickler.dump(value)
     return Pickled(buffer.getvalue(), pickler.observed.kinds)

@@ -12,8 +12,8 @@ from ray_tune_memguard.store.trial_store import TrialRow
 
 Result = dict[str, object]
 
-# What Ray's reports read of a trial beside its config and its last result.
-_REPORTED = (
+#: What Ray's reports read of a trial beside its config and its last result.
+REPORTED = (
     "trial_id",
     "status",
     "trainable_name",
@@ -47,7 +47,7 @@ def reported_of_record(record: bytes) -> tuple[dict[str, object], Result]:
     """What a report on all trials reads: attributes of a trial, and its last result."""
     state_json, metadata_json = orjson.loads(record)
     state = parse(state_json)
-    attributes = {name: state[name] for name in _REPORTED}
+    attributes = {name: state[name] for name in REPORTED}
     attributes["config"] = _decoded(state["config"])
     return attributes, _decoded(parse(metadata_json)["last_result"])
 

@@ -3,7 +3,8 @@
 A trial has two serialized forms:
 
 - :meth:`TrialStateCodec.dump`: everything that the object holds, for this process only. Tuples stay
-  tuples, and the parts that all trials of a run share (file system, syncer) stay shared.
+  tuples, and the parts that all trials of a run share (file system, syncer) stay shared. What a
+  report on all trials reads is a pickle of its own before the rest, which refers to it.
 - :meth:`TrialStateCodec.json_state`: its state record, in the format of Ray's experiment state file
   (``trial_json``), for any process. Ray's own restore and ours read trials from it.
 """
@@ -35,6 +36,7 @@ from ray_tune_memguard.adapter.serialization.metric_queues import (
 )
 from ray_tune_memguard.adapter.serialization.plain_pickle import pickle_as_ray, pickle_plainly
 from ray_tune_memguard.adapter.serialization.state_record import (
+    REPORTED,
     reported_of_record,
     state_record,
 )
@@ -49,6 +51,8 @@ _SHARED_BY_STORAGE = ("storage_filesystem", "syncer")
 _SHARED_BY_TRIALS = ("trial_name_creator", "trial_dirname_creator")
 # Equal in most trials; unpickling it takes a third of a trial's time.
 _LIKE_OTHERS = {"placement_group_factory": PlacementGroupFactory}
+_REPORTED = (*REPORTED, "config")
+_DEFAULT_RESULT = _REPORTED.index("_default_result_or_future")
 _NO_PROCESS = _TemporaryTrialState()
 
 MetadataT = TypeVar("MetadataT")
@@ -112,7 +116,7 @@ class TrialStateCodec:
         return self._dump(trial, pickled_queues(trial.run_metadata))[0]
 
     def _dump(self, trial: Trial, queues: bytes | None) -> tuple[bytes, bool]:
-        """The pickle, and whether ``json_text.encode`` may encode the trial as plain."""
+        """Both pickles, and whether ``json_text.encode`` may encode the trial as plain."""
         state = dict(trial.__dict__)
         state["_state_json"] = None  # A cache, which Ray fills again.
         temporary = state.pop("temporary_state")
@@ -124,21 +128,25 @@ class TrialStateCodec:
         of_trial = self._split_trial(state)
         state["_default_result_or_future"] = _default_result(trial)
         location = (temporary.location.hostname, temporary.location.pid)
+        reported = [state[name] for name in _REPORTED], trial.run_metadata.last_result
+        if has_reported(trial):
+            # Nothing reads the default result any more.
+            reported[0][_DEFAULT_RESULT] = None
         parts = (state, of_storage, of_trial, location, temporary.num_restore_failures)
         try:
-            pickled = pickle_plainly(parts)
+            pickled = pickle_plainly(reported, parts)
         except Exception:
             # For lambdas and for code of scripts and notebooks. It takes five times as long.
-            pickled = pickle_as_ray(parts)
+            pickled = pickle_as_ray(reported, parts)
         # Some classes can be pickled and not read back: exceptions with two arguments, proxies.
         unread = [kind for kind in pickled.kinds if kind not in self._readable]
         if unread:
-            unpickling.loads(pickled.raw)
+            unpickling.load_second(pickled.raw)
             self._readable.update(unread)
         return pickled.raw, pickled.is_plain
 
     def load(self, raw: bytes) -> dict[str, object]:
-        state, of_storage, of_trial, location, restore_failures = unpickling.loads(raw)
+        state, of_storage, of_trial, location, restore_failures = unpickling.load_second(raw)
         if isinstance(state["storage"], tuple):
             state["storage"] = self._writer.storages.at(state["storage"])
         for name in of_storage:
@@ -154,10 +162,8 @@ class TrialStateCodec:
         return state
 
     def load_for_report(self, raw: bytes) -> dict[str, object]:
-        state: dict[str, object] = unpickling.loads(raw)[0]
-        # Read of a trial that has not reported.
-        state["temporary_state"] = _NO_PROCESS
-        return state
+        values, last_result = unpickling.loads(raw)
+        return _as_reported(dict(zip(_REPORTED, values, strict=True)), last_result)
 
     def load_state_record(self, record: bytes) -> dict[str, object]:
         trial = self.trial_of(*json.loads(record))
@@ -170,9 +176,7 @@ class TrialStateCodec:
         # ten times as long.
         if self._resolves_config:
             return self.load_state_record(record)
-        attributes, last_result = reported_of_record(record)
-        metadata = _ReportedMetadata(last_result)
-        return {**attributes, "run_metadata": metadata, "temporary_state": _NO_PROCESS}
+        return _as_reported(*reported_of_record(record))
 
     @property
     def filesystem(self) -> FileSystem:
@@ -255,6 +259,16 @@ class TrialStateCodec:
     def json_state(self, trial: Trial) -> tuple[str, str]:
         """The trial's state record; it decodes to the same as ``Trial.get_json_state``."""
         return self._writer.write(trial, pickled_queues(trial.run_metadata))
+
+
+def _as_reported(
+    attributes: dict[str, object], last_result: dict[str, object]
+) -> dict[str, object]:
+    """The attributes of a trial that a report reads, with its last result."""
+    attributes["run_metadata"] = _ReportedMetadata(last_result)
+    # Read of a trial that has not reported.
+    attributes["temporary_state"] = _NO_PROCESS
+    return attributes
 
 
 def _is_typical(typical: ValueTemplate, part: object) -> bool:

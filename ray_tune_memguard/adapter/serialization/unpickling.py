@@ -30,8 +30,15 @@ _CLOUDPICKLES = ("cloudpickle.cloudpickle", "cloudpickle.cloudpickle_fast")
 
 
 def loads(raw: bytes) -> Any:
-    """The value of a pickle, also of one by cloudpickle."""
+    """The value of a pickle, also of one by cloudpickle; of several, that of the first."""
     return _Unpickler(io.BytesIO(raw)).load() if _MARK in raw else pickle.loads(raw)
+
+
+def load_second(raw: bytes) -> Any:
+    """The value of the second pickle, which one pickler has written behind the first."""
+    unpickler = (_Unpickler if _MARK in raw else pickle.Unpickler)(io.BytesIO(raw))
+    unpickler.load()
+    return unpickler.load()
 
 
 def has_class(text: str) -> bool:
