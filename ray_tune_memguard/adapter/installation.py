@@ -269,7 +269,8 @@ def install(
     if process is not None and process.is_running:
         # The store could not be created at once, and Ray's upload would overwrite our files.
         raise OSError("Ray is uploading the experiment at the moment")
-    location = RunLocation.of(controller).after_earlier_runs()
+    location = RunLocation.of(controller)
+    location = location.after_earlier_runs(location.experiment.newest_state_file())
     controller._session_str = location.session
     files = RunFiles.create(location, directory)
     try:

@@ -142,14 +142,16 @@ class RunLocation:
         storage._timestamp = timestamp
         return replace(self, _storage=storage)
 
-    def after_earlier_runs(self) -> RunLocation:
+    def after_earlier_runs(self, state_file: str | None) -> RunLocation:
         """This location, with a later name of the run than every earlier run has.
 
         Ray names a run by the time at which it begins, and restores the run with the latest name.
         If the clock was set back in the meantime, that would be an earlier run.
+
+        Args:
+            state_file: the newest state file of the experiment; None if there is none.
         """
         names = [paths.run_of_store(path)[0] for path in paths.stores_in(self.store_directory)]
-        state_file = self.experiment.newest_state_file()
         if state_file is not None:
             names.append(paths.run_of_state_file(state_file))
         latest = paths.latest_run(names)

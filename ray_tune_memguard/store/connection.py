@@ -43,12 +43,16 @@ def connect(path: Path, wait_s: float = _LOCK_WAIT_S, mode: str = "rw") -> sqlit
     """
     # The store's lock protects each use, so any thread may use the connection.
     return sqlite3.connect(
-        f"{path.absolute().as_uri()}?mode={mode}",
+        _uri(path, mode),
         uri=True,
         isolation_level=None,
         check_same_thread=False,
         timeout=wait_s,
     )
+
+
+def _uri(path: Path, mode: str) -> str:
+    return f"{path.absolute().as_uri()}?mode={mode}"
 
 
 def close(connection: sqlite3.Connection, opened_by: int, lock: WriterLock | None = None) -> None:
@@ -83,6 +87,50 @@ def without_log(connection: sqlite3.Connection) -> Iterator[None]:
         yield
     finally:
         connection.execute("PRAGMA journal_mode=WAL")
+
+
+@contextmanager
+def attached(
+    connection: sqlite3.Connection, name: str, path: Path, copy: sqlite3.Connection | None
+) -> Iterator[None]:
+    """Let the statements of a connection read a store that another one reads, inside the block.
+
+    Args:
+        connection: it has begun no transaction.
+        name: of the store's tables in statements.
+        path: the store's file.
+        copy: the other connection, if what it reads is a copy that has no path any more.
+
+    Raises:
+        OSError: there is no room for another copy.
+        sqlite3.Error: the file cannot be read.
+    """
+    if copy is None:
+        connection.execute(f"ATTACH ? AS {name}", (_uri(path, "ro"),))
+    else:
+        another = files.write_privately(path, lambda file: _back_up(copy, file))
+        try:
+            connection.execute(f"ATTACH ? AS {name}", (_uri(another, "ro"),))
+            # SQLite opens the file at the first use.
+            connection.execute(f"SELECT 1 FROM {name}.sqlite_master").fetchone()
+        finally:
+            shutil.rmtree(another.parent, ignore_errors=True)
+    try:
+        yield
+    finally:
+        connection.execute(f"DETACH {name}")
+
+
+def _back_up(connection: sqlite3.Connection, path: Path) -> None:
+    target = connect(path, mode="rwc")
+    try:
+        connection.backup(target)
+        # Otherwise it cannot be read without write access, like the one that has a log.
+        target.execute("PRAGMA journal_mode=DELETE")
+    except sqlite3.OperationalError as error:
+        raise OSError(f"{path} cannot be written: {error}") from error
+    finally:
+        target.close()
 
 
 def lock_to_write(path: Path) -> WriterLock:

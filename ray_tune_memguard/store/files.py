@@ -12,6 +12,7 @@ import os
 import shutil
 import tempfile
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 from ray_tune_memguard.store.writer_lock import SUFFIX as LOCK_SUFFIX
@@ -91,6 +92,27 @@ def copy_privately(path: Path) -> Path:
         OSError: a file cannot be read, or the disk has no room for the copy.
     """
     present = [path, *(file for file in _logs(path) if file.exists())]
+
+    def write(copy: Path) -> None:
+        for file in present:
+            shutil.copyfile(file, copy.with_name(file.name))
+
+    return write_privately(path, write)
+
+
+def write_privately(path: Path, write: Callable[[Path], None]) -> Path:
+    """Let ``write`` make a file like a store in a new temporary directory.
+
+    Args:
+        path: the path of the store.
+        write: is called with the path of the new file, until it succeeds or no place is left.
+
+    Returns:
+        The path of the file; the caller removes its directory.
+
+    Raises:
+        OSError: the last of those that ``write`` has raised, or there is no place.
+    """
     refused: OSError | None = None
     # Beside the store last: what is only looked at should stay as it is.
     for place in (tempfile.gettempdir(), _SHARED_MEMORY, path.parent):
@@ -101,8 +123,7 @@ def copy_privately(path: Path) -> Path:
             refused = refused or NoPlaceForCopyError(f"no temporary directory for a copy: {error}")
             continue
         try:
-            for file in present:
-                shutil.copyfile(file, directory / file.name)
+            write(directory / path.name)
             return directory / path.name
         except OSError as error:
             shutil.rmtree(directory, ignore_errors=True)

@@ -36,6 +36,7 @@ from pathlib import Path
 from ray_tune_memguard.store import files, integrity, rows
 from ray_tune_memguard.store.compression import pack, unpack
 from ray_tune_memguard.store.connection import (
+    attached,
     close,
     connect,
     connect_to_read,
@@ -145,13 +146,25 @@ class TrialStore(TrialQueries):
             yield
 
     @contextmanager
-    def first_transaction(self) -> Iterator[None]:
-        """A :meth:`transaction` of an empty store, for rows by the hundred thousand.
+    def first_transaction(self, source: TrialStore) -> Iterator[None]:
+        """A :meth:`transaction` of an empty store, in which it can copy rows of another one.
+
+        Args:
+            source: the store to read.
 
         Raises:
+            OSError: ``source`` is a copy, and there is no room for another one.
             sqlite3.Error: the commit failed; the store is still empty.
         """
-        with self._lock, without_log(self._connection), self.transaction():
+        copy = source._connection if source._is_copy else None
+        with (
+            source._lock,
+            self._lock,
+            without_log(self._connection),
+            attached(self._connection, rows.SOURCE, source.path, copy),
+            self.transaction(),
+        ):
+            self._compressors.ensure_like(source._compressors, "entry", self._connection)
             yield
 
     def put(self, position: int, row: TrialRow) -> None:
@@ -164,29 +177,26 @@ class TrialStore(TrialQueries):
 
     def copy_rows(
         self,
-        source: TrialStore,
         positions: Iterable[tuple[int, int]],
         then: Callable[[list[bytes]], object] | None = None,
     ) -> None:
-        """Copy rows of another store, inside the :meth:`first_transaction`.
+        """Copy rows of the other store, inside the :meth:`first_transaction`.
 
         States are not copied, because only one process can use them. The copied trials count as
         created by an earlier run.
 
         Args:
-            source: the store to read.
-            positions: pairs of the position in ``source`` and in this store.
-            then: called with the state records of some rows after the other, in this order.
+            positions: pairs of the position in the other store and in this one.
+            then: called with the state records of some rows after the other, in their new order.
 
         Raises:
-            KeyError: ``source`` has no row at a position.
+            KeyError: the other store has no row at a position.
             ValueError: a state record is damaged.
         """
-        with source._lock:
-            self._compressors.ensure_like(source._compressors, "entry", self._connection)
-            for packed in rows.copy(source._connection, self._connection, positions):
-                if then is not None:
-                    then([self._compressors.unpack("entry", record) for record in packed])
+        rows.copy(self._connection, positions)
+        if then is not None:
+            for records in rows.records(self._connection, self._compressors):
+                then(records)
 
     # The snapshot and the metadata of the run.
 

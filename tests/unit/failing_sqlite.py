@@ -67,6 +67,10 @@ class FailingConnection:
         self._fault.count()
         return FailingCursor(self._connection.executescript(*arguments), self._fault)
 
+    def backup(self, target: FailingConnection) -> None:
+        self._fault.count()
+        self._connection.backup(target._connection)
+
     def __getattr__(self, name: str) -> Any:
         return getattr(self._connection, name)
 
@@ -88,6 +92,14 @@ class FailingCursor:
     def fetchall(self) -> Any:
         self._fault.count()
         return self._cursor.fetchall()
+
+    def fetchmany(self, size: int) -> Any:
+        self._fault.count()
+        return self._cursor.fetchmany(size)
+
+    @property
+    def rowcount(self) -> int:
+        return self._cursor.rowcount
 
 
 @contextmanager

@@ -65,8 +65,8 @@ def test_a_dictionary_that_changed(path: Path, key: str) -> None:
 def test_rows_of_another_store_are_whole(path: Path, tmp_path: Path) -> None:
     source = TrialStore.open(path)
     store = TrialStore.create(tmp_path, "next")
-    with store.transaction():
-        store.copy_rows(source, [(2, 0), (4, 1)])
+    with store.first_transaction(source):
+        store.copy_rows([(2, 0), (4, 1)])
     store.finalize()
     store.close()
     opened = TrialStore.open(store.path)

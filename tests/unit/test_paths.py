@@ -178,7 +178,8 @@ def test_a_run_is_named_after_earlier_ones_though_the_clock_was_set_back(tmp_pat
             _session_str=clock,
             experiment_state_path=f"/staging/experiment_state-{clock}.json",
         )
-        location = RunLocation.of(controller).after_earlier_runs()
+        location = RunLocation.of(controller)
+        location = location.after_earlier_runs(location.experiment.newest_state_file())
         assert location.state_file_name == f"experiment_state-{location.session}.json"
         return location.session
 

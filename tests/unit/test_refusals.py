@@ -126,8 +126,8 @@ def resume(experiment: Path) -> None:
     source = find(experiment, salvage=True)
     assert source is not None
     target = TrialStore.create(experiment / ".memguard", "trials-2026-11-23_10-00-00")
-    with target.first_transaction():
-        target.copy_rows(source, [(number, number) for number in range(TRIALS)])
+    with target.first_transaction(source):
+        target.copy_rows([(number, number) for number in range(TRIALS)])
     target.close()
     files.remove(target.path)  # This run, too, ends before it has a checkpoint.
     source.close()
@@ -451,9 +451,9 @@ def test_a_store_that_is_half_copied_does_not_hide_the_one_before(
     target = TrialStore.create(killed / ".memguard", "trials-2026-11-23_10-00-00")
     target._connection.execute("PRAGMA cache_size=1")
     left = tmp_path / "left"
-    with target.first_transaction():
+    with target.first_transaction(source):
         empty = target.path.stat().st_size
-        target.copy_rows(source, [(number, number) for number in range(TRIALS)])
+        target.copy_rows([(number, number) for number in range(TRIALS)])
         target.add_to_snapshot("too big for the cache", os.urandom(100_000))
         assert target.path.stat().st_size > empty
         assert target.path.with_name(f"{target.path.name}-journal").stat().st_size

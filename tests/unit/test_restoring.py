@@ -92,7 +92,10 @@ def killed(tmp_path: Path) -> VerifiedStore:
         for trial_id, status, position, more in rows:
             text = json.dumps(record(trial_id, status)).encode()
             store.put(position, fake_row(trial_id, status, text, **more))
-    return VerifiedStore(Experiment(LocalFileSystem(), "/x"), store, Snapshot.load(store))
+    store.finalize()
+    store.close()
+    left = TrialStore.open(store.path)
+    return VerifiedStore(Experiment(LocalFileSystem(), "/x"), left, Snapshot.load(left))
 
 
 @pytest.mark.parametrize("errored", ResumeConfig.ResumeType)

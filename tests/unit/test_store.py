@@ -7,6 +7,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -224,8 +225,8 @@ def test_rows_are_copied_as_they_are_packed(store: TrialStore, tmp_path: Path) -
     put(store, 4, status="ERROR")
     source = left(store)
     target = TrialStore.create(tmp_path, "new")
-    with target.first_transaction():
-        target.copy_rows(source, [(4, 0), (2, 1), (0, 2)])
+    with target.first_transaction(source):
+        target.copy_rows([(4, 0), (2, 1), (0, 2)])
     assert [(row.trial_id, row.status) for row in target.rows(0, 9)] == [
         ("t4", "ERROR"),
         ("t2", "TERMINATED"),
@@ -241,13 +242,33 @@ def test_records_of_copied_rows_come_in_their_new_order(store: TrialStore, tmp_p
     source = left(store)
     target = TrialStore.create(tmp_path, "new")
     records: list[bytes] = []
-    with target.transaction():
+    with target.first_transaction(source):
         pairs = [(there, 39 - there) for there in reversed(range(40))]
-        target.copy_rows(source, pairs, then=records.extend)
+        target.copy_rows(pairs, then=records.extend)
     assert records == list(target.state_records())
     assert records[0] == b"state 39"
-    with pytest.raises(KeyError), target.transaction():
-        target.copy_rows(source, [(40, 50)])
+    with pytest.raises(KeyError), target.first_transaction(source):
+        target.copy_rows([(40, 50)])
+    assert target.extent() == (40, 39)
+
+
+def test_rows_are_copied_from_a_store_that_was_killed(
+    store: TrialStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(store, *range(5))
+    killed, temporary = tmp_path / "killed", tmp_path / "temporary"
+    shutil.copytree(store.path.parent, killed)
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    source = TrialStore.open(killed / store.path.name)
+    assert (killed / f"{store.path.name}-wal").stat().st_size
+    target = TrialStore.create(tmp_path, "new")
+    with target.first_transaction(source):
+        assert not list(temporary.iterdir()), "a kill leaves nothing"
+        target.copy_rows([(3, 0), (1, 1)])
+    assert [row.trial_id for row in target.rows(0, 9)] == ["t3", "t1"]
+    source.close()
+    assert left(target).damage() is None
 
 
 @pytest.mark.parametrize("seed", range(12))

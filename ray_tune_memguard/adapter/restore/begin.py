@@ -62,9 +62,8 @@ def begin(
     try:
         if is_direct:
             fetch_saved_states(run.location.experiment, run.location.staging)
-        with files.store.first_transaction():
+        with files.store.first_transaction(found.store):
             files.store.copy_rows(
-                found.store,
                 ((int(old.position), position) for position, old in plan.staying()),
                 then=files.state_file.add,
             )

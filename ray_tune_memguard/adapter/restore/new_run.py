@@ -66,16 +66,17 @@ class NewRun:
     def store_directory(self) -> Path:
         return self.spill_dir or self.location.store_directory
 
-    def continuing(self, first: list[str]) -> NewRun:
+    def continuing(self, first: list[str], state_file: str | None) -> NewRun:
         """This run, as the next one after the earlier runs of its experiment.
 
         Args:
             first: the state record of the first trial that Ray restores. Ray takes the name of the
                 staging directory from it.
+            state_file: the newest state file of the experiment; None if there is none.
         """
         storage = self.codec.trial_of(*first).storage
         assert storage is not None
-        location = self.location.staged_as(storage._timestamp).after_earlier_runs()
+        location = self.location.staged_as(storage._timestamp).after_earlier_runs(state_file)
         return replace(self, location=location)
 
 

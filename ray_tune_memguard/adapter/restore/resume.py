@@ -39,11 +39,13 @@ def resume(run: NewRun, controller: Controller) -> bool:
     """
     try:
         end_abandoned_runs(run.location.experiment.path)
-        found = verify_or_rebuild(locate(run.location.experiment, run.spill_dir))
+        ref = locate(run.location.experiment, run.spill_dir)
+        found = verify_or_rebuild(ref)
         if found is None:
             return False
         restore_plan = plan(found, run.resume_config)
-        run = run.continuing(restore_plan.first_record(found.store))
+        state_file = None if ref.state_file is None else ref.state_file.path
+        run = run.continuing(restore_plan.first_record(found.store), state_file)
         # The callbacks, whose setup calls this as well, are set up only after a restore.
         show_lines()
         logger.info(
