@@ -128,7 +128,8 @@ class TrialStateCodec:
         of_trial = self._split_trial(state)
         state["_default_result_or_future"] = _default_result(trial)
         location = (temporary.location.hostname, temporary.location.pid)
-        reported = [state[name] for name in _REPORTED], trial.run_metadata.last_result
+        # What another Ray's trial lacks, its report does not read.
+        reported = [state.get(name) for name in _REPORTED], trial.run_metadata.last_result
         if has_reported(trial):
             # Nothing reads the default result any more.
             reported[0][_DEFAULT_RESULT] = None
