@@ -41,7 +41,8 @@ def new_ghost(
 ) -> TrialT:
     """A ghost that was never a plain trial in this process."""
     ghost: object = object.__new__(_ghost_class(plain))
-    attributes(ghost).update({"trial_id": trial_id, "status": status, _ACTIVATOR: activator})
+    inside = attributes(ghost)
+    inside["trial_id"], inside["status"], inside[_ACTIVATOR] = trial_id, status, activator
     return cast(TrialT, ghost)
 
 
