@@ -50,6 +50,11 @@ class HistoryLogger(LoggerCallback):
         #: Whether results are recorded; False once Ray's loggers are back.
         self.is_in_place = True
 
+    @property
+    def keeps_histories(self) -> bool:
+        """Tells checkpoints that all results are in the store."""
+        return self.is_in_place
+
     def log_trial_start(self, trial: Trial) -> None:
         _BEGIN(self, trial)
 
