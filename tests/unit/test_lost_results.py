@@ -13,9 +13,10 @@ from pyarrow.fs import LocalFileSystem, SubTreeFileSystem
 from ray.tune import Callback, ExperimentAnalysis
 from ray.tune.logger import CSVLoggerCallback, JsonLoggerCallback, TBXLoggerCallback
 
-from ray_tune_memguard import iter_results, open_experiment
+from ray_tune_memguard import export_results, iter_results, open_experiment
 from ray_tune_memguard.adapter.histories import last_results, places, reading
 from ray_tune_memguard.adapter.histories.logger import HistoryLogger
+from ray_tune_memguard.adapter.incomplete_export import IncompleteExportError
 from ray_tune_memguard.adapter.restore.locate import StateFile
 from ray_tune_memguard.adapter.run.checkpoint import _results_in, with_pointer
 from ray_tune_memguard.notices import Notices
@@ -232,3 +233,27 @@ def test_the_state_file_says_where_a_run_keeps_results(
     found = StateFile.newest_of(places.Experiment(LocalFileSystem(), str(tmp_path)))
     assert found is not None
     assert found.results_in() == kept
+
+
+def test_an_export(killed: Killed, tmp_path: Path) -> None:
+    """Of these trials only records are left that Ray cannot make trials of."""
+    path = killed("store")
+    for stored, lengths in (((), {"a": 1, "b": 1}), (("a",), {"a": 2, "b": 1})):
+        if stored:
+            store_history(path, *stored)
+        target = tmp_path / f"exported {len(stored)}"
+        with pytest.raises(IncompleteExportError) as caught:
+            export_results(path, destination=target)
+        assert str(caught.value).count("params.json and params.pkl are not written") == 3
+        found = {
+            file.parent.name.removeprefix("trial_"): len(file.read_text().splitlines())
+            for file in target.glob("*/result.json")
+        }
+        assert found == {**lengths, "silent": 0}
+
+
+def test_nothing_is_exported_of_a_run_whose_results_are_in_files(
+    killed: Killed, tmp_path: Path
+) -> None:
+    export_results(killed("files"), destination=tmp_path / "exported")
+    assert not (tmp_path / "exported").exists()

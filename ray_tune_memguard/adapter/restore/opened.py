@@ -30,9 +30,15 @@ def trials_of(path: str, filesystem: FileSystem | None) -> SpilledTrials[Trial] 
         The trials; None if Ray is to open the experiment, because its run is not over, its store
         cannot be read now, or there is no experiment (Ray then raises its own error).
     """
+    found = store_of(path, filesystem)
+    return None if found is None else open_trials(found)
+
+
+def store_of(path: str, filesystem: FileSystem | None) -> VerifiedStore | None:
+    """The trial store of the experiment at a path or URI, as :func:`trials_of` opens it."""
     experiment = Experiment.at(path, filesystem)
     try:
-        found = verify_or_rebuild(locate(experiment))
+        return verify_or_rebuild(locate(experiment))
     except (OSError, sqlite3.OperationalError) as error:
         if isinstance(error, sqlite3.Error) and is_locked(error):
             logger.debug("The run is not over, so Ray alone opens %s: %s", path, error)
@@ -44,7 +50,6 @@ def trials_of(path: str, filesystem: FileSystem | None) -> SpilledTrials[Trial] 
                 error,
             )
         return None
-    return None if found is None else open_trials(found)
 
 
 class OpenedTrials(SpilledTrials[Trial]):
