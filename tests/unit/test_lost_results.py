@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -126,8 +127,11 @@ def losses(path: str | Path, **where: Any) -> dict[str, list[float]]:
     return found
 
 
-def test_files_that_were_not_uploaded(killed: Killed, staging: Path) -> None:
+@pytest.mark.parametrize("has_store", [True, False])
+def test_files_that_were_not_uploaded(killed: Killed, staging: Path, has_store: bool) -> None:
     path = killed("files")
+    if not has_store:  # One is built from the state file.
+        shutil.rmtree(path / ".memguard")
     write(path, "a")
     write(staging, "b", "silent")
     assert losses(path) == {"a": [3.0, 2.0], "b": [1.0, 4.0]}

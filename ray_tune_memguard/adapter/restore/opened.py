@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from contextlib import suppress
 from pathlib import Path
 
 from pyarrow.fs import FileSystem
@@ -92,12 +93,9 @@ def open_trials(found: VerifiedStore) -> OpenedTrials:
         residents[position] = codec.trial_of(*record)
     trials = OpenedTrials.reopened(residents, TrialCache(store, codec), summaries)
     assert isinstance(trials, OpenedTrials)
-    trials.staging = staging_of(found, _state_file_of(found.experiment))
+    state_file = None
+    if store.get_metadata("staging") is None:  # It was built from the state file.
+        with suppress(OSError):
+            state_file = StateFile.newest_of(found.experiment)
+    trials.staging = staging_of(found, state_file)
     return trials
-
-
-def _state_file_of(experiment: Experiment) -> StateFile | None:
-    try:
-        return StateFile.newest_of(experiment)
-    except OSError:
-        return None
