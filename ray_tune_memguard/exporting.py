@@ -10,11 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from ray_tune_memguard.adapter import handle
+from ray_tune_memguard.adapter.incomplete_export import IncompleteExportError
 from ray_tune_memguard.reading import Result, iter_results
 from ray_tune_memguard.report.replacing import replacing
 
 if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
+
+__all__ = ["FORMATS", "IncompleteExportError", "export_results"]
 
 FORMATS = ("files", "parquet", "csv", "json")
 
@@ -33,7 +36,8 @@ def export_results(
       They are those that the loggers would have written, because the loggers write them; events
       have the times of the results, and there is one file of them for each trial, whose name ends
       in ``.memguard``. Other event files stay. Trials whose results are in files already are left
-      as they are.
+      as they are. What one of the loggers refuses is left out of its files; so are the parameters
+      of a trial whose config needs a module that cannot be imported here.
     - ``"parquet"`` and ``"csv"`` write one table of all results, with the columns of
       :func:`read_results`; ``"json"`` writes the same, one object a line.
 
@@ -50,7 +54,8 @@ def export_results(
 
     Raises:
         ValueError: ``to`` is not one of these, or there is no experiment at ``path``.
-        RuntimeError: the experiment cannot be read, for example because its run is not over.
+        RuntimeError: the experiment cannot be read, for example because its run is not over; or
+            :class:`IncompleteExportError`, which says what was left out, when the rest is written.
         OSError: a file cannot be written.
 
     Examples:

@@ -7,6 +7,7 @@ from typing import Literal
 import click
 
 from ray_tune_memguard.cli import output
+from ray_tune_memguard.cli.exit_codes import CommandError
 from ray_tune_memguard.cli.experiments import failures_of, location, path_argument
 
 
@@ -47,12 +48,16 @@ def export(
       memguard export ~/ray_results/sweep --to csv -o all.csv
       memguard export ~/ray_results/sweep --to files
 
-    The exit code is 1 if the results cannot be read now, or the file cannot be written.
+    The exit code is 1 if the results cannot be read now, or the file cannot be written. With files
+    it is also 1 if something was left out; the message says what, and the rest is written.
     """
-    from ray_tune_memguard.exporting import export_results
+    from ray_tune_memguard.exporting import IncompleteExportError, export_results
 
     with failures_of(path, "exported"):
-        written = export_results(location(path), to, destination=destination)
+        try:
+            written = export_results(location(path), to, destination=destination)
+        except IncompleteExportError as error:
+            raise CommandError(f"{path} is not exported completely. {error}") from error
     if as_json:
         output.show_json({"format": to, "path": written})
     elif output.is_kept(written):

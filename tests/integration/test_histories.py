@@ -20,6 +20,7 @@ from ray.tune.analysis import ExperimentAnalysis
 from ray.tune.logger import CSVLoggerCallback, LoggerCallback
 from ray.tune.schedulers import PopulationBasedTraining
 
+import ray_tune_memguard
 from ray_tune_memguard import (
     MemGuard,
     export_results,
@@ -411,6 +412,14 @@ def test_opened_by_ray_alone_without_histories(storage: Path) -> None:
     """Ray reads the last results, which are in the experiment state file."""
     grid = equality.run(Case(sweeps.one_report, samples=2), storage, keep())
     (storage / "sweep" / ".memguard").rename(storage / "elsewhere")
+    ray_tune_memguard.uninstall()
+    try:
+        analysis = ExperimentAnalysis(grid.experiment_path)
+        assert len(analysis.results_df) == 2
+        assert all(frame.empty for frame in analysis.trial_dataframes.values())
+    finally:
+        ray_tune_memguard.install()
+    # With this package the last result of a trial is its history.
     analysis = ExperimentAnalysis(grid.experiment_path)
-    assert len(analysis.results_df) == 2
-    assert all(frame.empty for frame in analysis.trial_dataframes.values())
+    assert [len(frame) for frame in analysis.trial_dataframes.values()] == [1, 1]
+    assert list(analysis.dataframe()["score"]) == list(analysis.results_df["score"])

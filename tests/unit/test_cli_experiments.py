@@ -24,6 +24,7 @@ from ray_tune_memguard.cli.experiments import is_quiet
 from ray_tune_memguard.cli.main import main
 from ray_tune_memguard.diagnostics.diagnosis import Diagnosis
 from ray_tune_memguard.diagnostics.growth import GrowthRow
+from ray_tune_memguard.exporting import IncompleteExportError
 from ray_tune_memguard.report.series_file import SeriesFile
 from ray_tune_memguard.store.histories import FILE_NAME, HistoryStore
 from ray_tune_memguard.store.snapshot import Snapshot
@@ -562,6 +563,17 @@ def test_export_to_a_directory_that_is_missing(tmp_path: Path) -> None:
     target = tmp_path / "none" / "all.csv"
     text = run("export", experiment, "--to", "csv", "-o", target, code=ExitCode.FAILED)
     assert "cannot be exported" in text
+
+
+def test_export_that_leaves_something_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def export(*_: object, **__: object) -> str:
+        raise IncompleteExportError(["Trial 1: params.pkl is not written"])
+
+    monkeypatch.setattr("ray_tune_memguard.exporting.export_results", export)
+    experiment = experiment_of_ray(tmp_path / "sweep")
+    text = run("export", experiment, "--to", "files", code=ExitCode.FAILED)
+    assert "is not exported completely" in text
+    assert text.endswith("\n  Trial 1: params.pkl is not written\n")
 
 
 def test_export_of_a_store_without_summaries(tmp_path: Path) -> None:

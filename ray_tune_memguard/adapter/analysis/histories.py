@@ -19,6 +19,7 @@ from pyarrow.fs import FileSystem, LocalFileSystem
 from ray.air.constants import EXPR_PROGRESS_FILE, EXPR_RESULT_FILE
 
 from ray_tune_memguard.adapter.histories import places, reading
+from ray_tune_memguard.adapter.restore.opened import OpenedTrials
 from ray_tune_memguard.adapter.serialization.trial_pickle import TrialStateCodec
 from ray_tune_memguard.lazy.interfaces import TrialT
 from ray_tune_memguard.lazy.trial_list import SpilledTrials
@@ -70,13 +71,14 @@ class FileHistories:
 
     def _latest(self, directory: str, name: str) -> bytes | None:
         stored = reading.content_of(self._filesystem, f"{self._experiment}/{directory}/{name}")
-        staged = None
         if self._staging is not None:
             with suppress(OSError):
                 path = os.path.join(self._staging, directory, name)
-                staged = reading.content_of(LocalFileSystem(), path)
-        # Results are only appended.
-        return max(stored, staged, key=lambda content: -1 if content is None else len(content))
+                # Results are only appended.
+                if stored is None or os.stat(path).st_size > len(stored):
+                    staged = reading.content_of(LocalFileSystem(), path)
+                    return stored if staged is None else staged
+        return stored
 
     def directories(self) -> list[str]:
         """The names of all directories in which trials may have written files, sorted."""
@@ -146,16 +148,19 @@ def histories_at(
     return StoredHistories(filesystem, experiment, files)
 
 
-def histories_of(trials: SpilledTrials[TrialT], staging: Path | None = None) -> Histories | None:
+def histories_of(
+    trials: SpilledTrials[TrialT],
+) -> FileHistories | StoredHistories | None:
     """What the histories of these trials are read from; None if only Ray's own code knows.
 
     Args:
-        trials: the trials of one experiment.
-        staging: see :class:`FileHistories`.
+        trials: the trials of one experiment. If it was opened, later results may be in the staging
+            directory of its last run.
     """
     codec = trials.cache.codec
     if not isinstance(codec, TrialStateCodec):
         return None
+    staging = trials.staging if isinstance(trials, OpenedTrials) else None
     return histories_at(codec.filesystem, codec.experiment_path, staging)
 
 

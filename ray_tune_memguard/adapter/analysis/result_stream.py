@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import sqlite3
 from collections.abc import Iterator
-from pathlib import Path
+from dataclasses import replace
 
 from pyarrow.fs import FileSystem
 
@@ -25,7 +25,8 @@ from ray_tune_memguard.adapter.analysis.trial_reader import TrialReader
 from ray_tune_memguard.adapter.histories import places
 from ray_tune_memguard.adapter.location import Experiment
 from ray_tune_memguard.adapter.restore.locate import StateFile, locate
-from ray_tune_memguard.adapter.restore.opened import open_trials
+from ray_tune_memguard.adapter.restore.opened import open_trials, staging_of
+from ray_tune_memguard.adapter.restore.rebuild import rebuild
 from ray_tune_memguard.adapter.restore.verify import VerifiedStore, verify
 from ray_tune_memguard.notices import logger
 from ray_tune_memguard.store.errors import StoreError
@@ -67,8 +68,13 @@ def _stream(
 def _store_of(experiment: Experiment) -> VerifiedStore | None:
     """The store of the experiment; None if it cannot be read, or if Ray ran alone."""
     try:
-        return verify(locate(experiment))
-    except (OSError, sqlite3.Error, StoreError) as error:
+        ref = locate(experiment)
+        found = verify(ref)
+        if found is None and ref.state_file is not None and ref.state_file.pointer() is not None:
+            # It was lost with its machine. Nothing is written where the experiment is.
+            found = rebuild(replace(ref, directory=None), ref.state_file)
+        return found
+    except (OSError, sqlite3.Error, StoreError, ValueError, KeyError) as error:
         logger.debug("The trials of %s are found by directory: %s", experiment.path, error)
         return None
 
@@ -76,7 +82,7 @@ def _store_of(experiment: Experiment) -> VerifiedStore | None:
 def _results(
     experiment: Experiment, state_file: StateFile | None, found: VerifiedStore | None
 ) -> Iterator[tuple[str | None, Record]]:
-    staging = _staging(state_file, found)
+    staging = staging_of(found, state_file)
     files = FileHistories(experiment.filesystem, experiment.path, staging)
     histories = histories_at(experiment.filesystem, experiment.path, staging)
     in_memory: set[str | None] = set()
@@ -89,7 +95,8 @@ def _results(
         for trial in trials:
             directory = reader.directory(trial)
             if directory is not None:
-                for record in _history(histories, trial.trial_id, directory):
+                records = _history(histories, trial.trial_id, directory)
+                for record in records or records_of(reader.last_line(trial) or b""):
                     yield trial.trial_id, record
     for directory in _unknown(files.directories(), found):
         if directory not in in_memory:
@@ -110,14 +117,6 @@ def _of_directory(
     if isinstance(histories, StoredHistories) and histories.knows(trial_id):
         return trial_id, _history(histories, trial_id, directory)
     return None, records
-
-
-def _staging(state_file: StateFile | None, found: VerifiedStore | None) -> Path | None:
-    """The staging directory of the last run, if it is still there."""
-    name = found.store.get_metadata("staging") if found is not None else None
-    if name is None and state_file is not None:
-        name = state_file.staging()
-    return Path(name) if name and Path(name).is_dir() else None
 
 
 def _knows(found: VerifiedStore | None, trial_id: str) -> bool:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import posixpath
 import sqlite3
+from functools import cached_property
 
 from ray.tune.experiment import Trial
 
-from ray_tune_memguard.adapter.analysis.histories import Histories, histories_of
+from ray_tune_memguard.adapter.analysis.histories import StoredHistories, histories_of
+from ray_tune_memguard.adapter.histories import last_results, reading
+from ray_tune_memguard.adapter.location import Experiment
 from ray_tune_memguard.adapter.serialization.state_record import (
     config_of_record,
     last_result_of_record,
@@ -33,7 +36,7 @@ class TrialReader:
         self._cache = trials.cache
         self._version = version
         self._codec = trials.cache.codec
-        self.histories: Histories | None = histories_of(trials)
+        self.histories = histories_of(trials)
 
     def config(self, trial: Trial) -> Values:
         record = self._record(trial)
@@ -53,11 +56,55 @@ class TrialReader:
         return found
 
     def lines(self, trial: Trial) -> bytes | None:
-        """The trial's history, see :meth:`Histories.lines`; None if Ray alone may know it."""
+        """The trial's history, see :meth:`Histories.lines`; None if Ray alone may know it.
+
+        If it is lost, it is the trial's last result.
+        """
         directory = self.directory(trial)
         if directory is None or self.histories is None:
             return None
-        return self.histories.lines(trial.trial_id, directory)
+        found = self.histories.lines(trial.trial_id, directory)
+        if found or (found is None and self.histories.csv(directory) is not None):
+            return found
+        return self.last_line(trial) or found
+
+    def csv(self, trial: Trial) -> bytes | None:
+        """The trial's history, see :meth:`Histories.csv`."""
+        directory = self.directory(trial)
+        if directory is None or self.histories is None:
+            return None
+        return self.histories.csv(directory)
+
+    def last_line(self, trial: Trial) -> bytes | None:
+        """The last result of a trial without a history, as a line in place of it.
+
+        None if it has reported nothing, or its run kept no results.
+        """
+        last = self._reported(trial)
+        if last is None or not self._keeps_results:
+            return None
+        last_results.warn(self._experiment.path, trial.trial_id)
+        return reading.as_lines([last])
+
+    def _reported(self, trial: Trial) -> Values | None:
+        try:
+            record = self._record(trial)
+            if record is not None:
+                return last_results.reported(last_result_of_record(record))
+            return last_results.reported(self._whole(trial).run_metadata.last_result)
+        except (ImportError, AttributeError):  # Of a class that this process does not have.
+            return None
+
+    @cached_property
+    def _keeps_results(self) -> bool:
+        if isinstance(self.histories, StoredHistories):
+            return True
+        return last_results.kept_in(self._experiment) is not None
+
+    @property
+    def _experiment(self) -> Experiment:
+        assert isinstance(self._codec, TrialStateCodec)
+        return Experiment(self._codec.filesystem, self._codec.experiment_path)
 
     def has_history(self, trial: Trial) -> bool:
         """Whether the trial has any history; True if that is unknown."""

@@ -50,6 +50,11 @@ class HistoryLogger(LoggerCallback):
         #: Whether results are recorded; False once Ray's loggers are back.
         self.is_in_place = True
 
+    @property
+    def keeps_histories(self) -> bool:
+        """Tells checkpoints that all results are in the store."""
+        return self.is_in_place
+
     def log_trial_start(self, trial: Trial) -> None:
         _BEGIN(self, trial)
 
@@ -109,13 +114,15 @@ class HistoryLogger(LoggerCallback):
     def _write_files(self, trial: Trial) -> None:
         # A trial that never started has no directory, and Ray raises for its path.
         if trial.relative_logdir:
-            export.write_files(
+            left_out = export.write_files(
                 trial,
                 self.recorder.history(trial.trial_id),
                 Path(str(trial.local_path)),
                 has_ended=trial.is_finished(),
                 by=[type(replaced) for replaced in self._replaced],
             )
+            if left_out:
+                raise ValueError(f"trial {trial.trial_id}: {'; '.join(left_out)}")
 
     def _place(self) -> tuple[list[Callback], int | None]:
         """The run's callbacks, and the index of this one."""

@@ -22,7 +22,7 @@ from ray.tune.analysis.experiment_analysis import ExperimentAnalysis
 from ray.tune.experiment import Trial
 from ray.tune.result import TIME_TOTAL_S
 
-from ray_tune_memguard.adapter.histories import places
+from ray_tune_memguard.adapter.histories import last_results, places
 from ray_tune_memguard.notices import Notices
 from ray_tune_memguard.store.histories import History, HistoryStore
 from ray_tune_memguard.store.result_values import Result
@@ -160,7 +160,8 @@ def of_trial(trial: Trial) -> bytes | None:
     if store is None:
         return None
     path = str(PurePosixPath(storage.trial_fs_path, EXPR_RESULT_FILE))
-    return lines(store, trial.trial_id, content_of(filesystem, path))
+    found = lines(store, trial.trial_id, content_of(filesystem, path))
+    return found or as_lines(last_results.of_trial(trial))
 
 
 def content_of(filesystem: FileSystem, path: str) -> bytes | None:
@@ -184,7 +185,12 @@ def trial_dataframe(
     """Stands in for Ray's function that reads a trial's DataFrame from its files."""
     found = of_trial(trial)
     if found is None:
-        return original(analysis, trial)
+        try:
+            return original(analysis, trial)
+        except FileNotFoundError:
+            found = as_lines(last_results.without_files(analysis, trial))
+            if not found:
+                raise
     # As Ray does it with the lines of a file.
     records = [json.loads(line) for line in found.decode().split("\n") if line]
     return pandas.json_normalize(records, sep="/") if records else pandas.DataFrame()

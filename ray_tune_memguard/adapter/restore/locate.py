@@ -74,6 +74,11 @@ class StateFile:
         path = self._pointers().get("staging")
         return str(path) if path else None
 
+    def results_in(self) -> str | None:
+        """Where the run has kept all results: ``"files"`` or ``"store"``; None if unknown."""
+        kept = self._pointers().get("results")
+        return kept if isinstance(kept, str) else None
+
     def number(self) -> int | None:
         """The number of its checkpoint in the run; None if Ray wrote it alone."""
         number = self._pointers().get("number")

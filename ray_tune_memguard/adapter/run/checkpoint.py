@@ -13,6 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ray.tune.logger import CSVLoggerCallback, JsonLoggerCallback
+
 from ray_tune_memguard.adapter import paths
 from ray_tune_memguard.store.snapshot import Snapshot
 from ray_tune_memguard.store.state_file import HEAD, ExperimentStateFile
@@ -112,7 +114,11 @@ class CheckpointWriter:
         is_uploaded = self._state_file.path == staged
         self._state_file.publish(
             with_pointer(
-                text[len(HEAD) :], self._store.path, self._staging.directory, self._last.number
+                text[len(HEAD) :],
+                self._store.path,
+                self._staging.directory,
+                self._last.number,
+                _results_in(controller),
             ),
             keep_old=is_uploaded and self._is_uploading(),
         )
@@ -125,7 +131,22 @@ class CheckpointWriter:
         return self._syncer is None or self._syncer.copying_state > 0
 
 
-def with_pointer(tail: str, store: Path, staging: Path | None = None, number: int = 0) -> str:
+def _results_in(controller: Controller) -> str | None:
+    """Where a run keeps all results: ``"files"`` or ``"store"``; None if it does not."""
+    callbacks = controller._callbacks._callbacks
+    if any(getattr(callback, "keeps_histories", False) for callback in callbacks):
+        return "store"
+    loggers = (JsonLoggerCallback, CSVLoggerCallback)
+    return "files" if any(isinstance(callback, loggers) for callback in callbacks) else None
+
+
+def with_pointer(
+    tail: str,
+    store: Path,
+    staging: Path | None = None,
+    number: int = 0,
+    results_in: str | None = None,
+) -> str:
     """Append a key to ``tail``, which Ray ignores.
 
     Args:
@@ -133,7 +154,8 @@ def with_pointer(tail: str, store: Path, staging: Path | None = None, number: in
         store: the path of the trial store.
         staging: the path of the staging directory.
         number: the number of the checkpoint in its run.
+        results_in: where the run keeps all results, ``"files"`` or ``"store"``.
     """
     values: dict[str, object] = {"store": str(store), "staging": str(staging or "")}
-    pointer = json.dumps({**values, "number": number})
+    pointer = json.dumps({**values, "number": number, "results": results_in})
     return f'{tail.rstrip().removesuffix("}")}, "{POINTER_KEY}": {pointer}}}'
