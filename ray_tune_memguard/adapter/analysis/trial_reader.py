@@ -80,8 +80,8 @@ class TrialReader:
 
         None if it has reported nothing, or its run kept no results.
         """
-        last = self._reported(trial)
-        if last is None or not self._keeps_results:
+        last = self._reported(trial) if self._keeps_results else None
+        if last is None:
             return None
         last_results.warn(self._experiment.path, trial.trial_id)
         return reading.as_lines([last])
