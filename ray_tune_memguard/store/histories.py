@@ -90,7 +90,8 @@ class History:
 
     Attributes:
         results: as they were reported.
-        starts: the numbers of results with which a resumed run continued it.
+        starts: the indexes in ``results``, above 0, at which a resumed run continued it. It may
+            have reported nothing yet.
         missing: the number of results that are damaged.
     """
 
@@ -377,18 +378,23 @@ class HistoryStore:
         columns = "number, count, content, checksum"
         query = f"SELECT {columns} FROM chunk WHERE trial_id = ? ORDER BY number"
         results: list[Result] = []
-        missing = 0
+        lost: list[range] = []
+        end = 0
         for number, count, content, checksum in self._all(query, (trial_id,)):
-            missing += max(0, number - len(results) - missing)
+            if number > end:
+                lost.append(range(end, number))
+            end = max(end, number + count)
             try:
                 if _checksum(trial_id, number, count, content) != checksum:
                     raise ValueError("another checksum")
                 results += result_columns.unpack(content, self._decompress)
             except (ValueError, TypeError):
-                missing += count
+                lost.append(range(number, number + count))
         query = "SELECT number FROM start WHERE trial_id = ? ORDER BY number"
-        starts = tuple(number for (number,) in self._all(query, (trial_id,)))
-        return History(results, starts, missing)
+        starts = [number for (number,) in self._all(query, (trial_id,))]
+        indexes = (_index_without(lost, number) for number in starts)
+        present = dict.fromkeys(min(index, len(results)) for index in indexes if index)
+        return History(results, tuple(present), sum(map(len, lost)))
 
     def trial_ids(self) -> Iterator[str]:
         """The ids of all trials that have reported, in the order of their ids."""
@@ -463,6 +469,11 @@ def _copy_intact(source: HistoryStore, target: HistoryStore) -> None:
         with suppress(StoreError), damage_as_store_error():
             starts = source._connection.execute("SELECT * FROM start").fetchall()
             target._connection.executemany("INSERT OR IGNORE INTO start VALUES (?, ?)", starts)
+
+
+def _index_without(lost: Sequence[range], number: int) -> int:
+    """The index of a result among those that are not lost, given its number among all."""
+    return number - sum(min(number, gap.stop) - gap.start for gap in lost if gap.start < number)
 
 
 def _check_pages(connection: sqlite3.Connection) -> None:

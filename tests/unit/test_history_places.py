@@ -313,6 +313,10 @@ def test_a_history_in_two_places(stored: bytes, in_file: bytes | None, whole: by
         ([3, 4], [], [1, 2], [1, 2, 3, 4], (2,)),
         ([1, 4, 7], [1, 2], [2, 3, 5, 6, 8], [1, 2, 3, 4, 5, 6, 7, 8], (1, 3, 4, 6, 7)),
         ([1, 2], [], [1, 2, 3], [1, 2, 3], ()),
+        # The later run has reported nothing, or all of it is damaged.
+        ([1, 4], [1, 2], [2, 5], [1, 2, 4, 5], (1, 2, 3)),
+        ([3], [4], [1, 5], [1, 3, 5], (1, 2)),
+        ([], [2], [1], [1], ()),
     ],
 )
 def test_runs_with_and_without_the_store(

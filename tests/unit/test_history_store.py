@@ -171,6 +171,36 @@ def test_a_damaged_chunk_is_left_out_and_said_to_be_missing(
     assert steps(found, "two") == [0]
 
 
+@pytest.mark.parametrize(
+    ("damaged", "kept", "starts"),
+    [
+        ((), range(9), (2, 4, 8, 9)),
+        ((0,), range(3, 9), (1, 5, 6)),
+        ((3,), [0, 1, 2, 6, 7, 8], (2, 3, 5, 6)),
+        ((6,), range(6), (2, 4, 6)),
+        ((0, 3), range(6, 9), (2, 3)),
+        ((0, 3, 6), [], ()),
+    ],
+)
+def test_starts_are_those_of_the_results_that_are_there(
+    store: HistoryStore, path: Path, damaged: tuple[int, ...], kept: Any, starts: tuple[int, ...]
+) -> None:
+    for first, offset in ((0, 2), (3, 1), (6, 2)):
+        store.append({"one": rows(first, 3)}, ["one"], starts={"one": offset})
+    store.append({}, starts={"one": 0})
+    store.finalize()
+    store.close()
+    with sqlite3.connect(path) as connection:
+        # One is not readable, and one is not there at all.
+        for number in damaged:
+            connection.execute("UPDATE chunk SET content = x'00' WHERE number = ?", (number,))
+        connection.execute("DELETE FROM chunk WHERE content = x'00' AND number = 3")
+    history = HistoryStore.open(path).history("one")
+    assert [result["step"] for result in history.results] == list(kept)
+    assert history.starts == starts
+    assert history.missing == 9 - len(list(kept))
+
+
 def test_intact_histories_of_a_damaged_file_are_kept(store: HistoryStore, path: Path) -> None:
     for number in range(200):
         store.append({f"trial{number}": rows(number, 40)}, [f"trial{number}"])

@@ -68,11 +68,12 @@ def merged(stored: History, in_file: list[Result]) -> History:
             rest.append(result)
     if not rest:
         return stored
+    begins = sorted({min(start, len(ids)) for start in stored.starts})
     if ids_in_file[: len(ids)] == ids:
-        return History(stored.results + rest, stored.starts, stored.missing)
+        return History(stored.results + rest, tuple(filter(None, begins)), stored.missing)
     results: list[Result] = []
     starts: list[int] = []
-    ends = {0, *stored.starts, len(stored.results)}
+    ends = {0, *begins, len(stored.results)}
     for begin, end in itertools.pairwise(sorted(ends)):
         count = _count_before(_when(stored.results[begin]), rest)
         if count:
@@ -80,7 +81,7 @@ def merged(stored: History, in_file: list[Result]) -> History:
             results += rest[:count]
             starts.append(len(results))
             del rest[:count]
-        if begin in stored.starts:
+        if begin in begins:
             starts.append(len(results))
         results += stored.results[begin:end]
     if rest:
