@@ -16,7 +16,8 @@ Durability:
 - Each chunk has a checksum; a damaged one is left out when it is read, and said to be missing.
 
 A *start* is a result with which a resumed run continued a trial. Loggers of that run would have
-begun anew with it, and files are exported in the same pieces.
+begun anew with it, and files are exported in the same pieces. A start with the number 0 says that
+the trial's earlier results are elsewhere; without it, the trial began from scratch.
 """
 
 from __future__ import annotations
@@ -93,11 +94,14 @@ class History:
         starts: the indexes in ``results``, above 0, at which a resumed run continued it. It may
             have reported nothing yet.
         missing: the number of results that are damaged.
+        has_earlier: whether earlier results may be elsewhere: those of a trial that was continued,
+            and not begun from scratch, or whose first results are damaged.
     """
 
     results: list[Result]
     starts: tuple[int, ...] = ()
     missing: int = 0
+    has_earlier: bool = False
 
 
 @dataclass(frozen=True)
@@ -244,10 +248,9 @@ class HistoryStore:
                 changed[trial_id] = _Tail(0, 0)
             for trial_id, offset in (starts or {}).items():
                 start = (changed.get(trial_id) or self._tail(trial_id)).end + offset
-                if start:
-                    self._connection.execute(
-                        "INSERT OR IGNORE INTO start VALUES (?, ?)", (trial_id, start)
-                    )
+                self._connection.execute(
+                    "INSERT OR IGNORE INTO start VALUES (?, ?)", (trial_id, start)
+                )
             for trial_id, rows in results.items():
                 tail = changed.get(trial_id) or self._tail(trial_id)
                 size = tail.size + sum(map(len, rows))
@@ -394,7 +397,8 @@ class HistoryStore:
         starts = [number for (number,) in self._all(query, (trial_id,))]
         indexes = (_index_without(lost, number) for number in starts)
         present = dict.fromkeys(min(index, len(results)) for index in indexes if index)
-        return History(results, tuple(present), sum(map(len, lost)))
+        has_earlier = 0 in starts or any(gap.start == 0 for gap in lost)
+        return History(results, tuple(present), sum(map(len, lost)), has_earlier)
 
     def trial_ids(self) -> Iterator[str]:
         """The ids of all trials that have reported, in the order of their ids."""

@@ -139,6 +139,8 @@ def test_a_trial_that_is_taken_over_or_continued(store: HistoryStore) -> None:
     store.append({"one": rows(3, 1)})
     assert store.history("one").starts == (2, 3)
     assert store.history("none").starts == ()
+    # It goes on with results that are elsewhere.
+    assert [store.history(name).has_earlier for name in ("one", "none")] == [False, True]
     store.append({"one": rows(0, 1), "two": rows(1, 1)}, ["one"], cleared=["one"])
     assert (steps(store, "one"), steps(store, "two")) == ([0], [0, 1])
     assert store.history("one").starts == ()
@@ -199,6 +201,7 @@ def test_starts_are_those_of_the_results_that_are_there(
     assert [result["step"] for result in history.results] == list(kept)
     assert history.starts == starts
     assert history.missing == 9 - len(list(kept))
+    assert history.has_earlier == (0 in damaged)
 
 
 def test_intact_histories_of_a_damaged_file_are_kept(store: HistoryStore, path: Path) -> None:

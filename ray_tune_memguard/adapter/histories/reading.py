@@ -11,6 +11,7 @@ import math
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -55,7 +56,8 @@ def merged(stored: History, in_file: list[Result]) -> History:
 
     What both have is the store's: one took it over from the other, or a user's own logger wrote it
     as well. The rest of the file is of runs of Ray alone. These come between the runs that wrote to
-    the store, in the order of their times.
+    the store, in the order of their times. A trial that began from scratch in the store has left
+    behind what is older in the file.
     """
     if not in_file:
         return stored
@@ -66,11 +68,13 @@ def merged(stored: History, in_file: list[Result]) -> History:
         known[identity] -= 1
         if known[identity] < 0:
             rest.append(result)
+    if stored.results and not stored.has_earlier:
+        del rest[: _count_before(_when(stored.results[0]), rest)]
     if not rest:
         return stored
     begins = sorted({min(start, len(ids)) for start in stored.starts})
     if ids_in_file[: len(ids)] == ids:
-        return History(stored.results + rest, tuple(filter(None, begins)), stored.missing)
+        return replace(stored, results=stored.results + rest, starts=tuple(filter(None, begins)))
     results: list[Result] = []
     starts: list[int] = []
     ends = {0, *begins, len(stored.results)}
@@ -87,7 +91,7 @@ def merged(stored: History, in_file: list[Result]) -> History:
     if rest:
         starts.append(len(results))
         results += rest
-    return History(results, tuple(dict.fromkeys(filter(None, starts))), stored.missing)
+    return replace(stored, results=results, starts=tuple(dict.fromkeys(filter(None, starts))))
 
 
 def results_in(lines: bytes | None) -> list[Result]:

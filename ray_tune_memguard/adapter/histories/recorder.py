@@ -101,6 +101,8 @@ class HistoryRecorder:
             self._starts.pop(trial.trial_id, None)
             self._results.pop(trial.trial_id, None)
             self._cleared.add(trial.trial_id)
+            # Of a run of Ray alone in this session.
+            self._take_over_file(trial)
 
     def add(self, trial: Trial, result: dict[str, object]) -> None:
         """Record a result."""
@@ -131,10 +133,13 @@ class HistoryRecorder:
                 "Further trials are not logged.",
             )
             self._has_files = True
+            self._starts[trial.trial_id] = 0
             return
         rows = [self._encoder.encode(result) for result in results_in(earlier)]
         if rows:
             self._results[trial.trial_id] = rows
+        # Without a mark, what its files have is of an attempt that this one replaces.
+        if rows or trial.checkpoint:
             self._starts[trial.trial_id] = len(rows)
 
     # Called after each step.
@@ -204,10 +209,12 @@ class HistoryRecorder:
         is_new = trial_id in self._cleared
         stored = History([]) if is_new else self.store.history(trial_id)
         results = stored.results + decode(b"".join(self._results.get(trial_id, ())))
-        starts = stored.starts
+        starts, has_earlier = stored.starts, stored.has_earlier
         if trial_id in self._starts:
-            starts += (len(stored.results) + self._starts[trial_id],)
-        return History(results, starts, stored.missing)
+            start = len(stored.results) + self._starts[trial_id]
+            starts += (start,) if start else ()
+            has_earlier = has_earlier or not start
+        return History(results, starts, stored.missing, has_earlier)
 
     def uncommitted(self) -> list[Trial]:
         """Trials that have ended, whose results are not all committed."""
