@@ -23,6 +23,7 @@ the trial's earlier results are elsewhere; without it, the trial began from scra
 from __future__ import annotations
 
 import os
+import secrets
 import sqlite3
 import threading
 import weakref
@@ -56,6 +57,8 @@ FILE_NAME = f"histories{files.SUFFIX}"
 _MAX_SMALL_RESULTS = 1024
 _MAX_SMALL_BYTES = 1 << 20
 _KIND = "result"
+# The metadata key of the runs.
+_RUNS = "runs"
 _MAX_COPIES = 3
 # With more free pages, which small chunks have left, a finished file is written anew without them.
 _MIN_PAGES_PER_FREE = 8
@@ -243,8 +246,7 @@ class HistoryStore:
         with self._transaction():
             changed: dict[str, _Tail] = {}
             for trial_id in cleared:
-                for table in ("chunk", "start"):
-                    self._connection.execute(f"DELETE FROM {table} WHERE trial_id = ?", (trial_id,))
+                self._clear(trial_id)
                 changed[trial_id] = _Tail(0, 0)
             for trial_id, offset in (starts or {}).items():
                 start = (changed.get(trial_id) or self._tail(trial_id)).end + offset
@@ -271,6 +273,38 @@ class HistoryStore:
         self._tails.update(changed)
         for trial_id in ended:
             self._tails.pop(trial_id, None)
+
+    def rewrite(self, trial_id: str, rows: Sequence[bytes], starts: Collection[int]) -> None:
+        """Replace the whole history of a trial, and commit it.
+
+        Args:
+            trial_id: the trial.
+            rows: encoded results in order.
+            starts: the numbers of results with which a resumed run continued it.
+
+        Raises:
+            sqlite3.Error: nothing was changed.
+        """
+        with self._transaction():
+            self._clear(trial_id)
+            for number in range(0, len(rows), _MAX_SMALL_RESULTS):
+                self._insert(trial_id, number, rows[number : number + _MAX_SMALL_RESULTS])
+            self._connection.executemany(
+                "INSERT OR IGNORE INTO start VALUES (?, ?)", ((trial_id, start) for start in starts)
+            )
+        self._tails.pop(trial_id, None)
+
+    def _clear(self, trial_id: str) -> None:
+        for table in ("chunk", "start"):
+            self._connection.execute(f"DELETE FROM {table} WHERE trial_id = ?", (trial_id,))
+
+    def begin_run(self) -> None:
+        """Note that another run writes from now on, see :meth:`has_runs_of`."""
+        self.add_runs(secrets.token_hex(8))
+
+    def add_runs(self, *runs: str) -> None:
+        """Note that the results of these runs are here."""
+        self.set_metadata(**{_RUNS: " ".join(dict.fromkeys([*self.runs(), *runs]))})
 
     def set_metadata(self, **values: str) -> None:
         """Store texts by name; they replace earlier ones of the same names."""
@@ -369,6 +403,15 @@ class HistoryStore:
         """The text of this name; None if there is none."""
         found = self._all("SELECT value FROM meta WHERE key = ?", (name,))
         return found[0][0] if found else None
+
+    def runs(self) -> list[str]:
+        """The ids of the runs whose results are here; none in a file of an earlier version."""
+        return (self.get_metadata(_RUNS) or "").split()
+
+    def has_runs_of(self, other: HistoryStore) -> bool:
+        """Whether this is a later state of another file, or the same; False if that is unknown."""
+        runs = other.runs()
+        return bool(runs) and set(runs) <= set(self.runs())
 
     def count(self, trial_id: str) -> int:
         """The number of results of a trial; 0 if it is unknown."""
@@ -473,6 +516,12 @@ def _copy_intact(source: HistoryStore, target: HistoryStore) -> None:
         with suppress(StoreError), damage_as_store_error():
             starts = source._connection.execute("SELECT * FROM start").fetchall()
             target._connection.executemany("INSERT OR IGNORE INTO start VALUES (?, ?)", starts)
+        with suppress(StoreError), damage_as_store_error():
+            # The dictionaries, which are bytes, have their own copies.
+            metadata = source._connection.execute(
+                "SELECT key, value FROM meta WHERE typeof(value) = 'text'"
+            ).fetchall()
+            target._connection.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", metadata)
 
 
 def _index_without(lost: Sequence[range], number: int) -> int:

@@ -36,7 +36,6 @@ COMMIT_EVERY_S = 0.08
 _SYNC_EVERY_S = 10.0
 _FIRST_RETRY_S = 1.0
 _MAX_RETRY_S = 30.0
-_STAGING = "staging"
 
 
 class HistoryRecorder:
@@ -60,7 +59,7 @@ class HistoryRecorder:
         self.experiment = places.Experiment.of_run(controller)
         self._notices = notices
         staging = str(controller._storage.experiment_driver_staging_path)
-        last_staging = store.get_metadata(_STAGING)
+        last_staging = store.get_metadata(places.STAGING)
         self._continues_staging = last_staging == staging
         experiment = self.experiment
         if not experiment.is_local and (
@@ -69,7 +68,7 @@ class HistoryRecorder:
         ):
             # This run's state files will not tell that a run before it has written files.
             places.note_files(store)
-        store.set_metadata(**{_STAGING: staging})
+        store.set_metadata(**{places.STAGING: staging})
         self._directories = TrialDirectories.of_run(controller, directories_stay)
         self._encoder = ResultEncoder(replace=SafeFallbackEncoder().default)
         # Whether that is still to be noted.
