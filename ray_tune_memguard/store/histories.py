@@ -59,6 +59,8 @@ _MAX_SMALL_BYTES = 1 << 20
 _KIND = "result"
 # The metadata key of the runs.
 _RUNS = "runs"
+# Before the id of a trial, the metadata key of `note_empty`.
+_EMPTY_SINCE = "empty since"
 _MAX_COPIES = 3
 # With more free pages, which small chunks have left, a finished file is written anew without them.
 _MIN_PAGES_PER_FREE = 8
@@ -99,12 +101,15 @@ class History:
         missing: the number of results that are damaged.
         has_earlier: whether earlier results may be elsewhere: those of a trial that was continued,
             and not begun from scratch, or whose first results are damaged.
+        empty_since: when the trial was begun from scratch, in seconds since the epoch, if it has
+            reported nothing since; None if that was not noted.
     """
 
     results: list[Result]
     starts: tuple[int, ...] = ()
     missing: int = 0
     has_earlier: bool = False
+    empty_since: float | None = None
 
 
 @dataclass(frozen=True)
@@ -306,6 +311,15 @@ class HistoryStore:
         """Note that the results of these runs are here."""
         self.set_metadata(**{_RUNS: " ".join(dict.fromkeys([*self.runs(), *runs]))})
 
+    def note_empty(self, trial_id: str, since: float) -> None:
+        """Note that a trial was begun from scratch, and reported nothing.
+
+        Args:
+            trial_id: the trial.
+            since: the time, in seconds since the epoch.
+        """
+        self.set_metadata(**{f"{_EMPTY_SINCE} {trial_id}": str(since)})
+
     def set_metadata(self, **values: str) -> None:
         """Store texts by name; they replace earlier ones of the same names."""
         with self._lock:
@@ -441,7 +455,12 @@ class HistoryStore:
         indexes = (_index_without(lost, number) for number in starts)
         present = dict.fromkeys(min(index, len(results)) for index in indexes if index)
         has_earlier = 0 in starts or any(gap.start == 0 for gap in lost)
-        return History(results, tuple(present), sum(map(len, lost)), has_earlier)
+        missing = sum(map(len, lost))
+        empty_since = None
+        if not results and not missing:
+            noted = self.get_metadata(f"{_EMPTY_SINCE} {trial_id}")
+            empty_since = None if noted is None else float(noted)
+        return History(results, tuple(present), missing, has_earlier, empty_since)
 
     def trial_ids(self) -> Iterator[str]:
         """The ids of all trials that have reported, in the order of their ids."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sqlite3
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -223,6 +224,39 @@ def test_a_trial_has_the_results_that_it_would_have_in_files(
     with contextlib.closing(HistoryStore.open(places.local_file(controller))) as store:
         found = reading.lines(store, "one", published.read_bytes())
     assert [result["step"] for result in reading.results_in(found)] == expected
+
+
+@pytest.mark.parametrize("began_in", [RAY_ALONE, STORE])
+@pytest.mark.parametrize("goes_on", [False, True], ids=["failed", "went on with Ray alone"])
+def test_a_trial_from_scratch_that_reports_nothing(
+    controller: Any, trial: Any, tmp_path: Path, began_in: str, goes_on: bool
+) -> None:
+    """Ray's logger replaces its file by an empty one."""
+    published = tmp_path / "trial_one" / "result.json"
+    published.parent.mkdir()
+    trial.storage = SimpleNamespace(
+        storage_filesystem=LocalFileSystem(), trial_fs_path=str(published.parent)
+    )
+    trial.local_path = str(tmp_path / "none")
+    if began_in == STORE:
+        made = HistoryLogger(recording(controller), [], controller)
+        made.log_trial_result(1, trial, {"step": 1, "timestamp": 1})
+        made.close()
+        made.recorder.store.close()
+    published.write_text('{"step": 2, "timestamp": 2}\n')
+    controller._storage.experiment_driver_staging_path += "-2"
+    made = HistoryLogger(recording(controller), [], controller)
+    made.log_trial_start(trial)
+    made.log_trial_end(trial, failed=True)
+    made.close()
+    made.recorder.store.close()
+    later = {"step": 3, "timestamp": int(time.time()) + 1}
+    if goes_on:
+        with published.open("a") as file:
+            file.write(json.dumps(later) + "\n")
+    with contextlib.closing(HistoryStore.open(places.local_file(controller))) as store:
+        found = reading.lines(store, "one", published.read_bytes())
+    assert reading.results_in(found) == ([later] if goes_on else [])
 
 
 def test_what_could_not_be_committed_goes_to_files(

@@ -41,6 +41,8 @@ def merged(stored: History, in_file: list[Result]) -> History:
             rest.append(result)
     if stored.results and not stored.has_earlier:
         del rest[: _count_before(_when(stored.results[0]), rest)]
+    elif stored.empty_since is not None:
+        del rest[: _count_before((stored.empty_since,), rest)]
     if not rest:
         return stored
     begins = sorted({min(start, len(ids)) for start in stored.starts})

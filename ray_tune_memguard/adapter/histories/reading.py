@@ -47,7 +47,7 @@ def lines(store: HistoryStore, trial_id: str, in_file: bytes | None) -> bytes:
             logger writes one, and so does a run without this package that resumes the experiment.
     """
     found = history(store, trial_id)
-    if not found.results and in_file:
+    if not found.results and found.empty_since is None and in_file:
         return in_file
     return as_lines(merged(found, results_in(in_file)).results)
 

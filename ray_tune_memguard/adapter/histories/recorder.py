@@ -11,6 +11,7 @@ import json
 import os
 import sqlite3
 import time
+from contextlib import suppress
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,7 @@ from pyarrow.fs import LocalFileSystem
 from ray.air._internal.json import SafeFallbackEncoder
 from ray.air.constants import EXPR_RESULT_FILE
 
-from ray_tune_memguard.adapter.histories import places
+from ray_tune_memguard.adapter.histories import joining, places
 from ray_tune_memguard.adapter.histories.directories import TrialDirectories
 from ray_tune_memguard.adapter.histories.reading import content_of, results_in
 from ray_tune_memguard.notices import Notices
@@ -75,12 +76,15 @@ class HistoryRecorder:
         self._has_files = False
         # Trials that have begun in this run and not ended.
         self._begun: set[str] = set()
+        # Those of them that began from scratch, and have reported nothing.
+        self._silent: set[str] = set()
         # Not committed yet. Trials that begin anew, and how many of the results of a trial that
         # goes on are of an earlier run.
         self._cleared: set[str] = set()
         self._starts: dict[str, int] = {}
         self._results: dict[str, list[bytes]] = {}
         self._ended: dict[str, Trial] = {}
+        self._empty: dict[str, float] = {}
         self._commit_at = self._sync_at = 0.0
         self._retry_after = _FIRST_RETRY_S
 
@@ -107,12 +111,18 @@ class HistoryRecorder:
         """Record a result."""
         if trial.trial_id not in self._begun:
             self.begin(trial)
+        self._silent.discard(trial.trial_id)
         self._results.setdefault(trial.trial_id, []).append(self._encoded(result))
 
     def end(self, trial: Trial) -> None:
         """Record that a trial has ended."""
         self._begun.discard(trial.trial_id)
         self._ended[trial.trial_id] = trial
+        if trial.trial_id in self._silent:
+            self._silent.discard(trial.trial_id)
+            # Only these few, as each look takes its time on remote storage.
+            if self._has_replaced_file(trial):
+                self._empty[trial.trial_id] = time.time()
 
     def _encoded(self, result: dict[str, object]) -> bytes:
         try:
@@ -140,6 +150,20 @@ class HistoryRecorder:
         # Without a mark, what its files have is of an attempt that this one replaces.
         if rows or trial.checkpoint:
             self._starts[trial.trial_id] = len(rows)
+        else:
+            self._silent.add(trial.trial_id)
+
+    def _has_replaced_file(self, trial: Trial) -> bool:
+        """Whether results of an earlier attempt may be in the storage, where Ray replaces them."""
+        storage = trial.storage
+        if storage is None or not trial.relative_logdir:
+            return False
+        if not self.experiment.is_local and not self.store.get_metadata(joining.HAS_FILES):
+            return False
+        path = str(PurePosixPath(storage.trial_fs_path, EXPR_RESULT_FILE))
+        with suppress(OSError):
+            return bool(content_of(storage.storage_filesystem, path))
+        return True
 
     # Called after each step.
 
@@ -193,7 +217,11 @@ class HistoryRecorder:
         if self._has_files:
             places.note_files(self.store)
             self._has_files = False
+        # Before the results: if it fails, both are tried again.
+        for trial_id, since in self._empty.items():
+            self.store.note_empty(trial_id, since)
         self.store.append(self._results, self._ended, cleared=self._cleared, starts=self._starts)
+        self._empty.clear()
         ended, self._ended, self._results = self._ended, {}, {}
         self._starts, self._cleared = {}, set()
         for trial in ended.values():
