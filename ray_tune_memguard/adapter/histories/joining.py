@@ -53,7 +53,7 @@ def open_with_all(path: Path, others: list[Path], published_at: str) -> HistoryS
                     store, is_whole = open_salvaged(path)
                 elif changed := join(store, other):
                     logger.warning(
-                        "Results of %d trials of %s were missing in the file on this machine, "
+                        "Results of %d trial(s) of %s were missing in the file on this machine, "
                         "which has others that a killed run could not copy to the storage. All are "
                         "brought together in %s.",
                         changed,
