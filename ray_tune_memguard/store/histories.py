@@ -16,12 +16,14 @@ Durability:
 - Each chunk has a checksum; a damaged one is left out when it is read, and said to be missing.
 
 A *start* is a result with which a resumed run continued a trial. Loggers of that run would have
-begun anew with it, and files are exported in the same pieces.
+begun anew with it, and files are exported in the same pieces. A start with the number 0 says that
+the trial's earlier results are elsewhere; without it, the trial began from scratch.
 """
 
 from __future__ import annotations
 
 import os
+import secrets
 import sqlite3
 import threading
 import weakref
@@ -55,6 +57,10 @@ FILE_NAME = f"histories{files.SUFFIX}"
 _MAX_SMALL_RESULTS = 1024
 _MAX_SMALL_BYTES = 1 << 20
 _KIND = "result"
+# The metadata key of the runs.
+_RUNS = "runs"
+# Before the id of a trial, the metadata key of `note_empty`.
+_EMPTY_SINCE = "empty since"
 _MAX_COPIES = 3
 # With more free pages, which small chunks have left, a finished file is written anew without them.
 _MIN_PAGES_PER_FREE = 8
@@ -90,13 +96,20 @@ class History:
 
     Attributes:
         results: as they were reported.
-        starts: the numbers of results with which a resumed run continued it.
+        starts: the indexes in ``results``, above 0, at which a resumed run continued it. It may
+            have reported nothing yet.
         missing: the number of results that are damaged.
+        has_earlier: whether earlier results may be elsewhere: those of a trial that was continued,
+            and not begun from scratch, or whose first results are damaged.
+        empty_since: when the trial was begun from scratch, in seconds since the epoch, if it has
+            reported nothing since; None if that was not noted.
     """
 
     results: list[Result]
     starts: tuple[int, ...] = ()
     missing: int = 0
+    has_earlier: bool = False
+    empty_since: float | None = None
 
 
 @dataclass(frozen=True)
@@ -238,15 +251,13 @@ class HistoryStore:
         with self._transaction():
             changed: dict[str, _Tail] = {}
             for trial_id in cleared:
-                for table in ("chunk", "start"):
-                    self._connection.execute(f"DELETE FROM {table} WHERE trial_id = ?", (trial_id,))
+                self._clear(trial_id)
                 changed[trial_id] = _Tail(0, 0)
             for trial_id, offset in (starts or {}).items():
                 start = (changed.get(trial_id) or self._tail(trial_id)).end + offset
-                if start:
-                    self._connection.execute(
-                        "INSERT OR IGNORE INTO start VALUES (?, ?)", (trial_id, start)
-                    )
+                self._connection.execute(
+                    "INSERT OR IGNORE INTO start VALUES (?, ?)", (trial_id, start)
+                )
             for trial_id, rows in results.items():
                 tail = changed.get(trial_id) or self._tail(trial_id)
                 size = tail.size + sum(map(len, rows))
@@ -267,6 +278,47 @@ class HistoryStore:
         self._tails.update(changed)
         for trial_id in ended:
             self._tails.pop(trial_id, None)
+
+    def rewrite(self, trial_id: str, rows: Sequence[bytes], starts: Collection[int]) -> None:
+        """Replace the whole history of a trial, and commit it.
+
+        Args:
+            trial_id: the trial.
+            rows: encoded results in order.
+            starts: the numbers of results with which a resumed run continued it.
+
+        Raises:
+            sqlite3.Error: nothing was changed.
+        """
+        with self._transaction():
+            self._clear(trial_id)
+            for number in range(0, len(rows), _MAX_SMALL_RESULTS):
+                self._insert(trial_id, number, rows[number : number + _MAX_SMALL_RESULTS])
+            self._connection.executemany(
+                "INSERT OR IGNORE INTO start VALUES (?, ?)", ((trial_id, start) for start in starts)
+            )
+        self._tails.pop(trial_id, None)
+
+    def _clear(self, trial_id: str) -> None:
+        for table in ("chunk", "start"):
+            self._connection.execute(f"DELETE FROM {table} WHERE trial_id = ?", (trial_id,))
+
+    def begin_run(self) -> None:
+        """Note that another run writes from now on, see :meth:`has_runs_of`."""
+        self.add_runs(secrets.token_hex(8))
+
+    def add_runs(self, *runs: str) -> None:
+        """Note that the results of these runs are here."""
+        self.set_metadata(**{_RUNS: " ".join(dict.fromkeys([*self.runs(), *runs]))})
+
+    def note_empty(self, trial_id: str, since: float) -> None:
+        """Note that a trial was begun from scratch, and reported nothing.
+
+        Args:
+            trial_id: the trial.
+            since: the time, in seconds since the epoch.
+        """
+        self.set_metadata(**{f"{_EMPTY_SINCE} {trial_id}": str(since)})
 
     def set_metadata(self, **values: str) -> None:
         """Store texts by name; they replace earlier ones of the same names."""
@@ -366,6 +418,15 @@ class HistoryStore:
         found = self._all("SELECT value FROM meta WHERE key = ?", (name,))
         return found[0][0] if found else None
 
+    def runs(self) -> list[str]:
+        """The ids of the runs whose results are here; none in a file of an earlier version."""
+        return (self.get_metadata(_RUNS) or "").split()
+
+    def has_runs_of(self, other: HistoryStore) -> bool:
+        """Whether this is a later state of another file, or the same; False if that is unknown."""
+        runs = other.runs()
+        return bool(runs) and set(runs) <= set(self.runs())
+
     def count(self, trial_id: str) -> int:
         """The number of results of a trial; 0 if it is unknown."""
         query = "SELECT number + count FROM chunk WHERE trial_id = ? ORDER BY number DESC LIMIT 1"
@@ -377,18 +438,29 @@ class HistoryStore:
         columns = "number, count, content, checksum"
         query = f"SELECT {columns} FROM chunk WHERE trial_id = ? ORDER BY number"
         results: list[Result] = []
-        missing = 0
+        lost: list[range] = []
+        end = 0
         for number, count, content, checksum in self._all(query, (trial_id,)):
-            missing += max(0, number - len(results) - missing)
+            if number > end:
+                lost.append(range(end, number))
+            end = max(end, number + count)
             try:
                 if _checksum(trial_id, number, count, content) != checksum:
                     raise ValueError("another checksum")
                 results += result_columns.unpack(content, self._decompress)
             except (ValueError, TypeError):
-                missing += count
+                lost.append(range(number, number + count))
         query = "SELECT number FROM start WHERE trial_id = ? ORDER BY number"
-        starts = tuple(number for (number,) in self._all(query, (trial_id,)))
-        return History(results, starts, missing)
+        starts = [number for (number,) in self._all(query, (trial_id,))]
+        indexes = (_index_without(lost, number) for number in starts)
+        present = dict.fromkeys(min(index, len(results)) for index in indexes if index)
+        has_earlier = 0 in starts or any(gap.start == 0 for gap in lost)
+        missing = sum(map(len, lost))
+        empty_since = None
+        if not results and not missing:
+            noted = self.get_metadata(f"{_EMPTY_SINCE} {trial_id}")
+            empty_since = None if noted is None else float(noted)
+        return History(results, tuple(present), missing, has_earlier, empty_since)
 
     def trial_ids(self) -> Iterator[str]:
         """The ids of all trials that have reported, in the order of their ids."""
@@ -463,6 +535,17 @@ def _copy_intact(source: HistoryStore, target: HistoryStore) -> None:
         with suppress(StoreError), damage_as_store_error():
             starts = source._connection.execute("SELECT * FROM start").fetchall()
             target._connection.executemany("INSERT OR IGNORE INTO start VALUES (?, ?)", starts)
+        with suppress(StoreError), damage_as_store_error():
+            # The dictionaries, which are bytes, have their own copies.
+            metadata = source._connection.execute(
+                "SELECT key, value FROM meta WHERE typeof(value) = 'text'"
+            ).fetchall()
+            target._connection.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", metadata)
+
+
+def _index_without(lost: Sequence[range], number: int) -> int:
+    """The index of a result among those that are not lost, given its number among all."""
+    return number - sum(min(number, gap.stop) - gap.start for gap in lost if gap.start < number)
 
 
 def _check_pages(connection: sqlite3.Connection) -> None:

@@ -16,8 +16,9 @@ import numpy as np
 Result = dict[str, Any]
 
 _TUPLE, _SCALAR, _ARRAY, _INTEGER = 1, 2, 3, 4
-# Booleans, integers, floats and complex numbers. Objects and texts are replaced by the caller.
+# Booleans, integers, floats and complex numbers. Objects and times are replaced by the caller.
 _KINDS = "biufc"
+_ARRAY_KINDS = f"{_KINDS}US"
 # Strings may contain halves of surrogate pairs, which JSON files allow.
 _TEXT_ERRORS = "surrogatepass"
 _MAX_DEPTH = 500
@@ -61,7 +62,7 @@ class ResultEncoder:
             return msgpack.ExtType(_INTEGER, str(value).encode())
         if isinstance(value, np.generic) and value.dtype.kind in _KINDS:
             return msgpack.ExtType(_SCALAR, self._nested([value.dtype.str, value.tobytes()]))
-        if kind is np.ndarray and value.dtype.kind in _KINDS:
+        if kind is np.ndarray and value.dtype.kind in _ARRAY_KINDS and value.dtype.itemsize:
             parts = [value.dtype.str, list(value.shape), value.tobytes()]
             return msgpack.ExtType(_ARRAY, self._nested(parts))
         # JSON takes an object of a subclass for one of its base.

@@ -304,15 +304,24 @@ def test_a_history_in_two_places(stored: bytes, in_file: bytes | None, whole: by
 
 @pytest.mark.parametrize(
     ("stored", "starts", "in_file", "whole", "whole_starts"),
+    # A start at 0: the trial went on with results that are elsewhere.
     [
         # The store, Ray alone, and the store again.
         ([1, 2, 5, 6], [2], [3, 4], [1, 2, 3, 4, 5, 6], (2, 4)),
         # Ray alone, the store, which took that over, Ray alone, and the store.
         ([1, 2, 3, 5], [1, 3], [1, 4], [1, 2, 3, 4, 5], (1, 3, 4)),
-        # What was taken over is damaged.
-        ([3, 4], [], [1, 2], [1, 2, 3, 4], (2,)),
+        # What was taken over is damaged, or could not be read when the trial went on.
+        ([3, 4], [0], [1, 2], [1, 2, 3, 4], (2,)),
+        # The trial began from scratch, and then went on with Ray alone.
+        ([3, 4], [], [1, 2], [3, 4], ()),
+        ([3, 4], [], [1, 2, 5], [3, 4, 5], (2,)),
+        ([3, 4, 6], [2], [1, 2, 5], [3, 4, 5, 6], (2, 3)),
         ([1, 4, 7], [1, 2], [2, 3, 5, 6, 8], [1, 2, 3, 4, 5, 6, 7, 8], (1, 3, 4, 6, 7)),
         ([1, 2], [], [1, 2, 3], [1, 2, 3], ()),
+        # The later run has reported nothing, or all of it is damaged.
+        ([1, 4], [1, 2], [2, 5], [1, 2, 4, 5], (1, 2, 3)),
+        ([3], [0, 4], [1, 5], [1, 3, 5], (1, 2)),
+        ([], [2], [1], [1], ()),
     ],
 )
 def test_runs_with_and_without_the_store(
@@ -322,7 +331,8 @@ def test_runs_with_and_without_the_store(
     whole: list[int],
     whole_starts: tuple[int, ...],
 ) -> None:
-    found = reading.merged(History(at(*stored), tuple(starts)), at(*in_file))
+    history = History(at(*stored), tuple(filter(None, starts)), has_earlier=0 in starts)
+    found = reading.merged(history, at(*in_file))
     assert (found.results, found.starts) == (at(*whole), whole_starts)
 
 

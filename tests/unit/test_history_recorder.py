@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import sqlite3
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,7 +15,7 @@ import pytest
 from pyarrow.fs import LocalFileSystem
 from ray.tune.logger import CSVLoggerCallback, JsonLoggerCallback
 
-from ray_tune_memguard.adapter.histories import places, recorder
+from ray_tune_memguard.adapter.histories import places, reading, recorder
 from ray_tune_memguard.adapter.histories.logger import HistoryLogger
 from ray_tune_memguard.adapter.histories.recorder import HistoryRecorder
 from ray_tune_memguard.notices import Notices
@@ -158,6 +161,102 @@ def test_results_of_an_earlier_run_are_taken_over(
     assert logger.commit(now=True)
     assert steps(logger) == [1, 2, 3]
     assert logger.recorder.store.history("one").starts == (2,)
+
+
+STORE, RAY_ALONE = "store", "Ray alone"
+
+
+@pytest.mark.parametrize(
+    "session_of",
+    [lambda run: run, lambda run: 0, lambda run: min(run, 1)],
+    ids=["new sessions", "one session", "two sessions"],
+)
+@pytest.mark.parametrize("checkpoint", [None, "checkpoint_000000"])
+@pytest.mark.parametrize(
+    "runs",
+    [
+        (RAY_ALONE, STORE),
+        (RAY_ALONE, STORE, STORE),
+        (RAY_ALONE, STORE, RAY_ALONE),
+        (STORE, RAY_ALONE, STORE),
+        (STORE, RAY_ALONE, STORE, RAY_ALONE),
+        (RAY_ALONE, RAY_ALONE, STORE, RAY_ALONE, STORE),
+    ],
+    ids=", ".join,
+)
+def test_a_trial_has_the_results_that_it_would_have_in_files(
+    controller: Any, tmp_path: Path, runs: Any, checkpoint: Any, session_of: Any
+) -> None:
+    """Ray begins a new file for a trial without a checkpoint, unless its session is the same."""
+    published = tmp_path / "trial_one" / "result.json"
+    published.parent.mkdir()
+    expected: list[int] = []
+    for number, kind in enumerate(runs):
+        staging = tmp_path / f"staging-{session_of(number)}"
+        controller._storage.experiment_driver_staging_path = str(staging)
+        trial: Any = Trial(staging / "trial_one")
+        trial.storage = SimpleNamespace(
+            storage_filesystem=LocalFileSystem(), trial_fs_path=str(published.parent)
+        )
+        trial.checkpoint = checkpoint if number else None
+        Path(trial.local_path).mkdir(parents=True, exist_ok=True)
+        results = [{"step": 2 * number + more, "timestamp": number} for more in (0, 1)]
+        goes_on = number and (checkpoint or session_of(number) == session_of(number - 1))
+        before = expected
+        expected = [*(before if goes_on else []), *(result["step"] for result in results)]
+        if kind == STORE:
+            made = HistoryLogger(recording(controller), [], controller)
+            made.log_trial_start(trial)
+            for result in results:
+                made.log_trial_result(1, trial, result)
+            made.close()
+            made.recorder.store.close()
+        else:
+            staged = Path(trial.local_path, "result.json")
+            if trial.checkpoint and published.exists():
+                staged.write_bytes(published.read_bytes())
+            with staged.open("a") as file:
+                file.writelines(json.dumps(result) + "\n" for result in results)
+            published.write_bytes(staged.read_bytes())
+    if not goes_on and runs[-2:] == (STORE, RAY_ALONE):
+        # Nothing tells whether Ray alone went on with a trial of the store, or began it again.
+        expected = before + expected
+    with contextlib.closing(HistoryStore.open(places.local_file(controller))) as store:
+        found = reading.lines(store, "one", published.read_bytes())
+    assert [result["step"] for result in reading.results_in(found)] == expected
+
+
+@pytest.mark.parametrize("began_in", [RAY_ALONE, STORE])
+@pytest.mark.parametrize("goes_on", [False, True], ids=["failed", "went on with Ray alone"])
+def test_a_trial_from_scratch_that_reports_nothing(
+    controller: Any, trial: Any, tmp_path: Path, began_in: str, goes_on: bool
+) -> None:
+    """Ray's logger replaces its file by an empty one."""
+    published = tmp_path / "trial_one" / "result.json"
+    published.parent.mkdir()
+    trial.storage = SimpleNamespace(
+        storage_filesystem=LocalFileSystem(), trial_fs_path=str(published.parent)
+    )
+    trial.local_path = str(tmp_path / "none")
+    if began_in == STORE:
+        made = HistoryLogger(recording(controller), [], controller)
+        made.log_trial_result(1, trial, {"step": 1, "timestamp": 1})
+        made.close()
+        made.recorder.store.close()
+    published.write_text('{"step": 2, "timestamp": 2}\n')
+    controller._storage.experiment_driver_staging_path += "-2"
+    made = HistoryLogger(recording(controller), [], controller)
+    made.log_trial_start(trial)
+    made.log_trial_end(trial, failed=True)
+    made.close()
+    made.recorder.store.close()
+    later = {"step": 3, "timestamp": int(time.time()) + 1}
+    if goes_on:
+        with published.open("a") as file:
+            file.write(json.dumps(later) + "\n")
+    with contextlib.closing(HistoryStore.open(places.local_file(controller))) as store:
+        found = reading.lines(store, "one", published.read_bytes())
+    assert reading.results_in(found) == ([later] if goes_on else [])
 
 
 def test_what_could_not_be_committed_goes_to_files(

@@ -139,6 +139,8 @@ def test_a_trial_that_is_taken_over_or_continued(store: HistoryStore) -> None:
     store.append({"one": rows(3, 1)})
     assert store.history("one").starts == (2, 3)
     assert store.history("none").starts == ()
+    # It goes on with results that are elsewhere.
+    assert [store.history(name).has_earlier for name in ("one", "none")] == [False, True]
     store.append({"one": rows(0, 1), "two": rows(1, 1)}, ["one"], cleared=["one"])
     assert (steps(store, "one"), steps(store, "two")) == ([0], [0, 1])
     assert store.history("one").starts == ()
@@ -169,6 +171,37 @@ def test_a_damaged_chunk_is_left_out_and_said_to_be_missing(
     assert [result["step"] for result in history.results] == [4, 5, 6]
     assert history.missing == 4
     assert steps(found, "two") == [0]
+
+
+@pytest.mark.parametrize(
+    ("damaged", "kept", "starts"),
+    [
+        ((), range(9), (2, 4, 8, 9)),
+        ((0,), range(3, 9), (1, 5, 6)),
+        ((3,), [0, 1, 2, 6, 7, 8], (2, 3, 5, 6)),
+        ((6,), range(6), (2, 4, 6)),
+        ((0, 3), range(6, 9), (2, 3)),
+        ((0, 3, 6), [], ()),
+    ],
+)
+def test_starts_are_those_of_the_results_that_are_there(
+    store: HistoryStore, path: Path, damaged: tuple[int, ...], kept: Any, starts: tuple[int, ...]
+) -> None:
+    for first, offset in ((0, 2), (3, 1), (6, 2)):
+        store.append({"one": rows(first, 3)}, ["one"], starts={"one": offset})
+    store.append({}, starts={"one": 0})
+    store.finalize()
+    store.close()
+    with sqlite3.connect(path) as connection:
+        # One is not readable, and one is not there at all.
+        for number in damaged:
+            connection.execute("UPDATE chunk SET content = x'00' WHERE number = ?", (number,))
+        connection.execute("DELETE FROM chunk WHERE content = x'00' AND number = 3")
+    history = HistoryStore.open(path).history("one")
+    assert [result["step"] for result in history.results] == list(kept)
+    assert history.starts == starts
+    assert history.missing == 9 - len(list(kept))
+    assert history.has_earlier == (0 in damaged)
 
 
 def test_intact_histories_of_a_damaged_file_are_kept(store: HistoryStore, path: Path) -> None:

@@ -101,6 +101,8 @@ STEPS = [0.0, *(after - before for before, after in pairwise(CLOCK))]
         [np.int64(number) for number in range(MANY)],
         [np.bool_(number % 2) for number in range(MANY)],
         [np.arange(6.0).reshape(2, 3) + number for number in range(MANY)],
+        [np.array([["a", f"\u00df{number}"]]) for number in range(MANY)],
+        [np.array([b"a", b"%d" % number]) for number in range(MANY)],
         [(8, number) for number in range(MANY)],
         [2**70 + number for number in range(MANY)],
         [{}, {"a": 1}] * 20,

@@ -23,6 +23,7 @@ from ray.tune.experiment import Trial
 from ray_tune_memguard.adapter import boundary, paths
 from ray_tune_memguard.adapter.histories import last_results, places, reading
 from ray_tune_memguard.adapter.histories.export import EVENT_FILES, write_files
+from ray_tune_memguard.adapter.histories.merging import are_the_same
 from ray_tune_memguard.adapter.incomplete_export import IncompleteExportError
 from ray_tune_memguard.adapter.location import Experiment
 from ray_tune_memguard.adapter.restore.opened import store_of
@@ -207,7 +208,7 @@ def _export(
     # One that was running when its driver ended is pending, too.
     if not history.results and trial.status == Trial.PENDING:
         return []
-    if target is None and len(stored.results) < count == len(in_file):
+    if target is None and len(stored.results) < count and are_the_same(history.results, in_file):
         return []  # All of it is in files.
     folder = scratch / trial.trial_id
     folder.mkdir()

@@ -1,7 +1,9 @@
 """Where the histories of an experiment are, and how they are opened.
 
 On a local disk they are in the experiment's ``.memguard/``. Elsewhere a run writes them beside
-Ray's local staging directory, and copies them to the experiment's ``.memguard/`` when it ends.
+Ray's local staging directory, and copies them to the experiment's ``.memguard/`` when it ends. What
+is there, and what an earlier run has left on this machine, may be of different runs; see
+:mod:`~ray_tune_memguard.adapter.histories.joining`.
 """
 
 from __future__ import annotations
@@ -24,11 +26,12 @@ from pyarrow.fs import FileSystem, FileType
 
 from ray_tune_memguard.adapter import boundary, location, paths
 from ray_tune_memguard.adapter.claims import end_abandoned_runs
+from ray_tune_memguard.adapter.histories import joining
 from ray_tune_memguard.adapter.restore.locate import StateFile
 from ray_tune_memguard.notices import logger
 from ray_tune_memguard.store import files
 from ray_tune_memguard.store.errors import StoreError, is_locked
-from ray_tune_memguard.store.histories import FILE_NAME, HistoryStore, finish_salvage, salvage
+from ray_tune_memguard.store.histories import FILE_NAME, HistoryStore, finish_salvage
 
 if TYPE_CHECKING:
     from ray_tune_memguard.adapter.seam import Controller
@@ -39,8 +42,8 @@ _COPY_BYTES = 1 << 20
 _LOOK_AGAIN_AFTER_S = 5.0
 # In Arrow's name of a file system, which has the protocols of one of fsspec.
 _OBJECT_STORE = re.compile(r"\b(s3a?|gcs|gs|abfss?|az|adl)\b")
-# The metadata key of `note_files`.
-_HAS_FILES = "files"
+#: The metadata key of the staging directory of the last run on this machine.
+STAGING = "staging"
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,8 @@ def local_file(controller: Controller) -> Path:
 def open_for_run(controller: Controller) -> HistoryStore:
     """Open the histories of a run's experiment to continue them, or create them.
 
-    Damaged histories are replaced by new ones with the intact results.
+    Damaged histories are replaced by new ones with the intact results. What is only published, or
+    only in the file that a killed run has left on this machine, is brought together.
 
     Raises:
         OSError, sqlite3.Error: the file cannot be written, or another run is writing it.
@@ -89,29 +93,37 @@ def open_for_run(controller: Controller) -> HistoryStore:
     experiment, path = Experiment.of_run(controller), local_file(controller)
     end_abandoned_runs(experiment.path)
     finish_salvage(path)
-    if not experiment.is_local and not path.exists():
-        left = _left_behind(experiment)
-        if left is None:
-            _fetch(experiment, path)
-        else:
-            files.copy_to(left, path)
     _close_opened(str(path))
+    was_here = path.exists()
+    if experiment.is_local:
+        store, _ = joining.open_salvaged(path)
+    else:
+        store = _open_elsewhere(experiment, path)
     try:
-        store = HistoryStore.open_to_write(path)
-    except StoreError as error:
-        if type(error) is not StoreError:
-            raise
-        logger.warning(
-            "The histories in %s are damaged (%s). They are replaced by their intact results; the "
-            "damaged file is kept beside them.",
-            path,
-            error,
-        )
-        salvage(path)
-        store = HistoryStore.open_to_write(path)
+        store.begin_run()
+        if not was_here and store.get_metadata(STAGING):
+            # That path is the same on all machines of a Ray session.
+            store.set_metadata(**{STAGING: ""})
+    except BaseException:
+        store.close()
+        raise
     for key in _keys(experiment):
         _live[key] = store
     return store
+
+
+def _open_elsewhere(experiment: Experiment, path: Path) -> HistoryStore:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".others-", dir=path.parent) as directory:
+        others = []
+        left = _left_behind(experiment)
+        if left is not None and left != path:
+            others.append(Path(directory, "left", FILE_NAME))
+            files.copy_to(left, others[-1])
+        published = Path(directory, FILE_NAME)
+        if _fetch(experiment, published):
+            others.append(published)
+        return joining.open_with_all(path, others, experiment.path)
 
 
 def has_histories(controller: Controller) -> bool:
@@ -128,13 +140,13 @@ def has_file(filesystem: FileSystem, path: str) -> bool:
 
 def note_files(store: HistoryStore) -> None:
     """Note that Ray's loggers have written results of the experiment to files as well."""
-    store.set_metadata(**{_HAS_FILES: "yes"})
+    store.set_metadata(**{joining.HAS_FILES: "yes"})
 
 
 def may_have_files(experiment: Experiment, store: HistoryStore) -> bool:
     """Whether trials may have results in files that are not in the histories."""
     # On a local disk a user's own loggers are read too; elsewhere each look takes too long.
-    if experiment.is_local or store.get_metadata(_HAS_FILES):
+    if experiment.is_local or store.get_metadata(joining.HAS_FILES):
         return True
     try:
         state_file = StateFile.newest_of(experiment)
@@ -182,19 +194,16 @@ def _write(path: Path, filesystem: FileSystem, target: str) -> None:
         shutil.copyfileobj(source, output, _COPY_BYTES)
 
 
-def _fetch(experiment: Experiment, path: Path) -> None:
-    """Copy the published histories of an experiment to a local file, if there are any."""
+def _fetch(experiment: Experiment, path: Path) -> bool:
+    """Copy the published histories of an experiment to a new local file, if there are any."""
     if _size_of(experiment) is None:
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    files.remove(path)  # A log of another file would be applied to this one.
-    part = path.with_name(f"{path.name}.part")
+        return False
     with (
         experiment.filesystem.open_input_stream(experiment.file) as source,
-        part.open("wb") as target,
+        path.open("xb") as target,
     ):
         shutil.copyfileobj(source, target, _COPY_BYTES)
-    part.replace(path)
+    return True
 
 
 def _size_of(experiment: Experiment) -> tuple[int, int] | None:
@@ -204,7 +213,10 @@ def _size_of(experiment: Experiment) -> tuple[int, int] | None:
 
 
 def _left_behind(experiment: Experiment) -> Path | None:
-    """The file of a run on this machine that was killed; None if what is published is newer."""
+    """The file that the last run, or one before it, has left on this machine, if there is one.
+
+    It may be older than what is published: another machine may have the same path.
+    """
     try:
         state_file = StateFile.newest_of(experiment)
     except OSError:
@@ -217,12 +229,7 @@ def _left_behind(experiment: Experiment) -> Path | None:
     staging = state_file.staging()
     beside = pointer.parent if staging is None else paths.work_directory(Path(staging))
     file = beside / FILE_NAME
-    if not file.is_file():
-        return None
-    log = file.with_name(f"{FILE_NAME}-wal")
-    written = max(path.stat().st_mtime_ns for path in (file, log) if path.is_file())
-    published = _size_of(experiment)
-    return file if published is None or written > published[1] else None
+    return file if file.is_file() else None
 
 
 # Stores in this process.
@@ -235,6 +242,8 @@ _opened: dict[str, tuple[Any, HistoryStore]] = {}
 _look_again_at: dict[str, float] = {}
 _lock = threading.RLock()
 _warned: set[str] = set()
+#: The runs of a published file, by its path, with what the file was then.
+_published_runs: dict[str, tuple[object, frozenset[str]]] = {}
 
 
 def forget_live(experiment: Experiment) -> None:
@@ -293,43 +302,77 @@ def _open(experiment: Experiment) -> HistoryStore | None:
     _opened.pop(key, None)
     if version is None:
         return None
-    left = None if experiment.is_local else _left_behind(experiment)
-    if experiment.is_local or left is not None:
-        path = left or Path(experiment.file)
-        try:
-            store = HistoryStore.open(path)
-        except sqlite3.OperationalError as error:
-            if not is_locked(error):
-                raise
-            store = HistoryStore.open_copy(path)
-            _look_again_at[key] = time.monotonic() + _LOOK_AGAIN_AFTER_S
+    if experiment.is_local:
+        store = _open_here(Path(experiment.file), key)
     else:
-        directory = Path(tempfile.mkdtemp(prefix="memguard-"))
-        try:
-            copy = directory / FILE_NAME
-            _fetch(experiment, copy)
-            store = HistoryStore.open(copy)
-        finally:
-            # The copy stays readable while it is open.
-            shutil.rmtree(directory, ignore_errors=True)
+        store = _open_latest(experiment, key)
     _opened[key] = version, store
     while len(_opened) > _MAX_OPEN:
         _opened.pop(next(iter(_opened)))
     return store
 
 
+def _open_here(path: Path, key: str) -> HistoryStore:
+    """Open a local file, or a copy if a run of another process is writing it."""
+    try:
+        return HistoryStore.open(path)
+    except sqlite3.OperationalError as error:
+        if not is_locked(error):
+            raise
+        store = HistoryStore.open_copy(path)
+        _look_again_at[key] = time.monotonic() + _LOOK_AGAIN_AFTER_S
+        return store
+
+
+def _open_latest(experiment: Experiment, key: str) -> HistoryStore:
+    """Open what a run would go on with, of the published file and of one on this machine."""
+    left = _left_behind(experiment)
+    here = None
+    if left is not None:
+        try:
+            here = _open_here(left, key)
+        except StoreError:
+            if _size_of(experiment) is None:
+                raise
+    if here is not None and _has_published(experiment, here):
+        return here
+    with tempfile.TemporaryDirectory(prefix="memguard-") as directory:
+        # The copy stays readable while it is open.
+        copy = Path(directory, FILE_NAME)
+        _fetch(experiment, copy)
+        try:
+            published = HistoryStore.open(copy)
+        except StoreError:
+            if here is None:
+                raise
+            return here
+        _published_runs[experiment.file] = _size_of(experiment), frozenset(published.runs())
+        if left is None or here is None or published.has_runs_of(here):
+            return published
+        if here.has_runs_of(published):
+            return here
+        here.close()
+        return joining.view_of_both(left, published, Path(directory))
+
+
+def _has_published(experiment: Experiment, store: HistoryStore) -> bool:
+    """Whether a store has all that is published, as far as is known without fetching that."""
+    version = _size_of(experiment)
+    known, runs = _published_runs.get(experiment.file, (None, frozenset()))
+    return version is None or (known == version and bool(runs) and runs <= set(store.runs()))
+
+
 def _version_of(experiment: Experiment) -> object | None:
     """What changes with the content of the file; None if there is no file."""
-    file = experiment.file
+    found: list[object] = []
+    file: str | Path | None = experiment.file
     if not experiment.is_local:
-        left = _left_behind(experiment)
-        if left is None:
-            return _size_of(experiment)
-        file = str(left)
-    found = []
-    for suffix in ("", "-wal"):
+        published = _size_of(experiment)
+        found += [] if published is None else [published]
+        file = _left_behind(experiment)
+    for suffix in ("", "-wal") if file is not None else ():
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-            status = Path(file + suffix).stat()
+            status = Path(f"{file}{suffix}").stat()
             found.append((status.st_ino, status.st_size, status.st_mtime_ns))
     return tuple(found) or None
 

@@ -5,34 +5,36 @@ It is given as the lines of Ray's ``result.json``, so whoever reads it gets what
 
 from __future__ import annotations
 
-import itertools
 import json
-import math
-from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import PurePosixPath
-from typing import Any
 
 import pandas
 from pyarrow.fs import FileSystem, LocalFileSystem
-from ray.air._internal.json import SafeFallbackEncoder
-from ray.air.constants import EXPR_RESULT_FILE, TIMESTAMP, TRAINING_ITERATION
+from ray.air.constants import EXPR_RESULT_FILE
 from ray.tune.analysis.experiment_analysis import ExperimentAnalysis
 from ray.tune.experiment import Trial
-from ray.tune.result import TIME_TOTAL_S
 
 from ray_tune_memguard.adapter.histories import last_results, places
+from ray_tune_memguard.adapter.histories.merging import as_lines, merged, with_plain_keys
 from ray_tune_memguard.notices import Notices
 from ray_tune_memguard.store.histories import History, HistoryStore
 from ray_tune_memguard.store.result_values import Result
 
-_PLAIN_KEYS = (str, int, float, bool, type(None))
+__all__ = [
+    "as_lines",
+    "content_of",
+    "history",
+    "lines",
+    "merged",
+    "of_trial",
+    "results_in",
+    "trial_dataframe",
+    "with_plain_keys",
+]
+
 _notices = Notices()
-_encode = SafeFallbackEncoder().encode
-# Ray adds them to each result. A trial that goes back to a checkpoint repeats the iteration, and
-# in its first second the time as well.
-_IDENTITY = (TRAINING_ITERATION, TIMESTAMP, TIME_TOTAL_S)
 
 
 def lines(store: HistoryStore, trial_id: str, in_file: bytes | None) -> bytes:
@@ -45,48 +47,9 @@ def lines(store: HistoryStore, trial_id: str, in_file: bytes | None) -> bytes:
             logger writes one, and so does a run without this package that resumes the experiment.
     """
     found = history(store, trial_id)
-    if not found.results and in_file:
+    if not found.results and found.empty_since is None and in_file:
         return in_file
     return as_lines(merged(found, results_in(in_file)).results)
-
-
-def merged(stored: History, in_file: list[Result]) -> History:
-    """The whole history of a trial, of which a store and a file each have a part, or all.
-
-    What both have is the store's: one took it over from the other, or a user's own logger wrote it
-    as well. The rest of the file is of runs of Ray alone. These come between the runs that wrote to
-    the store, in the order of their times.
-    """
-    if not in_file:
-        return stored
-    ids, ids_in_file = list(map(_identity, stored.results)), list(map(_identity, in_file))
-    known = Counter(ids)
-    rest = []
-    for result, identity in zip(in_file, ids_in_file, strict=True):
-        known[identity] -= 1
-        if known[identity] < 0:
-            rest.append(result)
-    if not rest:
-        return stored
-    if ids_in_file[: len(ids)] == ids:
-        return History(stored.results + rest, stored.starts, stored.missing)
-    results: list[Result] = []
-    starts: list[int] = []
-    ends = {0, *stored.starts, len(stored.results)}
-    for begin, end in itertools.pairwise(sorted(ends)):
-        count = _count_before(_when(stored.results[begin]), rest)
-        if count:
-            starts.append(len(results))
-            results += rest[:count]
-            starts.append(len(results))
-            del rest[:count]
-        if begin in stored.starts:
-            starts.append(len(results))
-        results += stored.results[begin:end]
-    if rest:
-        starts.append(len(results))
-        results += rest
-    return History(results, tuple(dict.fromkeys(filter(None, starts))), stored.missing)
 
 
 def results_in(lines: bytes | None) -> list[Result]:
@@ -101,22 +64,6 @@ def results_in(lines: bytes | None) -> list[Result]:
     return [result for result in found if isinstance(result, dict)]
 
 
-def _identity(result: Result) -> bytes:
-    """What tells a result from all others of its trial, also if other callbacks added to one."""
-    found = {key: result[key] for key in _IDENTITY if key in result}
-    return as_lines([found if len(found) == len(_IDENTITY) else result])
-
-
-def _count_before(when: tuple[float, ...], results: list[Result]) -> int:
-    return sum(1 for _ in itertools.takewhile(lambda one: _when(one) < when, results))
-
-
-def _when(result: Result) -> tuple[float, ...]:
-    """When a result was reported: Ray's full second, and its iteration. Unknown is last."""
-    found = (result.get(key) for key in (TIMESTAMP, TRAINING_ITERATION))
-    return tuple(one if isinstance(one, (int, float)) else math.inf for one in found)
-
-
 def history(store: HistoryStore, trial_id: str) -> History:
     """The results of a trial. Damaged ones are left out, with a warning for each store."""
     found = store.history(trial_id)
@@ -127,27 +74,6 @@ def history(store: HistoryStore, trial_id: str) -> History:
             "out. Further trials are not logged.",
         )
     return found
-
-
-def with_plain_keys(value: Any) -> Any:
-    """A value with texts for keys that JSON does not take, where Ray's JSON logger fails."""
-    if isinstance(value, dict):
-        return {
-            key if isinstance(key, _PLAIN_KEYS) else str(key): with_plain_keys(inner)
-            for key, inner in value.items()
-        }
-    if isinstance(value, (list, tuple)):
-        return type(value)(map(with_plain_keys, value))
-    return value
-
-
-def as_lines(results: list[Result]) -> bytes:
-    """Results as the lines that Ray's logger writes."""
-    try:
-        return "".join(f"{_encode(result)}\n" for result in results).encode()
-    except TypeError:
-        plain = map(with_plain_keys, results)
-        return "".join(f"{_encode(result)}\n" for result in plain).encode()
 
 
 def of_trial(trial: Trial) -> bytes | None:

@@ -11,6 +11,7 @@ import json
 import os
 import sqlite3
 import time
+from contextlib import suppress
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,7 @@ from pyarrow.fs import LocalFileSystem
 from ray.air._internal.json import SafeFallbackEncoder
 from ray.air.constants import EXPR_RESULT_FILE
 
-from ray_tune_memguard.adapter.histories import places
+from ray_tune_memguard.adapter.histories import joining, places
 from ray_tune_memguard.adapter.histories.directories import TrialDirectories
 from ray_tune_memguard.adapter.histories.reading import content_of, results_in
 from ray_tune_memguard.notices import Notices
@@ -36,7 +37,6 @@ COMMIT_EVERY_S = 0.08
 _SYNC_EVERY_S = 10.0
 _FIRST_RETRY_S = 1.0
 _MAX_RETRY_S = 30.0
-_STAGING = "staging"
 
 
 class HistoryRecorder:
@@ -60,7 +60,7 @@ class HistoryRecorder:
         self.experiment = places.Experiment.of_run(controller)
         self._notices = notices
         staging = str(controller._storage.experiment_driver_staging_path)
-        last_staging = store.get_metadata(_STAGING)
+        last_staging = store.get_metadata(places.STAGING)
         self._continues_staging = last_staging == staging
         experiment = self.experiment
         if not experiment.is_local and (
@@ -69,19 +69,22 @@ class HistoryRecorder:
         ):
             # This run's state files will not tell that a run before it has written files.
             places.note_files(store)
-        store.set_metadata(**{_STAGING: staging})
+        store.set_metadata(**{places.STAGING: staging})
         self._directories = TrialDirectories.of_run(controller, directories_stay)
         self._encoder = ResultEncoder(replace=SafeFallbackEncoder().default)
         # Whether that is still to be noted.
         self._has_files = False
         # Trials that have begun in this run and not ended.
         self._begun: set[str] = set()
+        # Those of them that began from scratch, and have reported nothing.
+        self._silent: set[str] = set()
         # Not committed yet. Trials that begin anew, and how many of the results of a trial that
         # goes on are of an earlier run.
         self._cleared: set[str] = set()
         self._starts: dict[str, int] = {}
         self._results: dict[str, list[bytes]] = {}
         self._ended: dict[str, Trial] = {}
+        self._empty: dict[str, float] = {}
         self._commit_at = self._sync_at = 0.0
         self._retry_after = _FIRST_RETRY_S
 
@@ -101,17 +104,25 @@ class HistoryRecorder:
             self._starts.pop(trial.trial_id, None)
             self._results.pop(trial.trial_id, None)
             self._cleared.add(trial.trial_id)
+            # Of a run of Ray alone in this session.
+            self._take_over_file(trial)
 
     def add(self, trial: Trial, result: dict[str, object]) -> None:
         """Record a result."""
         if trial.trial_id not in self._begun:
             self.begin(trial)
+        self._silent.discard(trial.trial_id)
         self._results.setdefault(trial.trial_id, []).append(self._encoded(result))
 
     def end(self, trial: Trial) -> None:
         """Record that a trial has ended."""
         self._begun.discard(trial.trial_id)
         self._ended[trial.trial_id] = trial
+        if trial.trial_id in self._silent:
+            self._silent.discard(trial.trial_id)
+            # Only these few, as each look takes its time on remote storage.
+            if self._has_replaced_file(trial):
+                self._empty[trial.trial_id] = time.time()
 
     def _encoded(self, result: dict[str, object]) -> bytes:
         try:
@@ -131,11 +142,28 @@ class HistoryRecorder:
                 "Further trials are not logged.",
             )
             self._has_files = True
+            self._starts[trial.trial_id] = 0
             return
         rows = [self._encoder.encode(result) for result in results_in(earlier)]
         if rows:
             self._results[trial.trial_id] = rows
+        # Without a mark, what its files have is of an attempt that this one replaces.
+        if rows or trial.checkpoint:
             self._starts[trial.trial_id] = len(rows)
+        else:
+            self._silent.add(trial.trial_id)
+
+    def _has_replaced_file(self, trial: Trial) -> bool:
+        """Whether results of an earlier attempt may be in the storage, where Ray replaces them."""
+        storage = trial.storage
+        if storage is None or not trial.relative_logdir:
+            return False
+        if not self.experiment.is_local and not self.store.get_metadata(joining.HAS_FILES):
+            return False
+        path = str(PurePosixPath(storage.trial_fs_path, EXPR_RESULT_FILE))
+        with suppress(OSError):
+            return bool(content_of(storage.storage_filesystem, path))
+        return True
 
     # Called after each step.
 
@@ -189,7 +217,11 @@ class HistoryRecorder:
         if self._has_files:
             places.note_files(self.store)
             self._has_files = False
+        # Before the results: if it fails, both are tried again.
+        for trial_id, since in self._empty.items():
+            self.store.note_empty(trial_id, since)
         self.store.append(self._results, self._ended, cleared=self._cleared, starts=self._starts)
+        self._empty.clear()
         ended, self._ended, self._results = self._ended, {}, {}
         self._starts, self._cleared = {}, set()
         for trial in ended.values():
@@ -204,10 +236,12 @@ class HistoryRecorder:
         is_new = trial_id in self._cleared
         stored = History([]) if is_new else self.store.history(trial_id)
         results = stored.results + decode(b"".join(self._results.get(trial_id, ())))
-        starts = stored.starts
+        starts, has_earlier = stored.starts, stored.has_earlier
         if trial_id in self._starts:
-            starts += (len(stored.results) + self._starts[trial_id],)
-        return History(results, starts, stored.missing)
+            start = len(stored.results) + self._starts[trial_id]
+            starts += (start,) if start else ()
+            has_earlier = has_earlier or not start
+        return History(results, starts, stored.missing, has_earlier)
 
     def uncommitted(self) -> list[Trial]:
         """Trials that have ended, whose results are not all committed."""
