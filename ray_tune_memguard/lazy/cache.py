@@ -211,20 +211,25 @@ class TrialCache(Generic[TrialT]):
         """The trial of each row, or one that has only what a report on all trials reads."""
         with self._lock:
             states = self.store.states([row.position for row in rows])
-            return [self._peek_for_report(*each) for each in zip(rows, states, strict=True)]
+            if self.has_changes:
+                states = [
+                    self._changed.get(row.trial_id, self._version) or state
+                    for row, state in zip(rows, states, strict=True)
+                ]
+            active = self._active
+            return [
+                active[row.trial_id].trial if row.trial_id in active else self._part(row, state)
+                for row, state in zip(rows, states, strict=True)
+            ]
 
-    def _peek_for_report(self, row: TrialRow, raw: bytes | None) -> TrialT:
-        trial = self.live.get(row.trial_id)
-        if trial is not None and not is_ghost(trial):
-            return trial
-        if self.has_changes:
-            raw = self._changed.get(row.trial_id, self._version) or raw
+    def _part(self, row: TrialRow, raw: bytes | None) -> TrialT:
+        """What a report on all trials reads of a trial."""
         if raw is None:
             state = self.codec.load_record_for_report(self.store.state_record(row.trial_id))
         else:
             state = self.codec.load_for_report(raw)
-        part = object.__new__(self.codec.trial_class)
-        attributes(part).update(state)
+        part: TrialT = object.__new__(self.codec.trial_class)
+        object.__setattr__(part, "__dict__", state)
         return part
 
     def state_record(self, trial: TrialT, version: int | None = None) -> bytes | None:

@@ -17,8 +17,9 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from numbers import Number
+from typing import Any
 
-Row = Sequence[object]
+Row = Sequence[Any]
 
 _BLOCK_ROWS = 1000
 #: ``tabulate`` makes each column wider than its header by so much.
@@ -198,7 +199,8 @@ class _Column:
         texts, width = self._texts(cells), self.width
         if self._has_points:
             most = self.decimals
-            return [f"{text}{' ' * (most - _decimals(text))}".rjust(width) for text in texts]
+            pads = [" " * count for count in range(most + 2)]
+            return [f"{text}{pads[most - _decimals(text)]}".rjust(width) for text in texts]
         if self.side == "right" or self._is_decimal:
             return [text.rjust(width) for text in texts]
         return [text.ljust(width) for text in texts]
@@ -213,7 +215,11 @@ class _Column:
 
     def _texts(self, cells: Row) -> list[str]:
         if self.kind is _Kind.FLOAT:
-            return ["" if cell is None else f"{float(cell):g}" for cell in cells]  # type: ignore
+            # In half the time of `f"{float(cell):g}"`, of which a table needs a million.
+            numbers = [
+                cell if cell is None or type(cell) is float else float(cell) for cell in cells
+            ]
+            return ["" if number is None else "%g" % number for number in numbers]  # noqa: UP031
         texts = ["" if cell is None else f"{cell}" for cell in cells]
         return texts if self._is_decimal else [text.strip() for text in texts]
 
@@ -231,12 +237,12 @@ def _kind_of_text(text: str) -> _Kind:
     return _Kind.TEXT
 
 
-def _kind_of_number(cell: object) -> _Kind:
+def _kind_of_number(cell: Any) -> _Kind:
     """The kind of a number of a class that Python does not have, NumPy's for example."""
     if not isinstance(cell, Number):
         raise UnusualTableError(f"a cell of {type(cell)}")
     try:
-        float(cell)  # type: ignore[arg-type] # A complex number raises.
+        float(cell)  # A complex number raises.
     except (TypeError, ValueError):
         return _Kind.TEXT
     return _Kind.FLOAT
@@ -244,10 +250,8 @@ def _kind_of_number(cell: object) -> _Kind:
 
 def _decimals(number: str) -> int:
     """Characters behind the decimal point or the ``e``; -1 without any."""
-    point = number.rfind(".")
-    if point < 0:
-        point = number.rfind("e")
-    return len(number) - point - 1 if point >= 0 else -1
+    size = len(number)
+    return size - (number.rfind(".") + 1 or number.rfind("e") + 1 or size + 1)
 
 
 def _check_text(text: str) -> None:

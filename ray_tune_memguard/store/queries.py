@@ -47,7 +47,8 @@ class TrialQueries:
         Raises:
             KeyError: no such trial is in the store.
         """
-        return self._unpacked(self._value("state", trial_id) if self._has_states else None)
+        packed = self._value("state", trial_id) if self._has_states else None
+        return None if packed is None else self._compressors.unpack("state", packed)
 
     def has_state(self, trial_id: str) -> bool:
         """Whether :meth:`state` returns one.
@@ -74,9 +75,6 @@ class TrialQueries:
         """
         return self._compressors.unpack("entry", self._value("entry", trial_id))
 
-    def _unpacked(self, state: bytes | None) -> bytes | None:
-        return None if state is None else self._compressors.unpack("state", state)
-
     def _value(self, column: str, trial_id: str) -> Any:
         found = self._all(f"SELECT {column} FROM trial WHERE trial_id = ?", (trial_id,))
         if not found:
@@ -95,7 +93,11 @@ class TrialQueries:
             return [None] * len(positions)
         query = f"SELECT seq, state FROM trial WHERE seq IN ({', '.join('?' * len(positions))})"
         found = dict(self._all(query, positions))
-        return [self._unpacked(found[position]) for position in positions]
+        unpack = self._compressors.unpack
+        return [
+            None if (state := found[position]) is None else unpack("state", state)
+            for position in positions
+        ]
 
     def rows(self, start: int, stop: int) -> list[SpilledRow]:
         """The spilled trials with ``start <= position < stop``, in order."""
