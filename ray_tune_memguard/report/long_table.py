@@ -242,7 +242,7 @@ def _kind_of_number(cell: Any) -> _Kind:
     if not isinstance(cell, Number):
         raise UnusualTableError(f"a cell of {type(cell)}")
     try:
-        float(cell)  # A complex number raises.
+        float(cell)  # type: ignore[arg-type] # A complex number raises.
     except (TypeError, ValueError):
         return _Kind.TEXT
     return _Kind.FLOAT
