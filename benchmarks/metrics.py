@@ -187,6 +187,12 @@ def last_checkpoint(record: Record, column: str) -> float:
     return float(checkpoints(record)[column].iloc[-1])
 
 
+def after_loop(record: Record) -> float:
+    """Return the seconds of ``fit()`` after its last step, without the last upload."""
+    loop = record["before_loop_s"] + at_end(record, "seconds")
+    return float(record["fit_s"] - loop - last_checkpoint(record, "total_s"))
+
+
 # Uploads.
 
 

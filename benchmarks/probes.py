@@ -83,11 +83,13 @@ class Recorder(Callback):
         self._more = more
         self._sampled = (0, 0)
         self._file: TextIO | None = None
+        #: When Ray has set up its callbacks; its loop begins.
+        self.started = 0.0
 
     def setup(self, **info: Any) -> None:
         """Open the file and start the clock (not before: Ray pickles callbacks first)."""
         self._file = self._path.open("w", buffering=1)
-        self._started = time.perf_counter()
+        self.started = time.perf_counter()
 
     def on_trial_result(self, **info: Any) -> None:
         """Count a result."""
@@ -108,7 +110,7 @@ class Recorder(Callback):
             return
         self._sampled = now
         more = self._more()
-        seconds = round(time.perf_counter() - self._started, 4)
+        seconds = round(time.perf_counter() - self.started, 4)
         self._file.write(json.dumps([*now, resident_bytes(), seconds, *more]) + "\n")
 
     def on_experiment_end(self, **info: Any) -> None:

@@ -79,7 +79,8 @@ _HUNDRED_THOUSAND = f"""
 trials | text | finished
 fit(), per trial | ms | fit_s / at_end finished
 its last upload | s | last_checkpoint total_s
-what else it does beside the loop | s | fit_s - at_end seconds - last_checkpoint total_s | <= 3
+what it does before its loop, most of it imports of Ray's | s | before_loop_s
+what it does after its loop, beside that upload | s | after_loop | <= 3
 {_LEVEL}
 the highest RSS, by the end of fit(), above that | MB | peak - level | <= 60_000_000
 one experiment checkpoint, early | ms | early_checkpoint

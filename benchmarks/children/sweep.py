@@ -108,6 +108,7 @@ def run_sweep(
     with simulation if is_simulated else contextlib.nullcontext():
         grid = tuner.fit()
     fit_seconds = time.perf_counter() - started
+    before_loop_seconds = recorder.started - started
     rss_after_fit, peak = resident_bytes(), peak_bytes()
     gc.collect()
     rss_after_gc = resident_bytes()
@@ -118,6 +119,7 @@ def run_sweep(
     return {
         "memguard_imported": "ray_tune_memguard" in sys.modules,
         "fit_s": fit_seconds,
+        "before_loop_s": before_loop_seconds,
         "read_all_s": time.perf_counter() - started,
         "peak": peak,
         "rss_after_fit": rss_after_fit,
