@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -127,29 +126,20 @@ def losses(path: str | Path, **where: Any) -> dict[str, list[float]]:
     return found
 
 
-@pytest.mark.parametrize("has_store", [True, False])
-def test_files_that_were_not_uploaded(killed: Killed, staging: Path, has_store: bool) -> None:
-    path = killed("files")
-    if not has_store:  # One is built from the state file.
-        shutil.rmtree(path / ".memguard")
-    write(path, "a")
-    write(staging, "b", "silent")
-    assert losses(path) == {"a": [3.0, 2.0], "b": [1.0, 4.0]}
-
-
-def test_tables_that_were_not_uploaded(killed: Killed, staging: Path) -> None:
-    path = killed("files")
-    (staging / "trial_a").mkdir(parents=True)
-    (staging / "trial_a" / "progress.csv").write_text("loss,trial_id\n3.0,a\n2.0,a\n")
-    assert losses(path) == {"a": [3.0, 2.0], "b": [4.0]}
-
-
-def test_lost_files(killed: Killed, caplog: pytest.LogCaptureFixture) -> None:
-    path = killed("files")
+def test_results_that_were_kept_in_a_store(
+    killed: Killed, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = killed("store")
     write(path, "a")
     assert losses(path) == {"a": [3.0, 2.0], "b": [4.0]}
     [said] = [r.message for r in caplog.records if "only the last result" in r.message]
     assert "the first of them is b." in said
+
+
+def test_lost_files_are_lost_as_with_ray_alone(killed: Killed) -> None:
+    path = killed(None)
+    write(path, "a")
+    assert losses(path) == {"a": [3.0, 2.0]}
 
 
 def test_a_run_that_kept_no_results(killed: Killed, caplog: pytest.LogCaptureFixture) -> None:
@@ -177,7 +167,7 @@ def test_histories_that_lack_a_trial(killed: Killed, caplog: pytest.LogCaptureFi
     assert caplog.text.count("only the last result") == 1
 
 
-@pytest.mark.parametrize(("results_in", "found"), [("store", LAST), ("files", LAST), (None, {})])
+@pytest.mark.parametrize(("results_in", "found"), [("store", LAST), (None, {})])
 def test_a_lost_machine(tmp_path: Path, results_in: str | None, found: dict[str, float]) -> None:
     """The storage has the experiment state file, and nothing else of the run."""
     write_state(tmp_path / "sweep", results_in, tmp_path / "gone", tmp_path / "gone.sqlite")
@@ -201,7 +191,7 @@ def not_found(*_: Any) -> Any:
 
 
 def test_of_a_trial_that_ray_has_loaded(killed: Killed) -> None:
-    path = killed("files")
+    path = killed("store")
     analysis: Any = ExperimentAnalysis.__new__(ExperimentAnalysis)
     found = reading.trial_dataframe(not_found, analysis, trial_without_files(path, loss=4.0))
     assert list(found["loss"]) == [4.0]
@@ -221,8 +211,8 @@ def recorded(is_in_place: bool) -> HistoryLogger:
 @pytest.mark.parametrize(
     ("callbacks", "kept"),
     [
-        ([JsonLoggerCallback()], "files"),
-        ([Callback(), CSVLoggerCallback()], "files"),
+        ([JsonLoggerCallback()], None),
+        ([Callback(), CSVLoggerCallback()], None),
         ([recorded(True), JsonLoggerCallback()], "store"),
         ([recorded(False)], None),
         ([Callback(), TBXLoggerCallback()], None),
@@ -259,5 +249,5 @@ def test_an_export(killed: Killed, tmp_path: Path) -> None:
 def test_nothing_is_exported_of_a_run_whose_results_are_in_files(
     killed: Killed, tmp_path: Path
 ) -> None:
-    export_results(killed("files"), destination=tmp_path / "exported")
+    export_results(killed(None), destination=tmp_path / "exported")
     assert not (tmp_path / "exported").exists()

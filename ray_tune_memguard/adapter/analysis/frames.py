@@ -6,7 +6,6 @@ function here replaces one of Ray's, which is its first argument (``patches``).
 
 from __future__ import annotations
 
-import io
 import sqlite3
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -108,9 +107,6 @@ class FrameReader:
             lines = self.reader.lines(trial)
             if lines is not None:
                 return frame_of(lines)
-            text = self.reader.csv(trial)
-            if text is not None:
-                return pandas.read_csv(io.BytesIO(text), dtype={"trial_id": str})
         try:
             return self._analysis._fetch_trial_dataframe(self._cache.as_of(trial, self._version))
         except Exception as error:

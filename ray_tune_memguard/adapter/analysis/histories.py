@@ -19,7 +19,6 @@ from pyarrow.fs import FileSystem, LocalFileSystem
 from ray.air.constants import EXPR_PROGRESS_FILE, EXPR_RESULT_FILE
 
 from ray_tune_memguard.adapter.histories import places, reading
-from ray_tune_memguard.adapter.restore.opened import OpenedTrials
 from ray_tune_memguard.adapter.serialization.trial_pickle import TrialStateCodec
 from ray_tune_memguard.lazy.interfaces import TrialT
 from ray_tune_memguard.lazy.trial_list import SpilledTrials
@@ -149,18 +148,17 @@ def histories_at(
 
 
 def histories_of(
-    trials: SpilledTrials[TrialT],
+    trials: SpilledTrials[TrialT], staging: Path | None = None
 ) -> FileHistories | StoredHistories | None:
     """What the histories of these trials are read from; None if only Ray's own code knows.
 
     Args:
-        trials: the trials of one experiment. If it was opened, later results may be in the staging
-            directory of its last run.
+        trials: the trials of one experiment.
+        staging: see :class:`FileHistories`.
     """
     codec = trials.cache.codec
     if not isinstance(codec, TrialStateCodec):
         return None
-    staging = trials.staging if isinstance(trials, OpenedTrials) else None
     return histories_at(codec.filesystem, codec.experiment_path, staging)
 
 

@@ -11,6 +11,7 @@ import io
 import sqlite3
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 from pyarrow.fs import FileSystem
 
@@ -25,7 +26,7 @@ from ray_tune_memguard.adapter.analysis.trial_reader import TrialReader
 from ray_tune_memguard.adapter.histories import places
 from ray_tune_memguard.adapter.location import Experiment
 from ray_tune_memguard.adapter.restore.locate import StateFile, locate
-from ray_tune_memguard.adapter.restore.opened import open_trials, staging_of
+from ray_tune_memguard.adapter.restore.opened import open_trials
 from ray_tune_memguard.adapter.restore.rebuild import rebuild
 from ray_tune_memguard.adapter.restore.verify import VerifiedStore, verify
 from ray_tune_memguard.notices import logger
@@ -82,7 +83,7 @@ def _store_of(experiment: Experiment) -> VerifiedStore | None:
 def _results(
     experiment: Experiment, state_file: StateFile | None, found: VerifiedStore | None
 ) -> Iterator[tuple[str | None, Record]]:
-    staging = staging_of(found, state_file)
+    staging = _staging(state_file, found)
     files = FileHistories(experiment.filesystem, experiment.path, staging)
     histories = histories_at(experiment.filesystem, experiment.path, staging)
     in_memory: set[str | None] = set()
@@ -117,6 +118,14 @@ def _of_directory(
     if isinstance(histories, StoredHistories) and histories.knows(trial_id):
         return trial_id, _history(histories, trial_id, directory)
     return None, records
+
+
+def _staging(state_file: StateFile | None, found: VerifiedStore | None) -> Path | None:
+    """The staging directory of the last run, if it is still there."""
+    name = found.store.get_metadata("staging") if found is not None else None
+    if name is None and state_file is not None:
+        name = state_file.staging()
+    return Path(name) if name and Path(name).is_dir() else None
 
 
 def _knows(found: VerifiedStore | None, trial_id: str) -> bool:

@@ -58,29 +58,20 @@ class TrialReader:
     def lines(self, trial: Trial) -> bytes | None:
         """The trial's history, see :meth:`Histories.lines`; None if Ray alone may know it.
 
-        If it is lost, it is the trial's last result.
+        If the store of histories lacks it, it is the trial's last result.
         """
         directory = self.directory(trial)
         if directory is None or self.histories is None:
             return None
         found = self.histories.lines(trial.trial_id, directory)
-        if found or (found is None and self.histories.csv(directory) is not None):
-            return found
-        return self.last_line(trial) or found
-
-    def csv(self, trial: Trial) -> bytes | None:
-        """The trial's history, see :meth:`Histories.csv`."""
-        directory = self.directory(trial)
-        if directory is None or self.histories is None:
-            return None
-        return self.histories.csv(directory)
+        return found or self.last_line(trial) or found
 
     def last_line(self, trial: Trial) -> bytes | None:
         """The last result of a trial without a history, as a line in place of it.
 
-        None if it has reported nothing, or its run kept no results.
+        None if it has reported nothing, or its results are in files, of which Ray alone shows none.
         """
-        last = self._reported(trial) if self._keeps_results else None
+        last = self._reported(trial) if self._is_in_store else None
         if last is None:
             return None
         last_results.warn(self._experiment.path, trial.trial_id)
@@ -96,10 +87,10 @@ class TrialReader:
             return None
 
     @cached_property
-    def _keeps_results(self) -> bool:
+    def _is_in_store(self) -> bool:
         if isinstance(self.histories, StoredHistories):
             return True
-        return last_results.kept_in(self._experiment) is not None
+        return last_results.are_in_store(self._experiment)
 
     @property
     def _experiment(self) -> Experiment:

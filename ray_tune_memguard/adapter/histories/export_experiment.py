@@ -135,7 +135,7 @@ def export_files(path: str, filesystem: FileSystem | None, destination: Path | N
     if store is None:
         if places.has_file(experiment.filesystem, experiment.path):
             raise RuntimeError(f"The histories of {path} cannot be read now.")
-        if last_results.kept_in(experiment) != "store":
+        if not last_results.are_in_store(experiment):
             return  # Its results are in files.
     found = store_of(path, filesystem)
     if found is None:

@@ -1,8 +1,8 @@
 """The last result of a trial, in place of a history that is lost.
 
-Results reach the experiment's storage later than the experiment state does: with the files of a
-trial, or, on remote storage, with the histories at the end of a run. If the driver's machine is
-lost before, the state has the last result of each trial, and nothing has the earlier ones.
+On remote storage, histories reach the experiment's storage at the end of a run, and so later than
+the experiment state. If the driver's machine is lost before, the state has the last result of each
+trial, and nothing has the earlier ones.
 """
 
 from __future__ import annotations
@@ -34,17 +34,16 @@ def reported(last_result: Result) -> Result | None:
     return {key: value for key, value in last_result.items() if key != _EXPERIMENT_TAG}
 
 
-def kept_in(experiment: Experiment) -> str | None:
-    """Where the newest run of an experiment has kept all results: ``"files"`` or ``"store"``.
+def are_in_store(experiment: Experiment) -> bool:
+    """Whether the newest run of an experiment has kept all results in its store of histories.
 
-    None if it had no logger that writes results, or that is unknown. Then a trial without a history
-    has lost nothing.
+    Otherwise a trial without a history shows what Ray alone shows of it.
     """
     try:
         state_file = StateFile.newest_of(experiment)
     except OSError:
-        return None
-    return None if state_file is None else state_file.results_in()
+        return False
+    return state_file is not None and state_file.results_in() == "store"
 
 
 def of_trial(trial: Trial) -> list[Result]:
@@ -63,7 +62,7 @@ def without_files(analysis: ExperimentAnalysis, trial: Trial) -> list[Result]:
         return []
     if analysis not in _asked:
         experiment = Experiment(storage.storage_filesystem, str(storage.experiment_fs_path))
-        _asked[analysis] = kept_in(experiment) is not None
+        _asked[analysis] = are_in_store(experiment)
     return of_trial(trial) if _asked[analysis] else []
 
 

@@ -75,7 +75,7 @@ class StateFile:
         return str(path) if path else None
 
     def results_in(self) -> str | None:
-        """Where the run has kept all results: ``"files"`` or ``"store"``; None if unknown."""
+        """``"store"`` if the run kept all results in its store of histories; None otherwise."""
         kept = self._pointers().get("results")
         return kept if isinstance(kept, str) else None
 

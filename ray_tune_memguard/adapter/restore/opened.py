@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import sqlite3
-from contextlib import suppress
-from pathlib import Path
 
 from pyarrow.fs import FileSystem
 from ray.tune.experiment import Trial
 
 from ray_tune_memguard.adapter.installation import new_summary_index
 from ray_tune_memguard.adapter.location import Experiment
-from ray_tune_memguard.adapter.restore.locate import StateFile, locate
+from ray_tune_memguard.adapter.restore.locate import locate
 from ray_tune_memguard.adapter.restore.plan import unfinished_records, unsnapshotted_trials
 from ray_tune_memguard.adapter.restore.rebuild import verify_or_rebuild
 from ray_tune_memguard.adapter.restore.verify import VerifiedStore
@@ -53,26 +51,7 @@ def store_of(path: str, filesystem: FileSystem | None) -> VerifiedStore | None:
         return None
 
 
-class OpenedTrials(SpilledTrials[Trial]):
-    """The trials of an experiment that is opened for reading.
-
-    Attributes:
-        staging: the staging directory of its last run, if it is on this machine. It has files of
-            trials that were not uploaded before their driver was killed.
-    """
-
-    staging: Path | None = None
-
-
-def staging_of(found: VerifiedStore | None, state_file: StateFile | None) -> Path | None:
-    """The staging directory of the last run, if it is still there."""
-    name = found.store.get_metadata("staging") if found is not None else None
-    if name is None and state_file is not None:
-        name = state_file.staging()
-    return Path(name) if name and Path(name).is_dir() else None
-
-
-def open_trials(found: VerifiedStore) -> OpenedTrials:
+def open_trials(found: VerifiedStore) -> SpilledTrials[Trial]:
     """The trials of an experiment. Each finished trial is read when it is used."""
     store, snapshot = found.store, found.snapshot
     codec = TrialStateCodec(found.experiment, stub=True)
@@ -91,11 +70,4 @@ def open_trials(found: VerifiedStore) -> OpenedTrials:
         if position < 0:
             position, end = end, end + 1
         residents[position] = codec.trial_of(*record)
-    trials = OpenedTrials.reopened(residents, TrialCache(store, codec), summaries)
-    assert isinstance(trials, OpenedTrials)
-    state_file = None
-    if store.get_metadata("staging") is None:  # It was built from the state file.
-        with suppress(OSError):
-            state_file = StateFile.newest_of(found.experiment)
-    trials.staging = staging_of(found, state_file)
-    return trials
+    return SpilledTrials.reopened(residents, TrialCache(store, codec), summaries)

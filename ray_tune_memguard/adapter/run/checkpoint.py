@@ -13,8 +13,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ray.tune.logger import CSVLoggerCallback, JsonLoggerCallback
-
 from ray_tune_memguard.adapter import paths
 from ray_tune_memguard.store.snapshot import Snapshot
 from ray_tune_memguard.store.state_file import HEAD, ExperimentStateFile
@@ -132,12 +130,10 @@ class CheckpointWriter:
 
 
 def _results_in(controller: Controller) -> str | None:
-    """Where a run keeps all results: ``"files"`` or ``"store"``; None if it does not."""
+    """``"store"`` if a run keeps all results in its store of histories; None otherwise."""
     callbacks = controller._callbacks._callbacks
-    if any(getattr(callback, "keeps_histories", False) for callback in callbacks):
-        return "store"
-    loggers = (JsonLoggerCallback, CSVLoggerCallback)
-    return "files" if any(isinstance(callback, loggers) for callback in callbacks) else None
+    is_kept = any(getattr(callback, "keeps_histories", False) for callback in callbacks)
+    return "store" if is_kept else None
 
 
 def with_pointer(
@@ -154,7 +150,7 @@ def with_pointer(
         store: the path of the trial store.
         staging: the path of the staging directory.
         number: the number of the checkpoint in its run.
-        results_in: where the run keeps all results, ``"files"`` or ``"store"``.
+        results_in: ``"store"`` if the run keeps all results in its store of histories.
     """
     values: dict[str, object] = {"store": str(store), "staging": str(staging or "")}
     pointer = json.dumps({**values, "number": number, "results": results_in})
