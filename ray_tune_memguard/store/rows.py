@@ -24,9 +24,6 @@ _INSERT = f"INSERT INTO trial ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * le
 SOURCE = "source"
 # What a copied row has in place of its own values.
 _TAKEN_OVER = {"birth": "-1", "resumes": "0"}
-# Records that are unpacked at once. More of them (7 KB each) leave the processor's cache, and
-# malloc maps new pages for each block: with 256 a restore takes half as long again.
-_WINDOW = 16
 
 
 @dataclass(slots=True)
@@ -180,10 +177,3 @@ def copy(connection: sqlite3.Connection, positions: Iterable[tuple[int, int]]) -
 
 def _checksum_of(*covered: SqlValue) -> int:
     return checksum_of(covered)
-
-
-def records(connection: sqlite3.Connection, compressors: Compressors) -> Iterator[list[bytes]]:
-    """The state records of all rows, some after the other."""
-    packed = connection.execute("SELECT entry FROM trial ORDER BY seq")
-    while window := packed.fetchmany(_WINDOW):
-        yield [compressors.unpack("entry", record) for (record,) in window]

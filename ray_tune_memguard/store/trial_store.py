@@ -31,6 +31,7 @@ import weakref
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from itertools import islice
 from pathlib import Path
 
 from ray_tune_memguard.store import files, integrity, rows
@@ -56,6 +57,10 @@ from ray_tune_memguard.store.schema import COVERED, TRIALS
 from ray_tune_memguard.store.writer_lock import WriterLock
 
 __all__ = ["SpilledRow", "TrialRow", "TrialStore"]
+
+# More of them (7 KB each) leave the processor's cache, and malloc maps new pages for each block:
+# with 256 a restore takes half as long again.
+_RECORDS_AT_ONCE = 16
 
 
 class TrialStore(TrialQueries):
@@ -195,8 +200,9 @@ class TrialStore(TrialQueries):
         """
         rows.copy(self._connection, positions)
         if then is not None:
-            for records in rows.records(self._connection, self._compressors):
-                then(records)
+            records = self.state_records()
+            while some := list(islice(records, _RECORDS_AT_ONCE)):
+                then(some)
 
     # The snapshot and the metadata of the run.
 
