@@ -19,7 +19,7 @@ from ray_tune_memguard.report import long_table
 from ray_tune_memguard.report.long_table import Frame, Row, UnusualTableError
 from ray_tune_memguard.system.collector import no_collection
 
-#: Arguments that are taken into account; ``showindex`` tells only of tables with an index.
+#: Arguments that are taken into account.
 _KNOWN = {"colalign", "showindex"}
 # Shorter tables take no memory that anybody would miss.
 _MIN_ROWS = 1000
@@ -57,7 +57,9 @@ def table(
     def original() -> object:
         return rays(rows, headers=headers, tablefmt=tablefmt, **others)
 
-    if not _is_spilling.get() or len(rows) < _MIN_ROWS or others.keys() - _KNOWN:
+    if not _is_spilling.get() or len(rows) < _MIN_ROWS:
+        return original()
+    if others.keys() - _KNOWN or others.get("showindex") is not False:
         return original()
     try:
         blocks = long_table.blocks(rows, headers, _frame(tablefmt), others.get("colalign"))
