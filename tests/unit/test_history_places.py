@@ -15,7 +15,7 @@ from pyarrow.fs import FileSystem, LocalFileSystem, SubTreeFileSystem
 
 from ray_tune_memguard import iter_results
 from ray_tune_memguard.adapter.analysis.histories import histories_at
-from ray_tune_memguard.adapter.histories import places, reading
+from ray_tune_memguard.adapter.histories import merging, places, reading
 from ray_tune_memguard.adapter.histories.logger import HistoryLogger
 from ray_tune_memguard.adapter.histories.recorder import HistoryRecorder
 from ray_tune_memguard.notices import Notices
@@ -298,8 +298,8 @@ def at(*times: int) -> list[dict[str, Any]]:
     ],
 )
 def test_a_history_in_two_places(stored: bytes, in_file: bytes | None, whole: bytes) -> None:
-    found = reading.merged(History(reading.results_in(stored)), reading.results_in(in_file))
-    assert reading.as_lines(found.results) == whole
+    found = merging.merged(History(reading.results_in(stored)), reading.results_in(in_file))
+    assert merging.as_lines(found.results) == whole
 
 
 @pytest.mark.parametrize(
@@ -332,7 +332,7 @@ def test_runs_with_and_without_the_store(
     whole_starts: tuple[int, ...],
 ) -> None:
     history = History(at(*stored), tuple(filter(None, starts)), has_earlier=0 in starts)
-    found = reading.merged(history, at(*in_file))
+    found = merging.merged(history, at(*in_file))
     assert (found.results, found.starts) == (at(*whole), whole_starts)
 
 
@@ -359,9 +359,9 @@ def test_what_a_users_own_logger_wrote_as_well(
     stored: list[dict[str, Any]], in_file: list[dict[str, Any]]
 ) -> None:
     history = History(stored, (1,))
-    assert reading.merged(history, in_file) == history
+    assert merging.merged(history, in_file) == history
     later = reported(9, 0.9)
-    assert reading.merged(history, [*in_file, later]).results == [*stored, later]
+    assert merging.merged(history, [*in_file, later]).results == [*stored, later]
 
 
 def test_keys_that_json_does_not_take(run: Any) -> None:

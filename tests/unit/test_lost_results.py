@@ -18,7 +18,7 @@ from ray_tune_memguard.adapter.histories import last_results, places, reading
 from ray_tune_memguard.adapter.histories.logger import HistoryLogger
 from ray_tune_memguard.adapter.incomplete_export import IncompleteExportError
 from ray_tune_memguard.adapter.restore.locate import StateFile
-from ray_tune_memguard.adapter.run.checkpoint import _results_in, with_pointer
+from ray_tune_memguard.adapter.run.checkpoint import _keeps_histories, with_pointer
 from ray_tune_memguard.notices import Notices
 from ray_tune_memguard.store.histories import FILE_NAME, HistoryStore
 from ray_tune_memguard.store.result_values import ResultEncoder
@@ -55,15 +55,15 @@ def record(trial_id: str) -> list[str]:
     return [json.dumps(state), json.dumps(metadata)]
 
 
-def write_state(path: Path, results_in: str | None, staging: Path, store: Path) -> None:
+def write_state(path: Path, keeps_histories: bool, staging: Path, store: Path) -> None:
     path.mkdir(exist_ok=True)
     trials = [record(trial_id) for trial_id in TRIALS]
     state = json.dumps({"trial_data": trials, "runner_data": {}, "stats": {}})
     file = path / f"experiment_state-{RUN}.json"
-    file.write_text(with_pointer(state, store, staging, 1, results_in))
+    file.write_text(with_pointer(state, store, staging, 1, keeps_histories))
 
 
-Killed = Callable[[str | None], Path]
+Killed = Callable[[bool], Path]
 
 
 @pytest.fixture
@@ -76,7 +76,7 @@ def killed(tmp_path: Path, staging: Path, monkeypatch: pytest.MonkeyPatch) -> Ki
     """Makes the experiment of a killed run: its trials have ended, and none has files in it."""
     monkeypatch.setattr(last_results, "_notices", Notices())
 
-    def make(results_in: str | None) -> Path:
+    def make(keeps_histories: bool) -> Path:
         path = tmp_path / "storage" / "sweep"
         path.mkdir(parents=True)
         store = TrialStore.create(path / ".memguard", f"trials-{RUN}")
@@ -93,7 +93,7 @@ def killed(tmp_path: Path, staging: Path, monkeypatch: pytest.MonkeyPatch) -> Ki
                 entry = json.dumps(record(trial_id)).encode()
                 row = TrialRow(trial_id, "TERMINATED", False, entry, f"trial_{trial_id}")
                 store.put(position, row)
-        write_state(path, results_in, staging, store.path)
+        write_state(path, keeps_histories, staging, store.path)
         store.finalize()
         store.close()
         return path
@@ -129,7 +129,7 @@ def losses(path: str | Path, **where: Any) -> dict[str, list[float]]:
 def test_results_that_were_kept_in_a_store(
     killed: Killed, caplog: pytest.LogCaptureFixture
 ) -> None:
-    path = killed("store")
+    path = killed(True)
     write(path, "a")
     assert losses(path) == {"a": [3.0, 2.0], "b": [4.0]}
     [said] = [r.message for r in caplog.records if "only the last result" in r.message]
@@ -137,14 +137,14 @@ def test_results_that_were_kept_in_a_store(
 
 
 def test_lost_files_are_lost_as_with_ray_alone(killed: Killed) -> None:
-    path = killed(None)
+    path = killed(False)
     write(path, "a")
     assert losses(path) == {"a": [3.0, 2.0]}
 
 
 def test_a_run_that_kept_no_results(killed: Killed, caplog: pytest.LogCaptureFixture) -> None:
     """As with Ray alone, it has none."""
-    assert losses(killed(None)) == {}
+    assert losses(killed(False)) == {}
     assert "only the last result" not in caplog.text
 
 
@@ -161,16 +161,16 @@ def store_history(path: Path, *trial_ids: str) -> None:
 
 
 def test_histories_that_lack_a_trial(killed: Killed, caplog: pytest.LogCaptureFixture) -> None:
-    path = killed(None)
+    path = killed(False)
     store_history(path, "a")
     assert losses(path) == {"a": [3.0, 2.0], "b": [4.0]}
     assert caplog.text.count("only the last result") == 1
 
 
-@pytest.mark.parametrize(("results_in", "found"), [("store", LAST), (None, {})])
-def test_a_lost_machine(tmp_path: Path, results_in: str | None, found: dict[str, float]) -> None:
+@pytest.mark.parametrize(("keeps_histories", "found"), [(True, LAST), (False, {})])
+def test_a_lost_machine(tmp_path: Path, keeps_histories: bool, found: dict[str, float]) -> None:
     """The storage has the experiment state file, and nothing else of the run."""
-    write_state(tmp_path / "sweep", results_in, tmp_path / "gone", tmp_path / "gone.sqlite")
+    write_state(tmp_path / "sweep", keeps_histories, tmp_path / "gone", tmp_path / "gone.sqlite")
     filesystem = SubTreeFileSystem(str(tmp_path), LocalFileSystem())
     streamed = iter_results("sweep", storage_filesystem=filesystem)
     assert {str(one["trial_id"]): one["loss"] for one in streamed} == found
@@ -191,7 +191,7 @@ def not_found(*_: Any) -> Any:
 
 
 def test_of_a_trial_that_ray_has_loaded(killed: Killed) -> None:
-    path = killed("store")
+    path = killed(True)
     analysis: Any = ExperimentAnalysis.__new__(ExperimentAnalysis)
     found = reading.trial_dataframe(not_found, analysis, trial_without_files(path, loss=4.0))
     assert list(found["loss"]) == [4.0]
@@ -211,27 +211,27 @@ def recorded(is_in_place: bool) -> HistoryLogger:
 @pytest.mark.parametrize(
     ("callbacks", "kept"),
     [
-        ([JsonLoggerCallback()], None),
-        ([Callback(), CSVLoggerCallback()], None),
-        ([recorded(True), JsonLoggerCallback()], "store"),
-        ([recorded(False)], None),
-        ([Callback(), TBXLoggerCallback()], None),
+        ([JsonLoggerCallback()], False),
+        ([Callback(), CSVLoggerCallback()], False),
+        ([recorded(True), JsonLoggerCallback()], True),
+        ([recorded(False)], False),
+        ([Callback(), TBXLoggerCallback()], False),
     ],
 )
 def test_the_state_file_says_where_a_run_keeps_results(
-    callbacks: list[Callback], kept: str | None, tmp_path: Path
+    callbacks: list[Callback], kept: bool, tmp_path: Path
 ) -> None:
     controller: Any = SimpleNamespace(_callbacks=SimpleNamespace(_callbacks=callbacks))
-    assert _results_in(controller) == kept
+    assert _keeps_histories(controller) is kept
     write_state(tmp_path, kept, tmp_path, tmp_path / "trials.sqlite")
     found = StateFile.newest_of(places.Experiment(LocalFileSystem(), str(tmp_path)))
     assert found is not None
-    assert found.results_in() == kept
+    assert found.keeps_histories() is kept
 
 
 def test_an_export(killed: Killed, tmp_path: Path) -> None:
     """Of these trials only records are left that Ray cannot make trials of."""
-    path = killed("store")
+    path = killed(True)
     for stored, lengths in (((), {"a": 1, "b": 1}), (("a",), {"a": 2, "b": 1})):
         if stored:
             store_history(path, *stored)
@@ -249,5 +249,5 @@ def test_an_export(killed: Killed, tmp_path: Path) -> None:
 def test_nothing_is_exported_of_a_run_whose_results_are_in_files(
     killed: Killed, tmp_path: Path
 ) -> None:
-    export_results(killed(None), destination=tmp_path / "exported")
+    export_results(killed(False), destination=tmp_path / "exported")
     assert not (tmp_path / "exported").exists()

@@ -147,19 +147,12 @@ def histories_at(
     return StoredHistories(filesystem, experiment, files)
 
 
-def histories_of(
-    trials: SpilledTrials[TrialT], staging: Path | None = None
-) -> FileHistories | StoredHistories | None:
-    """What the histories of these trials are read from; None if only Ray's own code knows.
-
-    Args:
-        trials: the trials of one experiment.
-        staging: see :class:`FileHistories`.
-    """
+def histories_of(trials: SpilledTrials[TrialT]) -> Histories | None:
+    """What the histories of an experiment's trials are read from; None if Ray alone knows."""
     codec = trials.cache.codec
     if not isinstance(codec, TrialStateCodec):
         return None
-    return histories_at(codec.filesystem, codec.experiment_path, staging)
+    return histories_at(codec.filesystem, codec.experiment_path)
 
 
 def _directories_in(path: str | Path) -> list[str]:

@@ -71,8 +71,9 @@ def _store_of(experiment: Experiment) -> VerifiedStore | None:
     try:
         ref = locate(experiment)
         found = verify(ref)
-        if found is None and ref.state_file is not None and ref.state_file.pointer() is not None:
-            # It was lost with its machine. Nothing is written where the experiment is.
+        if found is None and ref.state_file is not None and ref.state_file.keeps_histories():
+            # It was lost with its machine, maybe with all results but the last ones. Nothing is
+            # written where the experiment is.
             found = rebuild(replace(ref, directory=None), ref.state_file)
         return found
     except (OSError, sqlite3.Error, StoreError, ValueError, KeyError) as error:

@@ -9,7 +9,8 @@ from functools import cached_property
 from ray.tune.experiment import Trial
 
 from ray_tune_memguard.adapter.analysis.histories import StoredHistories, histories_of
-from ray_tune_memguard.adapter.histories import last_results, reading
+from ray_tune_memguard.adapter.histories import last_results
+from ray_tune_memguard.adapter.histories.merging import as_lines
 from ray_tune_memguard.adapter.location import Experiment
 from ray_tune_memguard.adapter.serialization.state_record import (
     config_of_record,
@@ -64,7 +65,9 @@ class TrialReader:
         if directory is None or self.histories is None:
             return None
         found = self.histories.lines(trial.trial_id, directory)
-        return found or self.last_line(trial) or found
+        if found or (found is None and self.histories.csv(directory) is not None):
+            return found
+        return self.last_line(trial) or found
 
     def last_line(self, trial: Trial) -> bytes | None:
         """The last result of a trial without a history, as a line in place of it.
@@ -75,7 +78,7 @@ class TrialReader:
         if last is None:
             return None
         last_results.warn(self._experiment.path, trial.trial_id)
-        return reading.as_lines([last])
+        return as_lines([last])
 
     def _reported(self, trial: Trial) -> Values | None:
         try:

@@ -24,7 +24,7 @@ from ray.tune.logger import CSVLoggerCallback, JsonLoggerCallback, LoggerCallbac
 from ray.tune.utils.callback import DEFAULT_CALLBACK_CLASSES
 
 from ray_tune_memguard.adapter import boundary
-from ray_tune_memguard.adapter.histories.reading import as_lines, with_plain_keys
+from ray_tune_memguard.adapter.histories.merging import as_lines, with_plain_keys
 from ray_tune_memguard.store.histories import History
 from ray_tune_memguard.store.result_values import Result
 

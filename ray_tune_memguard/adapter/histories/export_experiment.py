@@ -23,7 +23,7 @@ from ray.tune.experiment import Trial
 from ray_tune_memguard.adapter import boundary, paths
 from ray_tune_memguard.adapter.histories import last_results, places, reading
 from ray_tune_memguard.adapter.histories.export import EVENT_FILES, write_files
-from ray_tune_memguard.adapter.histories.merging import are_the_same
+from ray_tune_memguard.adapter.histories.merging import are_the_same, merged
 from ray_tune_memguard.adapter.incomplete_export import IncompleteExportError
 from ray_tune_memguard.adapter.location import Experiment
 from ray_tune_memguard.adapter.restore.opened import store_of
@@ -201,7 +201,7 @@ def _export(
     path = PurePosixPath(storage.trial_fs_path, EXPR_RESULT_FILE)
     in_file = reading.results_in(reading.content_of(storage.storage_filesystem, str(path)))
     stored = History([]) if store is None else reading.history(store, trial.trial_id)
-    history = reading.merged(stored, in_file)
+    history = merged(stored, in_file)
     count = len(history.results)
     if not count:
         history = History(last_results.of_trial(trial))

@@ -43,7 +43,7 @@ def are_in_store(experiment: Experiment) -> bool:
         state_file = StateFile.newest_of(experiment)
     except OSError:
         return False
-    return state_file is not None and state_file.results_in() == "store"
+    return state_file is not None and state_file.keeps_histories()
 
 
 def of_trial(trial: Trial) -> list[Result]:

@@ -17,22 +17,10 @@ from ray.tune.analysis.experiment_analysis import ExperimentAnalysis
 from ray.tune.experiment import Trial
 
 from ray_tune_memguard.adapter.histories import last_results, places
-from ray_tune_memguard.adapter.histories.merging import as_lines, merged, with_plain_keys
+from ray_tune_memguard.adapter.histories.merging import as_lines, merged
 from ray_tune_memguard.notices import Notices
 from ray_tune_memguard.store.histories import History, HistoryStore
 from ray_tune_memguard.store.result_values import Result
-
-__all__ = [
-    "as_lines",
-    "content_of",
-    "history",
-    "lines",
-    "merged",
-    "of_trial",
-    "results_in",
-    "trial_dataframe",
-    "with_plain_keys",
-]
 
 _notices = Notices()
 

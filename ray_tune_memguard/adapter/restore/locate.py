@@ -74,10 +74,9 @@ class StateFile:
         path = self._pointers().get("staging")
         return str(path) if path else None
 
-    def results_in(self) -> str | None:
-        """``"store"`` if the run kept all results in its store of histories; None otherwise."""
-        kept = self._pointers().get("results")
-        return kept if isinstance(kept, str) else None
+    def keeps_histories(self) -> bool:
+        """Whether the run kept all results in a store of histories."""
+        return self._pointers().get("histories") is True
 
     def number(self) -> int | None:
         """The number of its checkpoint in the run; None if Ray wrote it alone."""

@@ -116,7 +116,7 @@ class CheckpointWriter:
                 self._store.path,
                 self._staging.directory,
                 self._last.number,
-                _results_in(controller),
+                _keeps_histories(controller),
             ),
             keep_old=is_uploaded and self._is_uploading(),
         )
@@ -129,11 +129,10 @@ class CheckpointWriter:
         return self._syncer is None or self._syncer.copying_state > 0
 
 
-def _results_in(controller: Controller) -> str | None:
-    """``"store"`` if a run keeps all results in its store of histories; None otherwise."""
+def _keeps_histories(controller: Controller) -> bool:
+    """Whether a run keeps all results in a store of histories."""
     callbacks = controller._callbacks._callbacks
-    is_kept = any(getattr(callback, "keeps_histories", False) for callback in callbacks)
-    return "store" if is_kept else None
+    return any(getattr(callback, "keeps_histories", False) for callback in callbacks)
 
 
 def with_pointer(
@@ -141,7 +140,7 @@ def with_pointer(
     store: Path,
     staging: Path | None = None,
     number: int = 0,
-    results_in: str | None = None,
+    keeps_histories: bool = False,
 ) -> str:
     """Append a key to ``tail``, which Ray ignores.
 
@@ -150,8 +149,8 @@ def with_pointer(
         store: the path of the trial store.
         staging: the path of the staging directory.
         number: the number of the checkpoint in its run.
-        results_in: ``"store"`` if the run keeps all results in its store of histories.
+        keeps_histories: whether the run keeps all results in a store of histories.
     """
     values: dict[str, object] = {"store": str(store), "staging": str(staging or "")}
-    pointer = json.dumps({**values, "number": number, "results": results_in})
+    pointer = json.dumps({**values, "number": number, "histories": keeps_histories})
     return f'{tail.rstrip().removesuffix("}")}, "{POINTER_KEY}": {pointer}}}'
